@@ -1,0 +1,61 @@
+"""The `cgddi` command: one small command per stage, imported only when called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from cgddi.errors import UserError
+
+COMMANDS = {
+    "ingest": ("cgddi.ingest.command", "write an image sheet from DDI, Fitzpatrick17k or a folder of your own"),
+    "validate": ("cgddi.ingest.check", "check the config and its sheets, photos and masks; report every problem at once"),
+    "status": ("cgddi.status", "show per concept what is done, running, stale or missing, and why"),
+    "split": ("cgddi.split_command", "write the train/validation/test assignment of one cohort"),
+    "masks": ("cgddi.masks.command", "bring photos and their five-class masks to working size"),
+    "healthy": ("cgddi.healthy.command", "inpaint healthy skin over lesions and markers, and triage the result"),
+    "review": ("cgddi.healthy.review", "write the page on which a person keeps or discards healthy images"),
+    "canvases": ("cgddi.canvases.command", "pool the kept healthy images of a cohort"),
+    "lesion-mapped": ("cgddi.mapping.command", "transplant one lesion onto every canvas of a cohort"),
+    "embedding": ("cgddi.embedding.command", "learn a concept's token by textual inversion"),
+    "lora": ("cgddi.lora.command", "train a concept's LoRA adapter"),
+    "semantic": ("cgddi.semantic.command", "sample images of a concept on healthy canvases"),
+    "index": ("cgddi.index.command", "list every image a split may train on, with its lineage"),
+    "audit": ("cgddi.audit.command", "audit a split: leakage, quality, tone, memorisation"),
+    "classify": ("cgddi.classify.command", "train a classifier and predict the test images"),
+    "fairness": ("cgddi.fairness.command", "tabulate accuracy and fairness of all classifiers"),
+    "report": ("cgddi.report.command", "write the HTML report"),
+    "export": ("cgddi.export.command", "write a Hugging Face data set and the adapters"),
+    "lease": ("cgddi.lease", "run a command on a GPU of this node that no other run holds"),
+    "toy-world": ("cgddi.toy.world", "write the procedural toy world in DDI's format"),
+    "toy-model": ("cgddi.toy.pretrain", "rebuild the toy world's base model"),
+}
+"""Command -> (module with `main(argv)`, what it does)."""
+
+
+def usage() -> str:
+    """Text of `cgddi --help`."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(["usage: cgddi COMMAND [options]   (`cgddi COMMAND --help` explains one)", "", *lines])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command. A user's mistake ends with its message and status 2, never with a traceback."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    if argv[0] not in COMMANDS:
+        print(f"cgddi: no command {argv[0]!r}\n\n{usage()}", file=sys.stderr)
+        return 2
+    module = importlib.import_module(COMMANDS[argv[0]][0])
+    try:
+        return module.main(argv[1:]) or 0
+    except UserError as error:
+        print(f"cgddi {argv[0]}: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

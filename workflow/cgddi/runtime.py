@@ -1,0 +1,48 @@
+"""Torch at run time: threads, device, determinism and a log of what a job used. Imports torch: stages only."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def start(threads: int) -> torch.device:
+    """Set torch up for one job: threads, deterministic kernels, and the device (CUDA if there is one).
+
+    Args:
+        threads: the rule's `threads`; torch would otherwise take every core of a shared node.
+    """
+    torch.set_num_threads(max(1, threads))
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def usage_log(path: str | Path | None, **facts: Any):
+    """Append one JSON line on what a job used: seconds, peak device memory, and the facts the stage adds.
+
+    Args:
+        path: the metrics file (JSON lines), kept apart from the artefacts since it changes from run to run; None writes none.
+        facts: known at the start (stage, concept, ...). Yields a dict to which the stage adds counts such as `images` or `steps`.
+    """
+    began = time.perf_counter()
+    try:
+        yield facts
+    finally:
+        if path is not None:
+            facts["seconds"] = round(time.perf_counter() - began, 3)
+            facts["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+            if torch.cuda.is_available():
+                facts["peak_device_bytes"] = torch.cuda.max_memory_allocated()
+            for unit in ("images", "steps"):
+                if facts.get(unit):
+                    facts[f"{unit}_per_second"] = round(facts[unit] / facts["seconds"], 3)
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            with open(path, "a") as log:
+                log.write(json.dumps(facts) + "\n")
