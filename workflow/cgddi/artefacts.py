@@ -211,5 +211,7 @@ def read_member(path: str | Path, start: int, size: int) -> bytes:
         handle.seek(start)
         data = handle.read(size)
     if len(data) != size:
-        raise UserError(f"{path}: ends at byte {start + len(data)}, before a member its manifest names. Delete it and run again.")
+        raise UserError(
+            f"{path}: ends at byte {start + len(data)}, before a member its manifest names. Delete it and run again."
+        )
     return data

@@ -9,9 +9,11 @@ from cgddi.errors import UserError
 
 COMMANDS = {
     "ingest": ("cgddi.ingest.command", "write an image sheet from DDI, Fitzpatrick17k or a folder of your own"),
-    "validate": ("cgddi.ingest.check", "check the config and its sheets, photos and masks; report every problem at once"),
+    "validate": (
+        "cgddi.ingest.check",
+        "check the config and its sheets, photos and masks; report every problem at once",
+    ),
     "status": ("cgddi.status", "show per concept what is done, running, stale or missing, and why"),
-    "split": ("cgddi.split_command", "write the train/validation/test assignment of one cohort"),
     "masks": ("cgddi.masks.command", "bring photos and their five-class masks to working size"),
     "healthy": ("cgddi.healthy.command", "inpaint healthy skin over lesions and markers, and triage the result"),
     "review": ("cgddi.healthy.review", "write the page on which a person keeps or discards healthy images"),

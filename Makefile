@@ -1,0 +1,57 @@
+# `make demo` and `make test` set everything up on a fresh machine; nothing else is needed.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DEMO := --profile profiles/local-cpu --configfile config/toy/config.yaml
+
+.PHONY: demo test test-all lint bench profiles recover toy-model env clean-demo
+
+env: $(READY)
+
+$(READY): requirements.txt pyproject.toml
+	@echo "Making the environment in $(VENV) (a few minutes the first time)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+## The toy world from photos to the fairness table, on CPU; ends with a report.
+demo: $(READY) data/toy/images.csv
+	$(BIN)/snakemake $(DEMO)
+	@echo "Report: results/toy/report/index.html"
+
+data/toy/images.csv: | $(READY)
+	$(BIN)/cgddi toy-world --output data/toy --preset demo
+	$(BIN)/cgddi ingest ddi --metadata data/toy/ddi/ddi_metadata.csv --images data/toy/ddi/images \
+	    --masks data/toy/ddi/masks --diseases config/toy/diseases.csv --cohort toy --output $@.part
+	$(BIN)/cgddi ingest ddi --metadata data/toy/test/ddi_metadata.csv --images data/toy/test/images \
+	    --masks data/toy/test/masks --diseases config/toy/diseases.csv --cohort toy-test --append --output $@.part
+	mv $@.part $@
+
+test: $(READY) lint
+	$(BIN)/python -m pytest -m "not slow" --durations=15
+
+test-all: $(READY) lint
+	$(BIN)/python -m pytest --durations=30
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile rules
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks all
+
+## `snakemake --profile slurm` looks in the working directory: put a link to each profile there.
+profiles:
+	@for name in slurm local-gpu local-cpu; do ln -sfn profiles/$$name $$name; done
+	@echo "snakemake --profile slurm | local-gpu | local-cpu"
+
+toy-model: $(READY)
+	$(BIN)/cgddi toy-model --output config/toy/model
+
+clean-demo:
+	rm -rf data/toy results/toy

@@ -1,0 +1,75 @@
+"""cgDDI: grow a small skin-tone-labelled dermatology set, and measure whether that made classifiers fairer."""
+
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+if "images" not in config:
+
+    configfile: "config/config.yaml"
+
+
+sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
+from cgddi.config import parse_config
+from cgddi.errors import UserError
+from cgddi.plan import Plan, safe_pattern
+
+try:
+    PLAN = Plan(parse_config(config))
+except UserError as error:
+    raise WorkflowError(str(error)) from None
+R = PLAN.config.results
+
+
+wildcard_constraints:
+    cohort=safe_pattern(PLAN.by_cohort),
+    canvas_cohort=safe_pattern(PLAN.canvas_cohorts),
+    batch=r"[a-z0-9-]+\.\d{3}",
+    donor=r"[A-Za-z0-9_-]+",
+    concept=r"[a-z0-9-]+",
+    split=safe_pattern(PLAN.config.splits),
+    scope=safe_pattern(PLAN.scopes),
+    regime=safe_pattern(PLAN.config.runs.regimes),
+    method=safe_pattern(PLAN.config.runs.methods),
+    run_seed=r"\d+",
+    kind="quality|tone|memorisation",
+
+
+include: "rules/common.smk"
+include: "rules/masks.smk"
+include: "rules/healthy.smk"
+include: "rules/canvases.smk"
+include: "rules/lesion_mapped.smk"
+include: "rules/embedding.smk"
+include: "rules/lora.smk"
+include: "rules/semantic.smk"
+include: "rules/index.smk"
+include: "rules/audit.smk"
+include: "rules/classify.smk"
+include: "rules/fairness.smk"
+include: "rules/export.smk"
+include: "rules/report.smk"
+
+
+localrules:
+    all,
+    split,
+    review,
+    generate,
+    export,
+
+
+rule all:
+    input:
+        rules.report.output.page,
+
+
+rule generate:
+    """Only the images: masks, healthy skin, transplanted lesions, adapters and their samples."""
+    input:
+        rules.review.output.page,
+        expand(f"{R}/index/{{split}}.parquet", split=PLAN.config.splits),

@@ -1,0 +1,51 @@
+# What the rules share.
+#
+# Contract: nothing here makes a file. A rule's `params.spec` is one canonical JSON string holding the rows and settings the
+# job depends on, the hash of its stage's code and the pinned versions; Snakemake reruns a job when that string changes.
+
+import shlex
+
+CACHE = PLAN.config.cache
+# The workflow's own code, run by the interpreter that runs Snakemake, or by an environment's own under `--sdm`.
+PYTHON = "python" if workflow.deployment_settings.deployment_method else shlex.quote(sys.executable)
+CGDDI = f"PYTHONPATH={shlex.quote(workflow.basedir)}/workflow {PYTHON} -m cgddi.cli"
+
+
+def gb(size, step=None):
+    """Memory in MB that grows with each attempt."""
+    return lambda wildcards, attempt: int(1024 * (size + (attempt - 1) * (step or size)))
+
+
+def minutes(count):
+    """Run time limit in minutes that doubles with each attempt."""
+    return lambda wildcards, attempt: count * 2 ** (attempt - 1)
+
+
+def archive(stage, cohort, name):
+    """Path of an archive."""
+    return f"{R}/{stage}/{cohort}/{name}.tar"
+
+
+def photo_archives(photos):
+    """Masks archives that hold the given photos."""
+    return sorted({archive("masks", p.cohort, PLAN.batch_of[p.image_id]) for p in photos})
+
+
+def all_photo_archives(cohorts):
+    """Masks archives of whole cohorts."""
+    return [archive("masks", cohort, batch) for cohort in cohorts for batch in PLAN.batches[cohort]]
+
+
+def all_healthy_archives(cohorts):
+    """Healthy archives of whole cohorts."""
+    return [archive("healthy", cohort, batch) for cohort in cohorts for batch in PLAN.healthy_batches.get(cohort, ())]
+
+
+def split_of(scope, cohort):
+    """The split file that keeps a scope's generators away from test images; none for scope `all`."""
+    return [] if scope == "all" else [f"{R}/splits/{scope}/{cohort}.csv"]
+
+
+def scope_of(split):
+    """The scope whose generators serve a split."""
+    return "all" if PLAN.config.generator_scope == "all" else split

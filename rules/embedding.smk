@@ -1,0 +1,41 @@
+# Embedding: a concept's token, learned by textual inversion.
+#
+# In:  the masks archives that hold the concept's training photos in this scope
+# Out: embedding/<scope>/<concept>/learned_embeds.safetensors, record.json
+
+
+rule embedding:
+    message:
+        "token of {wildcards.concept} ({wildcards.scope})"
+    input:
+        photos=lambda w: photo_archives(PLAN.training[w.scope, w.concept]),
+    output:
+        weights=f"{R}/embedding/{{scope}}/{{concept}}/learned_embeds.safetensors",
+        record=f"{R}/embedding/{{scope}}/{{concept}}/record.json",
+    params:
+        spec=lambda w: PLAN.generator_spec("embedding", w.scope, w.concept),
+        folder=subpath(output.weights, parent=True),
+        state=f"{R}/.state/embedding/{{scope}}/{{concept}}",
+    log:
+        text=f"{R}/logs/embedding/{{scope}}/{{concept}}.log",
+        metrics=f"{R}/logs/embedding/{{scope}}/{{concept}}.metrics.jsonl",
+    benchmark:
+        f"{R}/benchmarks/embedding/{{scope}}/{{concept}}.tsv"
+    conda:
+        "../envs/diffusion.yaml"
+    threads: 4
+    resources:
+        gpu=1,
+        mem_mb=gb(24),
+        runtime=minutes(60),
+    shell:
+        """
+        {CGDDI} embedding \
+            --spec {params.spec:q} \
+            --photos {input.photos:q} \
+            --output-dir {params.folder:q} \
+            --state {params.state:q} \
+            --cache {CACHE:q} \
+            --metrics {log.metrics:q} \
+            --threads {threads} 2> {log.text:q}
+        """

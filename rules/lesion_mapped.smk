@@ -1,0 +1,37 @@
+# Lesion mapping: one donor's lesion transplanted onto every canvas of a cohort.
+#
+# In:  masks/<donor's cohort>/<donor's batch>.tar, canvases/<canvas cohort>.tar
+# Out: lesion_mapped/<canvas cohort>/<donor>.tar: png, mask.png
+
+DONOR = {donor.image_id: donor for _, donor in PLAN.pairs}
+
+
+rule lesion_mapped:
+    message:
+        "lesion of {wildcards.donor} onto the canvases of {wildcards.canvas_cohort}"
+    input:
+        photos=lambda w: photo_archives([DONOR[w.donor]])[0],
+        canvases=f"{R}/canvases/{{canvas_cohort}}.tar",
+    output:
+        multiext(f"{R}/lesion_mapped/{{canvas_cohort}}/{{donor}}", tar=".tar", manifest=".jsonl", record=".json"),
+    params:
+        spec=lambda w: PLAN.lesion_mapped_spec(w.canvas_cohort, w.donor),
+    log:
+        f"{R}/logs/lesion_mapped/{{canvas_cohort}}/{{donor}}.log",
+    benchmark:
+        f"{R}/benchmarks/lesion_mapped/{{canvas_cohort}}/{{donor}}.tsv"
+    conda:
+        "../envs/images.yaml"
+    threads: 1
+    resources:
+        mem_mb=gb(2),
+        runtime=minutes(20),
+    shell:
+        """
+        {CGDDI} lesion-mapped \
+            --spec {params.spec:q} \
+            --photos {input.photos:q} \
+            --canvases {input.canvases:q} \
+            --output {output.tar:q} \
+            --threads {threads} 2> {log:q}
+        """

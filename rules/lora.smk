@@ -1,0 +1,50 @@
+# LoRA: a concept's adapter, trained with prior preservation on the first cohort's canvases.
+#
+# In:  the concept's training photos, its token, canvases/<first cohort>.tar, the split that keeps test canvases out
+# Out: lora/<scope>/<concept>/pytorch_lora_weights.safetensors, samples.png, record.json
+
+PRIORS = PLAN.canvas_cohorts[0] if PLAN.canvas_cohorts else "none"
+
+
+rule lora:
+    message:
+        "adapter of {wildcards.concept} ({wildcards.scope})"
+    input:
+        photos=lambda w: photo_archives(PLAN.training[w.scope, w.concept]),
+        canvases=f"{R}/canvases/{PRIORS}.tar",
+        split=lambda w: split_of(w.scope, PRIORS),
+        embedding=rules.embedding.output.weights,
+    output:
+        weights=f"{R}/lora/{{scope}}/{{concept}}/pytorch_lora_weights.safetensors",
+        samples=f"{R}/lora/{{scope}}/{{concept}}/samples.png",
+        record=f"{R}/lora/{{scope}}/{{concept}}/record.json",
+    params:
+        spec=lambda w: PLAN.generator_spec("lora", w.scope, w.concept),
+        folder=subpath(output.weights, parent=True),
+        state=f"{R}/.state/lora/{{scope}}/{{concept}}",
+    log:
+        text=f"{R}/logs/lora/{{scope}}/{{concept}}.log",
+        metrics=f"{R}/logs/lora/{{scope}}/{{concept}}.metrics.jsonl",
+    benchmark:
+        f"{R}/benchmarks/lora/{{scope}}/{{concept}}.tsv"
+    conda:
+        "../envs/diffusion.yaml"
+    threads: 4
+    resources:
+        gpu=1,
+        mem_mb=gb(24),
+        runtime=minutes(60),
+    shell:
+        """
+        {CGDDI} lora \
+            --spec {params.spec:q} \
+            --photos {input.photos:q} \
+            --canvases {input.canvases:q} \
+            --split {input.split:q} \
+            --embedding {input.embedding:q} \
+            --output-dir {params.folder:q} \
+            --state {params.state:q} \
+            --cache {CACHE:q} \
+            --metrics {log.metrics:q} \
+            --threads {threads} 2> {log.text:q}
+        """

@@ -1,0 +1,30 @@
+# Masks: photos and their five-class masks, brought to working size.
+#
+# In:  the image sheet's photos and masks of one batch (rows of one cohort and concept)
+# Out: masks/<cohort>/<batch>.tar: png, mask.png where masked
+
+
+rule masks:
+    message:
+        "masks of {wildcards.cohort}, batch {wildcards.batch}"
+    output:
+        multiext(f"{R}/masks/{{cohort}}/{{batch}}", tar=".tar", manifest=".jsonl", record=".json"),
+    params:
+        spec=lambda w: PLAN.masks_spec(w.cohort, w.batch),
+    log:
+        f"{R}/logs/masks/{{cohort}}/{{batch}}.log",
+    benchmark:
+        f"{R}/benchmarks/masks/{{cohort}}/{{batch}}.tsv"
+    conda:
+        "../envs/images.yaml"
+    threads: 1
+    resources:
+        mem_mb=gb(2),
+        runtime=minutes(20),
+    shell:
+        """
+        {CGDDI} masks \
+            --spec {params.spec:q} \
+            --output {output.tar:q} \
+            --threads {threads} 2> {log:q}
+        """

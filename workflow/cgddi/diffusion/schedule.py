@@ -1,0 +1,89 @@
+"""The forward process: how much noise, what the network is to predict, how a timestep counts, and which solver samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from cgddi.errors import UserError
+
+
+class NoiseRule:
+    """Noise and target rule of a base model, from its scheduler's config.
+
+    Handles `prediction_type` epsilon, v_prediction and sample, and zero-terminal SNR (`rescale_betas_zero_snr`; Lin et al. 2024,
+    "Common Diffusion Noise Schedules and Sample Steps are Flawed", section 3.1), where x_T is pure noise.
+
+    Args:
+        config: the scheduler's config (`scheduler_config.json`).
+        device: where the coefficients live.
+    """
+
+    def __init__(self, config: Mapping[str, Any], device: torch.device | str = "cpu"):
+        from diffusers import DDPMScheduler
+
+        scheduler = DDPMScheduler.from_config(dict(config))
+        self.config = dict(config)
+        self.steps: int = scheduler.config.num_train_timesteps
+        self.prediction: str = scheduler.config.prediction_type
+        if self.prediction not in ("epsilon", "v_prediction", "sample"):
+            raise UserError(f"prediction_type {self.prediction!r} is not supported: epsilon, v_prediction or sample.")
+        signal = scheduler.alphas_cumprod.double()
+        self.signal = signal.sqrt().float().to(device)
+        self.noise = (1 - signal).sqrt().float().to(device)
+        self.snr = (signal / (1 - signal)).float().to(device)
+
+    def add_noise(self, clean: torch.Tensor, noise: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+        """q(x_t | x_0): sqrt(abar) x_0 + sqrt(1 - abar) noise (Ho et al. 2020, eq. 4). Latents (B, C, h, w), steps (B,)."""
+        return _per_sample(self.signal, steps) * clean + _per_sample(self.noise, steps) * noise
+
+    def target(self, clean: torch.Tensor, noise: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+        """What the network must predict: noise, v = sqrt(abar) noise - sqrt(1 - abar) x_0 (Salimans & Ho 2022, app. D), or x_0."""
+        if self.prediction == "epsilon":
+            return noise
+        if self.prediction == "sample":
+            return clean
+        return _per_sample(self.signal, steps) * noise - _per_sample(self.noise, steps) * clean
+
+    def min_snr_weight(self, steps: torch.Tensor, gamma: float) -> torch.Tensor:
+        """Min-SNR loss weight per sample, (B,) (Hang et al. 2023, section 3.4): min(snr, gamma) / snr, / (snr + 1), or as it is."""
+        snr = self.snr[steps]
+        clipped = snr.clamp(max=gamma)
+        if self.prediction == "epsilon":
+            return torch.where(snr > 0, clipped / snr.clamp(min=1e-12), torch.ones_like(snr))
+        return clipped / (snr + 1) if self.prediction == "v_prediction" else clipped
+
+
+def _per_sample(table: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+    return table[steps].view(-1, 1, 1, 1)
+
+
+def solver(name: str, config: Mapping[str, Any]):
+    """A diffusers scheduler for sampling, built on the base model's own noise schedule.
+
+    Args:
+        name: "dpmsolver++" (2M, Lu et al. 2022), "ddim", "pndm" (what the published loop used), "unipc" or "model" (the model's own).
+        config: the model's scheduler config; a zero-terminal-SNR schedule implies trailing timesteps (Lin et al. 2024, section 3.3).
+    """
+    import diffusers
+
+    config = dict(config)
+    if config.get("rescale_betas_zero_snr"):
+        config["timestep_spacing"] = "trailing"
+    if name == "model":
+        return getattr(diffusers, config["_class_name"]).from_config(config)
+    if name == "dpmsolver++":
+        return diffusers.DPMSolverMultistepScheduler.from_config(
+            config, algorithm_type="dpmsolver++", solver_order=2, use_karras_sigmas=False, lower_order_final=True
+        )
+    if name == "unipc":
+        return diffusers.UniPCMultistepScheduler.from_config(config)
+    if name == "ddim":
+        return diffusers.DDIMScheduler.from_config(config, set_alpha_to_one=False, clip_sample=False)
+    if name == "pndm":
+        if config.get("rescale_betas_zero_snr"):
+            raise UserError("sampler 'pndm' cannot follow a zero-terminal-SNR model. Choose 'dpmsolver++' or 'ddim'.")
+        return diffusers.PNDMScheduler.from_config(config, skip_prk_steps=True)
+    raise UserError(f"unknown sampler {name!r}: dpmsolver++, ddim, pndm, unipc or model.")

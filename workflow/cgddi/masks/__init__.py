@@ -1,0 +1,1 @@
+"""Stage 0: photos and their five-class masks, brought to working size."""

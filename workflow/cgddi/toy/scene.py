@@ -1,0 +1,158 @@
+"""A whole toy photo: skin with texture and light, a lesion, ink markers, a ruler, a cloth, and its mask."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+from .colour import draw_skin_lab, lab_to_rgb
+from .render import SIZE, lesion_extent, render_lesion, smooth_noise
+
+BACKGROUND, LESION, MARKER, RULER, SKIN = range(5)
+"""Mask ids, as sDDI has them."""
+
+_GRID_Y, _GRID_X = np.mgrid[0:SIZE, 0:SIZE].astype(np.float64) + 0.5
+_INKS = (np.array([34.0, 26.0, -42.0]), np.array([28.0, 10.0, -34.0]), np.array([24.0, 2.0, -8.0]))
+_CLOTHS = (np.array([52.0, -18.0, -20.0]), np.array([58.0, -26.0, 6.0]), np.array([84.0, 0.0, 2.0]), np.array([24.0, 1.0, -4.0]))
+RULER_DEPTH = 11
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photo: (64, 64, 3) uint8 sRGB, its (64, 64) int32 mask, and what it shows."""
+
+    image: np.ndarray
+    mask: np.ndarray
+    tone: str
+    marker: bool
+    ruler: bool
+    cloth: bool
+
+
+def _draw_skin(rng: np.random.Generator, tone: str) -> np.ndarray:
+    """A (64, 64, 3) CIELAB field: base colour, mottling, creases, pores, hairs and uneven light."""
+    lab = np.empty((SIZE, SIZE, 3))
+    lab[...] = draw_skin_lab(rng, tone)
+    lab[..., 0] += rng.uniform(0.4, 1.5) * smooth_noise(rng, rng.uniform(5.0, 9.0))
+    lab[..., 1] += rng.uniform(0.3, 1.1) * smooth_noise(rng, rng.uniform(4.0, 8.0))
+    if rng.random() < 0.5:  # creases along one direction
+        turn, period = rng.uniform(0, np.pi), rng.uniform(4.0, 9.0)
+        wave = np.sin(2 * np.pi * (np.cos(turn) * _GRID_X + np.sin(turn) * _GRID_Y) / period + 1.3 * smooth_noise(rng, 6.0))
+        lab[..., 0] += rng.uniform(0.3, 0.9) * wave
+    lab[..., 0] += rng.uniform(0.3, 1.0) * smooth_noise(rng, 0.7)
+    for _ in range(rng.integers(0, 4) if rng.random() < 0.3 else 0):  # hairs
+        turn, shift, bend = rng.uniform(0, np.pi), rng.uniform(-26, 26), rng.uniform(-0.012, 0.012)
+        u = np.cos(turn) * (_GRID_X - 32) + np.sin(turn) * (_GRID_Y - 32)
+        v = np.cos(turn) * (_GRID_Y - 32) - np.sin(turn) * (_GRID_X - 32)
+        lab[..., 0] -= 9.0 * np.exp(-(((v - shift - bend * u**2) / 0.5) ** 2)) * (np.abs(u) < rng.uniform(8, 24))
+    return lab
+
+
+def _light(rng: np.random.Generator) -> np.ndarray:
+    """A (64, 64) lightness offset of zero median: a gradient and a fall-off to the corners."""
+    turn = rng.uniform(0, 2 * np.pi)
+    ramp = (np.cos(turn) * (_GRID_X - 32) + np.sin(turn) * (_GRID_Y - 32)) / 32.0
+    corner = ((_GRID_X - 32) ** 2 + (_GRID_Y - 32) ** 2) / 32.0**2
+    light = rng.uniform(0.0, 2.6) * ramp - rng.uniform(0.0, 1.6) * corner
+    return light - np.median(light)
+
+
+def _ink(rng: np.random.Generator, centre: tuple[float, float], reach: float) -> np.ndarray:
+    """Coverage (64, 64) of one or two pen strokes that frame a place without crossing it."""
+    cover = np.zeros((SIZE, SIZE))
+    width = rng.uniform(0.8, 1.3)
+    for _ in range(rng.integers(1, 3)):
+        away = rng.uniform(0, 2 * np.pi)
+        radius = reach + rng.uniform(2.5, 6.0)
+        span = rng.uniform(0.35, 1.1)
+        gap_angle = np.angle(np.exp(1j * (np.arctan2(_GRID_Y - centre[1], _GRID_X - centre[0]) - away)))
+        gap = np.hypot(_GRID_X - centre[0], _GRID_Y - centre[1]) - radius
+        stroke = 1.0 / (1.0 + np.exp(np.clip((np.abs(gap) - width) / 0.3, -30, 30)))
+        cover = np.maximum(cover, stroke / (1.0 + np.exp(np.clip((np.abs(gap_angle) - span) * 14.0, -30, 30))))
+    return cover * rng.uniform(0.75, 0.95)
+
+
+def _ruler(rng: np.random.Generator, lab: np.ndarray, side: int, depth: int) -> np.ndarray:
+    """Paint a ruler strip with ticks along ``side`` (bottom, left, top, right); returns its region."""
+    turned = np.rot90(lab, side)  # a view: the strip is painted along the bottom
+    region = np.zeros((SIZE, SIZE), bool)
+    np.rot90(region, side)[SIZE - depth :] = True
+    strip = turned[SIZE - depth :]
+    strip[...] = np.array([rng.uniform(80, 93), 0.0, rng.uniform(-2, 5)])
+    period, start = rng.uniform(3.6, 5.2), rng.uniform(0, 4)
+    for index in range(20):
+        column = int(start + index * period)
+        if column < SIZE:
+            strip[: depth // 2 if index % 5 == 0 else depth // 3, column] = (22.0, 0.0, 0.0)
+    return region
+
+
+def _cloth(rng: np.random.Generator, lab: np.ndarray, side: int, depth: float) -> np.ndarray:
+    """Paint a drape behind a curved edge on ``side`` (bottom, left, top, right); returns its region."""
+    turn = (side + 1) * np.pi / 2 + rng.uniform(-0.35, 0.35)
+    u = np.cos(turn) * (_GRID_X - 32) + np.sin(turn) * (_GRID_Y - 32)
+    v = np.cos(turn) * (_GRID_Y - 32) - np.sin(turn) * (_GRID_X - 32)
+    over = u - (32.0 - depth) - rng.uniform(-0.006, 0.006) * v**2
+    cover = 1.0 / (1.0 + np.exp(np.clip(-over / 0.5, -30, 30)))
+    colour = _CLOTHS[rng.integers(len(_CLOTHS))] + rng.uniform(-4, 4, 3) * (1.0, 0.5, 0.5)
+    drape = np.empty_like(lab)
+    drape[...] = colour
+    drape[..., 0] += 3.0 * np.sin(v / rng.uniform(2.0, 4.0)) + 1.5 * smooth_noise(rng, 2.0)
+    lab += cover[..., None] * (drape - lab)
+    return cover > 0.5
+
+
+def render_photo(
+    rng: np.random.Generator,
+    tone: str,
+    lesion: Mapping[str, float] | None,
+    *,
+    marker: bool = False,
+    ruler: bool = False,
+    cloth: bool = False,
+) -> Photo:
+    """Render one photo of a skin tone, healthy where ``lesion`` is None.
+
+    A marker frames the lesion (or, on healthy skin, an empty place); ruler and cloth take an edge each
+    and never cover the lesion's centre.  Deterministic in ``rng``'s state.
+    """
+    lab = _draw_skin(rng, tone)
+    sides = rng.permutation(4)
+    depth_ruler = int(rng.integers(8, RULER_DEPTH + 1))
+    depth_cloth = rng.uniform(6.0, 14.0)
+    reach = lesion_extent(lesion) if lesion is not None else rng.uniform(5, 12)
+    taken = [0.0, 0.0, 0.0, 0.0]  # by side: bottom, left, top, right
+    if ruler:
+        taken[sides[0]] = depth_ruler
+    if cloth:
+        taken[sides[1]] = depth_cloth + 3
+    room = min(reach + 1.0, 20.0)
+    low_x, high_x = taken[1] + room, SIZE - taken[3] - room
+    low_y, high_y = taken[2] + room, SIZE - taken[0] - room
+    middle = ((low_x + high_x) / 2, (low_y + high_y) / 2)
+    centre = (
+        middle[0] + max(high_x - low_x, 0.0) / 2 * rng.uniform(-0.8, 0.8),
+        middle[1] + max(high_y - low_y, 0.0) / 2 * rng.uniform(-0.8, 0.8),
+    )
+    mask = np.full((SIZE, SIZE), SKIN, np.int32)
+    if lesion is not None:
+        lab, cover = render_lesion(rng, lesion, lab, centre)
+        mask[cover > 0.5] = LESION
+    if marker:
+        ink = _ink(rng, centre, reach)
+        colour = _INKS[rng.integers(len(_INKS))] + rng.uniform(-3, 3, 3)
+        lab += ink[..., None] * (colour - lab)
+        mask[ink > 0.4] = MARKER
+    lab[..., 0] += _light(rng)
+    if cloth:
+        mask[_cloth(rng, lab, int(sides[1]), depth_cloth)] = BACKGROUND
+    if ruler:
+        mask[_ruler(rng, lab, int(sides[0]), depth_ruler)] = RULER
+    rgb = lab_to_rgb(lab)
+    rgb = gaussian_filter(rgb, (sigma := rng.uniform(0.15, 0.55), sigma, 0.0), mode="nearest")
+    rgb += rng.normal(0.0, rng.uniform(0.002, 0.010), rgb.shape)
+    image = np.clip(np.rint(rgb * 255.0), 0, 255).astype(np.uint8)
+    return Photo(image, mask, tone, marker=bool((mask == MARKER).any()), ruler=ruler, cloth=cloth)
