@@ -1,26 +1,26 @@
 """The image sheet and the disease sheet: what stands in them, and every problem with them at once.
 
-Light (standard library only): read at every parse of the Snakefile. Relative paths in the image sheet are relative to the
-working directory, where snakemake runs; a file not found there is looked for beside the sheet.
+Light (standard library only): read at every parse of the Snakefile. Relative paths in the image sheet are relative to
+the working directory, where snakemake runs; a file not found there is looked for beside the sheet.
 """
 
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
 from cgddi.errors import InvalidInput, Problem
-from cgddi.ingest.names import COHORT, IMAGE_ID, RESERVED_SLUGS, SLUG, TOKEN, fault, path_fault, slugify
+from cgddi.ingest.diseases import Concept, read_diseases
+from cgddi.ingest.names import COHORT, IMAGE_ID, fault, path_fault
 from cgddi.ingest.table import Table, check_columns, read_table
 
 REQUIRED = ("image_id", "file", "cohort", "disease", "skin_tone", "malignant")
 OPTIONAL = ("mask", "group")
 COLUMNS = (*REQUIRED, *OPTIONAL)
-DISEASE_COLUMNS = ("raw", "concept", "slug", "token")
-BUILTIN = ("builtin:ddi", "builtin:fitzpatrick17k")
 
 TONE_NAMES = {
     **dict.fromkeys(("light", "12", "1", "2"), "light"),
@@ -64,15 +64,6 @@ class Photo:
     mask: str | None
     group: str | None
     row: int
-
-
-@dataclass(frozen=True, slots=True)
-class Concept:
-    """What one or several raw names stand for: a slug safe in paths, a readable name and the token of its embedding."""
-
-    slug: str
-    name: str
-    token: str
 
 
 @dataclass
@@ -124,74 +115,13 @@ def load_sheets(images: str | Path, diseases: str | Path) -> Sheets:
         diseases: the disease sheet, `builtin:ddi` or `builtin:fitzpatrick17k`.
 
     Raises:
-        InvalidInput: every problem in both sheets. Whether files exist is `check_files`; what is in them, `cgddi validate`.
+        InvalidInput: every problem in both sheets. Whether files exist: `check_files`; what is in them: `cgddi validate`.
     """
     known, problems = read_diseases(diseases)
     sheets, found = check_images(read_table(images), known, os.fspath(diseases))
     if problems or found:
         raise InvalidInput(problems + found)
     return sheets
-
-
-def read_diseases(diseases: str | Path) -> tuple[dict[str, Concept], list[Problem]]:
-    """The disease sheet as {raw name: concept}, and what is wrong with it."""
-    path = os.fspath(diseases)
-    if path in BUILTIN:
-        path = os.path.join(os.path.dirname(__file__), "ingest", f"{path.removeprefix('builtin:')}_diseases.csv")
-    elif path.startswith("builtin:"):
-        return {}, [
-            Problem(path, "there is no such built-in disease sheet", f"Choose {' or '.join(BUILTIN)}, or a csv file.")
-        ]
-    return check_diseases(read_table(path))
-
-
-def check_diseases(table: Table) -> tuple[dict[str, Concept], list[Problem]]:
-    """A disease table as {raw name: concept}, and its problems: unsafe or shared slugs and tokens, doubled raw names."""
-    problems = table.problems + check_columns(table, DISEASE_COLUMNS[:2], DISEASE_COLUMNS[2:])
-    known: dict[str, Concept] = {}
-    by_name: dict[str, Concept] = {}
-    owners: dict[str, str] = {}
-    if not {"raw", "concept"} <= set(table.columns):
-        return known, problems
-
-    def report(message: str, remedy: str, column: str, value: str) -> None:
-        problems.append(Problem(table.source, message, remedy, row=line, column=column, value=value))
-
-    for line, cells in table.rows:
-        raw, name = cells["raw"], cells["concept"]
-        for column in ("raw", "concept"):
-            if not cells[column]:
-                report("is empty", "Fill it in or remove the row.", column, "")
-            elif not cells[column].isprintable():
-                report("holds an unprintable character", "Write it in plain text.", column, cells[column])
-        if raw in known:
-            report("this raw name stands in an earlier row too", "Keep one row per raw name.", "raw", raw)
-        slug = cells.get("slug") or slugify(name)
-        concept = Concept(slug, name, cells.get("token") or f"<{slug}>")
-        earlier = by_name.setdefault(name, concept)
-        known.setdefault(raw, earlier)
-        if earlier is not concept:
-            if earlier != concept:
-                message = f"concept {name!r} has slug {earlier.slug!r} and token {earlier.token!r} in an earlier row"
-                report(
-                    message,
-                    "Give a concept the same slug and token in all its rows.",
-                    "slug",
-                    f"{slug} {concept.token}",
-                )
-            continue
-        wrong = fault(slug, SLUG) or ("is reserved by the workflow" if slug in RESERVED_SLUGS else None)
-        if wrong:
-            report(f"the slug {wrong}", "Write another one in column slug.", "slug", slug)
-        elif wrong := fault(concept.token, TOKEN):
-            report(f"the token {wrong}", "Write another one in column token.", "token", concept.token)
-        for column, value in (("slug", slug), ("token", concept.token)):
-            if value and (other := owners.setdefault(f"{column} {value.casefold()}", name)) != name:
-                remedy = f"Write another one in column {column}, or give both rows one concept."
-                report(f"concepts {other!r} and {name!r} share the {column}", remedy, column, value)
-    if not table.rows and not problems:
-        problems.append(Problem(table.source, "has no rows", "Write one row per raw disease name."))
-    return known, problems
 
 
 def check_images(table: Table, known: dict[str, Concept], diseases: str) -> tuple[Sheets, list[Problem]]:
@@ -204,113 +134,109 @@ def check_images(table: Table, known: dict[str, Concept], diseases: str) -> tupl
     """
     problems = table.problems + check_columns(table, REQUIRED, OPTIONAL)
     photos: list[Photo] = []
-    empty = Sheets((), {}, table.source)
     if not set(REQUIRED) <= set(table.columns):
-        return empty, problems
+        return Sheets((), {}, table.source), problems
     if not table.rows and not problems:
         problems.append(Problem(table.source, "has no rows", "Write it with `cgddi ingest`."))
     first: dict[str, tuple[int, str, str]] = {}
     unknown: dict[str, list[int]] = defaultdict(list)
-    folders, beside = Folders(), os.path.dirname(table.source)
-
-    def report(message: str, remedy: str, column: str, value: str | None = None) -> None:
-        problems.append(Problem(table.source, message, remedy, row=line, column=column, value=value))
-
-    def place(path: str) -> str:
-        fallback = os.path.join(beside, path)
-        return fallback if beside and not folders.holds(path) and folders.holds(fallback) else path
-
+    place = _Places(os.path.dirname(table.source))
     for line, cells in table.rows:
-        before = len(problems)
-        for column in REQUIRED[:-1]:
-            if not cells[column]:
-                report("is empty", "Fill it in or remove the row.", column)
-        image_id, cohort, disease = cells["image_id"], cells["cohort"], cells["disease"]
-        if image_id and (wrong := fault(image_id, IMAGE_ID)):
-            report(f"the id {wrong}", "Rename it; the file itself may keep its name.", "image_id", image_id)
-        if image_id and (seen := first.setdefault(image_id.casefold(), (line, image_id, cohort)))[0] != line:
-            where = f"row {seen[0]}" + (f" (cohort {seen[2]})" if seen[2] != cohort else "")
-            case = "" if seen[1] == image_id else f" as {seen[1]!r}, which some file systems do not tell apart"
-            report(
-                f"this id stands in {where} too{case}",
-                "Ids are unique over all cohorts: add a prefix.",
-                "image_id",
-                image_id,
-            )
-        if cohort and (wrong := fault(cohort, COHORT)):
-            report(f"the cohort's name {wrong}", "Rename the cohort.", "cohort", cohort)
-        for column in ("file", "mask"):
-            if wrong := path_fault(cells.get(column, "")):
-                report(f"the path {wrong}", "Rename the file.", column, cells[column])
-        if group_wrong := path_fault(cells.get("group", "")):
-            report(f"the group {group_wrong}", "Write another group name.", "group", cells["group"])
-        tone = TONE_NAMES.get(cells["skin_tone"].casefold())
-        if cells["skin_tone"] and tone is None:
-            remedy = "Write light, medium or dark; 12, 34 or 56; or a Fitzpatrick type 1 to 6."
-            report("is no skin tone", remedy, "skin_tone", cells["skin_tone"])
-        label = cells["malignant"].casefold()
-        if label not in MALIGNANT_NAMES:
-            report(
-                "is no malignancy",
-                "Write True or False, or leave it empty when unknown.",
-                "malignant",
-                cells["malignant"],
-            )
-        if disease and known and disease not in known:
-            unknown[disease].append(line)
-        elif len(problems) == before and disease in known:
-            mask = cells.get("mask")
-            photo = Photo(
-                image_id=image_id,
-                file=place(cells["file"]),
-                cohort=cohort,
-                disease=disease,
-                concept=known[disease].slug,
-                skin_tone=tone or "",
-                malignant=MALIGNANT_NAMES[label],
-                mask=place(mask) if mask else None,
-                group=cells.get("group") or None,
-                row=line,
-            )
-            photos.append(photo)
-    for disease, lines in unknown.items():
-        near = get_close_matches(disease, known, n=1)
-        remedy = f"Did you mean {near[0]!r}? " if near else ""
-        more = f" ({len(lines)} rows)" if len(lines) > 1 else ""
-        line = lines[0]
-        report(
-            f"is not in the disease sheet {diseases}{more}",
-            f"{remedy}Mend the name or add it there.",
-            "disease",
-            disease,
-        )
+        faults = [*_cell_faults(cells), *_repeated_id(cells, first.setdefault(*_id_entry(line, cells)), line)]
+        for column, message, remedy in faults:
+            value = cells[column] or None
+            problems.append(Problem(table.source, message, remedy, row=line, column=column, value=value))
+        if cells["disease"] not in known:
+            unknown[cells["disease"]].append(line)
+        elif not faults:
+            photos.append(_photo(line, cells, known[cells["disease"]].slug, place))
+    problems += _unknown_diseases(table.source, unknown, known, diseases)
     problems.sort(key=lambda problem: problem.row or 0)
     concepts = {known[photo.disease].slug: known[photo.disease] for photo in photos}
     return Sheets(tuple(photos), concepts, table.source), problems
 
 
+class _Places:
+    """A path as the sheet means it: below the working directory, or else beside the sheet."""
+
+    def __init__(self, beside: str) -> None:
+        self.beside, self.folders = beside, Folders()
+
+    def __call__(self, path: str) -> str:
+        fallback = os.path.join(self.beside, path)
+        return fallback if self.beside and not self.folders.holds(path) and self.folders.holds(fallback) else path
+
+
+def _photo(line: int, cells: dict[str, str], slug: str, place: _Places) -> Photo:
+    mask = cells.get("mask")
+    return Photo(
+        image_id=cells["image_id"],
+        file=place(cells["file"]),
+        cohort=cells["cohort"],
+        disease=cells["disease"],
+        concept=slug,
+        skin_tone=TONE_NAMES[cells["skin_tone"].casefold()],
+        malignant=MALIGNANT_NAMES[cells["malignant"].casefold()],
+        mask=place(mask) if mask else None,
+        group=cells.get("group") or None,
+        row=line,
+    )
+
+
+Fault = tuple[str, str, str]
+"""Column, message, remedy."""
+
+
+def _cell_faults(cells: dict[str, str]) -> Iterator[Fault]:
+    for column in REQUIRED[:-1]:
+        if not cells[column]:
+            yield column, "is empty", "Fill it in or remove the row."
+    if cells["image_id"] and (wrong := fault(cells["image_id"], IMAGE_ID)):
+        yield "image_id", f"the id {wrong}", "Rename it; the file itself may keep its name."
+    if cells["cohort"] and (wrong := fault(cells["cohort"], COHORT)):
+        yield "cohort", f"the cohort's name {wrong}", "Rename the cohort."
+    for column in ("file", "mask", "group"):
+        if wrong := path_fault(cells.get(column, "")):
+            yield column, wrong, "Rename it."
+    if cells["skin_tone"] and cells["skin_tone"].casefold() not in TONE_NAMES:
+        remedy = "Write light, medium or dark; 12, 34 or 56; or a Fitzpatrick type 1 to 6."
+        yield "skin_tone", "is no skin tone", remedy
+    if cells["malignant"].casefold() not in MALIGNANT_NAMES:
+        yield "malignant", "is no malignancy", "Write True or False, or leave it empty when unknown."
+
+
+def _id_entry(line: int, cells: dict[str, str]) -> tuple[str, tuple[int, str, str]]:
+    return cells["image_id"].casefold(), (line, cells["image_id"], cells["cohort"])
+
+
+def _repeated_id(cells: dict[str, str], seen: tuple[int, str, str], line: int) -> Iterator[Fault]:
+    row, image_id, cohort = seen
+    if row != line and image_id:
+        where = f"row {row}" + (f" (cohort {cohort})" if cohort != cells["cohort"] else "")
+        case = "" if image_id == cells["image_id"] else f" as {image_id!r}, which some file systems do not tell apart"
+        remedy = "Ids are unique over all cohorts: remove the row or add a prefix."
+        yield "image_id", f"this id stands in {where} too{case}", remedy
+
+
+def _unknown_diseases(
+    source: str, unknown: dict[str, list[int]], known: dict[str, Concept], diseases: str
+) -> Iterator[Problem]:
+    for disease, lines in unknown.items() if known else ():
+        if disease:
+            near = get_close_matches(disease, known, n=1)
+            remedy = (f"Did you mean {near[0]!r}? " if near else "") + "Mend the name or add it there."
+            more = f" ({len(lines)} rows)" if len(lines) > 1 else ""
+            message = f"is not in the disease sheet {diseases}{more}"
+            yield Problem(source, message, remedy, row=lines[0], column="disease", value=disease)
+
+
 def check_files(sheets: Sheets) -> list[Problem]:
     """Photos and masks that do not exist. Nothing is opened; `cgddi validate` looks inside."""
     folders, problems = Folders(), []
+    remedy = "Mend the path (relative to the working directory, or else to the sheet's folder) or remove the row."
     for photo in sheets.photos:
         for column, path in (("file", photo.file), ("mask", photo.mask)):
             if path is not None and not folders.holds(path):
-                remedy = (
-                    "Mend the path (relative to the working directory, or else to the sheet's folder) or remove it."
-                )
-                problems.append(
-                    Problem(sheets.source, "no such file", remedy, row=photo.row, column=column, value=path)
-                )
-    return problems
-
-
-def used_twice(sheets: Sheets) -> list[Problem]:
-    """Photo or mask files that stand in more than one row: one picture under two ids leaks from training to test."""
-    problems = []
-    for column in ("file", "mask"):
-        paths = [os.path.normpath(path) for photo in sheets.photos if (path := getattr(photo, column))]
-        for path, times in Counter(paths).items():
-            if times > 1:
-                message, remedy = f"this file stands in {times} rows", "Keep one row per picture."
-                problems.append(Problem(sheets.source, message, remedy, column=column, value=path))
+                place = {"row": photo.row, "column": column, "value": path}
+                problems.append(Problem(sheets.source, "no such file", remedy, **place))
     return problems

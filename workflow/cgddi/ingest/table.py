@@ -38,7 +38,8 @@ def read_table(path: str | Path) -> Table:
     except FileNotFoundError:
         return Table(source, problems=[Problem(source, "no such file", "Mend the path, or write the file first.")])
     except OSError as error:
-        return Table(source, problems=[Problem(source, f"cannot be read ({error.strerror})", "Mend its rights or path.")])
+        message = f"cannot be read ({error.strerror})"
+        return Table(source, problems=[Problem(source, message, "Mend its rights or path.")])
     remedy = "Save it as a csv file in UTF-8 (in a spreadsheet: 'CSV UTF-8')."
     if data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in data:
         what = "is UTF-16 or not a text file" if data[:2] != b"PK" else "is a spreadsheet, not a text file"
@@ -87,7 +88,9 @@ def _take(table: Table, line: int, cells: list[str]) -> None:
         table.rows.append((line, dict(zip(table.columns, cells, strict=True))))
 
 
-def check_columns(table: Table, required: Sequence[str], optional: Sequence[str] = (), strict: bool = True) -> list[Problem]:
+def check_columns(
+    table: Table, required: Sequence[str], optional: Sequence[str] = (), strict: bool = True
+) -> list[Problem]:
     """Problems with a table's header.
 
     Args:
