@@ -110,7 +110,7 @@ class ArchiveWriter:
         self._keys: set[str] = set()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        self._tar = tarfile.open(self._temporary, "w", format=tarfile.USTAR_FORMAT)
+        self._tar = tarfile.open(self._temporary, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 (closed in __exit__)
 
     def add(self, key: str, members: Mapping[str, bytes], row: Mapping[str, Any]) -> None:
         """Add one sample.

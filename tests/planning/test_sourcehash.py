@@ -1,0 +1,51 @@
+"""Source hashes: code changes count, comments and docstrings do not, and a stage sees only what it imports."""
+
+import subprocess
+import sys
+
+import cgddi.sourcehash as module
+import pytest
+
+CODE = '"""Doc."""\n\ndef f(x):\n    """Doc."""\n    return x + 1\n'
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    root = tmp_path / "cgddi"
+    (root / "a").mkdir(parents=True)
+    (root / "b").mkdir()
+    (root / "shared.py").write_text(CODE)
+    for name in "ab":
+        (root / name / "command.py").write_text(f"def main():\n    from cgddi.shared import f\n    return f({name!r})\n")
+    (root / "a" / "command.py").write_text("import json\n\n\ndef main():\n    return json\n")
+    monkeypatch.setattr(module, "PACKAGE", root)
+
+    def digest(name):
+        module._parsed.cache_clear()
+        module.source_hash.cache_clear()
+        return module.source_hash(f"cgddi.{name}.command")
+
+    yield root, digest
+    module._parsed.cache_clear()
+    module.source_hash.cache_clear()
+
+
+def test_comments_docstrings_and_layout_do_not_count(package):
+    root, digest = package
+    before = digest("b")
+    (root / "shared.py").write_text('"""Other."""\n# a comment\ndef f(x):\n    """Longer\n    text."""\n\n    return (x + 1)\n')
+    assert digest("b") == before
+
+
+def test_code_counts_also_behind_a_lazy_import_and_only_where_imported(package):
+    root, digest = package
+    a, b = digest("a"), digest("b")
+    (root / "shared.py").write_text(CODE.replace("+ 1", "+ 2"))
+    assert digest("b") != b
+    assert digest("a") == a
+
+
+def test_planning_imports_nothing_heavy():
+    code = "import cgddi.plan, sys; print([m for m in ('torch','diffusers','pandas','skimage','sklearn','PIL') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": "workflow"})
+    assert done.stdout.strip() == "[]"
