@@ -1,0 +1,32 @@
+"""Write the HTML report of a run: counts, pictures, audits, fairness tables and plots, on one self-contained page."""
+
+from __future__ import annotations
+
+from cgddi.command import stage_parser
+
+
+def main(argv: list[str]) -> int:
+    """Run `cgddi report`."""
+    parser = stage_parser("report", __doc__)
+    parser.add_argument("--results", required=True, help="results folder; paths on the page are relative to it")
+    parser.add_argument("--summary", required=True, help="fairness/summary.json; the tables and plots lie beside it")
+    parser.add_argument("--audits", nargs="+", required=True, help="audit/<split>/<kind>.json")
+    parser.add_argument("--index", nargs="+", required=True, help="index/<split>.parquet")
+    parser.add_argument("--samples", nargs="*", default=[], help="lora/<scope>/<concept>/samples.png")
+    parser.add_argument("--review", required=True, help="review/index.html")
+    parser.add_argument("--output", required=True, help="the page to write")
+    args = parser.parse_args(argv)
+
+    from cgddi.report.page import write_page
+
+    write_page(
+        spec=args.spec,
+        results=args.results,
+        summary=args.summary,
+        audits=args.audits,
+        indexes=args.index,
+        samples=args.samples,
+        review=args.review,
+        output=args.output,
+    )
+    return 0
