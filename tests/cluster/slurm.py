@@ -1,0 +1,303 @@
+"""A real SLURM on this machine for tests: two nodes with two fake GPUs each, all on 127.0.0.1, without systemd.
+
+`python tests/cluster/slurm.py` starts it in the foreground (Ctrl-C stops it), so that faults can be tried by hand.
+Everything is stopped by the pid of the process that was started; nothing is looked up by name.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+CONFIG = Path("/etc/slurm")
+"""The job steps drop SLURM_CONF, so the configuration has to lie where SLURM looks by itself."""
+MARK = "# written by cgDDI's tests/cluster/slurm.py\n"
+TOOLS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol", "sinfo")
+
+
+class NoCluster(Exception):
+    """This machine cannot run the test cluster; the text says why."""
+
+
+def install() -> None:
+    """Make SLURM and munge available.
+
+    Raises:
+        NoCluster: they are not installed and this user cannot install them.
+    """
+    os.environ["PATH"] = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+    if os.geteuid() != 0:
+        raise NoCluster("the test cluster needs root: SLURM reads /etc/slurm and makes device files")
+    if all(map(shutil.which, TOOLS)):
+        return
+    if shutil.which("apt-get") is None:
+        raise NoCluster("SLURM is not installed, and there is no apt-get to install slurm-wlm and munge")
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    command = ["apt-get", "install", "-y", "--no-install-recommends", "slurm-wlm", "munge"]
+    for attempt in (["apt-get", "update"], None):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        if done.returncode == 0:
+            return
+        if attempt:
+            subprocess.run(attempt, env=environment, capture_output=True, stdin=subprocess.DEVNULL)
+    raise NoCluster(f"apt-get could not install slurm-wlm and munge: {done.stderr.strip()[-300:]}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Slurm:
+    """Two nodes (node1, node2) x two fake GPUs x 8 CPUs x 64 GB. Use as a context manager.
+
+    Args:
+        folder: where its state, logs and fake devices lie; a new temporary one by default.
+
+    Raises:
+        NoCluster: it cannot be started here; the text says why.
+    """
+
+    def __init__(self, folder: str | Path | None = None):
+        self.folder = Path(folder or tempfile.mkdtemp(prefix="cgddi-slurm-"))
+        self.daemons: dict[str, subprocess.Popen] = {}
+        self.ports = [_free_port() for _ in range(3)]
+
+    # ---- start and stop ----------------------------------------------------------------------------
+
+    def __enter__(self) -> Slurm:
+        install()
+        present = CONFIG / "slurm.conf"
+        if present.exists() and not present.read_text().startswith(MARK):
+            raise NoCluster("/etc/slurm/slurm.conf is a real cluster's: the tests leave it alone")
+        try:
+            self._configure()
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _configure(self) -> None:
+        for name in ("state", "spool", "log", "munge"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        self.folder.chmod(0o755)
+        for index in range(2):
+            os.mknod(self.folder / f"fakegpu{index}", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        here, folder = socket.gethostname(), self.folder
+        nodes = "\n".join(
+            f"NodeName={name} NodeHostname={here} NodeAddr=127.0.0.1 Port={port} CPUs=8 RealMemory=64000 Gres=gpu:2"
+            for name, port in zip(("node1", "node2"), self.ports[1:], strict=True)
+        )
+        CONFIG.mkdir(exist_ok=True)
+        (CONFIG / "slurm.conf").write_text(
+            f"""{MARK}ClusterName=cgddi-test
+SlurmctldHost={here}(127.0.0.1)
+SlurmUser=root
+SlurmdUser=root
+SlurmctldPort={self.ports[0]}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge/munge.socket,cred_expire=5
+CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool/%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/%n.pid
+SlurmctldLogFile={folder}/log/slurmctld.log
+SlurmdLogFile={folder}/log/%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=1
+JobAcctGatherParams=OverMemoryKill
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU_Memory
+SlurmdParameters=config_overrides
+SchedulerParameters=bf_interval=1,sched_interval=1,sched_min_interval=0,batch_sched_delay=0
+SlurmdTimeout=10
+KillWait=3
+OverTimeLimit=0
+MinJobAge=300
+ReturnToService=2
+JobRequeue=1
+MpiDefault=none
+GresTypes=gpu
+{nodes}
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+"""
+        )
+        (CONFIG / "gres.conf").write_text(
+            f"{MARK}AutoDetect=off\nNodeName=node[1-2] Name=gpu File={folder}/fakegpu[0-1]\n"
+        )
+        (CONFIG / "cgroup.conf").write_text(f"{MARK}CgroupPlugin=cgroup/v1\nCgroupAutomount=no\n")
+
+    def _launch(self, name: str, *command: str, user: str | None = None) -> None:
+        with open(self.folder / "log" / f"{name}.out", "ab") as log:
+            self.daemons[name] = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, user=user
+            )
+
+    def _start(self) -> None:
+        munge = self.folder / "munge"
+        (munge / "munge.key").write_bytes(os.urandom(128))
+        (munge / "munge.key").chmod(0o600)
+        for path in (munge, munge / "munge.key"):
+            shutil.chown(path, "munge", "munge")
+        munge.chmod(0o755)
+        self._launch(
+            "munged",
+            "munged",
+            "--foreground",
+            f"--socket={munge}/munge.socket",
+            f"--key-file={munge}/munge.key",
+            f"--pid-file={munge}/munged.pid",
+            f"--log-file={munge}/munged.log",
+            f"--seed-file={munge}/munged.seed",
+            user="munge",
+        )
+        self._wait(lambda: (munge / "munge.socket").exists(), "munged did not start")
+        self._launch("slurmctld", "slurmctld", "-D")
+        for node in ("node1", "node2"):
+            self.start_node(node)
+        self._wait(lambda: self.states() == {"node1": "IDLE", "node2": "IDLE"}, "the nodes did not come up")
+
+    def _wait(self, ready, complaint: str, seconds: float = 60) -> None:
+        end = time.monotonic() + seconds
+        while not ready():
+            if time.monotonic() > end:
+                logs = "\n".join(p.read_text(errors="replace")[-800:] for p in sorted((self.folder / "log").iterdir()))
+                raise NoCluster(f"{complaint} within {seconds:g} s:\n{logs}")
+            time.sleep(0.2)
+
+    def start_node(self, node: str) -> None:
+        """Start a node's daemon."""
+        self._launch(node, "slurmd", "-D", "-N", node)
+
+    def kill_node(self, node: str) -> None:
+        """A node dies: its daemon, its job steps and their processes, at once and without a farewell."""
+        victim = self.daemons.pop(node)
+        steps = [int(pid) for pid in _step_daemons(self.folder / "spool" / node)]
+        victim.kill()
+        victim.wait()
+        for step in steps:
+            for pid in [step, *_descendants(step)]:
+                _kill(pid)
+
+    def stop(self) -> None:
+        """Stop every daemon that was started, and remove what was written."""
+        if "slurmctld" in self.daemons and self.daemons["slurmctld"].poll() is None:
+            for job in self.jobs():
+                subprocess.run(["scancel", "--signal=KILL", "--full", job["JobId"]], capture_output=True, timeout=20)
+                subprocess.run(["scancel", job["JobId"]], capture_output=True, timeout=20)
+            end = time.monotonic() + 10
+            while self.jobs() and time.monotonic() < end:
+                time.sleep(0.2)
+        for name in ("node1", "node2", "slurmctld", "munged"):
+            daemon = self.daemons.pop(name, None)
+            if daemon is None:
+                continue
+            daemon.terminate()
+            try:
+                daemon.wait(10)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
+                daemon.wait()
+        for name in ("slurm.conf", "gres.conf", "cgroup.conf"):
+            path = CONFIG / name
+            if path.exists() and path.read_text().startswith(MARK):
+                path.unlink()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    # ---- questions ---------------------------------------------------------------------------------
+
+    def states(self) -> dict[str, str]:
+        """Node -> state."""
+        done = subprocess.run(["sinfo", "-h", "-N", "-o", "%N %T"], capture_output=True, text=True, timeout=30)
+        return {line.split()[0]: line.split()[1].upper() for line in done.stdout.splitlines() if len(line.split()) == 2}
+
+    def jobs(self, every: bool = False) -> list[dict[str, str]]:
+        """Jobs as `scontrol show job` tells them (JobId, JobState, Comment, TresPerJob, MinMemoryNode, ...).
+
+        Args:
+            every: finished ones too (as long as SLURM remembers them, 300 s).
+        """
+        done = subprocess.run(["scontrol", "show", "job", "--oneliner"], capture_output=True, text=True, timeout=30)
+        found = []
+        for line in done.stdout.splitlines():
+            facts = dict(field.split("=", 1) for field in line.split() if "=" in field)
+            if "JobId" in facts and (every or facts["JobState"] in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING")):
+                found.append(facts)
+        return found
+
+
+def _children() -> dict[int, list[int]]:
+    tree: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            except (OSError, IndexError):
+                continue
+            tree.setdefault(parent, []).append(int(entry.name))
+    return tree
+
+
+def _descendants(pid: int) -> list[int]:
+    tree, waiting, found = _children(), [pid], []
+    while waiting:
+        for child in tree.get(waiting.pop(), ()):
+            found.append(child)
+            waiting.append(child)
+    return found
+
+
+def _step_daemons(spool: Path) -> list[int]:
+    """Pids of the slurmstepd processes that serve a node: those that hold a socket in its spool directory open."""
+    found = []
+    sockets = {str(path) for path in spool.glob("node*_*")}
+    inodes = {
+        line.split()[6]
+        for line in Path("/proc/net/unix").read_text().splitlines()[1:]
+        if len(line.split()) > 7 and line.split()[7] in sockets
+    }
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            links = {os.readlink(link) for link in (entry / "fd").iterdir()}
+        except OSError:
+            continue
+        if any(f"socket:[{inode}]" in links for inode in inodes):
+            found.append(int(entry.name))
+    return found
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+if __name__ == "__main__":
+    try:
+        with Slurm() as cluster:
+            print(f"SLURM is up: {cluster.states()}; logs in {cluster.folder}. Ctrl-C stops it.", flush=True)
+            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+            signal.pause()
+    except KeyboardInterrupt:
+        print("stopped")
+    except NoCluster as reason:
+        sys.exit(f"no cluster: {reason}")
