@@ -115,7 +115,8 @@ def load_sheets(images: str | Path, diseases: str | Path) -> Sheets:
         diseases: the disease sheet, `builtin:ddi` or `builtin:fitzpatrick17k`.
 
     Raises:
-        InvalidInput: every problem in both sheets. Whether files exist: `check_files`; what is in them: `cgddi validate`.
+        InvalidInput: every problem in both sheets. Whether files exist is for `check_files`, what is in them for
+            `cgddi validate`.
     """
     known, problems = read_diseases(diseases)
     sheets, found = check_images(read_table(images), known, os.fspath(diseases))

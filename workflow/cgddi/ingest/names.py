@@ -54,8 +54,8 @@ def slugify(name: str) -> str:
     """A concept's name as a slug: ASCII, lowercase, everything else a dash.
 
     `spindle cell nevus of Reed` gives `spindle-cell-nevus-of-reed`, `eczema/atopic dermatitis` gives
-    `eczema-atopic-dermatitis`. The disease sheet is what turns a slug back into its name, so two names with one slug are
-    an error there. Empty when the name has no Latin letter or digit.
+    `eczema-atopic-dermatitis`. The disease sheet is what turns a slug back into its name, so two names with one
+    slug are an error there. Empty when the name has no Latin letter or digit.
     """
     ascii_only = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
     return re.sub(r"[^a-z0-9]+", "-", ascii_only.lower()).strip("-")

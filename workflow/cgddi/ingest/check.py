@@ -1,0 +1,205 @@
+"""Check the sheets and look into every photo and mask; report every problem at once.
+
+    cgddi validate --config config/config.yaml
+    cgddi validate --images config/images.csv --diseases builtin:ddi
+
+Exit status 0: nothing stands against a run (warnings may be printed); 2: problems.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tqdm import tqdm
+
+from cgddi.errors import InvalidInput, Problem, UserError
+from cgddi.ingest.mask_check import check_photo, id_map
+from cgddi.sheets import Photo, Sheets, load_sheets
+
+ROLES = ("train", "validation", "test")
+POLICIES = ("error", "unlabelled", "split")
+
+IdMap = Mapping[str, int] | None
+"""Value in a mask file -> class id; None: the files hold class ids."""
+
+
+def check_mixed(sheets: Sheets) -> list[Problem]:
+    """Concepts with malignant and benign photos: what is a synthetic image of one to be labelled?"""
+    problems = []
+    for slug in sheets.mixed_concepts():
+        photos = [p for p in sheets.photos if p.concept == slug]
+        counts = [sum(p.malignant is label for p in photos) for label in (True, False)]
+        names = ", ".join(sorted({p.disease for p in photos}))
+        message = f"concept {slug} joins {counts[0]} malignant and {counts[1]} benign photos ({names})"
+        remedy = "Set mixed_malignancy to split or unlabelled, or give the names a concept each in the disease sheet."
+        problems.append(Problem(sheets.source, message, remedy, row=photos[0].row, column="disease"))
+    return problems
+
+
+def check_same_file(sheets: Sheets) -> list[Problem]:
+    """Photo or mask files that stand in more than one row: one picture under two ids leaks from training to test."""
+    problems = []
+    for column in ("file", "mask"):
+        rows: dict[str, list[Photo]] = defaultdict(list)
+        for photo in sheets.photos:
+            if path := getattr(photo, column):
+                rows[os.path.realpath(path)].append(photo)
+        for photos in rows.values():
+            if len(photos) > 1:
+                message = f"this file stands in row {photos[0].row} too"
+                place = {"row": photos[1].row, "column": column, "value": getattr(photos[1], column)}
+                problems.append(Problem(sheets.source, message, "Keep one row per picture.", **place))
+    return problems
+
+
+def check_contents(
+    sheets: Sheets,
+    ids: IdMap = None,
+    threads: int = 1,
+    cohort_ids: Mapping[str, IdMap] | None = None,
+) -> tuple[list[Problem], list[Problem]]:
+    """Problems and warnings of all photos and masks, in the order of the sheet.
+
+    Args:
+        sheets: the sheets.
+        ids: value in a mask file -> class id (see `mask_check.id_map`).
+        threads: threads that read photos.
+        cohort_ids: the same for cohorts whose masks differ.
+    """
+    special = cohort_ids or {}
+
+    def one(photo: Photo) -> tuple[list[Problem], list[Problem]]:
+        return check_photo(photo, sheets.source, special.get(photo.cohort, ids))
+
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        found = list(tqdm(pool.map(one, sheets.photos), total=len(sheets.photos), desc="validate", unit="photo"))
+    return [p for problems, _ in found for p in problems], [w for _, warnings in found for w in warnings]
+
+
+def check_split(photos: Sequence[Photo], roles: Mapping[str, str], source: str = "split") -> list[Problem]:
+    """What stands against judging a classifier on a split.
+
+    Args:
+        photos: the photos the split is about.
+        roles: image id -> train, validation or test; photos without a role take no part.
+        source: the split's name, for messages.
+
+    Returns:
+        Problems: an unknown id or role, a group that is torn apart, a class or tone of the photos without a test image.
+    """
+    problems = []
+
+    def add(message: str, remedy: str, value: str | None = None) -> None:
+        problems.append(Problem(source, message, remedy, value=value))
+
+    known = {p.image_id for p in photos}
+    for image_id, role in roles.items():
+        if image_id not in known:
+            add("no photo has this id", "Remove it, or make the split anew.", image_id)
+        if role not in ROLES:
+            add(f"image {image_id} has an unknown role", f"Roles are {', '.join(ROLES)}.", role)
+    groups: dict[str, set[str]] = defaultdict(set)
+    for photo in photos:
+        if photo.group and photo.image_id in roles:
+            groups[photo.group].add(roles[photo.image_id])
+    for group, seen in groups.items():
+        if len(seen) > 1:
+            add(f"group {group} stands in {' and '.join(sorted(seen))}", "Give all its photos one role.", group)
+    test = [p for p in photos if roles.get(p.image_id) == "test"]
+    for label, name in ((True, "malignant"), (False, "benign")):
+        if any(p.malignant is label for p in photos) and not any(p.malignant is label for p in test):
+            add(f"no {name} photo is in the test", "Enlarge the test, or use another seed.")
+    for tone in ("light", "medium", "dark"):
+        if any(p.skin_tone == tone for p in photos) and not any(p.skin_tone == tone for p in test):
+            add(f"no photo of {tone} skin is in the test", "Enlarge the test, or use another seed.")
+    return problems
+
+
+def validate(
+    images: str | Path,
+    diseases: str | Path,
+    ids: IdMap = None,
+    mixed: str = "error",
+    threads: int = 1,
+    cohort_ids: Mapping[str, IdMap] | None = None,
+) -> tuple[Sheets | None, list[Problem], list[Problem]]:
+    """Check everything.
+
+    Args:
+        images: the image sheet.
+        diseases: the disease sheet or a built-in one.
+        ids, threads, cohort_ids: see `check_contents`.
+        mixed: policy for concepts with both malignancies: "error" makes them problems, any other one warnings.
+
+    Returns:
+        The sheets (None when they cannot be read), problems and warnings.
+    """
+    try:
+        sheets = load_sheets(images, diseases)
+    except InvalidInput as error:
+        return None, list(error.problems), []
+    problems, warnings = check_contents(sheets, ids, threads, cohort_ids)
+    problems += check_same_file(sheets)
+    (problems if mixed == "error" else warnings).extend(check_mixed(sheets))
+    return sheets, sorted(problems, key=lambda p: p.row or 0), warnings
+
+
+def _json(text: str) -> object:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(f"is no JSON: {error}") from error
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run `cgddi validate`."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="cgddi validate", description=__doc__, formatter_class=raw)
+    parser.add_argument("--config", help="config file; its sheets and its mixed_malignancy are used unless given here")
+    parser.add_argument("--images", help="image sheet")
+    parser.add_argument("--diseases", help="disease sheet, or builtin:ddi, builtin:fitzpatrick17k")
+    parser.add_argument(
+        "--mask-ids",
+        type=_json,
+        metavar="JSON",
+        help='value in a mask file -> class, e.g. \'{"0": "skin", "255": "lesion"}\' (default: files hold ids 0 to 4)',
+    )
+    parser.add_argument("--mixed-malignancy", choices=POLICIES, help="concepts with malignant and benign photos")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads that read photos")
+    args = parser.parse_args(argv)
+    images, diseases, mixed = args.images, args.diseases, args.mixed_malignancy
+    cohort_ids: dict[str, IdMap] = {}
+    try:
+        ids = id_map(args.mask_ids)
+        if args.config:
+            from cgddi.config import load_config
+
+            config = load_config(args.config)
+            images, diseases = images or config.images, diseases or config.diseases
+            mixed = mixed or config.mixed_malignancy
+            if args.mask_ids is None:
+                ids = config.masks.id_map
+                cohort_ids = {name: cohort.masks.id_map for name, cohort in config.cohorts.items() if cohort.masks}
+        if not images or not diseases:
+            raise UserError("give --config, or --images and --diseases")
+        sheets, problems, warnings = validate(
+            images, diseases, class_ids(args.mask_ids), mixed or "error", args.threads
+        )
+    except UserError as error:
+        print(f"cgddi validate: {error}", file=sys.stderr)
+        return 2
+    for warning in warnings:
+        print(f"warning: {warning}")
+    if problems:
+        print(InvalidInput(problems, shown=1000), file=sys.stderr)
+        return 2
+    masks = sum(photo.mask is not None for photo in sheets.photos)
+    print(f"{images}: {len(sheets.photos)} photos, {len(sheets.concepts)} concepts, {masks} masks, no problem")
+    return 0

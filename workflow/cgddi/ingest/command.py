@@ -1,0 +1,210 @@
+"""Write an image sheet from DDI, Fitzpatrick17k or a folder of your own.
+
+Photos that show the same picture get one `group`, which splits keep together. With --append, rows of the sheet stay as
+they are and the new photos make a cohort of their own, so that nothing generated from the old ones has to be made again.
+Paths are written relative to the working directory when they lie below it: run this where you run snakemake.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+
+from cgddi.artefacts import write_atomic
+from cgddi.errors import InvalidInput, Problem, UserError
+from cgddi.ingest.diseases import Concept, check_diseases, read_diseases
+from cgddi.ingest.readers import Incoming, read_ddi, read_fitzpatrick17k, read_folder
+from cgddi.ingest.table import parse_table
+from cgddi.ingest.writing import Row, checked, free_cohort, merged_diseases, read_existing, split_known, summary
+
+COHORTS = {"ddi": "ddi", "fitzpatrick17k": "f17k", "folder": "lab"}
+"""Source -> name of the cohort unless --cohort is given."""
+
+DISEASES = {"ddi": "builtin:ddi", "fitzpatrick17k": "builtin:fitzpatrick17k", "folder": None}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `cgddi ingest`."""
+    raw = argparse.RawDescriptionHelpFormatter
+    top = argparse.ArgumentParser(prog="cgddi ingest", description=__doc__, formatter_class=raw)
+    sources = top.add_subparsers(dest="source", required=True, metavar="SOURCE")
+    ddi = sources.add_parser(
+        "ddi", help="ddi_metadata.csv and its photos", description=read_ddi.__doc__, formatter_class=raw
+    )
+    ddi.add_argument("--metadata", required=True, help="ddi_metadata.csv")
+    f17k = sources.add_parser(
+        "fitzpatrick17k",
+        help="fitzpatrick17k.csv and its photos",
+        description=read_fitzpatrick17k.__doc__,
+        formatter_class=raw,
+    )
+    f17k.add_argument("--metadata", required=True, help="fitzpatrick17k.csv")
+    f17k.add_argument("--labels", nargs="+", default=[], metavar="LABEL", help="keep these conditions only")
+    f17k.add_argument("--qc", nargs="+", default=[], metavar="VALUE", help="keep these values of column qc only")
+    folder = sources.add_parser(
+        "folder", help="a table and photos of your own", description=read_folder.__doc__, formatter_class=raw
+    )
+    folder.add_argument("--table", required=True, dest="metadata", help="a csv with one row per photo")
+    folder.add_argument(
+        "--column",
+        action="append",
+        default=[],
+        metavar="SHEET=TABLE",
+        help="which column of the table is which of the sheet, e.g. image_id=ID; may be given often",
+    )
+    for source, sub in (("ddi", ddi), ("fitzpatrick17k", f17k), ("folder", folder)):
+        sub.add_argument("--images", required=True, help="folder of the photos")
+        sub.add_argument("--masks", help="folder of five-class masks (.npy or .png) named after the photos")
+        default = DISEASES[source] or "none: give one, or --write-diseases"
+        sub.add_argument("--diseases", default=DISEASES[source], help=f"disease sheet (default {default})")
+        sub.add_argument(
+            "--write-diseases",
+            metavar="CSV",
+            help="write a disease sheet for these photos: rows it has stay, names it lacks are taken from --diseases, "
+            "and names unknown there become a concept each",
+        )
+        sub.add_argument("--output", required=True, help="the image sheet to write")
+        sub.add_argument("--append", action="store_true", help="add to the sheet instead of writing it anew")
+        sub.add_argument(
+            "--cohort", help=f"name of the photos' cohort (default {COHORTS[source]}; appended: a free one)"
+        )
+        sub.add_argument(
+            "--near-duplicates",
+            type=int,
+            default=4,
+            metavar="BITS",
+            help="bits of 64 in which perceptual hashes of one picture may differ (default 4; -1: exact copies only)",
+        )
+        sub.add_argument(
+            "--skip-duplicates",
+            action="store_true",
+            help="leave out photos that the sheet has already under another id",
+        )
+        sub.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads that read photos")
+    return top
+
+
+def read_incoming(args: argparse.Namespace, cohort: str) -> Incoming:
+    """The rows of the chosen source."""
+    if args.source == "ddi":
+        return read_ddi(args.metadata, args.images, args.masks, cohort)
+    if args.source == "fitzpatrick17k":
+        return read_fitzpatrick17k(args.metadata, args.images, args.masks, cohort, args.labels, args.qc)
+    if bad := [pair for pair in args.column if "=" not in pair]:
+        raise UserError(f"--column {bad[0]}: write SHEET=TABLE, e.g. --column image_id=ID.")
+    return read_folder(args.metadata, args.images, args.masks, cohort, dict(pair.split("=", 1) for pair in args.column))
+
+
+def known_diseases(args: argparse.Namespace, names: Sequence[str]) -> tuple[dict[str, Concept], str]:
+    """Raw name -> concept by the disease sheet in force, and that sheet's text when one is to be written."""
+    known: dict[str, Concept] = {}
+    if args.diseases:
+        known, problems = read_diseases(args.diseases)
+        if problems:
+            raise InvalidInput(problems)
+    elif not args.write_diseases:
+        raise UserError("Give --diseases, or --write-diseases FILE to make a disease sheet of the table's own names.")
+    if not args.write_diseases:
+        return known, ""
+    text = merged_diseases(args.write_diseases, known, names)
+    return check_diseases(parse_table(args.write_diseases, text))[0], text
+
+
+def group_duplicates(
+    existing: Sequence[Row], fresh: list[tuple[int, Row]], source: str, args: argparse.Namespace
+) -> tuple[list[Row], list[str]]:
+    """Give photos that show the same picture one `group`; rows of the existing sheet stay as they are.
+
+    The group is the one that a photo of the set has already, or else the id of the set's first photo.
+
+    Returns:
+        The rows to add, and lines that say what was found.
+
+    Raises:
+        InvalidInput: new photos that cannot be read (Fitzpatrick17k: left out and counted, its downloads break often).
+    """
+    from cgddi.ingest.duplicates import duplicate_sets, fingerprints
+
+    rows = [row for _, row in fresh]
+    old = [row for row in existing if os.path.isfile(row["file"])]
+    prints = fingerprints([row["file"] for row in [*old, *rows]], args.threads)
+    unread = {
+        id(row): error for row, error in zip(rows, prints[len(old) :], strict=True) if isinstance(error, UserError)
+    }
+    said = []
+    if unread and args.source != "fitzpatrick17k":
+        found = [(line, row, unread[id(row)]) for line, row in fresh if id(row) in unread]
+        remedy = "Replace the file, or remove its row."
+        raise InvalidInput([Problem(source, str(e), remedy, row=line, column="file") for line, row, e in found])
+    if unread:
+        said.append(f"{len(unread)} photos that cannot be read left out")
+    pairs = [(r, p) for r, p in zip([*old, *rows], prints, strict=True) if not isinstance(p, UserError)]
+    earlier, skipped = {id(row) for row in old}, set()
+    for members in duplicate_sets([p for _, p in pairs], args.near_duplicates):
+        same = [pairs[i][0] for i in members]
+        new = [row for row in same if id(row) not in earlier]
+        if not new:
+            continue
+        line = f"one picture: {', '.join(row['image_id'] for row in same)}"
+        if len(new) < len(same) and args.skip_duplicates:
+            skipped |= {id(row) for row in new}
+            said.append(f"{line}; new ones left out")
+            continue
+        groups = list(dict.fromkeys(row["group"] for row in same if row["group"])) or [same[0]["image_id"]]
+        said.append(f"{line} -> group {groups[0]}")
+        if any(row["group"] != groups[0] for row in same if id(row) in earlier):
+            said.append(
+                "  the sheet's earlier rows were not changed: set their group yourself, or use --skip-duplicates"
+            )
+        _regroup(rows, set(groups[1:]), new, groups[0])
+    return [row for row in rows if id(row) not in unread and id(row) not in skipped], said
+
+
+def _regroup(rows: Sequence[Row], merged: set[str], new: Sequence[Row], group: str) -> None:
+    chosen = {id(row) for row in new}
+    for row in rows:
+        if id(row) in chosen or row["group"] in merged:
+            row["group"] = group
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run `cgddi ingest`."""
+    args = parser().parse_args(argv)
+    existing: list[Row] = []
+    if args.append:
+        existing = read_existing(args.output) if os.path.exists(args.output) else []
+    cohort = args.cohort or free_cohort(COHORTS[args.source], {row["cohort"] for row in existing})
+    incoming = read_incoming(args, cohort)
+    known, disease_text = known_diseases(args, [row["disease"] for _, row in incoming.table.rows if row["disease"]])
+    if problems := incoming.problems(known, args.write_diseases or args.diseases):
+        raise InvalidInput(problems)
+    fresh, already = split_known(existing, incoming.table, os.path.dirname(args.output))
+    _refuse_loss(args, [row for _, row in fresh])
+    rows, said = group_duplicates(existing, fresh, incoming.table.source, args)
+    if not rows and not existing:
+        raise UserError("\n".join([f"{args.metadata}: no row is left to write.", *incoming.notes, *said]))
+    text, sheets = checked(args.output, [*existing, *rows], known)
+    if disease_text:
+        write_atomic(args.write_diseases, disease_text)
+    if rows or not args.append:
+        write_atomic(args.output, text)
+    print("\n".join([*incoming.notes, *said, summary(sheets)]))
+    if args.append:
+        print(f"{len(rows)} rows added" + (f" as cohort {cohort}" if rows else "") + f", {already} there already")
+    if strangers := sorted({row["disease"] for row in existing} - set(known)):
+        print(f"{len(strangers)} disease names of earlier rows are not in this disease sheet, e.g. {strangers[0]}: ")
+        print("  the workflow reads one disease sheet for all cohorts; join them with --write-diseases")
+    return 0
+
+
+def _refuse_loss(args: argparse.Namespace, rows: Sequence[Row]) -> None:
+    """Writing anew must not lose rows that came from elsewhere."""
+    if args.append or not os.path.exists(args.output):
+        return
+    lost = {row["image_id"] for row in read_existing(args.output)} - {row["image_id"] for row in rows}
+    if lost:
+        raise UserError(
+            f"{args.output}: holds {len(lost)} rows that are not in {args.metadata} (e.g. {min(lost)}) and would be "
+            "lost. Use --append, or move the sheet away first."
+        )

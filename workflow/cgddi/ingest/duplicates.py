@@ -1,0 +1,106 @@
+"""Photos that show the same picture: exact copies, and copies that were resized, recompressed or retouched a little."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import imagehash
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from cgddi.artefacts import file_sha256
+from cgddi.errors import UserError
+from cgddi.images import open_photo
+
+NEAR = 4
+"""Bits of 64 that the perceptual hashes of near-duplicates may differ in."""
+
+ALIKE = 0.97
+"""Correlation of 16 x 16 grey thumbnails that near-duplicates reach; smooth skin may agree in its hash by chance."""
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What tells one picture from another.
+
+    Args:
+        sha256: hash of the file's bytes.
+        phash: 64-bit perceptual hash (DCT signs of the upright grey picture).
+        thumbnail: (256,) grey values of mean 0 and norm 1; all 0 for a plain picture.
+    """
+
+    sha256: str
+    phash: int
+    thumbnail: np.ndarray
+
+
+def fingerprint(path: str) -> Fingerprint:
+    """Fingerprint of one photo.
+
+    Raises:
+        UserError: the photo cannot be read.
+    """
+    grey = open_photo(path).convert("L")
+    grey.thumbnail((256, 256), reducing_gap=2.0)
+    values = np.asarray(grey.resize((16, 16), Image.Resampling.BOX), dtype=np.float64).ravel()
+    values -= values.mean()
+    norm = np.linalg.norm(values)
+    thumbnail = values / norm if norm > 16 else np.zeros_like(values)
+    return Fingerprint(file_sha256(path), int(str(imagehash.phash(grey)), 16), thumbnail)
+
+
+def fingerprints(paths: Sequence[str], threads: int = 1) -> list[Fingerprint | UserError]:
+    """Fingerprints of all photos, in order; for a photo that cannot be read, the error."""
+
+    def one(path: str) -> Fingerprint | UserError:
+        try:
+            return fingerprint(path)
+        except UserError as error:
+            return error
+
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        return list(tqdm(pool.map(one, paths), total=len(paths), desc="looking for duplicates", unit="photo"))
+
+
+def duplicate_sets(prints: Sequence[Fingerprint], near: int = NEAR) -> list[list[int]]:
+    """Sets of photos that show the same picture.
+
+    Args:
+        prints: fingerprints.
+        near: bits the perceptual hashes may differ in; negative: exact copies only.
+
+    Returns:
+        Positions, each set sorted and of two or more, the sets in order of their first photo. Sameness is carried on:
+        when a is like b and b like c, all three are one set.
+    """
+    parent = list(range(len(prints)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    def join(i: int, j: int) -> None:
+        a, b = sorted((root(i), root(j)))
+        parent[b] = a
+
+    first: dict[str, int] = {}
+    for i, one in enumerate(prints):
+        join(first.setdefault(one.sha256, i), i)
+    if near >= 0 and prints:
+        hashes = np.array([one.phash for one in prints], dtype=np.uint64)
+        thumbnails = np.stack([one.thumbnail for one in prints])
+        for start in range(0, len(prints), 512):
+            differing = np.bitwise_count(hashes[start : start + 512, None] ^ hashes[None, start:])
+            rows, columns = np.nonzero(differing <= near)
+            for i, j in zip((rows + start).tolist(), (columns + start).tolist(), strict=True):
+                if i < j and thumbnails[i] @ thumbnails[j] >= ALIKE:
+                    join(i, j)
+    sets: dict[int, list[int]] = {}
+    for i in range(len(prints)):
+        sets.setdefault(root(i), []).append(i)
+    return [members for members in sets.values() if len(members) > 1]
