@@ -1,0 +1,1 @@
+"""Speed claims as ratios: ours and the reference, measured in one run."""

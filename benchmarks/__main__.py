@@ -1,0 +1,39 @@
+"""`python -m benchmarks NAME [--json]`: run one benchmark, or `all`; each prints ours, the reference and the ratio.
+
+A benchmark is a module here with `run() -> dict`: {name, unit, ours, reference, ratio, ...}. `ratio` is how many times better ours
+is than the reference, both measured in the same run; figures of different machines are not comparable otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import pkgutil
+import sys
+from pathlib import Path
+
+NAMES = sorted(m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)]) if not m.name.startswith("_"))
+
+
+def main() -> int:
+    """Run the named benchmarks."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("name", choices=[*NAMES, "all"], help="which benchmark")
+    parser.add_argument("--json", action="store_true", help="one JSON line per benchmark")
+    args = parser.parse_args()
+    for name in NAMES if args.name == "all" else [args.name]:
+        result = importlib.import_module(f"benchmarks.{name}").run()
+        for row in result if isinstance(result, list) else [result]:
+            if args.json:
+                print(json.dumps(row), flush=True)
+            else:
+                extra = {k: v for k, v in row.items() if k not in ("name", "unit", "ours", "reference", "ratio")}
+                print(f"{row['name']}: ours {row['ours']} {row['unit']}, reference {row['reference']}, ratio {row['ratio']}")
+                for key, value in extra.items():
+                    print(f"    {key}: {value}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
