@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from cgddi import lease
+from cgddi import cli, lease
 from cgddi.errors import UserError
 
 WORKFLOW = Path(lease.__file__).parents[1]
@@ -171,3 +171,15 @@ def test_the_pool_is_what_nvidia_smi_lists(tmp_path, monkeypatch):
     assert [name for name, _ in lease.pool()] == ["GPU-aa", "MIG-b0", "MIG-b1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,MIG-b1,-1,GPU-aa")
     assert lease.pool() == [("0", "GPU-aa"), ("MIG-b1", "MIG-b1")]
+
+
+def test_any_command_can_take_gpus_first(node, capsys):
+    """`cgddi --gpus N COMMAND`, as the rules call it: the device is pinned in the command's own process."""
+    code = "import sys; from cgddi import cli; cli.main(sys.argv[1:]); import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"
+    done = subprocess.run([sys.executable, "-c", code, "--gpus", "1", "--help"], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "0" and "torch" not in done.stderr
+    done = subprocess.run([sys.executable, "-c", code, "--gpus", "0", "--help"], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == ""
+    for wrong in (["--gpus"], ["--gpus", "-1"], ["--gpus", "two", "lora"], ["--gpus", "5", "lora"]):
+        assert cli.main(wrong) == 2
+        assert "GPU" in capsys.readouterr().err

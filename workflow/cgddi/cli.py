@@ -28,6 +28,8 @@ COMMANDS = {
     "fairness": ("cgddi.fairness.command", "tabulate accuracy and fairness of all classifiers"),
     "report": ("cgddi.report.command", "write the HTML report"),
     "export": ("cgddi.export.command", "write a Hugging Face data set and the adapters"),
+    "cost": ("cgddi.cost", "predict the GPU-hours of a plan from the rates that finished jobs recorded"),
+    "recover": ("cgddi.recover", "after a crash: cancel this folder's orphaned cluster jobs and remove the lock"),
     "lease": ("cgddi.lease", "run a command on a GPU of this node that no other run holds"),
     "toy-world": ("cgddi.toy.world", "write the procedural toy world in DDI's format"),
     "toy-model": ("cgddi.toy.pretrain", "rebuild the toy world's base model"),
@@ -39,12 +41,35 @@ def usage() -> str:
     """Text of `cgddi --help`."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
-    return "\n".join(["usage: cgddi COMMAND [options]   (`cgddi COMMAND --help` explains one)", "", *lines])
+    return "\n".join(
+        [
+            "usage: cgddi [--gpus N] COMMAND [options]   (`cgddi COMMAND --help` explains one)",
+            "",
+            "--gpus N: take N GPUs of this node that no other run holds, and let the command see only these (see `lease`)",
+            "",
+            *lines,
+        ]
+    )
+
+
+def _take_gpus(argv: list[str]) -> list[str]:
+    """Act on a leading `--gpus N`: hold N devices until this process dies. Must come before torch is imported."""
+    if argv[:1] != ["--gpus"]:
+        return argv
+    if len(argv) < 2 or not argv[1].isdigit():
+        raise UserError("--gpus takes the number of GPUs, 0 for none.")
+    importlib.import_module("cgddi.lease").acquire(int(argv[1]))
+    return argv[2:]
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command. A user's mistake ends with its message and status 2, never with a traceback."""
     argv = sys.argv[1:] if argv is None else argv
+    try:
+        argv = _take_gpus(argv)
+    except UserError as error:
+        print(f"cgddi: {error}", file=sys.stderr)
+        return 2
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
         return 0
