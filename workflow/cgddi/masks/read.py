@@ -94,7 +94,9 @@ def _read_picture(path: Path, id_map: Mapping[str, int] | None) -> np.ndarray:
                 return rgb[..., 0]
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: cannot be read as a mask ({error}). Replace the file or clear its cell.") from error
-    raise UserError(f'{path}: is a colour picture. Name its colours in masks.id_map, e.g. {{"#ff0000": 1, "#ffcc99": 4}}.')
+    raise UserError(
+        f'{path}: is a colour picture. Name its colours in masks.id_map, e.g. {{"#ff0000": 1, "#ffcc99": 4}}.'
+    )
 
 
 def _to_classes(path: Path, values: np.ndarray, id_map: Mapping[str, int] | None) -> np.ndarray:

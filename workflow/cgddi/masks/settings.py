@@ -33,7 +33,9 @@ class MasksSettings(BaseModel):
         le=1,
         description="flag crop_doubtful when the other crop lets the mask explain this much more of the photo's colour variance",
     )
-    png_compress_level: int = Field(1, ge=0, le=9, description="zlib level of the written png files (1: fast, little larger)")
+    png_compress_level: int = Field(
+        1, ge=0, le=9, description="zlib level of the written png files (1: fast, little larger)"
+    )
 
     @field_validator("id_map")
     @classmethod

@@ -26,7 +26,9 @@ def checked(model: type[Settings], spec: Mapping[str, Any], *keys: str) -> Setti
     """
     missing = [key for key in ("settings", "seed", *keys) if key not in spec]
     if missing:
-        raise UserError(f"--spec lacks {', '.join(missing)}. Give the spec the workflow wrote, or the record of an earlier job.")
+        raise UserError(
+            f"--spec lacks {', '.join(missing)}. Give the spec the workflow wrote, or the record of an earlier job."
+        )
     try:
         return model.model_validate(spec["settings"])
     except ValidationError as error:

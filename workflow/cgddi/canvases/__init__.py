@@ -1,0 +1,1 @@
+"""The kept healthy images of a cohort, pooled once into one archive."""

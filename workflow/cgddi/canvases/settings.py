@@ -1,0 +1,22 @@
+"""Settings of the canvases stage."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+VERSIONS = ("pillow", "numpy")
+"""Distributions whose pinned version matters for the result."""
+
+
+class CanvasesSettings(BaseModel):
+    """What is pooled beside the canvases themselves."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sizes: tuple[Annotated[int, Field(ge=16, le=2048)], ...] = Field(
+        (256,),
+        description="sizes in px at which a copy of every canvas is kept too, so that lesion mapping need not decode and shrink "
+        "it once per donor (list lesion_mapped.image_size; a size equal to the working size costs nothing)",
+    )

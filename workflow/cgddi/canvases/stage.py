@@ -1,0 +1,91 @@
+"""Pool the healthy images of a cohort that a person, or failing that the triage, kept."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from cgddi.artefacts import Archive, ArchiveWriter
+from cgddi.canvases.settings import CanvasesSettings
+from cgddi.errors import UserError
+from cgddi.images import TONES
+from cgddi.mapping.png import encode_png_fast
+
+
+def pool_canvases(
+    spec: Mapping[str, Any], settings: CanvasesSettings, healthy: Sequence[str | Path], output: str | Path
+) -> None:
+    """Write the cohort's kept canvases into one archive.
+
+    Args:
+        spec: the job's spec: cohort, and verdicts (image id -> keep or discard) from the review, where there is one.
+        settings: sizes of further copies.
+        healthy: the cohort's healthy archives.
+        output: the archive to write; samples hold `png`, `mask.png` and a copy at each further size. Its record counts kept
+            images by tone, and lists discarded ones with who discarded them and why.
+
+    Raises:
+        UserError: no canvas is kept, a verdict is neither keep nor discard, or an image comes twice.
+    """
+    verdicts: Mapping[str, str] = spec.get("verdicts") or {}
+    odd = {image: verdict for image, verdict in verdicts.items() if verdict not in ("keep", "discard")}
+    if odd:
+        raise UserError(f"verdicts of cohort {spec['cohort']!r} are keep or discard; found {odd}. Mend review.csv.")
+    archives = [Archive(path) for path in healthy]
+    kept: Counter[str] = Counter()
+    seen: set[str] = set()
+    inputs = [part for archive in archives for part in (archive.manifest_path, archive.record_path)]
+    with ArchiveWriter(output, spec, inputs) as pool:
+        for archive in archives:
+            for row in tqdm(archive.rows, desc=f"canvases {archive.path.stem}", unit="image"):
+                image_id = row["key"]
+                if image_id in seen:
+                    raise UserError(
+                        f"{archive.path}: image {image_id} is in two healthy archives. Name every archive once."
+                    )
+                seen.add(image_id)
+                if verdicts.get(image_id, row["triage"]["verdict"]) == "keep":
+                    source = "review" if image_id in verdicts else "triage"
+                    pool.add(image_id, _members(archive, row, settings.sizes), _row(row, source))
+                    kept[row["tone"]] += 1
+                else:
+                    pool.skip(image_id, _reason(row, image_id in verdicts))
+        pool.facts["kept"] = {tone: kept[tone] for tone in TONES}
+        pool.facts["discarded"] = len(seen) - len(pool)
+        pool.facts["verdicts_without_image"] = sorted(set(verdicts) - seen)
+        if not len(pool):
+            raise UserError(
+                f"cohort {spec['cohort']!r} keeps no canvas of {len(seen)} healthy image(s). Keep some on the review page "
+                "(cgddi review), loosen the thresholds under healthy, or run it without this cohort's canvases."
+            )
+        missing = [tone for tone in TONES if not kept[tone]]
+        if missing:
+            tqdm.write(f"cohort {spec['cohort']}: no canvas of tone {', '.join(missing)} is kept")
+
+
+def _members(archive: Archive, row: Mapping[str, Any], sizes: Sequence[int]) -> dict[str, bytes]:
+    members = {"png": archive.read(row), "mask.png": archive.read(row, "mask.png")}
+    with Image.open(io.BytesIO(members["png"])) as photo, Image.open(io.BytesIO(members["mask.png"])) as mask:
+        for size in sizes:
+            if photo.size != (size, size):
+                small = photo.resize((size, size), Image.Resampling.LANCZOS)
+                classes = mask.resize((size, size), Image.Resampling.NEAREST)
+                members[f"{size}.png"] = encode_png_fast(np.asarray(small))
+                members[f"{size}.mask.png"] = encode_png_fast(np.asarray(classes))
+    return members
+
+
+def _row(row: Mapping[str, Any], source: str) -> dict[str, Any]:
+    left_out = ("key", "members", "sha256")
+    return {**{name: value for name, value in row.items() if name not in left_out}, "kept_by": source}
+
+
+def _reason(row: Mapping[str, Any], reviewed: bool) -> str:
+    return "discarded by review" if reviewed else "discarded by triage: " + "; ".join(row["triage"]["reasons"])

@@ -1,0 +1,65 @@
+"""Settings of the lesion mapping stage."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+VERSIONS = ("numpy", "scipy", "pillow")
+"""Distributions whose pinned version matters for the result."""
+
+
+class LesionMappedSettings(BaseModel):
+    """How a donor's lesion is placed and blended onto canvases."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    image_size: int = Field(256, ge=16, le=2048, description="side of a composite in px (sDDI masks are 256)")
+    padding: int = Field(
+        10,
+        ge=0,
+        le=256,
+        description="every lesion pixel keeps at least this distance in px (Euclidean) from skin's edge (published: 10)",
+    )
+    dilate: int = Field(
+        2,
+        ge=0,
+        le=20,
+        description="3x3 dilations of the lesion before it is blurred into a paste weight (published: 2)",
+    )
+    blur: float = Field(2.0, ge=0, le=20, description="Gaussian sigma in px of the paste weight (published: 2)")
+    scale: tuple[float, float] = Field(
+        (1.0, 1.0), description="range the lesion's scale is drawn from, uniformly (published: 1)"
+    )
+    rotation: tuple[float, float] = Field(
+        (0.0, 0.0), description="range the lesion's rotation is drawn from, uniformly, in degrees (published: 0)"
+    )
+    parts: Literal["all", "largest"] = Field(
+        "all", description="a lesion of several parts moves as one, or only its largest part does"
+    )
+    blending: Literal["alpha", "poisson"] = Field(
+        "alpha",
+        description="alpha: paste by blurred weight (published); poisson: gradient-domain, seamless at the edge",
+    )
+    lighting_match: bool = Field(
+        False,
+        description="first shift the lesion in CIELAB by the difference of the skin around it there and here (published: no)",
+    )
+    png: Literal["fast", "small"] = Field(
+        "fast", description="png encoder: fast (Up filter, run lengths) or small (zlib level 6)"
+    )
+
+    @field_validator("scale")
+    @classmethod
+    def _scale(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0.1 <= value[0] <= value[1] <= 10:
+            raise ValueError("scale is a range (low, high) with 0.1 <= low <= high <= 10")
+        return value
+
+    @field_validator("rotation")
+    @classmethod
+    def _rotation(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not -360 <= value[0] <= value[1] <= 360:
+            raise ValueError("rotation is a range (low, high) in degrees with -360 <= low <= high <= 360")
+        return value
