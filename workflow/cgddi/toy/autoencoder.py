@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from diffusers import AutoencoderKL
 
-CONSTANT = 8.0
+CONSTANT = 6.0
 """K: value of the constant channels, large beside signals in [-1, 1]."""
 
 
@@ -162,6 +162,37 @@ def _spread(conv: torch.nn.Conv2d, size: int) -> None:
             conv.weight[signal * size + part, signal * 4 + part] = 1.0
 
 
+def _hold_constants(model: AutoencoderKL) -> list[torch.utils.hooks.RemovableHandle]:
+    """Stop gradients that would move the constant channels, or let a convolution read them raw.
+
+    Raw constants are ten times the signal, so a small step on a weight that reads them is a large one.
+    """
+    narrow = [4 * signal + part for signal in range(3) for part in (2, 3)]
+    size = model.encoder.conv_norm_out.num_channels // model.encoder.conv_norm_out.num_groups
+    wide = [size * signal + part for signal in range(3) for part in (2, 3)]
+    handles = []
+
+    def hold(parameter: torch.Tensor, rows: list[int], columns: list[int]) -> None:
+        keep = torch.ones_like(parameter)
+        keep[rows] = 0.0
+        if keep.ndim > 1:
+            keep[:, columns] = 0.0
+        handles.append(parameter.register_hook(lambda gradient: gradient * keep))
+
+    for name, module in model.named_modules():
+        if not isinstance(module, torch.nn.Conv2d):
+            continue
+        late = name.startswith(("encoder.down_blocks.2", "encoder.mid_block"))
+        rows = wide if late else narrow
+        if name.endswith(("samplers.0.conv", "conv_shortcut")):
+            hold(module.weight, rows, narrow)
+            hold(module.bias, rows, [])
+        elif name.endswith("conv2") or name in ("encoder.conv_in", "decoder.conv_in"):
+            hold(module.weight, rows, [])
+            hold(module.bias, rows, [])
+    return handles
+
+
 def finetune(
     model: AutoencoderKL,
     images: torch.Tensor,
@@ -170,7 +201,7 @@ def finetune(
     generator: torch.Generator,
     *,
     batch_size: int = 16,
-    learning_rate: float = 1e-3,
+    learning_rate: float = 4e-4,
     noise: float = 0.05,
     anchor: float = 0.01,
     report: Callable[[int, float], None] | None = None,
@@ -185,8 +216,8 @@ def finetune(
     parameters = [p for name, p in model.named_parameters() if not name.startswith(("quant_conv", "post_quant_conv"))]
     reference = copy.deepcopy(model.encoder).requires_grad_(False)
     optimizer = torch.optim.AdamW(parameters, learning_rate, weight_decay=0.0, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps + 1, pct_start=min(0.1, 50 / (steps + 1)))
-    running = None
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps + 1, pct_start=min(0.2, 100 / (steps + 1)))
+    running, handles = None, _hold_constants(model)
     for step in range(1, steps + 1):
         pick = torch.randint(len(images), (batch_size,), generator=generator)
         x = to_signal(images[pick]).to(device)
@@ -206,6 +237,8 @@ def finetune(
         running = value if running is None else 0.95 * running + 0.05 * value
         if report and step % 100 == 0:
             report(step, -10.0 * torch.log10(torch.tensor(running / 4.0)).item())
+    for handle in handles:
+        handle.remove()
 
 
 @torch.no_grad()

@@ -1,0 +1,166 @@
+"""Rebuild the toy base model: ``cgddi toy-model --output config/toy/model``.
+
+Generic corpus -> tokenizer -> autoencoder (closed form, fine-tuned) -> latents -> U-Net and text encoder ->
+a diffusers folder of float16 safetensors with a recipe.json beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import platform
+import tempfile
+import time
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+
+from . import autoencoder, denoiser
+from .captions import vocabulary
+from .corpus import build_corpus
+from .figures import HELD_OUT_SEED, measure
+from .tokenizer import build_tokenizer
+
+CORPUS_SEED_OFFSET = 1_000_003
+AUTOENCODER_SEED_OFFSET = 5
+"""Added to the model's seed, these give the seeds of the two corpora."""
+AUTOENCODER_CORPUS = 4000
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def save_half(pipeline: StableDiffusionPipeline, folder: Path) -> None:
+    """Write a pipeline as float16 safetensors that load as float32 unless asked otherwise."""
+    models = (pipeline.vae, pipeline.unet, pipeline.text_encoder)
+    for model in models:
+        model.half()
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    for model in models:
+        model.float()
+    for path in [folder / "model_index.json", *folder.glob("*/config.json")]:
+        config = json.loads(path.read_text())
+        for key in ("_name_or_path", "dtype", "torch_dtype"):
+            config.pop(key, None)
+        if path.parent.name == "text_encoder":
+            config["dtype"] = "float32"
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="cgddi toy-model", description="Pretrain the toy base model on a generic procedural corpus.")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write (ordinary diffusers layout)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=6500, help="pretraining steps of U-Net and text encoder")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--autoencoder-steps", type=int, default=1200, help="fine-tuning steps of the autoencoder")
+    parser.add_argument("--autoencoder", type=Path, help="use this trained autoencoder folder instead of training one")
+    parser.add_argument("--corpus", type=int, default=30_000, help="photos in the corpus")
+    parser.add_argument("--figures", type=int, default=32, help="samples per measured figure; 0 skips measuring")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch, and processes that draw the corpus")
+    return parser
+
+
+def _train_autoencoder(args: argparse.Namespace, log) -> AutoencoderKL:
+    """The autoencoder on a small corpus of its own, or the ready one that ``--autoencoder`` names."""
+    if args.autoencoder:
+        return AutoencoderKL.from_pretrained(args.autoencoder).float().to(args.device).eval()
+    corpus = build_corpus(min(AUTOENCODER_CORPUS, args.corpus), args.seed + AUTOENCODER_SEED_OFFSET, args.threads)
+    images, lesions = torch.from_numpy(corpus.images), torch.from_numpy(corpus.lesions)
+    torch.manual_seed(args.seed)
+    model = autoencoder.new_autoencoder()
+    autoencoder.closed_form(model, autoencoder.to_signal(images[:512]))
+    model.to(args.device)
+    log(f"autoencoder, closed form: {autoencoder.reconstruction_psnr(model, images[-256:]):.2f} dB")
+    generator = torch.Generator().manual_seed(args.seed + 1)
+    autoencoder.finetune(model, images, lesions, args.autoencoder_steps, generator, report=lambda step, psnr: log(f"autoencoder {step}: {psnr:.2f} dB"))
+    autoencoder.standardise(model, images[:1024])
+    return model.eval()
+
+
+def build(args: argparse.Namespace) -> dict:
+    """Build the model as ``args`` (see ``--help``) say, write it to ``args.output`` and return its recipe."""
+    start = time.time()
+
+    def log(message: str) -> None:
+        print(f"[{time.time() - start:7.1f} s] {message}", flush=True)
+
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    corpus = build_corpus(args.corpus, args.seed + CORPUS_SEED_OFFSET, args.threads)
+    images, lesions = torch.from_numpy(corpus.images), torch.from_numpy(corpus.lesions)
+    log(f"corpus of {len(corpus)} photos")
+    vae = _train_autoencoder(args, log)
+    latents = autoencoder.encode_all(vae, images)
+    weights = torch.nn.functional.avg_pool2d(lesions[:, None].float(), 4)
+    held_out = torch.from_numpy(build_corpus(256, HELD_OUT_SEED).images)
+    psnr = autoencoder.reconstruction_psnr(vae, held_out)
+    log(f"autoencoder: {psnr:.2f} dB on held-out photos; latents ready")
+
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer = build_tokenizer(vocabulary(), Path(folder))
+    tokens = denoiser.tokenise(tokenizer, corpus.captions)
+    torch.manual_seed(args.seed)
+    text_encoder, unet = denoiser.new_text_encoder(tokenizer).to(args.device), denoiser.new_unet().to(args.device)
+    settings = denoiser.Settings(steps=args.steps, batch_size=args.batch_size, warmup=min(100, args.steps))
+
+    def assemble(unet, text_encoder) -> StableDiffusionPipeline:
+        parts = {"vae": vae, "text_encoder": text_encoder, "tokenizer": tokenizer, "unet": unet, "scheduler": denoiser.new_scheduler()}
+        return StableDiffusionPipeline(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+
+    denoiser.train(
+        unet,
+        text_encoder,
+        denoiser.new_scheduler(),
+        latents,
+        weights,
+        tokens,
+        denoiser.tokenise(tokenizer, [""])[0],
+        settings,
+        torch.Generator().manual_seed(args.seed + 2),
+        report=lambda step, loss: log(f"pretraining {step}/{args.steps}: loss {loss:.4f}"),
+        snapshot=lambda *models: save_half(assemble(*models), args.output),
+    )
+    save_half(assemble(unet, text_encoder), args.output)
+    build_tokenizer(vocabulary(), args.output / "tokenizer")  # vocab.json and merges.txt too, for tools that read those
+    figures: dict[str, object] = {"autoencoder_psnr_db": round(psnr, 2)}
+    if args.figures:
+        pipeline = StableDiffusionPipeline.from_pretrained(args.output, torch_dtype=torch.float32).to(args.device)
+        figures.update(measure(pipeline, args.figures))
+        log(f"figures: {json.dumps(figures)}")
+    recipe = {
+        "what": "toy base model: Stable-Diffusion-shaped, 64 px, pretrained on a generic procedural corpus without any toy disease",
+        "command": "cgddi toy-model",
+        "seed": args.seed,
+        "corpus": args.corpus,
+        "autoencoder_steps": args.autoencoder_steps,
+        "pretraining": asdict(settings),
+        "device": args.device,
+        "threads": args.threads,
+        "minutes": round((time.time() - start) / 60, 1),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("torch", "diffusers", "transformers", "numpy", "scipy")}},
+        "sha256": {str(path.relative_to(args.output)): sha256(path) for path in sorted(args.output.rglob("*.safetensors"))},
+        "figures": figures,
+    }
+    (args.output / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n")
+    return recipe
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line of ``cgddi toy-model``; returns the exit status."""
+    args = _parser().parse_args(argv)
+    if min(args.steps, args.corpus, args.batch_size, args.threads) < 1 or args.autoencoder_steps < 0 or args.figures < 0:
+        _parser().error("counts must be positive")
+    build(args)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
