@@ -33,7 +33,7 @@ wildcard_constraints:
     concept=r"[a-z0-9-]+",
     split=safe_pattern(PLAN.config.splits),
     scope=safe_pattern(PLAN.scopes),
-    regime=safe_pattern(PLAN.config.runs.regimes),
+    regime=safe_pattern(PLAN.regimes),
     method=safe_pattern(PLAN.config.runs.methods),
     run_seed=r"\d+",
     kind="quality|tone|memorisation",

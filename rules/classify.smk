@@ -4,16 +4,19 @@
 # Out: classify/<split>/<regime>/<method>/<seed>/predictions.csv, weights.safetensors, record.json
 
 
+def initial_weights(wildcards):
+    """Weights a regime starts from: none, or those of another regime with the same split, method and seed."""
+    start = PLAN.config.regime(wildcards.regime).init
+    return expand(rules.classify.output.weights, **{**wildcards, "regime": start}) if start else []
+
+
 rule classify:
     message:
         "{wildcards.method} on {wildcards.regime}, split {wildcards.split}, seed {wildcards.run_seed}"
     input:
         index=rules.index.output.table,
         leakage=rules.leakage.output.report,
-        init=lambda w: [
-            f"{R}/classify/{w.split}/{regime}/{w.method}/{w.run_seed}/weights.safetensors"
-            for regime in PLAN.init_regime(w.regime)
-        ],
+        init=initial_weights,
     output:
         predictions=f"{R}/classify/{{split}}/{{regime}}/{{method}}/{{run_seed}}/predictions.csv",
         weights=f"{R}/classify/{{split}}/{{regime}}/{{method}}/{{run_seed}}/weights.safetensors",
@@ -21,6 +24,7 @@ rule classify:
     params:
         spec=lambda w: PLAN.classify_spec(w.split, w.regime, w.method, int(w.run_seed)),
         folder=subpath(output.weights, parent=True),
+        init=lambda w, input: option("--init", input.init),
     log:
         text=f"{R}/logs/classify/{{split}}/{{regime}}/{{method}}/{{run_seed}}.log",
         metrics=f"{R}/logs/classify/{{split}}/{{regime}}/{{method}}/{{run_seed}}.metrics.jsonl",
@@ -39,7 +43,7 @@ rule classify:
             --spec {params.spec:q} \
             --index {input.index:q} \
             --leakage {input.leakage:q} \
-            --init {input.init:q} \
+            {params.init} \
             --output-dir {params.folder:q} \
             --metrics {log.metrics:q} \
             --threads {threads} 2> {log.text:q}

@@ -46,6 +46,11 @@ def split_of(scope, cohort):
     return [] if scope == "all" else [f"{R}/splits/{scope}/{cohort}.csv"]
 
 
+def option(name, files):
+    """`--name FILE` when there is a file, nothing otherwise."""
+    return f"{name} {shlex.quote(str(files[0]))}" if files else ""
+
+
 def scope_of(split):
     """The scope whose generators serve a split."""
     return "all" if PLAN.config.generator_scope == "all" else split

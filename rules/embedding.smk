@@ -8,7 +8,7 @@ rule embedding:
     message:
         "token of {wildcards.concept} ({wildcards.scope})"
     input:
-        photos=lambda w: photo_archives(PLAN.training[w.scope, w.concept]),
+        photos=lambda w: photo_archives(PLAN.generator_photos("embedding", w.scope, w.concept)),
     output:
         weights=f"{R}/embedding/{{scope}}/{{concept}}/learned_embeds.safetensors",
         record=f"{R}/embedding/{{scope}}/{{concept}}/record.json",

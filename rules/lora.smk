@@ -21,6 +21,7 @@ rule lora:
     params:
         spec=lambda w: PLAN.generator_spec("lora", w.scope, w.concept),
         folder=subpath(output.weights, parent=True),
+        split=lambda w, input: option("--split", input.split),
         state=f"{R}/.state/lora/{{scope}}/{{concept}}",
     log:
         text=f"{R}/logs/lora/{{scope}}/{{concept}}.log",
@@ -40,7 +41,7 @@ rule lora:
             --spec {params.spec:q} \
             --photos {input.photos:q} \
             --canvases {input.canvases:q} \
-            --split {input.split:q} \
+            {params.split} \
             --embedding {input.embedding:q} \
             --output-dir {params.folder:q} \
             --state {params.state:q} \

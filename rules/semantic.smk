@@ -16,6 +16,7 @@ rule semantic:
         multiext(f"{R}/semantic/{{scope}}/{{canvas_cohort}}/{{concept}}", tar=".tar", manifest=".jsonl", record=".json"),
     params:
         spec=lambda w: PLAN.semantic_spec(w.scope, w.canvas_cohort, w.concept),
+        split=lambda w, input: option("--split", input.split),
         state=f"{R}/.state/semantic/{{scope}}/{{canvas_cohort}}/{{concept}}",
     log:
         text=f"{R}/logs/semantic/{{scope}}/{{canvas_cohort}}/{{concept}}.log",
@@ -34,7 +35,7 @@ rule semantic:
         {CGDDI} semantic \
             --spec {params.spec:q} \
             --canvases {input.canvases:q} \
-            --split {input.split:q} \
+            {params.split} \
             --embedding {input.embedding:q} \
             --lora {input.lora:q} \
             --output {output.tar:q} \

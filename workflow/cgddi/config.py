@@ -12,12 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from cgddi.audit.settings import AuditSettings
 from cgddi.canvases.settings import CanvasesSettings
-from cgddi.classify.settings import ClassifySettings
+from cgddi.classify.settings import METHODS, REGIMES, ClassifySettings, Regime
 from cgddi.embedding.settings import EmbeddingSettings
 from cgddi.errors import InvalidInput, Problem
 from cgddi.export.settings import ExportSettings
 from cgddi.fairness.settings import FairnessSettings
 from cgddi.healthy.settings import HealthySettings
+from cgddi.index.settings import IndexSettings
 from cgddi.lora.settings import LoraSettings
 from cgddi.mapping.settings import LesionMappedSettings
 from cgddi.masks.settings import MasksSettings
@@ -114,8 +115,10 @@ class Config(Section):
     embedding: EmbeddingSettings = EmbeddingSettings()
     lora: LoraSettings = LoraSettings()
     semantic: SemanticSettings = SemanticSettings()
+    index: IndexSettings = IndexSettings()
     audit: AuditSettings = AuditSettings()
     runs: Runs = Runs()
+    regimes: dict[str, Regime] = Field({}, description="regimes of your own, by name, beside the built-in ones")
     classify: ClassifySettings = ClassifySettings()
     fairness: FairnessSettings = FairnessSettings()
     report: ReportSettings = ReportSettings()
@@ -138,11 +141,24 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _runs_known(self) -> Config:
-        for key in ("methods", "regimes"):
-            for name in getattr(self.runs, key):
-                if not SAFE_NAME.fullmatch(name):
-                    raise ValueError(f"runs.{key}: {name!r} is no safe name")
+        known = {**REGIMES, **self.regimes}
+        for name in self.runs.methods:
+            if name not in METHODS:
+                raise ValueError(f"runs.methods: {name!r} is none of {', '.join(METHODS)}")
+        for name in self.runs.regimes:
+            if name not in known:
+                raise ValueError(f"runs.regimes: {name!r} is none of {', '.join(known)}")
+            init = known[name].init
+            if init is not None and init not in known:
+                raise ValueError(f"regimes.{name}.init: {init!r} is none of {', '.join(known)}")
+        for name, regime in self.regimes.items():
+            if regime.name != name:
+                raise ValueError(f"regimes.{name}: its name is {regime.name!r}; give both the same")
         return self
+
+    def regime(self, name: str) -> Regime:
+        """A regime by name: one of the config's own, or a built-in one."""
+        return self.regimes.get(name) or REGIMES[name]
 
 
 def parse_config(values: Mapping[str, Any], source: str = "config") -> Config:

@@ -289,13 +289,19 @@ class Plan:
         """Spec of a lesion_mapped job."""
         return self.spec("lesion_mapped", donor=donor, canvas_cohort=cohort)
 
+    def generator_photos(self, stage: str, scope: str, concept: str) -> list[Photo]:
+        """Photos an embedding or lora job trains on: the concept's, or the whole scope's (`embedding.images: all`)."""
+        if stage == "embedding" and self.config.embedding.images == "all":
+            return [p for (other, _), photos in self.training.items() if other == scope for p in photos]
+        return self.training[scope, concept]
+
     def generator_spec(self, stage: str, scope: str, concept: str) -> str:
         """Spec of an embedding or lora job."""
         return self.spec(
             stage,
             scope=scope,
             concept=self._concept(concept),
-            images=[p.image_id for p in self.training[scope, concept]],
+            images=[p.image_id for p in self.generator_photos(stage, scope, concept)],
             model=model_spec(self.config.models.base),
         )
 
@@ -313,6 +319,22 @@ class Plan:
     def _concept(self, slug: str) -> dict[str, str]:
         concept = self.concepts[slug]
         return {"slug": concept.slug, "name": concept.name, "token": concept.token}
+
+    # ---- classifiers -------------------------------------------------------------------------------
+
+    @cached_property
+    def regimes(self) -> list[str]:
+        """Regimes that are trained: those of `runs.regimes`, and those they start from."""
+        found = dict.fromkeys(self.config.runs.regimes)
+        for name in self.config.runs.regimes:
+            while (name := self.config.regime(name).init) is not None:
+                found[name] = None
+        return list(found)
+
+    def classify_spec(self, split: str, regime: str, method: str, run_seed: int) -> str:
+        """Spec of a classify job."""
+        chosen = self.config.regime(regime).model_dump(mode="json")
+        return self.spec("classify", split=split, regime=chosen, method=method, run_seed=run_seed)
 
     # ---- splits ------------------------------------------------------------------------------------
 

@@ -1,0 +1,71 @@
+"""A configuration at the paper's scale: DDI's shape, with tiny invented photos and masks of the true formats."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def snakemake(folder: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
+    """Run this project's workflow in a working directory."""
+    command = [sys.executable, "-m", "snakemake", "--directory", str(folder), "-s", str(ROOT / "Snakefile"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    if check and done.returncode:
+        raise AssertionError(f"{' '.join(arguments)} failed:\n{done.stdout[-6000:]}\n{done.stderr[-6000:]}")
+    return done
+
+
+def cgddi(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """Run one `cgddi` command in a working directory."""
+    done = subprocess.run([sys.executable, "-m", "cgddi.cli", *arguments], capture_output=True, text=True, cwd=folder)
+    if done.returncode:
+        raise AssertionError(f"cgddi {' '.join(arguments)} failed:\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+def paper_scale(folder: Path) -> Path:
+    """Write a DDI-shaped data set, ingest it, and return a config: the shipped one, reading this sheet."""
+    from tests.ingest.ddi_shaped import write_ddi_shaped
+
+    write_ddi_shaped(folder / "ddi", photos=True)
+    cgddi(
+        folder,
+        *("ingest", "ddi", "--metadata", "ddi/ddi_metadata.csv", "--images", "ddi/images", "--masks", "ddi/masks"),
+        *("--output", "images.csv"),
+    )
+    config = yaml.safe_load((ROOT / "config" / "config.yaml").read_text()) | {"images": "images.csv"}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder / "config.yaml"
+
+
+def outputs(folder: Path, config: Path) -> list[Path]:
+    """Every file the workflow would make."""
+    table = snakemake(folder, "--configfile", str(config), "--summary").stdout.splitlines()
+    return [folder / line.split("\t")[0] for line in table[1:] if "\t" in line]
+
+
+def finish(folder: Path, config: Path) -> None:
+    """Leave the workflow as finished without running it: empty outputs, and Snakemake's own records of them."""
+    for path in outputs(folder, config):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    snakemake(folder, "--configfile", str(config), "--touch", "--cores", "1", "-q")
+
+
+def add_disease(folder: Path) -> None:
+    """Append three masked photos of a disease to the sheet, as a cohort of their own."""
+    with open(folder / "images.csv", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    masked = [row for row in rows if row["mask"]][:3]
+    for number, row in enumerate(masked):
+        rows.append(row | {"image_id": f"new{number}", "cohort": "ddi-2", "disease": "acne-cystic", "group": ""})
+    with open(folder / "images.csv", "w", newline="") as handle:
+        writer = csv.DictWriter(handle, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
