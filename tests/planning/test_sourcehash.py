@@ -16,7 +16,9 @@ def package(tmp_path, monkeypatch):
     (root / "b").mkdir()
     (root / "shared.py").write_text(CODE)
     for name in "ab":
-        (root / name / "command.py").write_text(f"def main():\n    from cgddi.shared import f\n    return f({name!r})\n")
+        (root / name / "command.py").write_text(
+            f"def main():\n    from cgddi.shared import f\n    return f({name!r})\n"
+        )
     (root / "a" / "command.py").write_text("import json\n\n\ndef main():\n    return json\n")
     monkeypatch.setattr(module, "PACKAGE", root)
 
@@ -33,7 +35,9 @@ def package(tmp_path, monkeypatch):
 def test_comments_docstrings_and_layout_do_not_count(package):
     root, digest = package
     before = digest("b")
-    (root / "shared.py").write_text('"""Other."""\n# a comment\ndef f(x):\n    """Longer\n    text."""\n\n    return (x + 1)\n')
+    (root / "shared.py").write_text(
+        '"""Other."""\n# a comment\ndef f(x):\n    """Longer\n    text."""\n\n    return (x + 1)\n'
+    )
     assert digest("b") == before
 
 
@@ -45,7 +49,21 @@ def test_code_counts_also_behind_a_lazy_import_and_only_where_imported(package):
     assert digest("a") == a
 
 
+def test_relative_imports_are_followed(package):
+    root, digest = package
+    (root / "a" / "command.py").write_text("from .part import g\nfrom ..shared import f\n")
+    (root / "a" / "part.py").write_text("g = 1\n")
+    before = digest("a")
+    (root / "a" / "part.py").write_text("g = 2\n")
+    changed = digest("a")
+    (root / "shared.py").write_text(CODE.replace("+ 1", "+ 2"))
+    assert len({before, changed, digest("a")}) == 3
+
+
 def test_planning_imports_nothing_heavy():
-    code = "import cgddi.plan, sys; print([m for m in ('torch','diffusers','pandas','skimage','sklearn','PIL') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": "workflow"})
+    heavy = ("torch", "diffusers", "pandas", "skimage", "sklearn", "PIL")
+    code = f"import cgddi.plan, sys; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": "workflow"}
+    )
     assert done.stdout.strip() == "[]"

@@ -54,7 +54,11 @@ def test_stratified_keeps_shares_of_tone_and_malignancy():
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 2), st.booleans(), st.integers(0, 20)), min_size=1, max_size=80))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 8), st.integers(0, 2), st.booleans(), st.integers(0, 20)), min_size=1, max_size=80
+    )
+)
 def test_groups_stay_together_and_no_concept_loses_its_last_photo(rows):
     photos = [photo(i, f"c{c}", TONES[t], m, f"g{g}") for i, (c, t, m, g) in enumerate(rows)]
     drawn = draw_stratified(photos, 0.4, 7, "test")
@@ -92,7 +96,9 @@ def test_out_of_tone_and_cross_cohort():
     photos = many(60)
     roles = assign(photos, "development", SplitSettings(method="out_of_tone", test_tones=("dark",)))
     assert all((roles[p.image_id] == "test") == (p.skin_tone == "dark") for p in photos)
-    assert set(assign(photos, "development", SplitSettings(method="cohorts", test_cohorts=("ddi",))).values()) == {"test"}
+    assert set(assign(photos, "development", SplitSettings(method="cohorts", test_cohorts=("ddi",))).values()) == {
+        "test"
+    }
 
 
 def test_gaps_name_what_the_test_lacks():

@@ -1,0 +1,81 @@
+"""The plan of the shipped DDI configuration on a DDI-shaped sheet."""
+
+import pytest
+import yaml
+
+from tests.workflow.dryrun import counts
+from tests.workflow.paper_scale import paper_scale, snakemake
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("paper")
+    return folder, paper_scale(folder)
+
+
+def test_job_counts(world):
+    folder, config = world
+    found = counts(folder, "--configfile", str(config))
+    assert found == {
+        "masks": 67,
+        "healthy": 52,
+        "review": 1,
+        "canvases": 1,
+        "lesion_mapped": 334,
+        "embedding": 65,
+        "lora": 65,
+        "semantic": 34,
+        "split": 1,
+        "index": 1,
+        "leakage": 1,
+        "audit": 3,
+        "classify": 45,
+        "fairness": 1,
+        "report": 1,
+    }
+    assert sum(found.values()) <= 800
+
+
+def test_paper_preset_plans_all_concepts_too(world):
+    folder, config = world
+    from tests.workflow.paper_scale import ROOT
+
+    paper = yaml.safe_load((ROOT / "config/paper/config.yaml").read_text()) | {"images": "images.csv"}
+    (folder / "paper.yaml").write_text(yaml.safe_dump(paper))
+    found = counts(folder, "--configfile", "paper.yaml")
+    assert (found["embedding"], found["lora"], found["semantic"]) == (65, 65, 40)
+
+
+def test_one_image_per_job(world):
+    folder, config = world
+    found = counts(folder, "--configfile", str(config), "--config", "images_per_job=1")
+    assert (found["masks"], found["healthy"]) == (656, 334)
+
+
+def test_one_disease_for_a_smoke_test(world):
+    folder, config = world
+    found = counts(folder, "--configfile", str(config), "--config", 'only_concepts=["melanoma"]')
+    assert (found["embedding"], found["lora"]) == (1, 1)
+    assert found["lesion_mapped"] < 40
+
+
+def test_unknown_keys_and_bad_values_are_reported_together_without_traceback(world):
+    folder, config = world
+    values = yaml.safe_load(config.read_text())
+    values["lora"]["rnak"] = 4
+    values["seed"] = "x"
+    (folder / "bad.yaml").write_text(yaml.safe_dump(values))
+    done = snakemake(folder, "-n", "--configfile", "bad.yaml", check=False)
+    text = done.stdout + done.stderr
+    assert done.returncode and "lora.rnak" in text and "seed" in text and "2 problem(s)" in text
+    assert "Traceback" not in text
+
+
+def test_bad_sheet_rows_stop_the_plan(world):
+    folder, config = world
+    lines = (folder / "images.csv").read_text().splitlines()
+    lines[3] = lines[3].replace(",ddi,", ",DDI;rm -rf,")
+    (folder / "bad.csv").write_text("\n".join(lines) + "\n")
+    done = snakemake(folder, "-n", "--configfile", str(config), "--config", "images=bad.csv", check=False)
+    text = done.stdout + done.stderr
+    assert done.returncode and "row 4" in text and "cohort" in text and "Traceback" not in text
