@@ -1,0 +1,148 @@
+"""Adapter files in diffusers' format: written so that plain `load_lora_weights` gives our pictures, read in all their dialects."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from cgddi.diffusion.lora_layers import StackedLoRA, inject, remove
+from cgddi.diffusion.weights import read_tensors, write_tensors
+from cgddi.errors import UserError
+
+FILE = "pytorch_lora_weights.safetensors"
+
+_PART = re.compile(
+    r"(?P<layer>.+?)(?:\.processor\.(?P<old>to_[qkv]|to_out)_lora|\.lora|\.lora_(?P<ab>[AB])(?:\.default)?)"
+    r"(?:\.(?P<way>down|up))?\.weight"
+)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA of the denoiser, ready to apply: W + up @ down.
+
+    Args:
+        down: layer name -> (r, in[, kh, kw]).
+        up: layer name -> (out, r[, 1, 1]); alpha / r is multiplied in.
+        others: tensors for other parts (text encoder) or of other kinds (DoRA), by their name in the file.
+        metadata: the file's header.
+    """
+
+    down: Mapping[str, torch.Tensor]
+    up: Mapping[str, torch.Tensor]
+    others: Mapping[str, torch.Tensor]
+    metadata: Mapping[str, str]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a LoRA of the denoiser and nothing else."""
+        return not self.others
+
+
+def export(layers: Mapping[str, StackedLoRA], which: int = 0) -> dict[str, torch.Tensor]:
+    """Tensors of adapter `which` in diffusers' names; its scale is multiplied into B, so that every reader's alpha = r is right."""
+    tensors = {}
+    for name, layer in layers.items():
+        tensors[f"unet.{name}.lora_A.weight"] = layer.down[which].detach().float().contiguous()
+        tensors[f"unet.{name}.lora_B.weight"] = (layer.up[which].detach().float() * layer.scale).contiguous()
+    return tensors
+
+
+def write_adapter(path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
+    """Write `pytorch_lora_weights.safetensors` with text facts in its header."""
+    write_tensors(path, tensors, metadata)
+
+
+def read_adapter(path: str | Path) -> Adapter:
+    """Read an adapter file: today's peft names, diffusers' older `.lora.down` and `processor.to_q_lora`, doubled `unet.unet.`.
+
+    Raises:
+        UserError: not safetensors, or no LoRA of a denoiser in it.
+    """
+    tensors, metadata = read_tensors(path)
+    down, up, others, alphas = {}, {}, {}, {}
+    for name, value in tensors.items():
+        inner = name
+        while inner.startswith("unet."):
+            inner = inner[len("unet.") :]
+        if name == inner and name.startswith(("text_encoder", "lora_")):
+            others[name] = value
+        elif inner.endswith(".alpha"):
+            alphas[inner[: -len(".alpha")]] = float(value)
+        elif (match := _PART.fullmatch(inner)) and (match["ab"] or match["way"]):
+            layer = match["layer"] + (f".{'to_out.0' if match['old'] == 'to_out' else match['old']}" if match["old"] else "")
+            (down if "A" in (match["ab"] or "") or match["way"] == "down" else up)[layer] = value
+        else:
+            others[name] = value
+    if not down or set(down) != set(up):
+        raise UserError(f"{path}: holds no LoRA of a UNet (or half of one). Name a pytorch_lora_weights.safetensors.")
+    scaled = {layer: value * (alphas[layer] / down[layer].shape[0]) if layer in alphas else value for layer, value in up.items()}
+    return Adapter(down, scaled, others, metadata)
+
+
+class Applied:
+    """An adapter on a denoiser: fused into the weights, or beside them; swapped and taken off without reloading anything.
+
+    In float32 the product is added to the weights (no cost per step); originals are kept and put back bit for bit. In half precision
+    a small product would be lost in rounding, so it stays beside the layer.
+
+    Args:
+        unet: the denoiser.
+        adapter: a plain adapter.
+        fuse: None decides by the weights' type.
+
+    Raises:
+        UserError: the adapter names layers that this model has not.
+    """
+
+    def __init__(self, unet: nn.Module, adapter: Adapter, fuse: bool | None = None):
+        self.unet = unet
+        weight = next(unet.parameters())
+        self.fuse = weight.dtype == torch.float32 if fuse is None else fuse
+        modules = dict(unet.named_modules())
+        missing = [name for name in adapter.down if name not in modules]
+        wrong = [n for n in adapter.down if n in modules and modules[n].weight.shape[1] != adapter.down[n].shape[1]]
+        if missing or wrong:
+            raise UserError(f"adapter does not fit this base model: layer {(missing or wrong)[0]}. Trained on another model?")
+        self._originals: dict[str, torch.Tensor] = {}
+        self._layers: dict[str, StackedLoRA] = {}
+        if self.fuse:
+            for name in adapter.down:
+                layer = modules[name]
+                self._originals[name] = layer.weight.data
+                layer.weight.data = layer.weight.data + _product(adapter, name, weight.device).to(weight.dtype)
+        else:
+            for name in adapter.down:
+                rank = adapter.down[name].shape[0]
+                self._layers |= inject(unet, [name], 1, rank, 1.0)
+            self.swap(adapter)
+
+    def swap(self, adapter: Adapter) -> None:
+        """Put another adapter of the same layers and rank in its place."""
+        if self.fuse:
+            modules = dict(self.unet.named_modules())
+            for name, original in self._originals.items():
+                delta = _product(adapter, name, original.device).to(original.dtype)
+                modules[name].weight.data.copy_(original + delta)
+        else:
+            for name, layer in self._layers.items():
+                layer.down.data[0].copy_(adapter.down[name])
+                layer.up.data[0].copy_(adapter.up[name])
+                layer.requires_grad_(False)
+
+    def remove(self) -> None:
+        """Take the adapter off; the denoiser is as it was."""
+        modules = dict(self.unet.named_modules())
+        for name, original in self._originals.items():
+            modules[name].weight.data = original
+        remove(self.unet, self._layers)
+
+
+def _product(adapter: Adapter, name: str, device: torch.device) -> torch.Tensor:
+    down, up = adapter.down[name].float().to(device), adapter.up[name].float().to(device)
+    return (up.flatten(1) @ down.flatten(1)).reshape(up.shape[0], *down.shape[1:])

@@ -1,0 +1,263 @@
+"""One small interface to a latent-diffusion base model. The loops use this and know nothing of the family behind it.
+
+A flow-matching DiT joins by giving its own `Backbone`: another noise rule, denoiser and text encoding, the same methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cgddi.diffusion import models, tokens
+from cgddi.diffusion.schedule import NoiseRule
+from cgddi.errors import UserError
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Encoded prompts.
+
+    Args:
+        embeds: (n, length, D) for cross-attention.
+        pooled: (n, P) where the denoiser asks for it (SDXL), else None.
+    """
+
+    embeds: torch.Tensor
+    pooled: torch.Tensor | None = None
+
+    def __getitem__(self, index) -> Prompts:
+        return Prompts(self.embeds[index], None if self.pooled is None else self.pooled[index])
+
+    def to(self, *args, **options) -> Prompts:
+        """Both tensors moved or cast."""
+        return Prompts(self.embeds.to(*args, **options), None if self.pooled is None else self.pooled.to(*args, **options))
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """By name, for storing."""
+        return {"embeds": self.embeds} | ({} if self.pooled is None else {"pooled": self.pooled})
+
+    @staticmethod
+    def cat(parts: Sequence[Prompts]) -> Prompts:
+        """Joined along the first dimension."""
+        pooled = None if parts[0].pooled is None else torch.cat([p.pooled for p in parts])
+        return Prompts(torch.cat([p.embeds for p in parts]), pooled)
+
+
+class Backbone:
+    """A frozen Stable Diffusion model: encode images and prompts, noise rule, denoise, decode, tokens, LoRA targets.
+
+    Args:
+        folder: the model in diffusers layout.
+        device: where it runs.
+        dtype: of the denoiser and autoencoder; text encoders stay float32 (they are small, and tokens are trained through them).
+        variant: weights variant.
+    """
+
+    family = "sd"
+    encoders = (("tokenizer", "text_encoder"),)
+    attention_targets = ("to_q", "to_k", "to_v", "to_out.0")
+
+    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype = torch.float32, variant: str | None = None):
+        from diffusers import AutoencoderKL, UNet2DConditionModel
+
+        self.folder, self.device, self.dtype, self.variant = folder, torch.device(device), dtype, variant
+        self.index = models.model_index(folder)
+        self.digests = models.component_digests(folder, variant)
+        self.digest = models.combined(self.digests)
+        options: dict[str, Any] = {"use_safetensors": True, "variant": variant, "local_files_only": True}
+        self.unet = self._component("unet", UNet2DConditionModel, torch_dtype=dtype, **options)
+        self.vae = self._component("vae", AutoencoderKL, torch_dtype=self.vae_dtype(), **options)
+        self.tokenizers, self.text_encoders = [], []
+        for tokenizer, encoder in self.encoders:
+            self.tokenizers.append(self._tokenizer(tokenizer))
+            self.text_encoders.append(self._text_encoder(encoder, dtype=torch.float32, **options))
+        self.scheduler_config = self._scheduler_config()
+        self.rule = NoiseRule(self.scheduler_config, self.device)
+        for module in (self.unet, self.vae, *self.text_encoders):
+            module.requires_grad_(False).eval().to(self.device)
+        self.tokens: dict[str, int] = {}
+        self._token_facts: dict[str, str] = {}
+        if self.unet.config.in_channels != self.vae.config.latent_channels:
+            raise UserError(
+                f"{folder}: the UNet takes {self.unet.config.in_channels} channels, the autoencoder gives "
+                f"{self.vae.config.latent_channels}: an inpainting model? Name the text-to-image base model."
+            )
+
+    # -- loading --------------------------------------------------------------------------------------------------------------
+    def vae_dtype(self) -> torch.dtype:
+        """Type of the autoencoder: the denoiser's, except float16, in which some decoders overflow."""
+        return torch.float32 if self.dtype == torch.float16 else self.dtype
+
+    def _component(self, part: str, cls, **options):
+        try:
+            return cls.from_pretrained(self.folder, subfolder=part, **options)
+        except (OSError, ValueError, EnvironmentError) as error:
+            raise UserError(
+                f"{self.folder}/{part}: cannot be loaded ({str(error).splitlines()[0]}). Weights must be .safetensors "
+                f"(variant {self.variant}); fetch that form of the model or convert it once."
+            ) from error
+
+    def _tokenizer(self, part: str):
+        from transformers import CLIPTokenizer
+
+        return CLIPTokenizer.from_pretrained(self.folder / part)
+
+    def _text_encoder(self, part: str, **options):
+        from transformers import CLIPTextModel
+
+        return self._component(part, CLIPTextModel, **options)
+
+    def _scheduler_config(self) -> dict[str, Any]:
+        import json
+
+        return json.loads((self.folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+
+    # -- images ---------------------------------------------------------------------------------------------------------------
+    @property
+    def factor(self) -> int:
+        """Pixels per latent cell along one side."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    def latent_shape(self, size: int) -> tuple[int, int, int]:
+        """(C, h, w) of the latents of a square image of `size` px.
+
+        Raises:
+            UserError: the UNet cannot halve that size often enough.
+        """
+        step = self.factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        if size % step:
+            raise UserError(f"image_size {size} is not a multiple of {step}, which this base model needs.")
+        return self.vae.config.latent_channels, size // self.factor, size // self.factor
+
+    @torch.no_grad()
+    def encode_images(self, pixels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Posterior mean and standard deviation of the latents, not scaled.
+
+        Args:
+            pixels: (B, H, W, 3) uint8 RGB.
+
+        Returns:
+            Two (B, C, h, w) float32 tensors on the CPU; a draw is `scale_latents(mean + std * noise)`.
+        """
+        values = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        posterior = self.vae.encode(values.to(self.vae.dtype)).latent_dist
+        return posterior.mean.float().cpu(), posterior.std.float().cpu()
+
+    def scale_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        """Autoencoder latents in the denoiser's units."""
+        return latents * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Denoiser latents (B, C, h, w) -> pixels (B, H, W, 3) uint8 on the device; not-a-number becomes 0 (see `sampling`)."""
+        image = self.vae.decode((latents / self.vae.config.scaling_factor).to(self.vae.dtype), return_dict=False)[0]
+        image = (image.float() / 2 + 0.5).clamp(0, 1).nan_to_num(0.0)
+        return (image.permute(0, 2, 3, 1) * 255).round().to(torch.uint8)
+
+    # -- text -----------------------------------------------------------------------------------------------------------------
+    def tokenize(self, prompts: Sequence[str]) -> list[torch.Tensor]:
+        """Token ids (n, length) per text encoder, padded to its full length, on the device."""
+        texts = [tokens.expand(prompt, self.tokens) for prompt in prompts]
+        found = []
+        for tokenizer in self.tokenizers:
+            lengths = [len(ids) for ids in tokenizer(texts).input_ids]
+            if max(lengths) > tokenizer.model_max_length:
+                raise UserError(f"prompt {texts[int(np.argmax(lengths))]!r} is longer than {tokenizer.model_max_length} tokens.")
+            batch = tokenizer(
+                texts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
+            )
+            found.append(batch.input_ids.to(self.device))
+        return found
+
+    def encode_ids(self, ids: Sequence[torch.Tensor]) -> Prompts:
+        """Token ids from `tokenize` -> prompts; differentiable with respect to token rows and text-encoder adapters."""
+        encoder = self.text_encoders[0]
+        mask = None
+        if getattr(encoder.config, "use_attention_mask", False):
+            mask = (ids[0] != self.tokenizers[0].pad_token_id).long()
+        return Prompts(encoder(ids[0], attention_mask=mask)[0])
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str]) -> Prompts:
+        """Encode prompts one by one, so that each is what it is whatever stands beside it. Float32, on the device."""
+        return Prompts.cat([self.encode_ids(self.tokenize([prompt])) for prompt in prompts])
+
+    def empty_negative(self, negative: str) -> Prompts:
+        """The unconditional prompt of classifier-free guidance, (1, ...)."""
+        return self.encode_prompts([negative])
+
+    def prompt_facts(self, prompt: str) -> list[Any]:
+        """What the encoding of a prompt depends on, for the cache: encoders, tokens in it, text."""
+        used = {token: self._token_facts[token] for token in self.tokens if token in prompt}
+        parts = {part: digest for part, digest in self.digests.items() if part.startswith(("text", "tok"))}
+        return [self.family, parts, used, prompt, str(self.device.type)]
+
+    def add_token(self, token: str, rows: Sequence[torch.Tensor]) -> list[tokens.TokenRows]:
+        """Add a token of one or more vectors to every text encoder.
+
+        Args:
+            token: as written in prompts.
+            rows: per text encoder, (vectors, D).
+
+        Returns:
+            Per text encoder the module whose `rows` hold all added tokens, in the order they were added.
+        """
+        if len(rows) != len(self.text_encoders):
+            raise UserError(f"token {token}: made for {len(rows)} text encoder(s), this model has {len(self.text_encoders)}.")
+        from cgddi.artefacts import sha256
+
+        parts = zip(self.tokenizers, self.text_encoders, rows, strict=True)
+        made = [tokens.add_tokens(tokenizer, encoder, token, value) for tokenizer, encoder, value in parts]
+        self.tokens[token] = rows[0].shape[0]
+        self._token_facts[token] = sha256(b"".join(value.detach().cpu().float().numpy().tobytes() for value in rows))
+        return made
+
+    # -- denoising ------------------------------------------------------------------------------------------------------------
+    def conditions(self, prompts: Prompts, size: int) -> dict[str, torch.Tensor] | None:
+        """Further inputs of the denoiser for a batch (None here; SDXL: pooled text and image size)."""
+        return None
+
+    def denoise(self, noisy: torch.Tensor, steps: torch.Tensor, prompts: Prompts) -> torch.Tensor:
+        """The network's prediction, (B, C, h, w).
+
+        Args:
+            noisy: (B, C, h, w) latents x_t.
+            steps: (B,) or () integer timesteps.
+            prompts: B encoded prompts.
+        """
+        prompts = prompts.to(self.dtype)
+        extra = self.conditions(prompts, noisy.shape[-1] * self.factor)
+        out = self.unet(noisy.to(self.dtype), steps, prompts.embeds, added_cond_kwargs=extra, return_dict=False)[0]
+        return out
+
+
+def load(model: Mapping[str, Any], device: torch.device, precision: str = "auto") -> Backbone:
+    """Load a base model.
+
+    Args:
+        model: {"source", "revision", "variant"} (see `models.resolve`).
+        device: where it will run.
+        precision: "fp32", "bf16", "fp16", or "auto": bf16 on a GPU that has it, else fp32.
+
+    Raises:
+        UserError: no such model, or a family without a backbone here.
+    """
+    from cgddi.diffusion.families import FAMILIES
+
+    folder = models.resolve(model)
+    kind = models.model_index(folder).get("_class_name", "")
+    if kind not in FAMILIES:
+        raise UserError(f"{folder}: model class {kind!r} has no backbone here. Supported: {', '.join(sorted(FAMILIES))}.")
+    return FAMILIES[kind](folder, device, dtype_for(precision, device), model.get("variant"))
+
+
+def dtype_for(precision: str, device: torch.device) -> torch.dtype:
+    """The number type of a precision setting on a device."""
+    if precision == "auto":
+        precision = "bf16" if torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]

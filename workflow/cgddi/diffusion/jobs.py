@@ -1,0 +1,129 @@
+"""What the three stages share at run time: specs, settings, the frozen model, prompts with tones and suffixes, metrics files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from cgddi.artefacts import write_atomic
+from cgddi.diffusion.photos import Photo
+from cgddi.errors import UserError
+from cgddi.images import MARKER, RULER
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def settings_of(spec: Mapping[str, Any], model: type[Model]) -> Model:
+    """The job's settings, validated.
+
+    Raises:
+        UserError: an unknown key or a bad value.
+    """
+    try:
+        return model(**spec.get("settings", {}))
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']} (found {str(e.get('input'))[:60]!r})" for e in error.errors()]
+        raise UserError(f"settings of stage {spec.get('stage')}: " + "; ".join(lines) + ". Mend the config.") from error
+
+
+def need(spec: Mapping[str, Any], *keys: str) -> list[Any]:
+    """Values of a spec.
+
+    Raises:
+        UserError: one is missing.
+    """
+    missing = [key for key in keys if key not in spec]
+    if missing:
+        raise UserError(f"--spec: {', '.join(missing)} missing. The workflow writes specs; see `cgddi {spec.get('stage', '')} --help`.")
+    return [spec[key] for key in keys]
+
+
+def engine_options(parser: argparse.ArgumentParser) -> None:
+    """Options of every diffusion stage."""
+    parser.add_argument("--state", type=Path, help="folder of checkpoints, kept apart from results and cleared on success")
+    parser.add_argument("--cache", type=Path, help="folder of latents and text embeddings, shared by all jobs")
+    parser.add_argument("--metrics", type=Path, help="JSON lines file on what the job used (time, memory)")
+
+
+def suffix_of(photo: Photo, settings: Any) -> str:
+    """The caption suffix of a photo: ruler, marker or both, where its row or mask shows one."""
+    if not settings.suffixes:
+        return ""
+    ruler, marker = photo.row.get("has_ruler"), photo.row.get("has_marker")
+    if photo.mask is not None:
+        ruler = bool((photo.mask == RULER).any()) if ruler is None else ruler
+        marker = bool((photo.mask == MARKER).any()) if marker is None else marker
+    return (settings.ruler_suffix if ruler else "") + (settings.marker_suffix if marker else "")
+
+
+def fill_prompt(template: str, token: str, tone: str) -> str:
+    """A prompt template with {token} and {tone} filled in.
+
+    Raises:
+        UserError: it asks for something else.
+    """
+    try:
+        return template.format(token=token, tone=tone)
+    except (KeyError, IndexError, ValueError) as error:
+        raise UserError(f"prompt {template!r}: only {{token}} and {{tone}} can be filled in ({error}).") from error
+
+
+class PromptList:
+    """Prompts by number, each once."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def number(self, text: str) -> int:
+        """The number of a prompt, new or known."""
+        if text not in self.texts:
+            self.texts.append(text)
+        return self.texts.index(text)
+
+
+class MetricsFile:
+    """Live metrics of a run (JSON lines) in the state folder, and TensorBoard events beside it where tensorboard is installed."""
+
+    def __init__(self, folder: Path | None, name: str):
+        self.path = folder / f"{name}.metrics.jsonl" if folder else None
+        self.board = None
+        if self.path:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.unlink(missing_ok=True)
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+
+                self.board = SummaryWriter(str(folder / f"{name}.tensorboard"))
+            except ImportError:
+                pass
+
+    def __call__(self, line: Mapping[str, Any]) -> None:
+        """Add one line."""
+        if self.path:
+            with open(self.path, "a") as log:
+                log.write(json.dumps(line) + "\n")
+        if self.board:
+            for key, value in line.items():
+                if key != "step" and isinstance(value, int | float):
+                    self.board.add_scalar(key, value, line["step"])
+
+    def close(self) -> None:
+        """Close the TensorBoard file."""
+        if self.board:
+            self.board.close()
+
+
+def write_history(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    """Write `metrics.jsonl` of a finished run beside its result: equal runs give equal bytes."""
+    write_atomic(folder / "metrics.jsonl", "".join(json.dumps(line, sort_keys=True) + "\n" for line in history))
+
+
+def header(spec: Mapping[str, Any], **facts: Any) -> dict[str, str]:
+    """Text facts for a weights file's header, each as JSON."""
+    kept = {"stage": spec.get("stage"), "settings": spec.get("settings", {}), "seed": spec.get("seed"), **facts}
+    return {f"cgddi.{name}": json.dumps(value, sort_keys=True) for name, value in kept.items()}

@@ -1,0 +1,55 @@
+"""Fixed-noise loss by tone: the same images, timesteps and noise every time, so that its change is the training's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from cgddi.diffusion.batches import Table, normal
+from cgddi.diffusion.objective import Objective
+from cgddi.diffusion.photos import Photo
+from cgddi.images import TONES
+from cgddi.seeds import seed_for
+
+
+def tone_losses(
+    objective: Objective,
+    table: Table,
+    photos: Sequence[Photo],
+    prompts: np.ndarray,
+    timesteps: int,
+    seed: int,
+    per_tone: int = 4,
+    times: int = 4,
+) -> Callable[[], dict[str, float]]:
+    """A function that gives {"loss_light": ..., ...} over up to `per_tone` images of each tone present, at `times` timesteps each.
+
+    Args:
+        objective: the loss in training (its weights apply).
+        table, photos, prompts: the images (first in the table), and the prompt number of each.
+        timesteps: length of the noise schedule.
+        seed: of the fixed noise.
+    """
+    chosen = {tone: [i for i, p in enumerate(photos) if p.tone == tone][:per_tone] for tone in TONES}
+    device = table.mean.device
+
+    def measure() -> dict[str, float]:
+        found = {}
+        for tone, images in chosen.items():
+            if not images:
+                continue
+            image = torch.tensor([i for i in images for _ in range(times)], device=device)
+            steps = torch.tensor([(2 * t + 1) * timesteps // (2 * times) for t in range(times)] * len(images), device=device)
+            noise = normal(seed_for(seed, "validation", tone), (len(image), *table.mean.shape[2:])).to(device)
+            prompt = torch.from_numpy(prompts)[image.cpu()].to(device)
+            batch = {"latents": table.mean[image, 0], "noise": noise, "steps": steps, "prompt": prompt}
+            if table.weights is not None:
+                batch["weights"] = table.weights[image, 0]
+            with torch.no_grad():
+                each = objective.each(batch)
+            found[f"loss_{tone}"] = float(each.mean())
+        return found
+
+    return measure

@@ -1,0 +1,1 @@
+"""Stage 3: learn a concept's token by textual inversion."""

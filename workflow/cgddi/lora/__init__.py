@@ -1,0 +1,1 @@
+"""Stage 4: train a concept's LoRA adapter, DreamBooth style."""

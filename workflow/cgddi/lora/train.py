@@ -1,0 +1,201 @@
+"""Train LoRA adapters: one concept, or several together over one frozen base (each as it would be alone)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cgddi.artefacts import canonical, file_sha256, installed_versions, record_for, write_record
+from cgddi.diffusion import adapters, jobs
+from cgddi.diffusion.backbone import Backbone, load
+from cgddi.diffusion.batches import Batches, Pool, Table, tone_chances
+from cgddi.diffusion.cache import Store
+from cgddi.diffusion.checkpoint import Checkpoint
+from cgddi.diffusion.fit import Fit, Plan
+from cgddi.diffusion.latents import Views, latents_of, loss_weights, prompts_of
+from cgddi.diffusion.lora_layers import StackedLoRA, find_targets, inject, remove
+from cgddi.diffusion.objective import Objective
+from cgddi.diffusion.photos import Photo, read_photos
+from cgddi.diffusion.tokens import read_embedding
+from cgddi.diffusion.validation import tone_losses
+from cgddi.errors import UserError
+from cgddi.lora import data, grid
+from cgddi.lora.data import LoraJob
+from cgddi.lora.settings import VERSIONS, LoraSettings
+from cgddi.seeds import seed_for
+
+
+def train_lora(
+    pack: Sequence[LoraJob],
+    state: Path | None = None,
+    cache: Path | None = None,
+    device: torch.device | str = "cpu",
+    backbone: Backbone | None = None,
+) -> list[dict[str, Any]]:
+    """Train the adapters of a pack and write, per job, `pytorch_lora_weights.safetensors`, `record.json` and `metrics.jsonl`.
+
+    Args:
+        pack: the jobs; equal settings, model and seed.
+        state, cache: folders of checkpoints and of latents.
+        device: where to train.
+        backbone: a loaded model of the same source without this pack's tokens, else it is loaded.
+
+    Returns:
+        The records.
+
+    Raises:
+        UserError: bad settings, unreadable photos, a loss that is not a number, an adapter that did not move.
+    """
+    settings, model, seed = _common(pack)
+    backbone = backbone or load(model, torch.device(device), settings.precision)
+    store, size = Store(cache), settings.image_size
+    views = Views(settings.hflip > 0, settings.crops, settings.crop_scale)
+    backbone.latent_shape(size)
+
+    instances = [read_photos(job.photos, job.spec["images"]) for job in pack]
+    priors = [data.choose_priors(data.read_canvases(job.canvases, job.split), settings, seed) for job in pack]
+    table, order = _table(backbone, store, instances, priors, views, settings)
+    prompts, pools = jobs.PromptList(), []
+    for job, photos, canvases in zip(pack, instances, priors, strict=True):
+        token, rows = read_embedding(job.embedding, job.spec["concept"]["token"])
+        backbone.add_token(token, rows)
+        captions = [[prompts.number(data.instance_prompt(p, settings, token))] for p in photos]
+        kinds = [
+            Pool(
+                seed_for(seed, "lora", job.slug),
+                data.numbers_of(photos, order, "photo"),
+                tone_chances(photos, settings.tone_exponent),
+                np.array(captions),
+                settings.instances,
+            )
+        ]
+        if canvases:
+            captions = [[prompts.number(data.prior_prompt(p, settings))] for p in canvases]
+            numbers = data.numbers_of(canvases, order, "canvas")
+            chances = tone_chances(canvases, 1.0)
+            kinds.append(Pool(seed_for(seed, "lora", job.slug, "prior"), numbers, chances, np.array(captions), settings.priors_per_step))
+        pools.append(kinds)
+    encoded = prompts_of(backbone, store, prompts.texts)
+
+    count = len(pack)
+    layers = inject(backbone.unet, find_targets(backbone.unet, settings.target_modules), count, settings.rank, settings.scale)
+    _initialise(layers, [job.slug for job in pack], seed, settings.rank)
+    batches = Batches(table, pools, views, settings.hflip, backbone.rule.steps, settings.noise_offset)
+    share = settings.priors_per_step / (settings.instances + settings.priors_per_step) if len(pools[0]) == 2 else 0.0
+    objective = Objective(backbone, encoded.__getitem__, count, share, settings.prior_weight, settings.min_snr)
+    measure = None
+    if settings.validate_every and count == 1:
+        measure = tone_losses(objective, table, instances[0], pools[0][0].prompts[:, 0], backbone.rule.steps, pools[0][0].seed)
+    facts = [[dict(job.spec) for job in pack], backbone.digest, [file_sha256(job.embedding) for job in pack]]
+    facts += [[[p.sha256 for p in photos] for photos in (*instances, *priors)], installed_versions(VERSIONS)]
+    checkpoint = Checkpoint(state, "lora", facts)
+    live = jobs.MetricsFile(state, "lora")
+    parameters = {f"{name}.{end}": getattr(layer, end) for name, layer in layers.items() for end in ("down", "up")}
+    fit = Fit(parameters, count, objective, batches, _plan(settings), checkpoint, measure, live, f"lora {'+'.join(j.slug for j in pack)}")
+    try:
+        outcome = fit.run()
+        live.close()
+        tensors = [adapters.export(layers, k) for k in range(count)]
+    finally:
+        remove(backbone.unet, layers)
+    records = []
+    for k, job in enumerate(pack):
+        _check_moved(job.slug, tensors[k])
+        metadata = jobs.header(
+            job.spec,
+            concept=job.spec["concept"],
+            model=model,
+            base_sha256=backbone.digest,
+            prompts=[prompts.texts[i] for i in sorted({int(n) for pool in pools[k] for n in pool.prompts.flatten()})],
+            images=[[p.id, p.sha256] for p in instances[k]],
+            priors=[[p.id, p.sha256] for p in priors[k]],
+        )
+        adapters.write_adapter(job.output / adapters.FILE, tensors[k], metadata)
+        jobs.write_history(job.output, outcome.history)
+        grid.write_grid(backbone, job, settings, prompts_of, store)
+        files = [*job.photos, *job.canvases, *([job.split] if job.split else []), job.embedding]
+        record = record_for(
+            job.spec,
+            files,
+            training_images=list(job.spec["images"]),
+            prior_images=[p.id for p in priors[k]],
+            base_sha256=backbone.digest,
+            parameters=sum(t.numel() for t in tensors[k].values()),
+            last=outcome.history[-1] if outcome.history else {},
+        )
+        write_record(job.output / "record.json", record)
+        records.append(record)
+    checkpoint.remove()
+    return records
+
+
+def _common(pack: Sequence[LoraJob]) -> tuple[LoraSettings, Mapping[str, Any], int]:
+    for job in pack:
+        jobs.need(job.spec, "concept", "images", "model", "seed")
+        if not job.spec["images"]:
+            raise UserError(f"concept {job.slug}: no training image. Give it one, or leave the concept out.")
+    shared = {canonical([job.spec.get("settings", {}), job.spec["model"], job.spec["seed"]]) for job in pack}
+    if len(shared) != 1:
+        raise UserError("lora: concepts trained together must have equal settings, model and seed. Use concepts_per_job: 1.")
+    return jobs.settings_of(pack[0].spec, LoraSettings), pack[0].spec["model"], pack[0].spec["seed"]
+
+
+def _table(
+    backbone: Backbone,
+    store: Store,
+    instances: Sequence[Sequence[Photo]],
+    priors: Sequence[Sequence[Photo]],
+    views: Views,
+    settings: LoraSettings,
+) -> tuple[Table, dict[tuple[str, str], int]]:
+    """Latents of every image of the pack, each once, and where it stands."""
+    found: dict[tuple[str, str], Photo] = {}
+    for photos in instances:
+        found |= {("photo", photo.id): photo for photo in photos}
+    for photos in priors:
+        found |= {("canvas", photo.id): photo for photo in photos}
+    every = list(found.values())
+    mean, std = latents_of(backbone, store, every, settings.image_size, views)
+    weights = None
+    if settings.lesion_weight != 1 or settings.ignore_mask_classes:
+        weights = loss_weights(
+            every, settings.image_size, mean.shape[-1], views, settings.lesion_weight, settings.ignore_mask_classes
+        ).to(backbone.device)
+    table = Table(mean.to(backbone.device), std.to(backbone.device), weights, [photo.id for photo in every])
+    return table, {key: number for number, key in enumerate(found)}
+
+
+def _initialise(layers: Mapping[str, StackedLoRA], slugs: Sequence[str], seed: int, rank: int) -> None:
+    """A from N(0, 1 / rank), B zero (peft's "gaussian"), from named seeds: the same alone and in a pack."""
+    for name, layer in layers.items():
+        for k, slug in enumerate(slugs):
+            generator = torch.Generator().manual_seed(seed_for(seed, "lora-start", slug, name))
+            layer.down.data[k] = torch.randn(layer.down.shape[1:], generator=generator).to(layer.down.device) / rank
+
+
+def _check_moved(slug: str, tensors: Mapping[str, torch.Tensor]) -> None:
+    norms = [float(value.norm()) for name, value in tensors.items() if name.endswith("lora_B.weight")]
+    if not np.isfinite(norms).all():
+        raise UserError(f"concept {slug}: the adapter holds numbers that are not finite. Lower the learning rate.")
+    if max(norms) < 1e-8:
+        raise UserError(f"concept {slug}: the adapter did not move (B is still zero). Raise learning_rate or steps.")
+
+
+def _plan(settings: LoraSettings) -> Plan:
+    return Plan(
+        steps=settings.steps,
+        lr=settings.learning_rate,
+        schedule=settings.lr_schedule,
+        warmup=settings.warmup,
+        weight_decay=settings.weight_decay,
+        clip=settings.clip,
+        ema=settings.ema,
+        accumulation=settings.accumulation,
+        checkpoint_every=settings.checkpoint_every,
+        log_every=settings.log_every,
+        validate_every=settings.validate_every,
+    )

@@ -1,0 +1,1 @@
+"""Stage 5: sample images of a concept in three tones on healthy canvases."""

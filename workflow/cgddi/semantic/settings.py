@@ -1,0 +1,42 @@
+"""Settings of the semantic stage. Imports nothing heavy: planning reads it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+VERSIONS = ("torch", "diffusers", "transformers", "tokenizers", "peft", "pillow", "numpy")
+"""Distributions whose version can change the images."""
+
+PAPER: dict[str, object] = {"preset": "paper", "sampler": "pndm", "steps": 100}
+"""What the published sampling did where that differs from the default."""
+
+
+class SemanticSettings(BaseModel):
+    """Image-to-image samples (SDEdit, Meng et al. 2022) of a concept on healthy canvases, in three tones."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    preset: Literal["corrected", "paper"] = Field(
+        "corrected", description="corrected: a fast solver. paper: published solver and steps (see PAPER)."
+    )
+    mode: Literal["img2img", "text2img"] = Field("img2img", description="from a canvas (published), or from noise alone")
+    strength: float = Field(0.725, gt=0, le=1, description="share of the noise schedule that is run on a canvas (published)")
+    guidance: float = Field(8.75, ge=1, description="classifier-free guidance (published)")
+    guidance_rescale: float = Field(0.0, ge=0, le=1, description="rescaling of guidance (Lin et al. 2024, section 3.4); 0 is off")
+    sampler: Literal["dpmsolver++", "ddim", "pndm", "unipc", "model"] = Field(
+        "dpmsolver++", description="solver (published: PNDM with 100 steps; DPM-Solver++ 2M needs 20-25, Lu et al. 2022)"
+    )
+    steps: int = Field(25, ge=2, le=1000, description="solver steps of the full schedule (published: 100)")
+    prompt: str = Field("An image of {token} on a {tone}-toned individual", description="prompt (published)")
+    negative_prompt: str = Field("", description="negative prompt (published: none)")
+    repeats: int = Field(5, ge=1, description="images per canvas and tone (published)")
+    per_tone: int | None = Field(None, ge=1, description="most images per requested tone; None is no limit")
+    max_canvases: int | None = Field(None, ge=1, description="most canvases, drawn evenly over tones by a named seed; None is all")
+    image_size: int = Field(512, ge=16, description="side of the images in px (published)")
+    batch: int = Field(16, ge=1, description="images per batch, the last one filled up, so that shapes never change")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="of the base model: auto is bf16 on a GPU, fp32 on a CPU (published: fp16)"
+    )
+    retries: int = Field(3, ge=0, description="redraws with a new seed of an image that came out black or not a number")
