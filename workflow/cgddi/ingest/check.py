@@ -189,9 +189,7 @@ def main(argv: list[str] | None = None) -> int:
                 cohort_ids = {name: cohort.masks.id_map for name, cohort in config.cohorts.items() if cohort.masks}
         if not images or not diseases:
             raise UserError("give --config, or --images and --diseases")
-        sheets, problems, warnings = validate(
-            images, diseases, class_ids(args.mask_ids), mixed or "error", args.threads
-        )
+        sheets, problems, warnings = validate(images, diseases, ids, mixed or "error", args.threads, cohort_ids)
     except UserError as error:
         print(f"cgddi validate: {error}", file=sys.stderr)
         return 2

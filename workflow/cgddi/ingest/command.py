@@ -1,15 +1,17 @@
 """Write an image sheet from DDI, Fitzpatrick17k or a folder of your own.
 
 Photos that show the same picture get one `group`, which splits keep together. With --append, rows of the sheet stay as
-they are and the new photos make a cohort of their own, so that nothing generated from the old ones has to be made again.
+they are and the new photos make a cohort of their own, so that nothing generated from the old ones is made again.
 Paths are written relative to the working directory when they lie below it: run this where you run snakemake.
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 
 from cgddi.artefacts import write_atomic
 from cgddi.errors import InvalidInput, Problem, UserError
@@ -24,26 +26,31 @@ COHORTS = {"ddi": "ddi", "fitzpatrick17k": "f17k", "folder": "lab"}
 DISEASES = {"ddi": "builtin:ddi", "fitzpatrick17k": "builtin:fitzpatrick17k", "folder": None}
 
 
+def _about(reader: Callable) -> str:
+    """The part of a reader's docstring that a user needs."""
+    return re.split(r"\n\n(?:Args|Raises):", inspect.cleandoc(reader.__doc__ or ""))[0]
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line of `cgddi ingest`."""
     raw = argparse.RawDescriptionHelpFormatter
     top = argparse.ArgumentParser(prog="cgddi ingest", description=__doc__, formatter_class=raw)
     sources = top.add_subparsers(dest="source", required=True, metavar="SOURCE")
     ddi = sources.add_parser(
-        "ddi", help="ddi_metadata.csv and its photos", description=read_ddi.__doc__, formatter_class=raw
+        "ddi", help="ddi_metadata.csv and its photos", description=_about(read_ddi), formatter_class=raw
     )
     ddi.add_argument("--metadata", required=True, help="ddi_metadata.csv")
     f17k = sources.add_parser(
         "fitzpatrick17k",
         help="fitzpatrick17k.csv and its photos",
-        description=read_fitzpatrick17k.__doc__,
+        description=_about(read_fitzpatrick17k),
         formatter_class=raw,
     )
     f17k.add_argument("--metadata", required=True, help="fitzpatrick17k.csv")
     f17k.add_argument("--labels", nargs="+", default=[], metavar="LABEL", help="keep these conditions only")
     f17k.add_argument("--qc", nargs="+", default=[], metavar="VALUE", help="keep these values of column qc only")
     folder = sources.add_parser(
-        "folder", help="a table and photos of your own", description=read_folder.__doc__, formatter_class=raw
+        "folder", help="a table and photos of your own", description=_about(read_folder), formatter_class=raw
     )
     folder.add_argument("--table", required=True, dest="metadata", help="a csv with one row per photo")
     folder.add_argument(
@@ -176,6 +183,8 @@ def main(argv: list[str] | None = None) -> int:
         existing = read_existing(args.output) if os.path.exists(args.output) else []
     cohort = args.cohort or free_cohort(COHORTS[args.source], {row["cohort"] for row in existing})
     incoming = read_incoming(args, cohort)
+    if not incoming.table.rows and not incoming.table.problems:
+        raise UserError("\n".join([f"{args.metadata}: no row is left to write.", *incoming.notes]))
     known, disease_text = known_diseases(args, [row["disease"] for _, row in incoming.table.rows if row["disease"]])
     if problems := incoming.problems(known, args.write_diseases or args.diseases):
         raise InvalidInput(problems)

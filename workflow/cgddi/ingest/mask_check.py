@@ -48,8 +48,8 @@ def check_photo(photo: Photo, source: str, ids: Mapping[str, int] | None) -> tup
 
     Returns:
         Problems: unreadable, cut short, no image; a mask that is not two-dimensional, not of whole numbers, of unknown
-        classes or of a shape that is neither the photo's nor square. Warnings: a mask without a lesion, whose photo gives
-        a canvas but no lesion to transplant.
+        classes or of a shape that is neither the photo's nor square. Warnings: a mask without a lesion (its photo gives
+        a canvas, but no lesion to transplant).
     """
     problems: list[Problem] = []
     warnings: list[Problem] = []

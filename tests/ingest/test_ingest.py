@@ -1,0 +1,366 @@
+"""`cgddi ingest`: published tables and a lab's own to an image sheet, appended, grouped and summed up."""
+
+import csv
+from collections import Counter
+
+import numpy as np
+import pytest
+from cgddi.cli import main
+from cgddi.errors import InvalidInput, UserError
+from cgddi.images import encode_png
+from cgddi.ingest import command
+from cgddi.ingest.diseases import read_diseases
+from cgddi.ingest.names import slugify
+from cgddi.sheets import check_files, load_sheets
+from ddi_shaped import MALIGNANT, MASKED, TONES, write_ddi_shaped
+
+
+def picture(seed, shape=(24, 32)):
+    """Block noise: no two seeds look alike."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 256, (shape[0] // 4, shape[1] // 4, 3))
+    return small.repeat(4, 0).repeat(4, 1).astype(np.uint8)
+
+
+def save(path, seed):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encode_png(picture(seed)))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", newline="") as handle:
+        writer = csv.DictWriter(handle, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def rows_of(path):
+    with open(path, newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def small_ddi(folder, count=3, start=1, **changes):
+    """A DDI table of a few rows, with photos; `changes` go into the last row."""
+    rows = []
+    for i in range(start, start + count):
+        save(folder / "images" / f"{i:06d}.png", i)
+        row = {"": i, "DDI_ID": i, "DDI_file": f"{i:06d}.png", "skin_tone": 34, "malignant": False, "disease": "wart"}
+        rows.append(row)
+    rows[-1] |= changes
+    write(folder / "ddi.csv", rows)
+    return ["ddi", "--metadata", "ddi.csv", "--images", "images", "--output", "images.csv", "--threads", "1"]
+
+
+def test_the_builtin_ddi_sheet_joins_78_names_into_65_concepts():
+    known, problems = read_diseases("builtin:ddi")
+    concepts = {concept.slug: concept for concept in known.values()}
+    assert not problems and len(known) == 78 and len(concepts) == 65 == len({c.token for c in concepts.values()})
+    sizes = Counter(concept.name for concept in known.values())
+    assert {name: n for name, n in sizes.items() if n > 1} == {
+        "melanoma": 4,
+        "basal cell carcinoma": 3,
+        "squamous cell carcinoma": 3,
+        "cutaneous T-cell lymphoma": 2,
+        "seborrheic keratosis": 2,
+        "nevus": 2,
+        "verruca vulgaris": 2,
+        "benign keratosis": 2,
+        "spindle cell nevus of Reed": 2,
+    }
+    assert known["eczema-spongiotic-dermatitis"].slug == "eczema-atopic-dermatitis"
+    for kept in ("acne-cystic", "focal-acral-hyperkeratosis"):
+        assert known[kept].name == kept
+    assert known["graft-vs-host-disease"].name == "graft-vs-host disease"
+    for raw, concept in known.items():
+        assert concept.slug == slugify(concept.name), raw
+
+
+def test_the_builtin_fitzpatrick17k_sheet_is_one_to_one():
+    known, problems = read_diseases("builtin:fitzpatrick17k")
+    assert not problems and len(known) == 114 == len({c.slug for c in known.values()})
+    assert all(raw == concept.name for raw, concept in known.items())
+
+
+@pytest.mark.parametrize("variant", ["malignant", "malignancy(malig=1)"])
+def test_ddi_at_full_size_in_both_forms(folder, capsys, variant):
+    write_ddi_shaped("data", photos=True, variant=variant)
+    args = ["--metadata", "data/ddi_metadata.csv", "--images", "data/images", "--masks", "data/masks", "--threads", "1"]
+    assert main(["ingest", "ddi", *args, "--output", "config/images.csv"]) == 0
+    sheets = load_sheets("config/images.csv", "builtin:ddi")
+    photos = sheets.photos
+    assert len(photos) == 656 and len(sheets.concepts) == 65 and len({p.disease for p in photos}) == 78
+    short = {"light": "12", "medium": "34", "dark": "56"}
+    assert Counter(short[p.skin_tone] for p in photos) == TONES
+    assert Counter(short[p.skin_tone] for p in photos if p.malignant) == MALIGNANT
+    assert Counter(short[p.skin_tone] for p in photos if p.mask) == MASKED and sum(MASKED.values()) == 334
+    sizes = Counter(p.concept for p in photos)
+    classes = Counter("one" if n == 1 else "few" if n <= 10 else "many" for n in sizes.values())
+    assert classes == {"one": 25, "few": 27, "many": 13} and sizes["nevus"] == 135 and sizes["dermatofibroma"] == 22
+    assert not any(p.concept == "basal-cell-carcinoma" and p.skin_tone == "dark" for p in photos)
+    assert sheets.mixed_concepts() == ["spindle-cell-nevus-of-reed"]
+    assert photos[0].image_id == "000001" and photos[0].file == "data/images/000001.png" and photos[0].cohort == "ddi"
+    assert not check_files(sheets) and not any(p.group for p in photos)
+    said = capsys.readouterr().out
+    assert "656 photos, 334 with a mask" in said and "25 of 1 photo, 27 of 2-10, 13 of more than 10" in said
+
+
+def test_the_same_input_gives_the_same_bytes(folder):
+    args = ["ingest", *small_ddi(folder)]
+    assert main(args) == 0
+    first = (folder / "images.csv").read_bytes()
+    assert main(args) == 0 and (folder / "images.csv").read_bytes() == first
+
+
+def test_paths_outside_the_working_directory_are_absolute(folder, monkeypatch):
+    args = small_ddi(folder)
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    args = [str(folder / a) if a in ("ddi.csv", "images") else a for a in args]
+    assert main(["ingest", *args]) == 0
+    assert rows_of("images.csv")[0]["file"] == str(folder / "images" / "000001.png")
+
+
+@pytest.mark.parametrize("name", ["000001.npy", "000001.png.npy", "000001.png"])
+def test_mask_names(folder, capsys, name):
+    args = small_ddi(folder)
+    (folder / "masks").mkdir()
+    for path in (name, "000009.npy"):
+        (folder / "masks" / path).touch()
+    assert main(["ingest", *args, "--masks", "masks"]) == 0
+    assert [row["mask"] for row in rows_of("images.csv")] == [f"masks/{name}", "", ""]
+    assert "1 mask files belong to no photo of the table, e.g. 000009.npy" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"DDI_file": "none.png"}, ["row 4, column DDI_file", "no such photo in images"]),
+        ({"DDI_file": ""}, ["row 4, column DDI_file", "is empty"]),
+        ({"DDI_file": "a b.png"}, ["row 4, column DDI_file", "SPACE"]),
+        ({"skin_tone": 78}, ["row 4, column skin_tone", "12, 34 or 56"]),
+        ({"malignant": "perhaps"}, ["row 4, column malignant", "True or False"]),
+        ({"disease": "warts"}, ["row 4, column disease", "Did you mean 'wart'"]),
+        ({"DDI_file": "000001.png"}, ["row 4, column DDI_file", "stands in row 2"]),
+    ],
+)
+def test_bad_metadata_names_its_own_rows_and_columns(folder, capsys, changes, words):
+    assert main(["ingest", *small_ddi(folder, **changes)]) == 2
+    said = capsys.readouterr().err
+    assert all(word in said for word in words) and "ddi.csv" in said
+    assert not (folder / "images.csv").exists()
+
+
+def test_missing_columns_and_folders(folder, capsys):
+    args = small_ddi(folder)
+    (folder / "ddi.csv").write_text("a,b\n1,2\n")
+    assert main(["ingest", *args]) == 2 and "column 'DDI_file' is missing" in capsys.readouterr().err
+    args = small_ddi(folder)
+    assert main(["ingest", *args, "--masks", "nowhere"]) == 2 and "nowhere" in capsys.readouterr().err
+
+
+def test_an_unreadable_photo_is_an_error(folder, capsys):
+    args = small_ddi(folder)
+    (folder / "images" / "000002.png").write_bytes(b"no picture")
+    assert main(["ingest", *args]) == 2
+    assert "row 3" in capsys.readouterr().err and not (folder / "images.csv").exists()
+
+
+def test_writing_anew_refuses_to_lose_rows(folder, capsys):
+    assert main(["ingest", *small_ddi(folder, count=3)]) == 0
+    before = (folder / "images.csv").read_bytes()
+    assert main(["ingest", *small_ddi(folder, count=2)]) == 2
+    assert "--append" in capsys.readouterr().err and (folder / "images.csv").read_bytes() == before
+
+
+def test_append_makes_a_cohort_of_its_own_and_touches_nothing(folder, capsys):
+    assert main(["ingest", *small_ddi(folder)]) == 0
+    old = (folder / "images.csv").read_text()
+    assert main(["ingest", *small_ddi(folder, count=2, start=4), "--append"]) == 0
+    assert main(["ingest", *small_ddi(folder, count=1, start=6), "--append"]) == 0
+    assert main(["ingest", *small_ddi(folder, count=1, start=7), "--append", "--cohort", "ddi"]) == 0
+    text = (folder / "images.csv").read_text()
+    assert text.startswith(old)
+    assert [row["cohort"] for row in rows_of("images.csv")] == ["ddi"] * 3 + ["ddi-2"] * 2 + ["ddi-3", "ddi"]
+    assert "1 rows added as cohort ddi-3" in capsys.readouterr().out
+
+
+def test_append_of_known_rows_adds_nothing(folder, capsys):
+    assert main(["ingest", *small_ddi(folder)]) == 0
+    before = (folder / "images.csv").read_bytes()
+    assert main(["ingest", *small_ddi(folder), "--append"]) == 0
+    assert "0 rows added, 3 there already" in capsys.readouterr().out
+    assert (folder / "images.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [({"malignant": True}, "malignant"), ({"skin_tone": 12}, "skin_tone"), ({"disease": "scar"}, "disease")],
+)
+def test_a_clash_is_an_error(folder, capsys, changes, what):
+    assert main(["ingest", *small_ddi(folder)]) == 0
+    before = (folder / "images.csv").read_bytes()
+    assert main(["ingest", *small_ddi(folder, **changes), "--append"]) == 2
+    said = capsys.readouterr().err
+    assert f"with another {what}" in said and "row 4" in said and (folder / "images.csv").read_bytes() == before
+
+
+def test_copies_share_a_group(folder, capsys):
+    args = small_ddi(folder, count=4)
+    (folder / "images" / "000003.png").write_bytes((folder / "images" / "000001.png").read_bytes())
+    assert main(["ingest", *args]) == 0
+    assert [row["group"] for row in rows_of("images.csv")] == ["000001", "", "000001", ""]
+    assert "one picture: 000001, 000003 -> group 000001" in capsys.readouterr().out
+
+
+def test_an_appended_copy_of_an_old_photo(folder, capsys):
+    assert main(["ingest", *small_ddi(folder, count=2)]) == 0
+    args = small_ddi(folder, count=2, start=8)
+    (folder / "images" / "000009.png").write_bytes((folder / "images" / "000001.png").read_bytes())
+    before = (folder / "images.csv").read_bytes()
+    assert main(["ingest", *args, "--append", "--skip-duplicates"]) == 0
+    assert [row["image_id"] for row in rows_of("images.csv")] == ["000001", "000002", "000008"]
+    (folder / "images.csv").write_bytes(before)
+    assert main(["ingest", *args, "--append"]) == 0
+    assert [row["group"] for row in rows_of("images.csv")] == ["", "", "", "000001"]
+    assert "set their group yourself" in capsys.readouterr().out
+
+
+def f17k(folder):
+    hashes = [f"{i:032x}" for i in range(6)]
+    table = [
+        (hashes[0], "1", "psoriasis", "non-neoplastic", ""),
+        (hashes[1], "4", "melanoma", "malignant", "1 Diagnostic"),
+        (hashes[2], "6", "keloid", "benign", ""),
+        (hashes[3], "-1", "keloid", "benign", ""),
+        (hashes[4], "2", "keloid", "benign", ""),
+        (hashes[5], "5", "keloid", "benign", ""),
+    ]
+    names = ("md5hash", "fitzpatrick_scale", "label", "three_partition_label", "qc")
+    extra = {"fitzpatrick_centaur": 1, "nine_partition_label": "x", "url": "", "url_alphanum": ""}
+    write(folder / "f17k.csv", [dict(zip(names, row, strict=True)) | extra for row in table])
+    for i in (0, 1, 3):
+        save(folder / "photos" / f"{hashes[i]}.jpg", i)
+    save(folder / "photos" / f"{hashes[2]}.png", 2)
+    (folder / "photos" / f"{hashes[5]}.jpg").write_text("<html>404</html>")
+    return [
+        "fitzpatrick17k",
+        "--metadata",
+        "f17k.csv",
+        "--images",
+        "photos",
+        "--output",
+        "images.csv",
+        "--threads",
+        "1",
+    ]
+
+
+def test_fitzpatrick17k(folder, capsys):
+    assert main(["ingest", *f17k(folder)]) == 0
+    photos = load_sheets("images.csv", "builtin:fitzpatrick17k").photos
+    assert [(p.skin_tone, p.malignant, p.concept, p.cohort) for p in photos] == [
+        ("light", False, "psoriasis", "f17k"),
+        ("medium", True, "melanoma", "f17k"),
+        ("dark", False, "keloid", "f17k"),
+    ]
+    said = capsys.readouterr().out
+    assert "1 rows of unknown skin type (-1) left out" in said and "1 rows without a photo in photos left out" in said
+    assert "1 photos that cannot be read left out" in said
+
+
+def test_fitzpatrick17k_chosen_labels_and_quality(folder, capsys):
+    assert main(["ingest", *f17k(folder), "--labels", "melanoma", "psoriasis", "--qc", "1 Diagnostic"]) == 0
+    assert [row["disease"] for row in rows_of("images.csv")] == ["melanoma"]
+    assert main(["ingest", *f17k(folder), "--labels", "melanomas"]) == 2
+    assert "'melanomas'" in capsys.readouterr().err
+
+
+def test_fitzpatrick17k_of_an_unknown_partition(folder, capsys):
+    args = f17k(folder)
+    text = (folder / "f17k.csv").read_text().replace("non-neoplastic", "odd")
+    (folder / "f17k.csv").write_text(text)
+    assert main(["ingest", *args]) == 2
+    assert "row 2, column three_partition_label" in capsys.readouterr().err
+
+
+def lab(folder):
+    rows = [
+        {"ID": "p1-a", "Photo": "one.png", "Dx": "Lentigo (solar)", "FST": 2, "Patient": "p1", "Cancer": "no"},
+        {"ID": "p1-b", "Photo": "sub/two.png", "Dx": "Naevus/common", "FST": 6, "Patient": "p1", "Cancer": ""},
+    ]
+    write(folder / "lab.csv", rows)
+    save(folder / "photos" / "one.png", 1)
+    save(folder / "photos" / "sub" / "two.png", 2)
+    names = ["image_id=ID", "file=Photo", "disease=Dx", "skin_tone=FST", "group=Patient", "malignant=Cancer"]
+    columns = [part for name in names for part in ("--column", name)]
+    return ["folder", "--table", "lab.csv", "--images", "photos", "--output", "images.csv", "--threads", "1", *columns]
+
+
+def test_a_lab_folder_with_a_disease_sheet_of_its_own(folder):
+    assert main(["ingest", *lab(folder), "--cohort", "our-clinic-2026-12", "--write-diseases", "diseases.csv"]) == 0
+    sheets = load_sheets("images.csv", "diseases.csv")
+    first, second = sheets.photos
+    assert (first.image_id, first.concept, first.skin_tone, first.malignant) == (
+        "p1-a",
+        "lentigo-solar",
+        "light",
+        False,
+    )
+    assert (second.file, second.concept, second.malignant) == ("photos/sub/two.png", "naevus-common", None)
+    assert {p.group for p in sheets.photos} == {"p1"} and {p.cohort for p in sheets.photos} == {"our-clinic-2026-12"}
+    assert sheets.concepts["lentigo-solar"].name == "Lentigo (solar)"
+
+
+def test_a_lab_folder_needs_a_disease_sheet_and_real_columns(folder):
+    with pytest.raises(UserError, match="--write-diseases"):
+        command.main(lab(folder))
+    with pytest.raises(UserError, match="the table has ID"):
+        command.main([*lab(folder), "--write-diseases", "d.csv", "--column", "mask=Masks"])
+    with pytest.raises(UserError, match="SHEET=TABLE"):
+        command.main([*lab(folder), "--write-diseases", "d.csv", "--column", "mask"])
+
+
+def test_a_lab_cohort_beside_ddi_with_one_disease_sheet_for_both(folder, capsys):
+    assert main(["ingest", *small_ddi(folder), "--write-diseases", "diseases.csv"]) == 0
+    assert main(["ingest", *lab(folder), "--append", "--diseases", "builtin:fitzpatrick17k"]) == 2
+    assert "is not in the disease sheet" in capsys.readouterr().err
+    assert main(["ingest", *lab(folder), "--append", "--write-diseases", "diseases.csv"]) == 0
+    sheets = load_sheets("images.csv", "diseases.csv")
+    assert list(sheets.concepts) == ["verruca-vulgaris", "lentigo-solar", "naevus-common"]
+    assert [p.cohort for p in sheets.photos] == ["ddi"] * 3 + ["lab"] * 2
+
+
+def test_strangers_of_earlier_rows_are_told(folder, capsys):
+    assert main(["ingest", *small_ddi(folder)]) == 0
+    assert main(["ingest", *lab(folder), "--append", "--write-diseases", "new.csv"]) == 0
+    assert "1 disease names of earlier rows are not in this disease sheet, e.g. wart" in capsys.readouterr().out
+
+
+def test_patients_joined_by_a_copy_become_one_group(folder):
+    args = lab(folder)
+    text = (folder / "lab.csv").read_text().replace("6,p1", "6,p2")
+    (folder / "lab.csv").write_text(text + "p3,three.png,Scar,3,p2,no\n")
+    save(folder / "photos" / "three.png", 1)
+    assert main(["ingest", *args, "--write-diseases", "diseases.csv"]) == 0
+    assert [row["group"] for row in rows_of("images.csv")] == ["p1", "p1", "p1"]
+
+
+def test_nothing_left_to_write(folder):
+    args = f17k(folder)
+    for path in (folder / "photos").iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match="no row is left"):
+        command.main(args)
+
+
+def test_appending_to_a_broken_sheet_is_refused(folder):
+    (folder / "images.csv").write_text("id,file\n1,2\n")
+    with pytest.raises(InvalidInput, match="column 'image_id' is missing"):
+        command.main([*small_ddi(folder), "--append"])

@@ -1,0 +1,234 @@
+"""`cgddi validate`: every fault of a sheet, a photo or a mask is found, all of them at once."""
+
+import json
+
+import numpy as np
+import pytest
+from cgddi.cli import main
+from cgddi.errors import UserError
+from cgddi.images import encode_png
+from cgddi.ingest import check
+from cgddi.ingest.check import check_split, validate
+from cgddi.ingest.mask_check import id_map
+from cgddi.sheets import Photo
+from ddi_shaped import write_ddi_shaped
+from PIL import Image
+
+HEADER = "image_id,file,cohort,disease,skin_tone,malignant,mask,group\n"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    (tmp_path / "a.png").write_bytes(encode_png(rng.integers(0, 256, (30, 40, 3))))
+    (tmp_path / "b.png").write_bytes(encode_png(rng.integers(0, 256, (30, 40, 3))))
+    (tmp_path / "d.csv").write_text("raw,concept\nmole,mole\nwart,wart\n")
+    return tmp_path
+
+
+def good_mask(shape=(16, 16), dtype=np.int32):
+    mask = np.full(shape, 4, dtype)
+    mask[4:9, 4:9] = 1
+    return mask
+
+
+def sheet(first="", second="", a="a.png", b="b.png"):
+    rows = f"a,{a},c,mole,12,True,{first},\nb,{b},c,wart,34,False,{second},\n"
+    with open("images.csv", "w") as handle:
+        handle.write(HEADER + rows)
+
+
+def found(**kwargs):
+    _, problems, warnings = validate("images.csv", "d.csv", **kwargs)
+    return problems, warnings
+
+
+def save_picture(array, path="m.png"):
+    Image.fromarray(array).save(path)
+    return path
+
+
+def save_array(array, path="m.npy"):
+    np.save(path, array)
+    return path
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: save_array(good_mask()),
+        lambda: save_array(good_mask((30, 40))),
+        lambda: save_array(good_mask((15, 20), np.uint8)),
+        lambda: save_array(good_mask((256, 256), np.int64)),
+        lambda: save_picture(good_mask((30, 40), np.uint8)),
+        lambda: save_picture(good_mask((60, 80), np.uint16)),
+    ],
+)
+def test_good_masks(folder, make):
+    sheet(make())
+    assert found() == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: "none.npy", "no such mask file"),
+        (lambda: save_array(good_mask().astype(float)), "float64"),
+        (lambda: save_array(np.zeros((16, 16, 3), int)), "2-D"),
+        (lambda: save_array(np.zeros((0, 5), int)), "2-D"),
+        (lambda: save_array(good_mask() + 7), "no class (8, 11)"),
+        (lambda: save_array(good_mask((40, 30))), "30 x 40 pixels, the photo is 40 x 30"),
+        (lambda: save_array(good_mask((20, 40))), "40 x 20 pixels"),
+        (lambda: save_picture(np.random.default_rng(0).integers(0, 256, (30, 40, 3)).astype(np.uint8)), "colour"),
+        (lambda: save_array(np.array([{"a": 1}], object)), "allow_pickle"),
+    ],
+)
+def test_bad_masks(folder, make, words):
+    sheet(second=make())
+    (problem,), warnings = found()
+    assert words in str(problem) and problem.row == 3 and problem.column == "mask" and problem.remedy and not warnings
+
+
+def test_damaged_mask_files(folder):
+    (folder / "x.npy").write_bytes(b"\x93NUMPY\x01")
+    (folder / "y.png").write_bytes(encode_png(good_mask((30, 40), np.uint8))[:60])
+    sheet("x.npy", "y.png")
+    problems, _ = found()
+    assert [p.row for p in problems] == [2, 3] and all("cannot be read" in p.message for p in problems)
+
+
+def test_a_mask_without_a_lesion_is_a_warning(folder):
+    sheet(save_array(np.full((16, 16), 4)))
+    problems, (warning,) = found()
+    assert not problems and "no lesion" in warning.message and warning.row == 2
+
+
+def test_mask_ids(folder):
+    mask = np.zeros((30, 40), np.uint8)
+    mask[3:9, 3:9] = 255
+    sheet(save_picture(mask))
+    (problem,), _ = found()
+    assert "255" in problem.message
+    ids = {"0": "skin", "255": "lesion"}
+    assert found(ids=id_map(ids)) == ([], [])
+    assert found(cohort_ids={"c": id_map(ids)}) == ([], [])
+    assert main(["validate", "--images", "images.csv", "--diseases", "d.csv", "--mask-ids", json.dumps(ids)]) == 0
+
+
+@pytest.mark.parametrize("bad", [[1], {"a": 1}, {"1": "mole"}, {"1": 5}, 3])
+def test_bad_mask_ids(bad):
+    with pytest.raises(UserError, match="mask ids"):
+        id_map(bad)
+
+
+def test_bad_photos_are_all_reported(folder):
+    whole = encode_png(np.random.default_rng(1).integers(0, 256, (60, 60, 3)))
+    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.jpg").write_text("<html>404</html>")
+    (folder / "tiny.png").write_bytes(encode_png(np.zeros((4, 4, 3))))
+    (folder / "bomb.png").write_bytes(_bomb())
+    rows = "".join(
+        f"i{i},{name},c,mole,1,True,,\n"
+        for i, name in enumerate(["cut.png", "text.jpg", "tiny.png", "no.png", "bomb.png"])
+    )
+    (folder / "images.csv").write_text(HEADER + rows)
+    problems, _ = found()
+    assert [(p.row, p.column, p.value) for p in problems] == [
+        (2, "file", "cut.png"),
+        (3, "file", "text.jpg"),
+        (4, "file", "tiny.png"),
+        (5, "file", "no.png"),
+        (6, "file", "bomb.png"),
+    ]
+    for problem, words in zip(
+        problems, ["image", "image", "only 4 x 4", "no such file", "cannot be read"], strict=True
+    ):
+        assert words in problem.message and problem.remedy
+
+
+def _bomb():
+    """A png header that claims 30000 x 30000 pixels."""
+    import struct
+    import zlib
+
+    body = b"IHDR" + struct.pack(">IIBBBBB", 30000, 30000, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
+    return b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
+
+
+def test_one_file_in_two_rows(folder):
+    sheet(b="./a.png")
+    (problem,), _ = found()
+    assert problem.row == 3 and "row 2" in problem.message
+
+
+@pytest.mark.parametrize(("policy", "code"), [("error", 2), ("unlabelled", 0), ("split", 0), (None, 2)])
+def test_mixed_malignancy(folder, capsys, policy, code):
+    sheet()
+    (folder / "d.csv").write_text("raw,concept\nmole,spot\nwart,spot\n")
+    args = ["validate", "--images", "images.csv", "--diseases", "d.csv", "--threads", "1"]
+    assert main(args + (["--mixed-malignancy", policy] if policy else [])) == code
+    said = capsys.readouterr()
+    assert "joins 1 malignant and 1 benign photos (mole, wart)" in (said.err if code else said.out)
+
+
+def test_sheet_problems_end_with_status_2(folder, capsys):
+    sheet(a="")
+    assert main(["validate", "--images", "images.csv", "--diseases", "d.csv"]) == 2
+    assert "row 2, column file: is empty" in capsys.readouterr().err
+    assert main(["validate", "--images", "images.csv"]) == 2
+    assert "--diseases" in capsys.readouterr().err
+
+
+def test_the_config_names_the_sheets_and_the_policy(folder, monkeypatch, capsys):
+    sheet()
+    (folder / "d.csv").write_text("raw,concept\nmole,spot\nwart,spot\n")
+    (folder / "config.yaml").write_text("images: images.csv\ndiseases: d.csv\nmixed_malignancy: split\n")
+    assert main(["validate", "--config", "config.yaml", "--threads", "1"]) == 0
+    assert "2 photos, 1 concepts" in capsys.readouterr().out
+    assert main(["validate", "--config", "config.yaml", "--mixed-malignancy", "error"]) == 2
+
+
+def test_a_ddi_shaped_set_is_clean_but_for_its_mixed_concept(folder):
+    write_ddi_shaped("data", photos=True)
+    paths = ["--metadata", "data/ddi_metadata.csv", "--images", "data/images", "--masks", "data/masks"]
+    assert main(["ingest", "ddi", *paths, "--output", "ddi.csv", "--threads", "1"]) == 0
+    _, problems, warnings = check.validate("ddi.csv", "builtin:ddi")
+    assert [p.column for p in problems] == ["disease"] and "spindle-cell-nevus-of-reed" in problems[0].message
+    assert not warnings
+
+
+def photo(image_id, tone="light", malignant=True, group=None):
+    return Photo(image_id, "f", "c", "mole", "mole", tone, malignant, None, group, 2)
+
+
+PHOTOS = [
+    photo("l1", "light", True),
+    photo("l2", "light", False),
+    photo("d1", "dark", False, "p"),
+    photo("d2", "dark", True, "p"),
+]
+
+
+@pytest.mark.parametrize(
+    ("roles", "words"),
+    [
+        ({"l1": "test", "l2": "train", "d1": "test", "d2": "test"}, []),
+        ({"l1": "train", "l2": "test", "d1": "train", "d2": "train"}, ["no malignant photo", "dark skin"]),
+        ({"l1": "train", "l2": "validation", "d1": "test", "d2": "test"}, ["light skin"]),
+        ({"l1": "test", "l2": "test", "d1": "test", "d2": "train"}, ["group p stands in test and train"]),
+        ({"l1": "test", "l2": "test", "d1": "test", "d2": "test", "zz": "train"}, ["no photo has this id"]),
+        ({"l1": "exam", "l2": "test", "d1": "test", "d2": "test"}, ["unknown role"]),
+        ({}, ["no malignant", "no benign", "light skin", "dark skin"]),
+    ],
+)
+def test_check_split(roles, words):
+    problems = check_split(PHOTOS, roles)
+    assert len(problems) == len(words)
+    assert all(word in str(problem) for word, problem in zip(words, problems, strict=True))
+
+
+def test_check_split_asks_only_for_classes_and_tones_there_are():
+    photos = [photo("a", "medium", None), photo("b", "medium", True)]
+    assert check_split(photos, {"a": "train", "b": "test"}) == []
