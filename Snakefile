@@ -66,6 +66,7 @@ localrules:
 rule all:
     input:
         rules.report.output.page,
+        every_archive(),
 
 
 rule generate:
@@ -73,3 +74,4 @@ rule generate:
     input:
         rules.review.output.page,
         expand(f"{R}/index/{{split}}.parquet", split=PLAN.config.splits),
+        every_archive(),

@@ -21,9 +21,13 @@ def minutes(count):
     return lambda wildcards, attempt: count * 2 ** (attempt - 1)
 
 
-def archive(stage, cohort, name):
-    """Path of an archive."""
-    return f"{R}/{stage}/{cohort}/{name}.tar"
+def archive(*names):
+    """An archive as an input: its manifest, which holds the hash of every image.
+
+    Small, so that Snakemake compares it by content: the archives themselves are too large for that, and would count as
+    changed whenever a copy or a restored backup gave them new times.
+    """
+    return f"{R}/{'/'.join(names)}.jsonl"
 
 
 def photo_archives(photos):
@@ -54,3 +58,15 @@ def option(name, files):
 def scope_of(split):
     """The scope whose generators serve a split."""
     return "all" if PLAN.config.generator_scope == "all" else split
+
+
+def every_archive():
+    """Every tar, so that a deleted one is made again."""
+    manifests = [
+        *all_photo_archives(PLAN.by_cohort),
+        *all_healthy_archives(PLAN.canvas_cohorts),
+        *[archive("canvases", cohort) for cohort in PLAN.canvas_cohorts],
+        *[archive("lesion_mapped", cohort, donor.image_id) for cohort, donor in PLAN.pairs],
+        *[archive("semantic", *names) for names in PLAN.samples],
+    ]
+    return [str(Path(manifest).with_suffix(".tar")) for manifest in manifests]

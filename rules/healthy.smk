@@ -9,7 +9,7 @@ rule healthy:
     message:
         "healthy skin for {wildcards.cohort}, batch {wildcards.batch}"
     input:
-        photos=f"{R}/masks/{{cohort}}/{{batch}}.tar",
+        photos=f"{R}/masks/{{cohort}}/{{batch}}.jsonl",
     output:
         multiext(f"{R}/healthy/{{cohort}}/{{batch}}", tar=".tar", manifest=".jsonl", record=".json"),
     params:

@@ -21,10 +21,10 @@ rule index:
     input:
         splits=lambda w: expand(f"{R}/splits/{w.split}/{{c}}.csv", c=PLAN.split_cohorts(w.split)),
         photos=lambda w: all_photo_archives(PLAN.split_cohorts(w.split)),
-        healthy=lambda w: all_healthy_archives(PLAN.canvas_cohorts),
-        mapped=[f"{R}/lesion_mapped/{cohort}/{donor.image_id}.tar" for cohort, donor in PLAN.pairs],
+        healthy=[archive("canvases", cohort) for cohort in PLAN.canvas_cohorts],
+        mapped=[archive("lesion_mapped", cohort, donor.image_id) for cohort, donor in PLAN.pairs],
         semantic=lambda w: [
-            f"{R}/semantic/{scope}/{cohort}/{concept}.tar"
+            archive("semantic", scope, cohort, concept)
             for scope, cohort, concept in PLAN.samples
             if scope == scope_of(w.split)
         ],

@@ -11,7 +11,7 @@ rule lesion_mapped:
         "lesion of {wildcards.donor} onto the canvases of {wildcards.canvas_cohort}"
     input:
         photos=lambda w: photo_archives([DONOR[w.donor]])[0],
-        canvases=f"{R}/canvases/{{canvas_cohort}}.tar",
+        canvases=f"{R}/canvases/{{canvas_cohort}}.jsonl",
     output:
         multiext(f"{R}/lesion_mapped/{{canvas_cohort}}/{{donor}}", tar=".tar", manifest=".jsonl", record=".json"),
     params:

@@ -11,7 +11,7 @@ rule lora:
         "adapter of {wildcards.concept} ({wildcards.scope})"
     input:
         photos=lambda w: photo_archives(PLAN.training[w.scope, w.concept]),
-        canvases=f"{R}/canvases/{PRIORS}.tar",
+        canvases=f"{R}/canvases/{PRIORS}.jsonl",
         split=lambda w: split_of(w.scope, PRIORS),
         embedding=rules.embedding.output.weights,
     output:

@@ -7,6 +7,9 @@
 rule masks:
     message:
         "masks of {wildcards.cohort}, batch {wildcards.batch}"
+    input:
+        photos=lambda w: [p.file for p in PLAN.batches[w.cohort][w.batch]],
+        masks=lambda w: [p.mask for p in PLAN.batches[w.cohort][w.batch] if p.mask],
     output:
         multiext(f"{R}/masks/{{cohort}}/{{batch}}", tar=".tar", manifest=".jsonl", record=".json"),
     params:

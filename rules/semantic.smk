@@ -8,7 +8,7 @@ rule semantic:
     message:
         "samples of {wildcards.concept} on {wildcards.canvas_cohort} ({wildcards.scope})"
     input:
-        canvases=f"{R}/canvases/{{canvas_cohort}}.tar",
+        canvases=f"{R}/canvases/{{canvas_cohort}}.jsonl",
         split=lambda w: split_of(w.scope, w.canvas_cohort),
         embedding=rules.embedding.output.weights,
         lora=rules.lora.output.weights,

@@ -83,6 +83,11 @@ def test_a_missing_part_is_named(tmp_path):
         Archive(tmp_path / "a.tar")
 
 
+def test_an_archive_opens_by_any_of_its_parts(tmp_path):
+    write(tmp_path / "a.tar")
+    assert {Archive(tmp_path / f"a{suffix}").path for suffix in (".tar", ".jsonl", ".json")} == {tmp_path / "a.tar"}
+
+
 def test_webdataset_layout(tmp_path):
     """Members of one sample lie side by side and share the name up to the first dot."""
     write(tmp_path / "a.tar")

@@ -162,14 +162,14 @@ class Archive:
     """Read an archive by its manifest.
 
     Args:
-        path: the `.tar`; `x.jsonl` and `x.json` lie beside it.
+        path: `x.tar`, or its manifest `x.jsonl` or record `x.json`; the three lie side by side.
 
     Raises:
         UserError: a part is missing, or a member is not what the manifest says.
     """
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        self.path = Path(path).with_suffix(".tar")
         for part in (self.path, self.manifest_path, self.record_path):
             if not part.is_file():
                 raise UserError(f"{part}: missing. Run the workflow again; it makes what is missing.")

@@ -121,7 +121,7 @@ def build_index(
             if role is None:
                 dropped["real: no role in this split"] += 1
             else:
-                rows.append(entry_of(row, path, role, row["image_id"]))
+                rows.append(entry_of(row, archive.path, role, row["image_id"]))
     missing = sorted(set(roles) - {row["image_id"] for row in rows} - skipped)
     if missing:
         raise UserError(
@@ -140,7 +140,7 @@ def build_index(
             if reason:
                 dropped[f"{row['kind']}: {reason}"] += 1
             else:
-                rows.append(entry_of(row, path, "train", row.get("image_id") or ""))
+                rows.append(entry_of(row, archive.path, "train", row.get("image_id") or ""))
     table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
     _check(table)
     table = table.sort_values(["role", "kind", "id"], ignore_index=True)

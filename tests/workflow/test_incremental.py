@@ -1,0 +1,147 @@
+"""Change one thing after a finished run, and compare the exact set of jobs that would run."""
+
+import csv
+import os
+import shutil
+import time
+
+import numpy as np
+import yaml
+
+from tests.workflow.conftest import RUN, merge
+from tests.workflow.dryrun import counts, jobs
+from tests.workflow.paper_scale import ROOT, cgddi
+
+POOLED = {"index": 1, "leakage": 1, "audit": 3, "classify": 3, "fairness": 1, "report": 1}
+"""Jobs that pool everything, and so run whenever anything is added."""
+
+
+def change(folder, changes):
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(merge(yaml.safe_load(path.read_text()), changes)))
+
+
+def sheet(folder):
+    with open(folder / "data/toy/images.csv", newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def write_sheet(folder, rows):
+    with open(folder / "data/toy/images.csv", "w", newline="") as handle:
+        writer = csv.DictWriter(handle, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def test_nothing_changed(copy):
+    assert counts(copy, *RUN) == {}
+
+
+def test_a_new_disease_pays_only_for_its_own_jobs(copy):
+    """Six photos of a disease that is not in the toy set, appended as a cohort of their own."""
+    cgddi(
+        copy,
+        *("ingest", "ddi", "--metadata", "data/toy/extra/ddi_metadata.csv", "--images", "data/toy/extra/images"),
+        *(
+            "--masks",
+            "data/toy/extra/masks",
+            "--diseases",
+            "config/toy/diseases.csv",
+            "--append",
+            "--output",
+            "data/toy/images.csv",
+        ),
+    )
+    new = [row for row in sheet(copy) if row["cohort"] not in ("toy", "toy-test")]
+    assert len({row["cohort"] for row in new}) == 1
+    cohort = new[0]["cohort"]
+    donors = [row["image_id"] for row in new if row["mask"]]
+    found = jobs(copy, *RUN)
+    for rule in ("masks", "healthy", "canvases", "split"):
+        assert all(f"cohort={cohort}" in which for which in found[rule]), rule
+    assert {w.split("donor=")[1].split(",")[0] for w in found["lesion_mapped"]} == set(donors)
+    assert len(found["lesion_mapped"]) == 2 * len(donors)
+    assert len(found["embedding"]) == len(found["lora"]) == 1
+    assert len(found["semantic"]) == 2
+    rest = {"masks", "healthy", "review", "canvases", "lesion_mapped", "embedding", "lora", "semantic", "split", "all"}
+    assert {rule: len(which) for rule, which in found.items() if rule not in rest} == POOLED
+
+
+def test_a_new_evaluation_cohort_generates_nothing(copy):
+    rows = sheet(copy)
+    test = [row for row in rows if row["cohort"] == "toy-test"]
+    write_sheet(
+        copy, rows + [row | {"image_id": "x" + row["image_id"], "cohort": "clinic", "group": ""} for row in test[:6]]
+    )
+    change(copy, {"cohorts": {"clinic": {"role": "evaluation"}}})
+    found = jobs(copy, *RUN)
+    assert all("cohort=clinic" in which for rule in ("masks", "split") for which in found[rule])
+    assert not {"healthy", "canvases", "lesion_mapped", "embedding", "lora", "semantic"} & set(found)
+
+
+def test_a_changed_mask(copy):
+    """The mask file is no input that Snakemake sees; its content hash stands in the spec."""
+    row = next(row for row in sheet(copy) if row["cohort"] == "toy" and row["mask"])
+    path = copy / row["mask"]
+    mask = np.load(path)
+    mask[:2, :2] = 0
+    np.save(path, mask)
+    found = jobs(copy, *RUN)
+    assert len(found["masks"]) == 1
+    assert len(found["healthy"]) == 1 and len(found["canvases"]) == 1
+
+
+def test_a_hyper_parameter_of_one_stage(copy):
+    change(copy, {"lora": {"learning_rate": 1.0e-3}})
+    found = counts(copy, *RUN)
+    before = {"masks", "healthy", "canvases", "lesion_mapped", "embedding", "split", "review"}
+    assert not before & set(found)
+    assert found["lora"] >= 3 and found["semantic"] >= 1
+    assert {k: found[k] for k in POOLED} == POOLED
+
+
+def test_a_classifier_setting_reruns_classifiers_only(copy):
+    change(copy, {"classify": {"rotation": 10}})
+    assert counts(copy, *RUN) == {"classify": 3, "fairness": 1, "report": 1}
+
+
+def test_touched_sheet_config_and_photos_rerun_nothing(copy):
+    time.sleep(0.1)
+    for path in [
+        copy / "config.yaml",
+        copy / "data/toy/images.csv",
+        *sorted((copy / "data/toy/ddi/images").iterdir())[:3],
+    ]:
+        os.utime(path)
+    assert counts(copy, *RUN) == {}
+
+
+def test_a_fresh_copy_with_new_times_reruns_nothing(finished, tmp_path):
+    """Copied without keeping the times, as a sync tool or a checkout does."""
+    folder = tmp_path / "fresh"
+    shutil.copytree(finished, folder, copy_function=shutil.copyfile)
+    assert counts(folder, *RUN) == {}
+
+
+def test_the_review_file_reruns_what_depends_on_it(copy):
+    row = next(row for row in sheet(copy) if row["cohort"] == "toy" and row["mask"])
+    (copy / "review.csv").write_text(f"image_id,cohort,verdict,note\n{row['image_id']},toy,discard,\n")
+    change(copy, {"review": "review.csv"})
+    found = counts(copy, *RUN)
+    assert found["canvases"] == 1 and found["lesion_mapped"] >= 1 and found["lora"] >= 1
+    assert not {"masks", "healthy", "embedding", "review"} & set(found)
+
+
+def test_a_changed_comment_in_the_code_reruns_nothing_and_changed_code_its_stage(copy, tmp_path):
+    tree = tmp_path / "tree"
+    shutil.copytree(
+        ROOT, tree, ignore=shutil.ignore_patterns(".git", ".venv", "results", "data", ".snakemake", "tests", "slurm")
+    )
+    stage = tree / "workflow/cgddi/lora/settings.py"
+    stage.write_text(stage.read_text() + "\n# a comment\n")
+    run = ("-s", str(tree / "Snakefile"), *RUN)
+    assert counts(copy, *run) == {}
+    stage.write_text(stage.read_text() + "\nCHANGED = True\n")
+    found = counts(copy, *run)
+    assert "lora" in found and "semantic" in found
+    assert not {"masks", "healthy", "canvases", "lesion_mapped", "embedding"} & set(found)
