@@ -12,7 +12,8 @@ from cgddi.ingest import command
 from cgddi.ingest.diseases import read_diseases
 from cgddi.ingest.names import slugify
 from cgddi.sheets import check_files, load_sheets
-from ddi_shaped import MALIGNANT, MASKED, TONES, write_ddi_shaped
+
+from tests.ingest.ddi_shaped import MALIGNANT, MASKED, TONES, write_ddi_shaped
 
 
 def picture(seed, shape=(24, 32)):

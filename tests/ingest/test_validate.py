@@ -11,8 +11,9 @@ from cgddi.ingest import check
 from cgddi.ingest.check import check_split, validate
 from cgddi.ingest.mask_check import id_map
 from cgddi.sheets import Photo
-from ddi_shaped import write_ddi_shaped
 from PIL import Image
+
+from tests.ingest.ddi_shaped import write_ddi_shaped
 
 HEADER = "image_id,file,cohort,disease,skin_tone,malignant,mask,group\n"
 
