@@ -6,6 +6,8 @@ Everything is stopped by the pid of the process that was started; nothing is loo
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import os
 import shutil
 import signal
@@ -71,11 +73,19 @@ class Slurm:
         self.folder = Path(folder or tempfile.mkdtemp(prefix="cgddi-slurm-"))
         self.daemons: dict[str, subprocess.Popen] = {}
         self.ports = [_free_port() for _ in range(3)]
+        self._alone: int | None = None
 
     # ---- start and stop ----------------------------------------------------------------------------
 
     def __enter__(self) -> Slurm:
         install()
+        CONFIG.mkdir(exist_ok=True)
+        self._alone = os.open(CONFIG / ".cgddi-test.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._alone, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._alone)
+            raise NoCluster("another test cluster is running on this machine (it holds /etc/slurm)") from None
         present = CONFIG / "slurm.conf"
         if present.exists() and not present.read_text().startswith(MARK):
             raise NoCluster("/etc/slurm/slurm.conf is a real cluster's: the tests leave it alone")
@@ -101,7 +111,6 @@ class Slurm:
             f"NodeName={name} NodeHostname={here} NodeAddr=127.0.0.1 Port={port} CPUs=8 RealMemory=64000 Gres=gpu:2"
             for name, port in zip(("node1", "node2"), self.ports[1:], strict=True)
         )
-        CONFIG.mkdir(exist_ok=True)
         (CONFIG / "slurm.conf").write_text(
             f"""{MARK}ClusterName=cgddi-test
 SlurmctldHost={here}(127.0.0.1)
@@ -146,7 +155,13 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
     def _launch(self, name: str, *command: str, user: str | None = None) -> None:
         with open(self.folder / "log" / f"{name}.out", "ab") as log:
             self.daemons[name] = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, user=user
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                user=user,
+                preexec_fn=_die_with_parent,
             )
 
     def _start(self) -> None:
@@ -219,6 +234,9 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
             if path.exists() and path.read_text().startswith(MARK):
                 path.unlink()
         shutil.rmtree(self.folder, ignore_errors=True)
+        if self._alone is not None:
+            os.close(self._alone)
+            self._alone = None
 
     # ---- questions ---------------------------------------------------------------------------------
 
@@ -240,6 +258,15 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
             if "JobId" in facts and (every or facts["JobState"] in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING")):
                 found.append(facts)
         return found
+
+
+def _die_with_parent() -> None:
+    """In a daemon before it starts: have the kernel end it when the process that started it dies, killed or not."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1: PR_SET_PDEATHSIG
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _children() -> dict[int, list[int]]:
@@ -292,10 +319,11 @@ def _kill(pid: int) -> None:
 
 
 if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         with Slurm() as cluster:
             print(f"SLURM is up: {cluster.states()}; logs in {cluster.folder}. Ctrl-C stops it.", flush=True)
-            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
             signal.pause()
     except KeyboardInterrupt:
         print("stopped")

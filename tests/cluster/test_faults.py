@@ -1,0 +1,137 @@
+"""A small workflow on a real SLURM through profiles/slurm, undisturbed and with faults."""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, until
+
+from cgddi.recover import cluster_jobs
+
+SNAKEFILE = ["--snakefile", str(Path(__file__).parent / "Snakefile")]
+WHOLE = "".join(f"{name}\n" for name in ("train1", "cut1", "train2", "cut2"))
+
+
+def plan(folder, **jobs):
+    """What the jobs shall do (see job.py)."""
+    (folder / "plan").mkdir()
+    for name, text in jobs.items():
+        (folder / "plan" / name).write_text(text)
+
+
+def starts(folder, name):
+    """Lines a job wrote when it started, one for each attempt."""
+    path = folder / "runs" / name
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def seconds_done(folder, name):
+    path = folder / "state" / name
+    return int(path.read_text()) if path.exists() else 0
+
+
+def job_of(cluster, folder, comment):
+    """The running cluster job of a rule and wildcards."""
+    return [
+        job["JobId"]
+        for job in cluster.jobs()
+        if job.get("Comment") == comment and job["WorkDir"] == str(folder) and job["JobState"] == "RUNNING"
+    ]
+
+
+def pooled(folder):
+    return sorted((folder / "out" / "pool.txt").read_text().split()) == sorted(WHOLE.split())
+
+
+def test_disturbed_run_ends_as_an_undisturbed_one(cluster, start, tmp_path):
+    """One run in which a job is cancelled, one is requeued and one has too little memory; each ends with its own remedy."""
+    plan(tmp_path, train1="seconds 8", train2="seconds 8", cut1="seconds 3", cut2="memory 700")
+    run = start(tmp_path, *SNAKEFILE)
+    for name in ("train1", "train2"):
+        until(lambda name=name: seconds_done(tmp_path, name) >= 2, lambda: f"{name} does not run:\n{run.log}")
+    subprocess.run(["scancel", *job_of(cluster, tmp_path, "rule_train_wildcards_1")], check=True)
+    subprocess.run(["scontrol", "requeue", *job_of(cluster, tmp_path, "rule_train_wildcards_2")], check=True)
+    assert run.finish() == 0, run.log
+    assert pooled(tmp_path)
+
+    jobs = [job for job in cluster.jobs(every=True) if job["WorkDir"] == str(tmp_path)]
+    asked = {job["JobId"]: job.get("TresPerJob") for job in jobs if "train" in job["Comment"]}
+    assert len(asked) == 3 and set(asked.values()) == {"gres:gpu:1"}  # train1 twice, train2 requeued under its number
+    assert not any("gres:gpu" in job.get("TresPerJob", "") for job in jobs if "train" not in job["Comment"])
+    seen = [line.split("gpus=") for name in ("train1", "train2") for line in starts(tmp_path, name)]
+    assert all(gpu in ("0", "1") for _, gpu in seen)
+    # Each was started twice, and went on from its checkpoint: 8 seconds of work were done, not 16.
+    assert [len(starts(tmp_path, name)) for name in ("train1", "train2", "cut1")] == [2, 2, 1]
+    memory = sorted(int(job["MinMemoryNode"].rstrip("MG")) for job in jobs if job["Comment"] == "rule_cut_wildcards_2")
+    assert len(memory) == 2 and memory[0] < memory[1]
+
+
+def test_a_killed_controller_is_recovered(cluster, start, tmp_path):
+    """kill -9 of Snakemake: `cgddi recover` cancels its jobs and unlocks; the next run finishes without doing a job twice."""
+    plan(tmp_path, train1="seconds 15", train2="seconds 15")
+    first = start(tmp_path, *SNAKEFILE)
+    recover = [str(ROOT / ".venv/bin/python"), "-m", "cgddi.cli", "recover"]
+    options = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(ROOT / "workflow")}, "text": True}
+    for name in ("train1", "train2"):
+        until(lambda name=name: seconds_done(tmp_path, name) >= 2, lambda: f"{name} does not run:\n{first.log}")
+    refused = subprocess.run(recover, capture_output=True, **options)
+    assert refused.returncode == 2 and "Snakemake is running" in refused.stderr
+
+    first.end(signal.SIGKILL)
+    assert len(cluster_jobs(tmp_path)) >= 2
+    locked = start(tmp_path, *SNAKEFILE)
+    assert locked.finish() != 0 and "locked" in locked.log
+    done = subprocess.run(recover, capture_output=True, **options)
+    assert done.returncode == 0 and "cancelled" in done.stdout and "removed the lock" in done.stdout, done
+    assert cluster_jobs(tmp_path) == []
+
+    again = start(tmp_path, *SNAKEFILE)
+    assert again.finish() == 0, again.log
+    assert pooled(tmp_path)
+    assert [len(starts(tmp_path, f"train{n}")) for n in (1, 2)] == [2, 2]
+    assert [len(starts(tmp_path, f"cut{n}")) <= 2 for n in (1, 2)]
+    assert subprocess.run(recover, capture_output=True, **options).stdout.startswith("nothing to recover")
+
+
+@pytest.mark.slow
+def test_ctrl_c_cancels_the_jobs_and_leaves_no_lock(cluster, start, tmp_path):
+    plan(tmp_path, train1="seconds 8", train2="seconds 8")
+    run = start(tmp_path, *SNAKEFILE)
+    until(lambda: seconds_done(tmp_path, "train1") >= 1, lambda: f"train1 does not run:\n{run.log}")
+    run.end(signal.SIGINT)
+    until(lambda: not cluster_jobs(tmp_path), "jobs outlive Ctrl-C")
+    again = start(tmp_path, *SNAKEFILE)
+    assert again.finish() == 0, again.log
+    assert pooled(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_dead_nodes_jobs_move_to_the_other_node(cluster, start, tmp_path):
+    plan(tmp_path, train1="seconds 10", train2="seconds 10")
+    run = start(tmp_path, *SNAKEFILE)
+    number = until(lambda: job_of(cluster, tmp_path, "rule_train_wildcards_1"), lambda: f"no job:\n{run.log}")
+    until(lambda: seconds_done(tmp_path, "train1") >= 2, "train1 does not run")
+    node = next(job["NodeList"] for job in cluster.jobs() if job["JobId"] in number)
+    cluster.kill_node(node)
+    try:
+        assert run.finish(300) == 0, run.log
+        assert pooled(tmp_path)
+        assert len(starts(tmp_path, "train1")) == 2
+        assert "Trying to restart" not in run.log  # no attempt was used up
+    finally:
+        cluster.start_node(node)
+        until(lambda: set(cluster.states().values()) == {"IDLE"}, "the node does not come back")
+
+
+@pytest.mark.slow
+def test_a_job_out_of_time_gets_twice_the_time(cluster, start, tmp_path):
+    """A training of 150 s that asks for two minutes: the second attempt asks for four, and goes on from the checkpoint."""
+    plan(tmp_path, train1="seconds 150")
+    run = start(tmp_path, *SNAKEFILE, "out/pool.txt")
+    assert run.finish(600) == 0, run.log
+    jobs = [job for job in cluster.jobs(every=True) if job["WorkDir"] == str(tmp_path)]
+    limits = [job["TimeLimit"] for job in jobs if job["Comment"] == "rule_train_wildcards_1"]
+    assert sorted(limits) == ["00:02:00", "00:04:00"]
+    assert pooled(tmp_path) and len(starts(tmp_path, "train1")) == 2
