@@ -117,7 +117,8 @@ def run(spec: dict[str, Any], settings: ClassifySettings, regime: Regime, leakag
         model=model_facts,
         counts=rows.counts(),
         left_out=rows.left_out,
-        concept_images=concept_sizes(rows, index),
+        concept_images=concept_sizes(index),
+        cohorts=real_cohorts(index),
         history=fit.history,
         chosen_epoch=fit.chosen_epoch,
     )
@@ -126,7 +127,13 @@ def run(spec: dict[str, Any], settings: ClassifySettings, regime: Regime, leakag
     write_record(out / "record.json", record)
 
 
-def concept_sizes(rows, index) -> dict[str, dict[str, int]]:
+def real_cohorts(index) -> dict[str, list[str]]:
+    """Cohorts of the split's real images: those learnt from (directly or through a generator) and those tested on."""
+    real = index[index["kind"] == "real"]
+    return {role: sorted(set(real[real["role"] == role]["cohort"])) for role in ("train", "test")}
+
+
+def concept_sizes(index) -> dict[str, dict[str, int]]:
     """Real images by concept: `train` in this split, `all` in train, validation and test (the paper's rarity)."""
     real = index[index["kind"] == "real"]
     return {

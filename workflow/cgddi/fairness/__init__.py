@@ -1,0 +1,1 @@
+"""Fairness: tables, intervals, tests and plots over the predictions of all classifiers."""

@@ -1,0 +1,129 @@
+"""The side-by-side table in Markdown and LaTeX: ours with intervals, the published figures beneath, counts and marks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from cgddi.fairness.settings import FairnessSettings
+
+COLUMNS = (
+    ("accuracy", "all", "Mean"),
+    ("accuracy", "light", "Light"),
+    ("accuracy", "medium", "Medium"),
+    ("accuracy", "dark", "Dark"),
+    ("auc", "all", "AUC"),
+    ("pqd", "all", "PQD"),
+    ("dpm", "all", "DPM"),
+    ("eom", "all", "EOM"),
+)
+SIGNS = {"epoch chosen on the test images": "†", "leakage gate waived: training images touch held-out images": "‡"}
+
+
+def rows_of(metrics: pd.DataFrame) -> tuple[list[list[str]], list[str]]:
+    """Cells of the table (per cent) and its footnotes.
+
+    Args:
+        metrics: see `cgddi.fairness.frames.metrics_frame`.
+    """
+    lines, notes = [], []
+    for (split, regime, method), part in metrics.groupby(["split", "regime", "method"], sort=False):
+        first = part.iloc[0]
+        marks = [mark for mark in first["marks"].split("; ") if mark]
+        notes += [f"{SIGNS[mark]} {mark}" for mark in marks]
+        cells = {(row.metric, row.group): row for row in part.itertuples(index=False)}
+        name = f"{split}: {method}, {regime}{''.join(SIGNS[mark] for mark in marks)}"
+        lines.append([name, f"{first['runs']}", *(_cell(cells.get(column[:2])) for column in COLUMNS)])
+        published = [_published(cells.get(column[:2])) for column in COLUMNS]
+        if any(published):
+            lines.append([f"published: {method}, {regime}", "", *published])
+        else:
+            notes.append(f"{split}: {method}, {regime}: no published figure for this setting")
+    return lines, list(dict.fromkeys(notes))
+
+
+def _cell(row) -> str:
+    if row is None:
+        return ""
+    if row.value == "undefined":
+        return "undefined"
+    return f"{100 * row.value:.1f} ({100 * row.low:.1f}-{100 * row.high:.1f})"
+
+
+def _published(row) -> str:
+    return "" if row is None or pd.isna(row.published) else f"{100 * row.published:.1f}"
+
+
+def count_lines(metrics: pd.DataFrame) -> list[str]:
+    """One line per split: test images and classes by tone."""
+    lines = []
+    for split, part in metrics[metrics["metric"] == "accuracy"].groupby("split", sort=False):
+        cells = []
+        for row in part.drop_duplicates("group").to_dict("records"):
+            classes = [
+                f"{int(value)} {key.removeprefix('images_')}"
+                for key, value in row.items()
+                if key.startswith("images_") and not pd.isna(value)
+            ]
+            cells.append(f"{row['group']} {int(row['images'])}" + (f" ({', '.join(classes)})" if classes else ""))
+        lines.append(f"{split}: test images {'; '.join(cells)}")
+    return lines
+
+
+def flip_lines(metrics: pd.DataFrame) -> list[str]:
+    """How far one flipped prediction moves EOM, by setting."""
+    lines = []
+    for (split, regime, method), part in metrics.groupby(["split", "regime", "method"], sort=False):
+        value = part.set_index("metric")["value"]
+        low, high = value["eom_lowest_under_one_flip"], value["eom_highest_under_one_flip"]
+        if low != "undefined":
+            now = part[part["metric"] == "eom"]["value"].iloc[0]
+            lines.append(f"{split}, {method}, {regime}: EOM {100 * now:.1f} becomes {100 * low:.1f} to {100 * high:.1f}")
+    return lines
+
+
+def markdown(metrics: pd.DataFrame, options: FairnessSettings) -> str:
+    """The table as Markdown, with notes, counts and the effect of one flipped image."""
+    lines, notes = rows_of(metrics)
+    header = ["Setting", "Runs", *(name for *_, name in COLUMNS)]
+    text = [f"## {options.title}", ""] if options.title else []
+    text.append(f"Per cent; in brackets the {100 * options.confidence:.0f}% interval over test images{_runs(options)}.")
+    text += ["", _md(header), _md(["---"] * len(header)), *(_md(line) for line in lines), ""]
+    for heading, items in (
+        ("Notes", notes),
+        ("Counts", count_lines(metrics)),
+        ("EOM after one flipped prediction", flip_lines(metrics)),
+    ):
+        if items:
+            text += [f"**{heading}**", "", *(f"- {item}" for item in items), ""]
+    return "\n".join(text)
+
+
+def _runs(options: FairnessSettings) -> str:
+    return " and runs" if options.resample_runs else ""
+
+
+def _md(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def latex(metrics: pd.DataFrame, options: FairnessSettings) -> str:
+    """The table as LaTeX (booktabs), notes and counts beneath it."""
+    lines, notes = rows_of(metrics)
+    text = [r"\begin{table}", r"\centering", r"\begin{tabular}{l" + "r" * (len(COLUMNS) + 1) + "}", r"\toprule"]
+    text.append(" & ".join(["Setting", "Runs", *(name for *_, name in COLUMNS)]) + r" \\")
+    text += [r"\midrule", *(" & ".join(_tex(cell) for cell in line) + r" \\" for line in lines), r"\bottomrule", r"\end{tabular}"]
+    title = f"{options.title}. " if options.title else ""
+    about = f"{title}Per cent, with {100 * options.confidence:.0f}% intervals over test images{_runs(options)}."
+    text.append(rf"\caption{{{_tex(' '.join([about, *(note + '.' for note in notes), *(c + '.' for c in count_lines(metrics))]))}}}")
+    return "\n".join([*text, r"\end{table}", ""])
+
+
+def _tex(text: str) -> str:
+    for plain, escaped in (
+        ("\\", r"\textbackslash{}"), ("&", r"\&"), ("%", r"\%"), ("_", r"\_"), ("#", r"\#"), ("$", r"\$"),
+        ("†", r"$\dagger$"), ("‡", r"$\ddagger$"),
+    ):  # fmt: skip
+        text = text.replace(plain, escaped)
+    return text
