@@ -212,6 +212,18 @@ def test_a_clash_is_an_error(folder, capsys, changes, what):
     assert f"with another {what}" in said and "row 4" in said and (folder / "images.csv").read_bytes() == before
 
 
+def test_a_prefix_tells_equal_ids_apart(folder, capsys):
+    assert main(["ingest", *small_ddi(folder, count=2)]) == 0
+    args = ["--output", "images.csv", "--threads", "1", "--append"]
+    save(folder / "other" / "000001.png", 77)
+    write(folder / "o.csv", [{"DDI_file": "000001.png", "skin_tone": 56, "malignant": True, "disease": "scar"}])
+    args = ["ingest", "ddi", "--metadata", "o.csv", "--images", "other", *args]
+    assert main(args) == 2 and "--prefix" in capsys.readouterr().err
+    assert main([*args, "--prefix", "test-", "--cohort", "test"]) == 0
+    assert [row["image_id"] for row in rows_of("images.csv")] == ["000001", "000002", "test-000001"]
+    assert main([*args, "--prefix", "../"]) == 2 and "FULL STOP" in capsys.readouterr().err
+
+
 def test_copies_share_a_group(folder, capsys):
     args = small_ddi(folder, count=4)
     (folder / "images" / "000003.png").write_bytes((folder / "images" / "000001.png").read_bytes())

@@ -93,7 +93,16 @@ def parser() -> argparse.ArgumentParser:
 
 
 def read_incoming(args: argparse.Namespace, cohort: str) -> Incoming:
-    """The rows of the chosen source."""
+    """The rows of the chosen source, their ids with the chosen prefix."""
+    incoming = _read_source(args, cohort)
+    for _, row in incoming.table.rows:
+        row["image_id"] = args.prefix + row["image_id"] if row["image_id"] else ""
+    if not incoming.table.rows and not incoming.table.problems:
+        raise UserError("\n".join([f"{args.metadata}: no row is left to write.", *incoming.notes]))
+    return incoming
+
+
+def _read_source(args: argparse.Namespace, cohort: str) -> Incoming:
     if args.source == "ddi":
         return read_ddi(args.metadata, args.images, args.masks, cohort)
     if args.source == "fitzpatrick17k":
@@ -183,8 +192,6 @@ def main(argv: list[str] | None = None) -> int:
         existing = read_existing(args.output) if os.path.exists(args.output) else []
     cohort = args.cohort or free_cohort(COHORTS[args.source], {row["cohort"] for row in existing})
     incoming = read_incoming(args, cohort)
-    if not incoming.table.rows and not incoming.table.problems:
-        raise UserError("\n".join([f"{args.metadata}: no row is left to write.", *incoming.notes]))
     known, disease_text = known_diseases(args, [row["disease"] for _, row in incoming.table.rows if row["disease"]])
     if problems := incoming.problems(known, args.write_diseases or args.diseases):
         raise InvalidInput(problems)

@@ -72,7 +72,7 @@ def split_known(existing: Sequence[Row], incoming: Table, folder: str) -> tuple[
             column for column in ("file", "disease", "skin_tone", "malignant") if not _same(column, old, row, folder)
         ]:
             message = f"this id stands in the sheet already, with another {' and '.join(differing)}"
-            remedy = "Ids are unique over all cohorts: give the new photo an id of its own, or remove the old row."
+            remedy = "Ids are unique over all cohorts: give the new photos a --prefix, or remove the old row."
             problems.append(
                 Problem(incoming.source, message, remedy, row=line, column="image_id", value=row["image_id"])
             )
