@@ -73,6 +73,7 @@ def parser() -> argparse.ArgumentParser:
         )
         sub.add_argument("--output", required=True, help="the image sheet to write")
         sub.add_argument("--append", action="store_true", help="add to the sheet instead of writing it anew")
+        sub.add_argument("--prefix", default="", help="put before every image id, e.g. clinic-")
         sub.add_argument(
             "--cohort", help=f"name of the photos' cohort (default {COHORTS[source]}; appended: a free one)"
         )
