@@ -356,6 +356,24 @@ def test_strangers_of_earlier_rows_are_told(folder, capsys):
     assert "1 disease names of earlier rows are not in this disease sheet, e.g. wart" in capsys.readouterr().out
 
 
+def test_copies_of_photos_that_lie_beside_the_sheet_are_seen(folder, monkeypatch):
+    args = small_ddi(folder, count=2)
+    (folder / "sheets").mkdir()
+    save(folder / "sheets" / "mine.png", 2)
+    row = {
+        "image_id": "old",
+        "file": "mine.png",
+        "cohort": "c",
+        "disease": "wart",
+        "skin_tone": "12",
+        "malignant": "False",
+    }
+    write(folder / "sheets" / "images.csv", [row])
+    args[args.index("images.csv")] = "sheets/images.csv"
+    assert main(["ingest", *args, "--append"]) == 0
+    assert [row["group"] for row in rows_of("sheets/images.csv")] == ["", "", "old"]
+
+
 def test_patients_joined_by_a_copy_become_one_group(folder):
     args = lab(folder)
     text = (folder / "lab.csv").read_text().replace("6,p1", "6,p2")

@@ -144,8 +144,9 @@ def group_duplicates(
     from cgddi.ingest.duplicates import duplicate_sets, fingerprints
 
     rows = [row for _, row in fresh]
-    old = [row for row in existing if os.path.isfile(row["file"])]
-    prints = fingerprints([row["file"] for row in [*old, *rows]], args.threads)
+    places = {id(row): _place(row["file"], os.path.dirname(args.output)) for row in existing}
+    old = [row for row in existing if os.path.isfile(places[id(row)])]
+    prints = fingerprints([places.get(id(row), row["file"]) for row in [*old, *rows]], args.threads)
     unread = {
         id(row): error for row, error in zip(rows, prints[len(old) :], strict=True) if isinstance(error, UserError)
     }
@@ -176,6 +177,10 @@ def group_duplicates(
             )
         _regroup(rows, set(groups[1:]), new, groups[0])
     return [row for row in rows if id(row) not in unread and id(row) not in skipped], said
+
+
+def _place(path: str, beside: str) -> str:
+    return path if os.path.exists(path) else os.path.join(beside, path)
 
 
 def _regroup(rows: Sequence[Row], merged: set[str], new: Sequence[Row], group: str) -> None:
