@@ -5,15 +5,11 @@
 
 
 rule leakage:
-    message:
-        "leakage gate of split {wildcards.split}"
     input:
         index=rules.index.output.table,
         photos=lambda w: all_photo_archives(PLAN.split_cohorts(w.split)),
     output:
         report=f"{R}/audit/{{split}}/leakage.json",
-    params:
-        spec=lambda w: PLAN.spec("audit", kind="leakage", split=w.split),
     log:
         f"{R}/logs/audit/{{split}}/leakage.log",
     benchmark:
@@ -24,27 +20,27 @@ rule leakage:
     resources:
         mem_mb=gb(8),
         runtime=minutes(60),
+    params:
+        spec=lambda w: PLAN.spec("audit", kind="leakage", split=w.split),
+    message:
+        "leakage gate of split {wildcards.split}"
     shell:
         """
-        {CGDDI} audit leakage \
+        cgddi audit leakage \
             --spec {params.spec:q} \
             --index {input.index:q} \
             --photos {input.photos:q} \
             --output {output.report:q} \
-            --threads {threads} 2> {log:q}
+            --threads {threads} 2>{log:q}
         """
 
 
 rule audit:
-    message:
-        "{wildcards.kind} audit of split {wildcards.split}"
     input:
         index=rules.index.output.table,
         photos=lambda w: all_photo_archives(PLAN.split_cohorts(w.split)),
     output:
         report=f"{R}/audit/{{split}}/{{kind}}.json",
-    params:
-        spec=lambda w: PLAN.spec("audit", kind=w.kind, split=w.split),
     log:
         f"{R}/logs/audit/{{split}}/{{kind}}.log",
     benchmark:
@@ -56,12 +52,16 @@ rule audit:
         gpu=lambda w: 1 if w.kind == "quality" else 0,
         mem_mb=gb(16),
         runtime=minutes(120),
+    params:
+        spec=lambda w: PLAN.spec("audit", kind=w.kind, split=w.split),
+    message:
+        "{wildcards.kind} audit of split {wildcards.split}"
     shell:
         """
-        {CGDDI} audit {wildcards.kind} \
+        cgddi --gpus {resources.gpu} --gpus {resources.gpu} audit {wildcards.kind} \
             --spec {params.spec:q} \
             --index {input.index:q} \
             --photos {input.photos:q} \
             --output {output.report:q} \
-            --threads {threads} 2> {log:q}
+            --threads {threads} 2>{log:q}
         """

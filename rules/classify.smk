@@ -4,27 +4,15 @@
 # Out: classify/<split>/<regime>/<method>/<seed>/predictions.csv, weights.safetensors, record.json
 
 
-def initial_weights(wildcards):
-    """Weights a regime starts from: none, or those of another regime with the same split, method and seed."""
-    start = PLAN.config.regime(wildcards.regime).init
-    return expand(rules.classify.output.weights, **{**wildcards, "regime": start}) if start else []
-
-
 rule classify:
-    message:
-        "{wildcards.method} on {wildcards.regime}, split {wildcards.split}, seed {wildcards.run_seed}"
     input:
         index=rules.index.output.table,
         leakage=rules.leakage.output.report,
-        init=initial_weights,
+        init=lambda w: initial_weights(w.split, w.regime, w.method, w.run_seed),
     output:
         predictions=f"{R}/classify/{{split}}/{{regime}}/{{method}}/{{run_seed}}/predictions.csv",
         weights=f"{R}/classify/{{split}}/{{regime}}/{{method}}/{{run_seed}}/weights.safetensors",
         record=f"{R}/classify/{{split}}/{{regime}}/{{method}}/{{run_seed}}/record.json",
-    params:
-        spec=lambda w: PLAN.classify_spec(w.split, w.regime, w.method, int(w.run_seed)),
-        folder=subpath(output.weights, parent=True),
-        init=lambda w, input: option("--init", input.init),
     log:
         text=f"{R}/logs/classify/{{split}}/{{regime}}/{{method}}/{{run_seed}}.log",
         metrics=f"{R}/logs/classify/{{split}}/{{regime}}/{{method}}/{{run_seed}}.metrics.jsonl",
@@ -37,14 +25,20 @@ rule classify:
         gpu=1,
         mem_mb=gb(24),
         runtime=minutes(240),
+    params:
+        spec=lambda w: PLAN.classify_spec(w.split, w.regime, w.method, int(w.run_seed)),
+        folder=subpath(output.weights, parent=True),
+        init=lambda w, input: option("--init", input.init),
+    message:
+        "{wildcards.method} on {wildcards.regime}, split {wildcards.split}, seed {wildcards.run_seed}"
     shell:
         """
-        {CGDDI} classify \
+        cgddi --gpus {resources.gpu} --gpus {resources.gpu} classify \
             --spec {params.spec:q} \
             --index {input.index:q} \
             --leakage {input.leakage:q} \
             {params.init} \
             --output-dir {params.folder:q} \
             --metrics {log.metrics:q} \
-            --threads {threads} 2> {log.text:q}
+            --threads {threads} 2>{log.text:q}
         """

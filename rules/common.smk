@@ -3,12 +3,24 @@
 # Contract: nothing here makes a file. A rule's `params.spec` is one canonical JSON string holding the rows and settings the
 # job depends on, the hash of its stage's code and the pinned versions; Snakemake reruns a job when that string changes.
 
+import os
 import shlex
 
-CACHE = PLAN.config.cache
-# The workflow's own code, run by the interpreter that runs Snakemake, or by an environment's own under `--sdm`.
+# Priorities: the job with the longest way to the end first (masks 50, canvases 45, healthy 40, embedding 30, lora 20,
+# semantic 10), so that no GPU idles at the end while one concept's chain is still to be walked.
+
+# GPU jobs that may share a device, for the leases of local runs (`cgddi --gpus N`); see profiles/local-gpu.
+if "runs_per_gpu" in workflow.global_resources:
+    os.environ.setdefault("CGDDI_RUNS_PER_GPU", str(workflow.global_resources["runs_per_gpu"].value))
+
+# Every shell command can call `cgddi`: the workflow's own code, run by the interpreter that runs Snakemake, or by an
+# environment's own under `--sdm`. Neither the interpreter's path nor the cache's makes a job run again.
 PYTHON = "python" if workflow.deployment_settings.deployment_method else shlex.quote(sys.executable)
-CGDDI = f"PYTHONPATH={shlex.quote(workflow.basedir)}/workflow {PYTHON} -m cgddi.cli"
+shell.prefix(
+    "set -euo pipefail; "
+    f"export PYTHONPATH={shlex.quote(str(workflow.basedir))}/workflow CGDDI_CACHE={shlex.quote(PLAN.config.cache)}; "
+    f'cgddi() {{{{ {PYTHON} -m cgddi.cli "$@"; }}}}; '
+)
 
 
 def gb(size, step=None):
@@ -70,3 +82,9 @@ def every_archive():
         *[archive("semantic", *names) for names in PLAN.samples],
     ]
     return [str(Path(manifest).with_suffix(".tar")) for manifest in manifests]
+
+
+def initial_weights(split, regime, method, run_seed):
+    """Weights a regime starts from: none, or those of another regime with the same split, method and seed."""
+    start = PLAN.config.regime(regime).init
+    return [f"{R}/classify/{split}/{start}/{method}/{run_seed}/weights.safetensors"] if start else []

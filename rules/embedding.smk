@@ -5,22 +5,17 @@
 
 
 rule embedding:
-    message:
-        "token of {wildcards.concept} ({wildcards.scope})"
     input:
         photos=lambda w: photo_archives(PLAN.generator_photos("embedding", w.scope, w.concept)),
     output:
         weights=f"{R}/embedding/{{scope}}/{{concept}}/learned_embeds.safetensors",
         record=f"{R}/embedding/{{scope}}/{{concept}}/record.json",
-    params:
-        spec=lambda w: PLAN.generator_spec("embedding", w.scope, w.concept),
-        folder=subpath(output.weights, parent=True),
-        state=f"{R}/.state/embedding/{{scope}}/{{concept}}",
     log:
         text=f"{R}/logs/embedding/{{scope}}/{{concept}}.log",
         metrics=f"{R}/logs/embedding/{{scope}}/{{concept}}.metrics.jsonl",
     benchmark:
         f"{R}/benchmarks/embedding/{{scope}}/{{concept}}.tsv"
+    priority: 30
     conda:
         "../envs/diffusion.yaml"
     threads: 4
@@ -28,14 +23,20 @@ rule embedding:
         gpu=1,
         mem_mb=gb(24),
         runtime=minutes(60),
+    params:
+        spec=lambda w: PLAN.generator_spec("embedding", w.scope, w.concept),
+        folder=subpath(output.weights, parent=True),
+        state=f"{R}/.state/embedding/{{scope}}/{{concept}}",
+    message:
+        "token of {wildcards.concept} ({wildcards.scope})"
     shell:
         """
-        {CGDDI} embedding \
+        cgddi --gpus {resources.gpu} --gpus {resources.gpu} embedding \
             --spec {params.spec:q} \
             --photos {input.photos:q} \
             --output-dir {params.folder:q} \
             --state {params.state:q} \
-            --cache {CACHE:q} \
+            --cache "$CGDDI_CACHE" \
             --metrics {log.metrics:q} \
-            --threads {threads} 2> {log.text:q}
+            --threads {threads} 2>{log.text:q}
         """

@@ -5,8 +5,6 @@
 
 
 rule export:
-    message:
-        "data set and adapters for export"
     input:
         index=expand(f"{R}/index/{{split}}.parquet", split=PLAN.config.splits),
         lora=[f"{R}/lora/{scope}/{concept}/pytorch_lora_weights.safetensors" for scope, concept in PLAN.training],
@@ -14,9 +12,6 @@ rule export:
     output:
         card=f"{R}/export/README.md",
         record=f"{R}/export/record.json",
-    params:
-        spec=PLAN.spec("export"),
-        folder=subpath(output.card, parent=True),
     log:
         f"{R}/logs/export.log",
     benchmark:
@@ -27,13 +22,18 @@ rule export:
     resources:
         mem_mb=gb(8),
         runtime=minutes(120),
+    params:
+        spec=PLAN.spec("export"),
+        folder=subpath(output.card, parent=True),
+    message:
+        "data set and adapters for export"
     shell:
         """
-        {CGDDI} export \
+        cgddi export \
             --spec {params.spec:q} \
             --index {input.index:q} \
             --lora {input.lora:q} \
             --embedding {input.embedding:q} \
             --output-dir {params.folder:q} \
-            --threads {threads} 2> {log:q}
+            --threads {threads} 2>{log:q}
         """

@@ -13,8 +13,6 @@ RUNS = expand(
 
 
 rule fairness:
-    message:
-        "fairness tables"
     input:
         predictions=[f"{run}/predictions.csv" for run in RUNS],
     output:
@@ -27,9 +25,6 @@ rule fairness:
         table=f"{R}/fairness/table.md",
         latex=f"{R}/fairness/table.tex",
         plots=[f"{R}/fairness/{name}.png" for name in ("roc", "metrics", "calibration")],
-    params:
-        spec=PLAN.spec("fairness"),
-        folder=subpath(output.summary, parent=True),
     log:
         f"{R}/logs/fairness.log",
     benchmark:
@@ -40,11 +35,16 @@ rule fairness:
     resources:
         mem_mb=gb(8),
         runtime=minutes(60),
+    params:
+        spec=PLAN.spec("fairness"),
+        folder=subpath(output.summary, parent=True),
+    message:
+        "fairness tables"
     shell:
         """
-        {CGDDI} fairness \
+        cgddi fairness \
             --spec {params.spec:q} \
             --predictions {input.predictions:q} \
             --output-dir {params.folder:q} \
-            --threads {threads} 2> {log:q}
+            --threads {threads} 2>{log:q}
         """

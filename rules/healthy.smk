@@ -6,19 +6,16 @@
 
 
 rule healthy:
-    message:
-        "healthy skin for {wildcards.cohort}, batch {wildcards.batch}"
     input:
         photos=f"{R}/masks/{{cohort}}/{{batch}}.jsonl",
     output:
         multiext(f"{R}/healthy/{{cohort}}/{{batch}}", tar=".tar", manifest=".jsonl", record=".json"),
-    params:
-        spec=lambda w: PLAN.healthy_spec(w.cohort, w.batch),
     log:
         text=f"{R}/logs/healthy/{{cohort}}/{{batch}}.log",
         metrics=f"{R}/logs/healthy/{{cohort}}/{{batch}}.metrics.jsonl",
     benchmark:
         f"{R}/benchmarks/healthy/{{cohort}}/{{batch}}.tsv"
+    priority: 40
     conda:
         "../envs/diffusion.yaml"
     threads: 4
@@ -26,26 +23,26 @@ rule healthy:
         gpu=1,
         mem_mb=gb(24),
         runtime=minutes(60),
+    params:
+        spec=lambda w: PLAN.healthy_spec(w.cohort, w.batch),
+    message:
+        "healthy skin for {wildcards.cohort}, batch {wildcards.batch}"
     shell:
         """
-        {CGDDI} healthy \
+        cgddi --gpus {resources.gpu} --gpus {resources.gpu} healthy \
             --spec {params.spec:q} \
             --photos {input.photos:q} \
             --output {output.tar:q} \
             --metrics {log.metrics:q} \
-            --threads {threads} 2> {log.text:q}
+            --threads {threads} 2>{log.text:q}
         """
 
 
 rule review:
-    message:
-        "review page of the healthy images"
     input:
         healthy=all_healthy_archives(PLAN.canvas_cohorts),
     output:
         page=f"{R}/review/index.html",
-    params:
-        spec=PLAN.spec("healthy", settings=PLAN.config.canvases),
     log:
         f"{R}/logs/review.log",
     conda:
@@ -54,9 +51,13 @@ rule review:
     resources:
         mem_mb=gb(2),
         runtime=minutes(20),
+    params:
+        spec=PLAN.spec("healthy", settings=PLAN.config.canvases),
+    message:
+        "review page of the healthy images"
     shell:
         """
-        {CGDDI} review \
+        cgddi review \
             --healthy {input.healthy:q} \
-            --output {output.page:q} 2> {log:q}
+            --output {output.page:q} 2>{log:q}
         """

@@ -5,19 +5,19 @@
 
 
 rule split:
-    message:
-        "split {wildcards.split} of {wildcards.cohort}"
     output:
         table=f"{R}/splits/{{split}}/{{cohort}}.csv",
+    log:
+        f"{R}/logs/splits/{{split}}/{{cohort}}.log",
     params:
         assignment=lambda w: PLAN.split_hash(w.split, w.cohort),
+    message:
+        "split {wildcards.split} of {wildcards.cohort}"
     run:
         PLAN.write_split(wildcards.split, wildcards.cohort, output.table)
 
 
 rule index:
-    message:
-        "index of split {wildcards.split}"
     input:
         splits=lambda w: expand(f"{R}/splits/{w.split}/{{c}}.csv", c=PLAN.split_cohorts(w.split)),
         photos=lambda w: all_photo_archives(PLAN.split_cohorts(w.split)),
@@ -31,8 +31,6 @@ rule index:
     output:
         table=f"{R}/index/{{split}}.parquet",
         record=f"{R}/index/{{split}}.json",
-    params:
-        spec=lambda w: PLAN.spec("index", split=w.split),
     log:
         f"{R}/logs/index/{{split}}.log",
     benchmark:
@@ -43,9 +41,13 @@ rule index:
     resources:
         mem_mb=gb(8),
         runtime=minutes(60),
+    params:
+        spec=lambda w: PLAN.spec("index", split=w.split),
+    message:
+        "index of split {wildcards.split}"
     shell:
         """
-        {CGDDI} index \
+        cgddi index \
             --spec {params.spec:q} \
             --splits {input.splits:q} \
             --photos {input.photos:q} \
@@ -53,5 +55,5 @@ rule index:
             --mapped {input.mapped:q} \
             --semantic {input.semantic:q} \
             --output {output.table:q} \
-            --threads {threads} 2> {log:q}
+            --threads {threads} 2>{log:q}
         """

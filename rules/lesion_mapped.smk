@@ -7,15 +7,11 @@ DONOR = {donor.image_id: donor for _, donor in PLAN.pairs}
 
 
 rule lesion_mapped:
-    message:
-        "lesion of {wildcards.donor} onto the canvases of {wildcards.canvas_cohort}"
     input:
         photos=lambda w: photo_archives([DONOR[w.donor]])[0],
         canvases=f"{R}/canvases/{{canvas_cohort}}.jsonl",
     output:
         multiext(f"{R}/lesion_mapped/{{canvas_cohort}}/{{donor}}", tar=".tar", manifest=".jsonl", record=".json"),
-    params:
-        spec=lambda w: PLAN.lesion_mapped_spec(w.canvas_cohort, w.donor),
     log:
         f"{R}/logs/lesion_mapped/{{canvas_cohort}}/{{donor}}.log",
     benchmark:
@@ -26,12 +22,16 @@ rule lesion_mapped:
     resources:
         mem_mb=gb(2),
         runtime=minutes(20),
+    params:
+        spec=lambda w: PLAN.lesion_mapped_spec(w.canvas_cohort, w.donor),
+    message:
+        "lesion of {wildcards.donor} onto the canvases of {wildcards.canvas_cohort}"
     shell:
         """
-        {CGDDI} lesion-mapped \
+        cgddi lesion-mapped \
             --spec {params.spec:q} \
             --photos {input.photos:q} \
             --canvases {input.canvases:q} \
             --output {output.tar:q} \
-            --threads {threads} 2> {log:q}
+            --threads {threads} 2>{log:q}
         """

@@ -7,8 +7,6 @@ PRIORS = PLAN.canvas_cohorts[0] if PLAN.canvas_cohorts else "none"
 
 
 rule lora:
-    message:
-        "adapter of {wildcards.concept} ({wildcards.scope})"
     input:
         photos=lambda w: photo_archives(PLAN.training[w.scope, w.concept]),
         canvases=f"{R}/canvases/{PRIORS}.jsonl",
@@ -18,16 +16,12 @@ rule lora:
         weights=f"{R}/lora/{{scope}}/{{concept}}/pytorch_lora_weights.safetensors",
         samples=f"{R}/lora/{{scope}}/{{concept}}/samples.png",
         record=f"{R}/lora/{{scope}}/{{concept}}/record.json",
-    params:
-        spec=lambda w: PLAN.generator_spec("lora", w.scope, w.concept),
-        folder=subpath(output.weights, parent=True),
-        split=lambda w, input: option("--split", input.split),
-        state=f"{R}/.state/lora/{{scope}}/{{concept}}",
     log:
         text=f"{R}/logs/lora/{{scope}}/{{concept}}.log",
         metrics=f"{R}/logs/lora/{{scope}}/{{concept}}.metrics.jsonl",
     benchmark:
         f"{R}/benchmarks/lora/{{scope}}/{{concept}}.tsv"
+    priority: 20
     conda:
         "../envs/diffusion.yaml"
     threads: 4
@@ -35,9 +29,16 @@ rule lora:
         gpu=1,
         mem_mb=gb(24),
         runtime=minutes(60),
+    params:
+        spec=lambda w: PLAN.generator_spec("lora", w.scope, w.concept),
+        folder=subpath(output.weights, parent=True),
+        split=lambda w, input: option("--split", input.split),
+        state=f"{R}/.state/lora/{{scope}}/{{concept}}",
+    message:
+        "adapter of {wildcards.concept} ({wildcards.scope})"
     shell:
         """
-        {CGDDI} lora \
+        cgddi --gpus {resources.gpu} --gpus {resources.gpu} lora \
             --spec {params.spec:q} \
             --photos {input.photos:q} \
             --canvases {input.canvases:q} \
@@ -45,7 +46,7 @@ rule lora:
             --embedding {input.embedding:q} \
             --output-dir {params.folder:q} \
             --state {params.state:q} \
-            --cache {CACHE:q} \
+            --cache "$CGDDI_CACHE" \
             --metrics {log.metrics:q} \
-            --threads {threads} 2> {log.text:q}
+            --threads {threads} 2>{log.text:q}
         """

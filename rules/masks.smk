@@ -5,29 +5,30 @@
 
 
 rule masks:
-    message:
-        "masks of {wildcards.cohort}, batch {wildcards.batch}"
     input:
         photos=lambda w: [p.file for p in PLAN.batches[w.cohort][w.batch]],
         masks=lambda w: [p.mask for p in PLAN.batches[w.cohort][w.batch] if p.mask],
     output:
         multiext(f"{R}/masks/{{cohort}}/{{batch}}", tar=".tar", manifest=".jsonl", record=".json"),
-    params:
-        spec=lambda w: PLAN.masks_spec(w.cohort, w.batch),
     log:
         f"{R}/logs/masks/{{cohort}}/{{batch}}.log",
     benchmark:
         f"{R}/benchmarks/masks/{{cohort}}/{{batch}}.tsv"
+    priority: 50
     conda:
         "../envs/images.yaml"
     threads: 1
     resources:
         mem_mb=gb(2),
         runtime=minutes(20),
+    params:
+        spec=lambda w: PLAN.masks_spec(w.cohort, w.batch),
+    message:
+        "masks of {wildcards.cohort}, batch {wildcards.batch}"
     shell:
         """
-        {CGDDI} masks \
+        cgddi masks \
             --spec {params.spec:q} \
             --output {output.tar:q} \
-            --threads {threads} 2> {log:q}
+            --threads {threads} 2>{log:q}
         """

@@ -5,8 +5,6 @@
 
 
 rule report:
-    message:
-        "report"
     input:
         summary=rules.fairness.output.summary,
         audits=expand(
@@ -17,10 +15,9 @@ rule report:
         index=expand(f"{R}/index/{{split}}.parquet", split=PLAN.config.splits),
         samples=[f"{R}/lora/{scope}/{concept}/samples.png" for scope, concept in PLAN.training],
         review=rules.review.output.page,
+        healthy=all_healthy_archives(PLAN.canvas_cohorts),
     output:
         page=f"{R}/report/index.html",
-    params:
-        spec=PLAN.spec("report", project=PLAN.config.results),
     log:
         f"{R}/logs/report.log",
     benchmark:
@@ -31,16 +28,22 @@ rule report:
     resources:
         mem_mb=gb(8),
         runtime=minutes(60),
+    params:
+        spec=PLAN.spec("report"),
+        logs=f"{R}/logs",
+    message:
+        "report"
     shell:
         """
-        {CGDDI} report \
+        cgddi report \
             --spec {params.spec:q} \
-            --results {R:q} \
+            --logs {params.logs:q} \
             --summary {input.summary:q} \
             --audits {input.audits:q} \
             --index {input.index:q} \
             --samples {input.samples:q} \
             --review {input.review:q} \
+            --healthy {input.healthy:q} \
             --output {output.page:q} \
-            --threads {threads} 2> {log:q}
+            --threads {threads} 2>{log:q}
         """

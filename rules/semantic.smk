@@ -5,8 +5,6 @@
 
 
 rule semantic:
-    message:
-        "samples of {wildcards.concept} on {wildcards.canvas_cohort} ({wildcards.scope})"
     input:
         canvases=f"{R}/canvases/{{canvas_cohort}}.jsonl",
         split=lambda w: split_of(w.scope, w.canvas_cohort),
@@ -14,15 +12,12 @@ rule semantic:
         lora=rules.lora.output.weights,
     output:
         multiext(f"{R}/semantic/{{scope}}/{{canvas_cohort}}/{{concept}}", tar=".tar", manifest=".jsonl", record=".json"),
-    params:
-        spec=lambda w: PLAN.semantic_spec(w.scope, w.canvas_cohort, w.concept),
-        split=lambda w, input: option("--split", input.split),
-        state=f"{R}/.state/semantic/{{scope}}/{{canvas_cohort}}/{{concept}}",
     log:
         text=f"{R}/logs/semantic/{{scope}}/{{canvas_cohort}}/{{concept}}.log",
         metrics=f"{R}/logs/semantic/{{scope}}/{{canvas_cohort}}/{{concept}}.metrics.jsonl",
     benchmark:
         f"{R}/benchmarks/semantic/{{scope}}/{{canvas_cohort}}/{{concept}}.tsv"
+    priority: 10
     conda:
         "../envs/diffusion.yaml"
     threads: 4
@@ -30,9 +25,15 @@ rule semantic:
         gpu=1,
         mem_mb=gb(24),
         runtime=minutes(240),
+    params:
+        spec=lambda w: PLAN.semantic_spec(w.scope, w.canvas_cohort, w.concept),
+        split=lambda w, input: option("--split", input.split),
+        state=f"{R}/.state/semantic/{{scope}}/{{canvas_cohort}}/{{concept}}",
+    message:
+        "samples of {wildcards.concept} on {wildcards.canvas_cohort} ({wildcards.scope})"
     shell:
         """
-        {CGDDI} semantic \
+        cgddi --gpus {resources.gpu} --gpus {resources.gpu} semantic \
             --spec {params.spec:q} \
             --canvases {input.canvases:q} \
             {params.split} \
@@ -40,7 +41,7 @@ rule semantic:
             --lora {input.lora:q} \
             --output {output.tar:q} \
             --state {params.state:q} \
-            --cache {CACHE:q} \
+            --cache "$CGDDI_CACHE" \
             --metrics {log.metrics:q} \
-            --threads {threads} 2> {log.text:q}
+            --threads {threads} 2>{log.text:q}
         """

@@ -1,26 +1,25 @@
-"""What a dry-run would run: job counts by rule, and the exact jobs with their reasons."""
+"""What a dry-run would run: job counts by rule, and the jobs' messages."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from pathlib import Path
 
 from tests.workflow.paper_scale import snakemake
 
-JOB = re.compile(r"^(?:local)?rule (\w+):\n((?:    .*\n)*)", re.M)
+
+def dry_run(folder: Path, *arguments: str) -> str:
+    """What `snakemake -n` prints."""
+    return snakemake(folder, "-n", "--cores", "1", *arguments).stdout
 
 
-def jobs(folder: Path, *arguments: str) -> dict[str, set[str]]:
-    """Rule -> wildcards ("cohort=ddi, batch=nevus.000"; "" without any) of the jobs a dry-run would run."""
-    text = snakemake(folder, "-n", "--cores", "1", *arguments).stdout
-    found: dict[str, set[str]] = {}
-    for rule, body in JOB.findall(text):
-        wildcards = re.search(r"wildcards: (.*)", body)
-        found.setdefault(rule, set()).add(wildcards[1] if wildcards else "")
-    return found
-
-
-def counts(folder: Path, *arguments: str) -> Counter:
+def counts(folder: Path, *arguments: str) -> dict[str, int]:
     """Rule -> number of jobs a dry-run would run, `all` left out."""
-    return Counter({rule: len(which) for rule, which in jobs(folder, *arguments).items() if rule != "all"})
+    table = re.search(r"^Job stats:\n.*?\n-.*?\n(.*?)^total ", dry_run(folder, *arguments), re.M | re.S)
+    rows = [line.split() for line in table[1].splitlines()] if table else []
+    return {rule: int(number) for rule, number in rows if rule != "all"}
+
+
+def messages(folder: Path, *arguments: str) -> set[str]:
+    """Messages of the jobs a dry-run would run, e.g. "masks of ddi, batch nevus.000"."""
+    return set(re.findall(r"^Job \d+: (.*)$", dry_run(folder, *arguments), re.M))

@@ -8,12 +8,13 @@ from cgddi.command import stage_parser
 def main(argv: list[str]) -> int:
     """Run `cgddi report`."""
     parser = stage_parser("report", __doc__)
-    parser.add_argument("--results", required=True, help="results folder; paths on the page are relative to it")
+    parser.add_argument("--logs", required=True, help="folder of the jobs' logs, with what each one used")
     parser.add_argument("--summary", required=True, help="fairness/summary.json; the tables and plots lie beside it")
     parser.add_argument("--audits", nargs="+", required=True, help="audit/<split>/<kind>.json")
     parser.add_argument("--index", nargs="+", required=True, help="index/<split>.parquet")
     parser.add_argument("--samples", nargs="*", default=[], help="lora/<scope>/<concept>/samples.png")
     parser.add_argument("--review", required=True, help="review/index.html")
+    parser.add_argument("--healthy", nargs="*", default=[], help="healthy/<cohort>/<batch>.tar or .jsonl")
     parser.add_argument("--output", required=True, help="the page to write")
     args = parser.parse_args(argv)
 
@@ -21,12 +22,13 @@ def main(argv: list[str]) -> int:
 
     write_page(
         spec=args.spec,
-        results=args.results,
+        logs=args.logs,
         summary=args.summary,
         audits=args.audits,
         indexes=args.index,
         samples=args.samples,
         review=args.review,
+        healthy=args.healthy,
         output=args.output,
     )
     return 0

@@ -71,24 +71,26 @@ def usage(logs: Path) -> pd.DataFrame:
 
 def write_page(
     spec: dict[str, Any],
-    results: str,
+    logs: str,
     summary: str,
     audits: Sequence[str],
     indexes: Sequence[str],
     samples: Sequence[str],
     review: str,
+    healthy: Sequence[str],
     output: str,
 ) -> None:
     """Write the report.
 
     Args:
         spec: the job's spec; its settings are `ReportSettings`.
-        results: the results folder.
+        logs: folder of the jobs' logs.
         summary: fairness/summary.json; tables (csv) and plots (png) lie beside it.
         audits: audit/<split>/<kind>.json.
         indexes: index/<split>.parquet.
         samples: contact sheets the lora stage made.
         review: the review page, linked.
+        healthy: healthy archives, for pictures before and after.
         output: the page; one file, all pictures inside.
     """
     try:
@@ -109,7 +111,6 @@ def write_page(
                     slug: contact_sheet(index, slug, settings.images_per_cell, settings.thumbnail, spec["seed"])
                     for slug in slugs
                 },
-                "pairs": healthy_pairs(index, 2 * settings.images_per_cell, settings.thumbnail, spec["seed"]),
             }
         )
     page = (
@@ -126,6 +127,7 @@ def write_page(
             },
             plots={caption: data_uri(fairness / f"{name}.png") for name, caption in PLOTS.items()},
             splits=splits,
+            pairs=healthy_pairs(healthy, 2 * settings.images_per_cell, settings.thumbnail, spec["seed"]),
             kinds=KINDS,
             tones=TONES,
             audits=[
@@ -135,7 +137,7 @@ def write_page(
             adapters=[
                 {"name": f"{Path(p).parts[-3]} / {Path(p).parts[-2]}", "picture": data_uri(p)} for p in sorted(samples)
             ],
-            usage=usage(Path(results) / "logs").to_html(index=False, border=0),
+            usage=usage(Path(logs)).to_html(index=False, border=0),
             review=os.path.relpath(review, Path(output).parent),
             spec=spec,
             versions=installed_versions(["cgddi", "snakemake", "torch", "diffusers", "peft", "transformers", "timm"]),

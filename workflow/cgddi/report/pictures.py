@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -72,18 +73,26 @@ def contact_sheet(
     return sheet
 
 
-def healthy_pairs(index: pd.DataFrame, count: int, width: int, seed: int) -> dict[str, list[tuple[str, str]]]:
-    """Photos before and after inpainting: tone -> (before, after) data URIs."""
-    healthy = index[index["kind"] == "healthy"]
+def healthy_pairs(archives: Sequence[str], count: int, width: int, seed: int) -> dict[str, list[tuple[str, str, str]]]:
+    """Photos before and after inpainting: tone -> (before, after, verdict of the triage), pictures as data URIs.
+
+    Args:
+        archives: healthy archives.
+        count: pairs per tone.
+        width: width of a picture in pixels.
+        seed: the project's seed; the pairs are drawn by name.
+    """
+    opened = [Archive(path) for path in archives]
+    found = [(row["tone"], archive, row) for archive in opened for row in archive.rows]
     pairs = {}
     for tone in TONES:
-        found = []
-        for row in draw_rows(healthy[healthy["tone"] == tone], count, seed, "healthy", tone).itertuples():
-            archive = Archive(row.archive)
-            sample = next((r for r in archive.rows if r["members"]["png"][0] == row.start), None)
-            if sample and "before.png" in sample["members"]:
-                found.append(
-                    (data_uri(archive.read(sample, "before.png"), width), data_uri(archive.read(sample), width))
-                )
-        pairs[tone] = found
+        mine = sorted((x for x in found if x[0] == tone), key=lambda x: seed_for(seed, "report", "healthy", x[2]["id"]))
+        pairs[tone] = [
+            (
+                data_uri(archive.read(row, "before.png"), width),
+                data_uri(archive.read(row), width),
+                row["triage"]["verdict"],
+            )
+            for _, archive, row in mine[:count]
+        ]
     return pairs
