@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-
 from cgddi.artefacts import ArchiveWriter
 from cgddi.images import LESION, SKIN, TONES, encode_png
 

@@ -84,7 +84,7 @@ def run(spec: dict[str, Any], settings: ClassifySettings, regime: Regime, leakag
     with runtime.usage_log(args.metrics, **facts) as usage:
         device = runtime.start(args.threads)
         index = pd.read_parquet(args.index)
-        rows = choose_rows(index, regime, settings, int(spec.get("seed", 0)), bool(spec.get("allow_absent_tones")))
+        rows = choose_rows(index, regime, settings, int(spec.get("seed", 0)))
         held = {"validation": rows.validation, "test": rows.test, "last": None}[settings.selection]
         concepts = sorted(set(rows.train["concept"]) - {"healthy"})
         seed = seed_for(int(spec.get("seed", 0)), "classify", method, run_seed)

@@ -119,35 +119,35 @@ def to_input(pixels: torch.Tensor, device: torch.device, channels_last: bool) ->
 def verify(rows: pd.DataFrame, threads: int) -> None:
     """Check that every image is in its archive, is what the index says (sha256) and can be opened.
 
+    Args:
+        rows: index rows. threads: archives read at a time.
+
     Raises:
         InvalidInput: names every image that is not.
     """
+    groups = [(archive, part) for archive, part in rows.groupby("archive", sort=True)]
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        problems = [problem for found in pool.map(lambda group: _faults(*group), groups) for problem in found]
+    if problems:
+        raise InvalidInput(problems)
 
-    def check(path: str) -> list[Problem]:
-        found = []
-        part = groups.get_group((path,))
-        try:
-            handle = open(path, "rb")
-        except OSError as error:
-            return [Problem(path, f"archive cannot be read ({error.strerror})", "Run the workflow again; it makes what is missing.")]
-        with handle:
-            for row in part.itertuples(index=False):
+
+def _faults(path: str, rows: pd.DataFrame) -> list[Problem]:
+    """What is wrong with the images of one archive."""
+    remedy = "Delete the archive and run the workflow again."
+    found = []
+    try:
+        with open(path, "rb") as handle:
+            for row in rows.itertuples(index=False):
                 handle.seek(row.start)
                 data = handle.read(row.size)
                 if len(data) != row.size or sha256(data) != row.sha256:
-                    found.append(
-                        Problem(path, f"image {row.id} is not what the index says (sha256)", "Delete the archive and run again.")
-                    )
+                    found.append(Problem(path, f"image {row.id} is not what the index says (sha256)", remedy))
                     continue
                 try:
-                    with Image.open(io.BytesIO(data)) as picture:
-                        picture.size  # noqa: B018 - opening parses the header
+                    Image.open(io.BytesIO(data)).close()
                 except (UnidentifiedImageError, OSError) as error:
-                    found.append(Problem(path, f"image {row.id} cannot be opened ({error})", "Delete the archive and run again."))
-        return found
-
-    groups = rows.groupby(["archive"], sort=True)
-    with ThreadPoolExecutor(max(1, threads)) as pool:
-        problems = [problem for found in pool.map(check, sorted(set(rows["archive"]))) for problem in found]
-    if problems:
-        raise InvalidInput(problems)
+                    found.append(Problem(path, f"image {row.id} cannot be opened ({error})", remedy))
+    except OSError as error:
+        found.append(Problem(path, f"archive cannot be read ({error.strerror})", "Run the workflow again."))
+    return found

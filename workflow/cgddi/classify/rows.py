@@ -32,9 +32,7 @@ class Rows:
         return found
 
 
-def choose_rows(
-    index: pd.DataFrame, regime: Regime, settings: ClassifySettings, seed: int, allow_absent_tones: bool = False
-) -> Rows:
+def choose_rows(index: pd.DataFrame, regime: Regime, settings: ClassifySettings, seed: int) -> Rows:
     """Rows and labels of one run.
 
     Args:
@@ -42,7 +40,6 @@ def choose_rows(
         regime: what is trained on.
         settings: task, cut-off, label of healthy images, selection.
         seed: the project's seed: it orders the nested subsets of the learning curves.
-        allow_absent_tones: a split may train on some tones and test on others (out-of-tone).
 
     Raises:
         UserError: a class or tone is absent from training or test, a class has one training image, a source has no image,
@@ -65,7 +62,7 @@ def choose_rows(
         classes,
         left_out,
     )
-    _check(rows, regime, settings, allow_absent_tones)
+    _check(rows, regime, settings, set(train_real["tone"]))
     return rows
 
 
@@ -169,8 +166,11 @@ def _synthetic(index, kinds, train_real, used_real, regime: Regime, settings: Cl
     return rows
 
 
-def _check(rows: Rows, regime: Regime, settings: ClassifySettings, allow_absent_tones: bool) -> None:
+def _check(rows: Rows, regime: Regime, settings: ClassifySettings, learnt: set[str]) -> None:
+    """Refuse what cannot be learnt or tested. `learnt` are the tones of the split's real training images: where the test has
+    none of them, the split is out-of-tone by design and absent tones are no mistake."""
     problems = []
+    out_of_tone = not learnt & set(rows.test["tone"])
     for role in ("train", "test") + (("validation",) if settings.selection == "validation" else ()):
         part = getattr(rows, role)
         if part.empty:
@@ -183,10 +183,10 @@ def _check(rows: Rows, regime: Regime, settings: ClassifySettings, allow_absent_
             elif role == "train" and sizes[label] == 1:
                 problems.append(f"class {name} has one {role} image; two are needed")
         absent = [tone for tone in TONES if tone not in set(part["tone"])]
-        if absent and role != "validation" and not allow_absent_tones:
+        if absent and role != "validation" and not (out_of_tone or settings.allow_absent_tones):
             problems.append(f"tone {', '.join(absent)} is absent from the {role} images")
     if problems:
         raise UserError(
             f"regime {regime.name} cannot be trained and tested on this split: {'; '.join(problems)}. "
-            "Make another split, add images, or (selection) set classify.selection."
+            "Make another split, add images, or set what is at fault: classify.selection, classify.allow_absent_tones."
         )

@@ -151,6 +151,9 @@ class ClassifySettings(BaseModel):
     contrastive_temperature: float = Field(0.1, gt=0, description="its temperature")
     alignment_weight: float = Field(1.0, ge=0, description="weight of PatchAlign's MGOT")
     label_texts: LabelTexts = Field(LabelTexts(), description="label texts of PatchAlign")
+    allow_absent_tones: bool = Field(
+        False, description="train or test although a tone has no image there (out-of-tone splits need not set it)"
+    )
     amp: bool = Field(True, description="bfloat16 autocast and channels-last memory on a GPU")
     workers: int = Field(4, ge=0, description="processes that decode and augment; 0 does both in the training process")
     verify: bool = Field(True, description="check every image against the index (sha256) before training")

@@ -57,6 +57,16 @@ def counts(runs: Sequence[Run], group: str) -> dict[str, Any]:
     return {"images": images, **{f"images_{name}": n for name, n in small.items()}}
 
 
+def wilson(metric: str, row: dict[str, Any], confidence: float) -> dict[str, float]:
+    """Wilson interval of a share of test images (accuracy, sensitivity, specificity): never of zero width, seeds not counted."""
+    images = {"accuracy": "images", "sensitivity": "images_malignant", "specificity": "images_benign"}.get(metric)
+    trials = row.get(images) if images else None
+    if not trials or row["value"] == "undefined":
+        return {}
+    interval = binomtest(round(row["value"] * trials), trials).proportion_ci(confidence, method="wilson")
+    return {"wilson_low": round(interval.low, 6), "wilson_high": round(interval.high, 6)}
+
+
 def metrics_frame(settings: Sequence[Setting], bootstrap: Bootstrap, options: FairnessSettings) -> pd.DataFrame:
     """Every metric of every setting, overall and by tone, with interval, counts and the published value where there is one."""
     rows = []
@@ -71,6 +81,7 @@ def metrics_frame(settings: Sequence[Setting], bootstrap: Bootstrap, options: Fa
             row["undefined_runs"] = int((~np.isfinite(by_run)).sum())
             row["std_runs"] = round(float(by_run.std(ddof=1)), 6) if len(by_run) > 1 and np.isfinite(by_run).all() else None
             row.update(counts(setting.runs, group))
+            row.update(wilson(name, row, options.confidence))
             row["published"] = published_for(setting, name, group, options.published)
             rows.append(row)
         flips = np.asarray([eom_under_one_flip(run) for run in setting.runs])

@@ -104,7 +104,8 @@ def calibration(settings: Sequence[Setting], bins: int = 10) -> bytes:
             y = np.bincount(place, hit[here], bins)[good] / size[good]
             axis.plot(x, y, "o-", c=COLOURS[group], ms=3, lw=1, label=group)
         axis.plot([0, 1], [0, 1], ":", c="grey", lw=0.8)
-        axis.set(title=setting.name.replace("/", " / "), xlabel="probability", ylabel="share of positives" if binary else "share right")
+        share = "share of positives" if binary else "share right"
+        axis.set(title=setting.name.replace("/", " / "), xlabel="probability", ylabel=share)
         axis.title.set_fontsize(8)
         axis.legend(fontsize=6, loc="upper left")
     return png(figure)

@@ -87,7 +87,7 @@ def read_run(path: str | Path) -> Run:
         raise InvalidInput([Problem(str(path), f"no column {absent[0]}", "Run classify again.", row=1)])
     if table.empty:
         raise UserError(f"{path}: no predictions. Run classify again.")
-    table = table.assign(_row=np.arange(2, len(table) + 2)).sort_values("image_id", ignore_index=True)
+    table = table.assign(_line=np.arange(2, len(table) + 2)).sort_values("image_id", ignore_index=True)
     names = {"false": 0, "true": 1} if binary else {name: place for place, name in enumerate(classes)}
     label_column = "malignant" if binary else "label"
     problems = _problems(path, table, names, label_column, binary, classes)
@@ -113,8 +113,8 @@ def _problems(path, table, names, label_column, binary, classes) -> list[Problem
     found = []
 
     def add(mask, column, message, remedy):
-        for row in table[mask].itertuples(index=False):
-            found.append(Problem(str(path), message, remedy, int(row._asdict().get("_row", row[-1])), column, None))
+        for line, value in zip(table["_line"][mask], table[column][mask], strict=True):
+            found.append(Problem(str(path), message, remedy, int(line), column, value))
 
     numbers = ["probability"] if binary else ["probability", *(f"p:{name}" for name in classes)]
     for column in numbers:
@@ -155,9 +155,13 @@ def _agree(runs: list[Run]) -> None:
         other = first.setdefault(run.record["split"], run)
         same = list(run.images["image_id"]) == list(other.images["image_id"]) and np.array_equal(run.labels, other.labels)
         if not same or run.classes != runs[0].classes:
-            raise UserError(f"{run.path} and {other.path}: runs of one setting differ in test images or classes. Run classify again.")
+            raise UserError(
+                f"{run.path} and {other.path}: runs of one setting differ in test images or classes. Run classify again."
+            )
         if run.record["selection"] != runs[0].record["selection"]:
-            raise UserError(f"{run.path} and {runs[0].path}: runs of one setting chose their epochs differently. Run classify again.")
+            raise UserError(
+                f"{run.path} and {runs[0].path}: runs of one setting chose their epochs differently. Run classify again."
+            )
     seen = [(run.record["split"], run.seed) for run in runs]
     if len(set(seen)) < len(seen):
         raise UserError(f"{runs[0].path}: a seed of this setting stands twice among the predictions.")

@@ -19,6 +19,10 @@ COLUMNS = (
     ("eom", "all", "EOM"),
 )
 SIGNS = {"epoch chosen on the test images": "†", "leakage gate waived: training images touch held-out images": "‡"}
+ZERO_WIDTH = (
+    "an interval of zero width means that every resample gave the same value, not that the value is certain: see wilson_low and "
+    "wilson_high in metrics.csv"
+)
 
 
 def rows_of(metrics: pd.DataFrame) -> tuple[list[list[str]], list[str]]:
@@ -33,6 +37,8 @@ def rows_of(metrics: pd.DataFrame) -> tuple[list[list[str]], list[str]]:
         marks = [mark for mark in first["marks"].split("; ") if mark]
         notes += [f"{SIGNS[mark]} {mark}" for mark in marks]
         cells = {(row.metric, row.group): row for row in part.itertuples(index=False)}
+        if any(row.value != "undefined" and row.low == row.high for row in (cells[c[:2]] for c in COLUMNS if c[:2] in cells)):
+            notes.append(ZERO_WIDTH)
         name = f"{split}: {method}, {regime}{''.join(SIGNS[mark] for mark in marks)}"
         lines.append([name, f"{first['runs']}", *(_cell(cells.get(column[:2])) for column in COLUMNS)])
         published = [_published(cells.get(column[:2])) for column in COLUMNS]
@@ -116,7 +122,8 @@ def latex(metrics: pd.DataFrame, options: FairnessSettings) -> str:
     text += [r"\midrule", *(" & ".join(_tex(cell) for cell in line) + r" \\" for line in lines), r"\bottomrule", r"\end{tabular}"]
     title = f"{options.title}. " if options.title else ""
     about = f"{title}Per cent, with {100 * options.confidence:.0f}% intervals over test images{_runs(options)}."
-    text.append(rf"\caption{{{_tex(' '.join([about, *(note + '.' for note in notes), *(c + '.' for c in count_lines(metrics))]))}}}")
+    caption = " ".join([about, *(f"{line}." for line in [*notes, *count_lines(metrics)])])
+    text.append(rf"\caption{{{_tex(caption)}}}")
     return "\n".join([*text, r"\end{table}", ""])
 
 
