@@ -58,7 +58,7 @@ rule audit:
         "{wildcards.kind} audit of split {wildcards.split}"
     shell:
         """
-        cgddi --gpus {resources.gpu} --gpus {resources.gpu} audit {wildcards.kind} \
+        cgddi --gpus {resources.gpu} audit {wildcards.kind} \
             --spec {params.spec:q} \
             --index {input.index:q} \
             --photos {input.photos:q} \

@@ -33,7 +33,7 @@ rule classify:
         "{wildcards.method} on {wildcards.regime}, split {wildcards.split}, seed {wildcards.run_seed}"
     shell:
         """
-        cgddi --gpus {resources.gpu} --gpus {resources.gpu} classify \
+        cgddi --gpus {resources.gpu} classify \
             --spec {params.spec:q} \
             --index {input.index:q} \
             --leakage {input.leakage:q} \

@@ -31,7 +31,7 @@ rule embedding:
         "token of {wildcards.concept} ({wildcards.scope})"
     shell:
         """
-        cgddi --gpus {resources.gpu} --gpus {resources.gpu} embedding \
+        cgddi --gpus {resources.gpu} embedding \
             --spec {params.spec:q} \
             --photos {input.photos:q} \
             --output-dir {params.folder:q} \

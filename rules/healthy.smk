@@ -29,7 +29,7 @@ rule healthy:
         "healthy skin for {wildcards.cohort}, batch {wildcards.batch}"
     shell:
         """
-        cgddi --gpus {resources.gpu} --gpus {resources.gpu} healthy \
+        cgddi --gpus {resources.gpu} healthy \
             --spec {params.spec:q} \
             --photos {input.photos:q} \
             --output {output.tar:q} \

@@ -38,7 +38,7 @@ rule lora:
         "adapter of {wildcards.concept} ({wildcards.scope})"
     shell:
         """
-        cgddi --gpus {resources.gpu} --gpus {resources.gpu} lora \
+        cgddi --gpus {resources.gpu} lora \
             --spec {params.spec:q} \
             --photos {input.photos:q} \
             --canvases {input.canvases:q} \

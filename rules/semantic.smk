@@ -33,7 +33,7 @@ rule semantic:
         "samples of {wildcards.concept} on {wildcards.canvas_cohort} ({wildcards.scope})"
     shell:
         """
-        cgddi --gpus {resources.gpu} --gpus {resources.gpu} semantic \
+        cgddi --gpus {resources.gpu} semantic \
             --spec {params.spec:q} \
             --canvases {input.canvases:q} \
             {params.split} \
