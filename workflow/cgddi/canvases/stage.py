@@ -74,7 +74,7 @@ def _members(archive: Archive, row: Mapping[str, Any], sizes: Sequence[int]) -> 
     members = {"png": archive.read(row), "mask.png": archive.read(row, "mask.png")}
     with Image.open(io.BytesIO(members["png"])) as photo, Image.open(io.BytesIO(members["mask.png"])) as mask:
         for size in sizes:
-            if photo.size != (size, size):
+            if size < min(photo.size):
                 small = photo.resize((size, size), Image.Resampling.LANCZOS)
                 classes = mask.resize((size, size), Image.Resampling.NEAREST)
                 members[f"{size}.png"] = encode_png_fast(np.asarray(small))

@@ -91,7 +91,7 @@ class HealthySettings(BaseModel):
     )
     full_cover: bool = Field(
         True,
-        description="raise the weight so that no lesion or marker pixel shines through; the plain blur leaves a fifth of a thin ink "
+        description="raise the weight so that no lesion or marker pixel shines through; the plain blur leaves a fifth of thin ink "
         "line (published: no)",
     )
     match_border: bool = Field(

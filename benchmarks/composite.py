@@ -1,0 +1,131 @@
+"""Whole composites at 256 px on one core: read, place, blend, encode as png, write into the tar."""
+
+from __future__ import annotations
+
+import io
+import resource
+import tarfile
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.placement import reference as place_by_rectangles
+
+SIZE, WORKING, CANVASES, REFERENCE_CANVASES = 256, 512, 200, 12
+
+
+def reference(donor: tuple[np.ndarray, np.ndarray], canvases, path: Path) -> int:
+    """The plain way: decode and shrink each canvas, place by rectangles, blend whole pictures in floats, Pillow's default png."""
+    from cgddi.images import LESION, MARKER, SKIN
+    from scipy.ndimage import binary_dilation, gaussian_filter
+
+    rng, made = np.random.default_rng(0), 0
+    photo, lesion = donor[0].astype(float), donor[1] == LESION
+    weight = gaussian_filter(binary_dilation(lesion, np.ones((3, 3)), iterations=2) * 1.0, 2.0)
+    rows, columns = np.flatnonzero(lesion.any(1))[0], np.flatnonzero(lesion.any(0))[0]
+    with tarfile.open(path, "w") as tar:
+        for row in canvases.rows[:REFERENCE_CANVASES]:
+            with Image.open(io.BytesIO(canvases.read(row))) as picture:
+                canvas = np.asarray(picture.resize((SIZE, SIZE), Image.Resampling.LANCZOS)).astype(float)
+            with Image.open(io.BytesIO(canvases.read(row, "mask.png"))) as picture:
+                mask = np.asarray(picture.resize((SIZE, SIZE), Image.Resampling.NEAREST))
+            place = place_by_rectangles(np.isin(mask, (SKIN, LESION, MARKER)), lesion, rng)
+            if place is None:
+                continue
+            shift = (place[0] - rows, place[1] - columns)
+            alpha = np.roll(weight, shift, (0, 1))[..., None]
+            result = canvas * (1 - alpha) + np.roll(photo, shift, (0, 1)) * alpha
+            for array in (result.astype(np.uint8), np.where(np.roll(lesion, shift, (0, 1)), LESION, mask).astype(np.uint8)):
+                buffer = io.BytesIO()
+                Image.fromarray(array).save(buffer, "PNG")
+                info = tarfile.TarInfo(f"{made}.png")
+                info.size = buffer.tell()
+                buffer.seek(0)
+                tar.addfile(info, buffer)
+            made += 1
+    return REFERENCE_CANVASES
+
+
+def write_inputs(folder: Path, canvases: int = CANVASES) -> tuple[Path, Path]:
+    """A donor's archive and an archive of canvases, through the stages' own functions where they exist."""
+    from cgddi.canvases.settings import CanvasesSettings
+    from cgddi.canvases.stage import pool_canvases
+
+    from tests.mapping.world import photo, spec_of, write_samples
+
+    donor = write_samples(folder / "donor.tar", [("d", *photo(5, WORKING, lesion=0.006), {})])
+    kept = {"kind": "healthy", "triage": {"verdict": "keep", "reasons": []}}
+    pictures = ((f"{n:05d}", *photo(n % 20, WORKING, lesion=0.006), kept) for n in range(canvases))
+    healthy = write_samples(folder / "healthy.tar", pictures)
+    pool = folder / "canvases.tar"
+    pool_canvases(spec_of("canvases", cohort="c"), CanvasesSettings(sizes=(SIZE,)), [healthy], pool)
+    return donor, pool
+
+
+def run() -> dict:
+    """Images per second of one core, with the share of each part and the peak memory."""
+    from cgddi.artefacts import Archive
+    from cgddi.mapping.settings import LesionMappedSettings
+    from cgddi.mapping.stage import load_sized, map_lesion
+
+    from tests.mapping.world import spec_of
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        donor, pool = write_inputs(folder)
+        spec = spec_of("lesion_mapped", donor="d", canvas_cohort="c")
+        settings = LesionMappedSettings(image_size=SIZE)
+        map_lesion(spec, settings, donor, pool, folder / "warm.tar")
+        began = time.perf_counter()
+        map_lesion(spec, settings, donor, pool, folder / "out.tar")
+        ours = CANVASES / (time.perf_counter() - began)
+        canvases = Archive(pool)
+        pictures = load_sized(Archive(donor), Archive(donor).rows[0], SIZE)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            began = time.perf_counter()
+            count = reference(pictures, canvases, folder / "reference.tar")
+            theirs = count / (time.perf_counter() - began)
+        parts = _parts(pictures, canvases, settings)
+    return {
+        "name": "composite",
+        "unit": "images/s on one core",
+        "ours": round(ours, 1),
+        "reference": round(theirs, 2),
+        "ratio": round(ours / theirs, 1),
+        "ms_per_image": parts,
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "minutes_for_103206_pairs_on_4_cores": round(103206 / ours / 4 / 60, 2),
+    }
+
+
+def _parts(donor: tuple[np.ndarray, np.ndarray], canvases, settings) -> dict[str, float]:
+    """Milliseconds per image of reading, placing, blending and encoding; the rest is the tar, hashes and manifest."""
+    from cgddi.images import LESION, MARKER, SKIN
+    from cgddi.mapping.blend import Blender
+    from cgddi.mapping.lesion import cut_out
+    from cgddi.mapping.placement import allowed_positions
+    from cgddi.mapping.png import encode_png_fast
+    from cgddi.mapping.stage import load_sized
+
+    blender = Blender(cut_out(*donor, settings), settings.blending, settings.lighting_match)
+    spent = dict.fromkeys(("read", "place", "blend", "png"), 0.0)
+    rows = canvases.rows[:50]
+    for row in rows:
+        marks = [time.perf_counter()]
+        canvas, mask = load_sized(canvases, row, SIZE)
+        marks.append(time.perf_counter())
+        valid = (mask == SKIN) | (mask == LESION) | (mask == MARKER)
+        place = allowed_positions(valid, blender.lesion.runs, settings.padding).draw(np.random.default_rng(0))
+        marks.append(time.perf_counter())
+        blender.paste(canvas, mask, place)
+        marks.append(time.perf_counter())
+        encode_png_fast(canvas), encode_png_fast(mask)
+        marks.append(time.perf_counter())
+        for part, start, end in zip(spent, marks, marks[1:], strict=False):
+            spent[part] += end - start
+    return {part: round(seconds / len(rows) * 1e3, 3) for part, seconds in spent.items()}

@@ -1,0 +1,109 @@
+"""Write the review page: one self-contained HTML file on which a person keeps or discards healthy images.
+
+It shows original, painted region and result beside the triage scores, works by mouse or keys, filters by cohort, tone, disease
+and verdict, and exports review.csv (image_id, cohort, verdict, note). Name that file in the config: its verdicts override the
+triage, image by image, and only what depends on them runs again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from cgddi.artefacts import Archive, sha256, write_atomic
+from cgddi.healthy.verdicts import read_review
+from cgddi.images import decode_png
+
+SHOWN_SCORES = (
+    ("lesion_contrast", "lesion contrast (dE)"),
+    ("lesion_left", "lesion left (0-1)"),
+    ("texture_ratio", "texture ratio"),
+    ("ita_change", "ITA change (deg)"),
+    ("artefacts", "artefacts (share)"),
+    ("border_step", "border step (dE)"),
+    ("border_step_skin", "step in skin (dE)"),
+    ("border_jump", "border jump (dE)"),
+)
+
+
+def write_page(
+    archives: Sequence[str | Path], output: str | Path, size: int = 256, review: Sequence[Mapping[str, str]] = ()
+) -> int:
+    """Write the page for some healthy archives.
+
+    Args:
+        archives: healthy archives, of any cohorts.
+        output: the HTML file.
+        size: side in px at which pictures are embedded (JPEG).
+        review: rows of an earlier review, shown as decided.
+
+    Returns:
+        How many images it shows.
+    """
+    decided = {(row["cohort"], row["image_id"]): {"verdict": row["verdict"], "note": row["note"]} for row in review}
+    cards, shown = [], []
+    for path in archives:
+        archive = Archive(path)
+        for row in tqdm(archive.rows, desc=f"review {archive.path.stem}", unit="image"):
+            cards.append(_card(archive, row, size, decided.get((row["cohort"], row["key"]))))
+            shown.append(f"{row['cohort']}/{row['key']}/{row['sha256']}")
+    data = json.dumps({"cards": cards, "scores": SHOWN_SCORES}, sort_keys=True)
+    page = resources.files("cgddi.healthy").joinpath("review.html").read_text(encoding="utf-8")
+    name = sha256("\n".join(sorted(shown)))[:16]  # verdicts kept in the browser belong to these very pictures
+    page = page.replace("__NAME__", name).replace("__DATA__", data.replace("<", "\\u003c"))
+    write_atomic(output, page)
+    return len(cards)
+
+
+def _card(archive: Archive, row: dict[str, Any], size: int, decided: Mapping[str, str] | None) -> dict[str, Any]:
+    before, result = decode_png(archive.read(row, "before.png")), decode_png(archive.read(row))
+    region = decode_png(archive.read(row, "region.png"))
+    return {
+        "image_id": row["key"],
+        "cohort": row["cohort"],
+        "tone": row["tone"],
+        "disease": row.get("disease", "healthy"),
+        "triage": row["triage"],
+        "decided": decided,
+        "pictures": [_embedded(picture, size) for picture in (before, outlined(before, region), result)],
+    }
+
+
+def outlined(photo: np.ndarray, region: np.ndarray) -> np.ndarray:
+    """The photo (H, W, 3) uint8 with the painted region tinted by its weight."""
+    weight = region[..., None] / 255 * 0.6
+    return np.rint(photo * (1 - weight) + np.array([0, 190, 255]) * weight).astype(np.uint8)
+
+
+def _embedded(picture: np.ndarray, size: int) -> str:
+    buffer = io.BytesIO()
+    image = Image.fromarray(picture)
+    image.thumbnail((size, size), Image.Resampling.LANCZOS)
+    image.save(buffer, "JPEG", quality=88)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `cgddi review`."""
+    parser = argparse.ArgumentParser(
+        prog="cgddi review", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--healthy", nargs="+", required=True, help="healthy archives (.tar) to review")
+    parser.add_argument("--output", required=True, help="the HTML page to write")
+    parser.add_argument("--verdicts", help="an earlier review.csv, whose verdicts are shown as decided")
+    parser.add_argument("--size", type=int, default=256, help="side in px of the embedded pictures (default 256)")
+    options = parser.parse_args(argv)
+    review = read_review(options.verdicts) if options.verdicts else []
+    count = write_page(options.healthy, options.output, options.size, review)
+    print(f"{options.output}: {count} images. Open it in a browser; export review.csv and name it in the config.")
+    return 0
