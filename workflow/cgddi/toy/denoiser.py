@@ -107,6 +107,7 @@ def train(
     empty: torch.Tensor,
     settings: Settings,
     generator: torch.Generator,
+    compiled: bool = False,
     report: Callable[[int, float], None] | None = None,
     snapshot: Callable[[UNet2DConditionModel, CLIPTextModel], None] | None = None,
     snapshot_every: int = 2000,
@@ -115,6 +116,7 @@ def train(
 
     ``latents`` (N, 4, 16, 16) are the photos, ``weights`` (N, 1, 16, 16) the share of lesion in each latent
     pixel, ``tokens`` (N, 48) the captions and ``empty`` (48,) the caption that drop-out puts in.
+    ``compiled`` runs the U-Net through torch.compile (a third faster on a CPU, after a minute or two).
     ``report(step, loss)`` is called every 100 steps, ``snapshot(unet, text_encoder)`` with the averaged
     models every ``snapshot_every`` steps and at the end.  Raises FloatingPointError when the loss is not finite.
     """
@@ -125,6 +127,7 @@ def train(
     averaged = [a for a, p in zip(average.parameters(), models.parameters(), strict=True) if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, settings.learning_rate, betas=(0.9, 0.99), weight_decay=settings.weight_decay)
     cumulative = scheduler.alphas_cumprod.to(device)
+    predict = torch.compile(unet) if compiled else unet
     running = None
     for step in range(settings.steps):
         for group in optimizer.param_groups:
@@ -141,7 +144,7 @@ def train(
         spread = (1 - cumulative[time]).sqrt()[:, None, None, None]
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             context = text_encoder(ids.to(device)).last_hidden_state
-            predicted = unet(signal * clean + spread * noise, time, context).sample
+            predicted = predict(signal * clean + spread * noise, time, context).sample
         error = (predicted.float() - (signal * noise - spread * clean)) ** 2
         loss = ((1.0 + settings.lesion_weight * lesion) * error).mean()
         optimizer.zero_grad(set_to_none=True)

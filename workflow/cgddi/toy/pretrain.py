@@ -57,13 +57,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="cgddi toy-model", description="Pretrain the toy base model on a generic procedural corpus.")
     parser.add_argument("--output", type=Path, required=True, help="folder to write (ordinary diffusers layout)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=6500, help="pretraining steps of U-Net and text encoder")
+    parser.add_argument("--steps", type=int, default=5500, help="pretraining steps of U-Net and text encoder")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--autoencoder-steps", type=int, default=1200, help="fine-tuning steps of the autoencoder")
     parser.add_argument("--autoencoder", type=Path, help="use this trained autoencoder folder instead of training one")
     parser.add_argument("--corpus", type=int, default=30_000, help="photos in the corpus")
     parser.add_argument("--figures", type=int, default=32, help="samples per measured figure; 0 skips measuring")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--compile", action="store_true", help="compile the U-Net with torch.compile (needs a C++ compiler)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch, and processes that draw the corpus")
     return parser
 
@@ -125,6 +126,7 @@ def build(args: argparse.Namespace) -> dict:
         denoiser.tokenise(tokenizer, [""])[0],
         settings,
         torch.Generator().manual_seed(args.seed + 2),
+        compiled=args.compile,
         report=lambda step, loss: log(f"pretraining {step}/{args.steps}: loss {loss:.4f}"),
         snapshot=lambda *models: save_half(assemble(*models), args.output),
     )
@@ -144,6 +146,7 @@ def build(args: argparse.Namespace) -> dict:
         "pretraining": asdict(settings),
         "device": args.device,
         "threads": args.threads,
+        "compiled": args.compile,
         "minutes": round((time.time() - start) / 60, 1),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in ("torch", "diffusers", "transformers", "numpy", "scipy")}},
         "sha256": {str(path.relative_to(args.output)): sha256(path) for path in sorted(args.output.rglob("*.safetensors"))},
