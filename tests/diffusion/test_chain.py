@@ -6,10 +6,10 @@ import json
 
 import pytest
 import torch
-
 from cgddi import cli
 from cgddi.artefacts import Archive
 from cgddi.images import decode_png
+
 from tests.diffusion import tiny
 
 
@@ -19,7 +19,9 @@ def world(tmp_path_factory):
     model = tiny.make_model(root / "model")
     images = tiny.make_photos(root / "masks.tar")
     canvases = tiny.make_canvases(root / "canvases.tar")
-    (root / "split.csv").write_text("image_id,role\n" + "".join(f"{c},{'test' if c == 'c000' else 'train'}\n" for c in canvases))
+    (root / "split.csv").write_text(
+        "image_id,role\n" + "".join(f"{c},{'test' if c == 'c000' else 'train'}\n" for c in canvases)
+    )
     return root, model, images
 
 
@@ -33,16 +35,67 @@ def done(world):
     common = ["--cache", root / "cache", "--threads", 1]
     spec = tiny.spec_for("embedding", model, images, **tiny.TI)
     out = root / "embedding"
-    assert run("embedding", "--spec", json.dumps(spec), "--photos", root / "masks.tar", "--output-dir", out, "--state", root / "s1",
-               *common, "--metrics", root / "m.jsonl") == 0
+    assert (
+        run(
+            "embedding",
+            "--spec",
+            json.dumps(spec),
+            "--photos",
+            root / "masks.tar",
+            "--output-dir",
+            out,
+            "--state",
+            root / "s1",
+            *common,
+            "--metrics",
+            root / "m.jsonl",
+        )
+        == 0
+    )
     spec = tiny.spec_for("lora", model, images, **tiny.LORA)
-    assert run("lora", "--spec", json.dumps(spec), "--photos", root / "masks.tar", "--canvases", root / "canvases.tar", "--split",
-               root / "split.csv", "--embedding", out / "learned_embeds.safetensors", "--output-dir", root / "lora", "--state",
-               root / "s2", *common) == 0
+    assert (
+        run(
+            "lora",
+            "--spec",
+            json.dumps(spec),
+            "--photos",
+            root / "masks.tar",
+            "--canvases",
+            root / "canvases.tar",
+            "--split",
+            root / "split.csv",
+            "--embedding",
+            out / "learned_embeds.safetensors",
+            "--output-dir",
+            root / "lora",
+            "--state",
+            root / "s2",
+            *common,
+        )
+        == 0
+    )
     spec = tiny.spec_for("semantic", model, images, **tiny.SEMANTIC)
-    assert run("semantic", "--spec", json.dumps(spec), "--canvases", root / "canvases.tar", "--split", root / "split.csv",
-               "--embedding", out / "learned_embeds.safetensors", "--lora", root / "lora/pytorch_lora_weights.safetensors",
-               "--output", root / "semantic.tar", "--state", root / "s3", *common) == 0
+    assert (
+        run(
+            "semantic",
+            "--spec",
+            json.dumps(spec),
+            "--canvases",
+            root / "canvases.tar",
+            "--split",
+            root / "split.csv",
+            "--embedding",
+            out / "learned_embeds.safetensors",
+            "--lora",
+            root / "lora/pytorch_lora_weights.safetensors",
+            "--output",
+            root / "semantic.tar",
+            "--state",
+            root / "s3",
+            *common,
+        )
+        == 0
+    )
     return root
 
 
@@ -73,7 +126,11 @@ def test_state_is_cleared(done):
 def test_metrics_and_grid(done):
     lines = [json.loads(line) for line in (done / "lora/metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6] and all(line["loss"] > 0 for line in lines)
-    assert decode_png((done / "lora/samples.png").read_bytes()).shape == (3 * (tiny.SIZE + 2) - 2, 2 * (tiny.SIZE + 2) - 2, 3)
+    assert decode_png((done / "lora/samples.png").read_bytes()).shape == (
+        3 * (tiny.SIZE + 2) - 2,
+        2 * (tiny.SIZE + 2) - 2,
+        3,
+    )
     assert json.loads((done / "m.jsonl").read_text())["steps"] == 6
 
 

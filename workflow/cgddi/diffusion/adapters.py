@@ -75,21 +75,26 @@ def read_adapter(path: str | Path) -> Adapter:
         elif inner.endswith(".alpha"):
             alphas[inner[: -len(".alpha")]] = float(value)
         elif (match := _PART.fullmatch(inner)) and (match["ab"] or match["way"]):
-            layer = match["layer"] + (f".{'to_out.0' if match['old'] == 'to_out' else match['old']}" if match["old"] else "")
+            layer = match["layer"] + (
+                f".{'to_out.0' if match['old'] == 'to_out' else match['old']}" if match["old"] else ""
+            )
             (down if "A" in (match["ab"] or "") or match["way"] == "down" else up)[layer] = value
         else:
             others[name] = value
     if not down or set(down) != set(up):
         raise UserError(f"{path}: holds no LoRA of a UNet (or half of one). Name a pytorch_lora_weights.safetensors.")
-    scaled = {layer: value * (alphas[layer] / down[layer].shape[0]) if layer in alphas else value for layer, value in up.items()}
+    scaled = {
+        layer: value * (alphas[layer] / down[layer].shape[0]) if layer in alphas else value
+        for layer, value in up.items()
+    }
     return Adapter(down, scaled, others, metadata)
 
 
 class Applied:
     """An adapter on a denoiser: fused into the weights, or beside them; swapped and taken off without reloading anything.
 
-    In float32 the product is added to the weights (no cost per step); originals are kept and put back bit for bit. In half precision
-    a small product would be lost in rounding, so it stays beside the layer.
+    In float32 the product is added to the weights (no cost per step); originals are kept and put back bit for bit. In half
+    precision a small product would be lost in rounding, so it stays beside the layer.
 
     Args:
         unet: the denoiser.
@@ -108,7 +113,9 @@ class Applied:
         missing = [name for name in adapter.down if name not in modules]
         wrong = [n for n in adapter.down if n in modules and modules[n].weight.shape[1] != adapter.down[n].shape[1]]
         if missing or wrong:
-            raise UserError(f"adapter does not fit this base model: layer {(missing or wrong)[0]}. Trained on another model?")
+            raise UserError(
+                f"adapter does not fit this base model: layer {(missing or wrong)[0]}. Trained on another model?"
+            )
         self._originals: dict[str, torch.Tensor] = {}
         self._layers: dict[str, StackedLoRA] = {}
         if self.fuse:

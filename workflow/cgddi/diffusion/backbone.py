@@ -35,7 +35,9 @@ class Prompts:
 
     def to(self, *args, **options) -> Prompts:
         """Both tensors moved or cast."""
-        return Prompts(self.embeds.to(*args, **options), None if self.pooled is None else self.pooled.to(*args, **options))
+        return Prompts(
+            self.embeds.to(*args, **options), None if self.pooled is None else self.pooled.to(*args, **options)
+        )
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """By name, for storing."""
@@ -62,7 +64,9 @@ class Backbone:
     encoders = (("tokenizer", "text_encoder"),)
     attention_targets = ("to_q", "to_k", "to_v", "to_out.0")
 
-    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype = torch.float32, variant: str | None = None):
+    def __init__(
+        self, folder: Path, device: torch.device, dtype: torch.dtype = torch.float32, variant: str | None = None
+    ):
         from diffusers import AutoencoderKL, UNet2DConditionModel
 
         self.folder, self.device, self.dtype, self.variant = folder, torch.device(device), dtype, variant
@@ -167,7 +171,9 @@ class Backbone:
         for tokenizer in self.tokenizers:
             lengths = [len(ids) for ids in tokenizer(texts).input_ids]
             if max(lengths) > tokenizer.model_max_length:
-                raise UserError(f"prompt {texts[int(np.argmax(lengths))]!r} is longer than {tokenizer.model_max_length} tokens.")
+                raise UserError(
+                    f"prompt {texts[int(np.argmax(lengths))]!r} is longer than {tokenizer.model_max_length} tokens."
+                )
             batch = tokenizer(
                 texts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
             )
@@ -208,7 +214,9 @@ class Backbone:
             Per text encoder the module whose `rows` hold all added tokens, in the order they were added.
         """
         if len(rows) != len(self.text_encoders):
-            raise UserError(f"token {token}: made for {len(rows)} text encoder(s), this model has {len(self.text_encoders)}.")
+            raise UserError(
+                f"token {token}: made for {len(rows)} text encoder(s), this model has {len(self.text_encoders)}."
+            )
         from cgddi.artefacts import sha256
 
         parts = zip(self.tokenizers, self.text_encoders, rows, strict=True)
@@ -252,7 +260,9 @@ def load(model: Mapping[str, Any], device: torch.device, precision: str = "auto"
     folder = models.resolve(model)
     kind = models.model_index(folder).get("_class_name", "")
     if kind not in FAMILIES:
-        raise UserError(f"{folder}: model class {kind!r} has no backbone here. Supported: {', '.join(sorted(FAMILIES))}.")
+        raise UserError(
+            f"{folder}: model class {kind!r} has no backbone here. Supported: {', '.join(sorted(FAMILIES))}."
+        )
     return FAMILIES[kind](folder, device, dtype_for(precision, device), model.get("variant"))
 
 

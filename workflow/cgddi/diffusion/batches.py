@@ -73,7 +73,13 @@ class Batches:
     """
 
     def __init__(
-        self, table: Table, pools: Sequence[Sequence[Pool]], views: Views, flip_chance: float, timesteps: int, noise_offset: float = 0
+        self,
+        table: Table,
+        pools: Sequence[Sequence[Pool]],
+        views: Views,
+        flip_chance: float,
+        timesteps: int,
+        noise_offset: float = 0,
     ):
         self.table, self.pools, self.views, self.flip_chance = table, pools, views, flip_chance
         self.timesteps, self.noise_offset = timesteps, noise_offset
@@ -99,14 +105,20 @@ class Batches:
 
     def noise(self, step: int, name: str) -> torch.Tensor:
         """Standard normal noise of a step, (K * n, C, h, w), drawn on the CPU so that every device sees the same."""
-        return torch.cat([normal(seed_for(p.seed, name, step), (p.count, *self.shape)) for ps in self.pools for p in ps])
+        return torch.cat(
+            [normal(seed_for(p.seed, name, step), (p.count, *self.shape)) for ps in self.pools for p in ps]
+        )
 
     def at(self, step: int) -> dict[str, torch.Tensor]:
         """The batch of a step on the device: latents, noise, steps, prompt[, weights]."""
         numbers = self.numbers(step)
         noise = self.noise(step, "noise")
         if self.noise_offset:
-            extra = [normal(seed_for(p.seed, "offset", step), (p.count, self.shape[0], 1, 1)) for ps in self.pools for p in ps]
+            extra = [
+                normal(seed_for(p.seed, "offset", step), (p.count, self.shape[0], 1, 1))
+                for ps in self.pools
+                for p in ps
+            ]
             noise = noise + self.noise_offset * torch.cat(extra)
         fixed = torch.from_numpy(np.stack([numbers[name] for name in ("image", "view", "steps", "prompt")]))
         image, view, steps, prompt = self._move(fixed)

@@ -124,7 +124,13 @@ class Fit:
         self.cuda = value.device.type == "cuda"
         lr = torch.tensor(plan.lr, device=value.device) if self.cuda else plan.lr
         self.optimizer = torch.optim.AdamW(
-            [value], lr=lr, betas=plan.betas, eps=plan.eps, weight_decay=plan.weight_decay, fused=True, capturable=self.cuda
+            [value],
+            lr=lr,
+            betas=plan.betas,
+            eps=plan.eps,
+            weight_decay=plan.weight_decay,
+            fused=True,
+            capturable=self.cuda,
         )
         self.average = value.detach().clone() if plan.ema else None
         self.outcome = Outcome()
@@ -233,9 +239,10 @@ class Fit:
         for line in self.outcome.history:
             self._tell(line)
         pending: list[tuple[int, torch.Tensor, torch.Tensor]] = []
-        with Termination() as termination, tqdm(
-            total=plan.steps, initial=start, desc=self.label, unit="step", mininterval=2
-        ) as bar:
+        with (
+            Termination() as termination,
+            tqdm(total=plan.steps, initial=start, desc=self.label, unit="step", mininterval=2) as bar,
+        ):
             for step in range(start, plan.steps):
                 self._set_rate(plan.rate(step))
                 batch = self.batches.at(step)
@@ -269,7 +276,9 @@ class Fit:
             bad = ~(torch.isfinite(losses).all(dim=(1, 2)) & torch.isfinite(norms).all(dim=1))
             if bad.any():
                 self._stop(pending[int(bad.nonzero()[0])][0], losses[int(bad.nonzero()[0])])
-            self._window += [[float(a), float(b)] for a, b in zip(losses.mean(dim=(1, 2)), norms.mean(dim=1), strict=True)]
+            self._window += [
+                [float(a), float(b)] for a, b in zip(losses.mean(dim=(1, 2)), norms.mean(dim=1), strict=True)
+            ]
             self._last = pending[-1][0]
             pending.clear()
         if log and self._window:

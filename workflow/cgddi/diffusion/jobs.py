@@ -27,7 +27,9 @@ def settings_of(spec: Mapping[str, Any], model: type[Model]) -> Model:
     try:
         return model(**spec.get("settings", {}))
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']} (found {str(e.get('input'))[:60]!r})" for e in error.errors()]
+        lines = [
+            f"{'.'.join(map(str, e['loc']))}: {e['msg']} (found {str(e.get('input'))[:60]!r})" for e in error.errors()
+        ]
         raise UserError(f"settings of stage {spec.get('stage')}: " + "; ".join(lines) + ". Mend the config.") from error
 
 
@@ -39,13 +41,17 @@ def need(spec: Mapping[str, Any], *keys: str) -> list[Any]:
     """
     missing = [key for key in keys if key not in spec]
     if missing:
-        raise UserError(f"--spec: {', '.join(missing)} missing. The workflow writes specs; see `cgddi {spec.get('stage', '')} --help`.")
+        raise UserError(
+            f"--spec: {', '.join(missing)} missing. The workflow writes specs; see --help."
+        )
     return [spec[key] for key in keys]
 
 
 def engine_options(parser: argparse.ArgumentParser) -> None:
     """Options of every diffusion stage."""
-    parser.add_argument("--state", type=Path, help="folder of checkpoints, kept apart from results and cleared on success")
+    parser.add_argument(
+        "--state", type=Path, help="folder of checkpoints, kept apart from results and cleared on success"
+    )
     parser.add_argument("--cache", type=Path, help="folder of latents and text embeddings, shared by all jobs")
     parser.add_argument("--metrics", type=Path, help="JSON lines file on what the job used (time, memory)")
 

@@ -36,7 +36,9 @@ def resolve(model: Mapping[str, Any]) -> Path:
             raise UserError(f"model source {source!r}: no such folder. Name a diffusers folder or a hub id owner/name.")
         folder = _download(source, model.get("revision"), model.get("variant"))
     if not (folder / "model_index.json").is_file():
-        raise UserError(f"{folder}: no model_index.json, so not a diffusers model folder. Name the folder that holds it.")
+        raise UserError(
+            f"{folder}: no model_index.json, so not a diffusers model folder. Name the folder that holds it."
+        )
     return folder
 
 
@@ -76,7 +78,9 @@ def component_digests(folder: Path, variant: str | None = None) -> dict[str, str
         facts = {}
         for path in sorted((folder / part).glob("*")):
             stem_variant = path.stem.rpartition(".")[2] if "." in path.stem else None
-            wrong_variant = path.suffix == ".safetensors" and (stem_variant or None) != variant and "-of-" not in path.stem
+            wrong_variant = (
+                path.suffix == ".safetensors" and (stem_variant or None) != variant and "-of-" not in path.stem
+            )
             if path.is_file() and path.suffix in (".json", ".txt", ".safetensors") and not wrong_variant:
                 facts[path.name] = _content(path)
         if facts:

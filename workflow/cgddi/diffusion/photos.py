@@ -57,10 +57,14 @@ def read_photos(archives: Iterable[str | Path], wanted: Sequence[str] | None = N
                 found[name] = _photo(archive, row, name)
             except (UserError, OSError, SyntaxError, ValueError) as error:
                 failed.add(name)
-                problems.append(Problem(str(path), f"image {name} cannot be read ({error})", "Delete the archive and run again."))
+                problems.append(
+                    Problem(str(path), f"image {name} cannot be read ({error})", "Delete the archive and run again.")
+                )
     for name in wanted or []:
         if name not in found and name not in failed:
-            problems.append(Problem("--photos", f"image {name} is in no archive", "Give the masks archive that holds it."))
+            problems.append(
+                Problem("--photos", f"image {name} is in no archive", "Give the masks archive that holds it.")
+            )
     if problems:
         raise InvalidInput(problems)
     return [found[name] for name in (wanted if wanted is not None else found)]

@@ -56,7 +56,9 @@ class Sampler:
         return scheduler, steps
 
     @torch.no_grad()
-    def draw(self, prompts: Prompts, seeds: Sequence[int], mean: torch.Tensor | None, std: torch.Tensor | None) -> torch.Tensor:
+    def draw(
+        self, prompts: Prompts, seeds: Sequence[int], mean: torch.Tensor | None, std: torch.Tensor | None
+    ) -> torch.Tensor:
         """Images (n, size, size, 3) uint8 on the device, n = len(seeds) <= batch.
 
         Args:
@@ -77,7 +79,9 @@ class Sampler:
         else:
             clean = mean[fill].to(device) + std[fill].to(device) * noise()
             latents = scheduler.add_noise(clean, noise(), steps[:1].repeat(self.batch))
-        both = Prompts.cat([self.negative[[0] * self.batch].to(device), prompts[fill].to(device)]).to(self.backbone.dtype)
+        both = Prompts.cat([self.negative[[0] * self.batch].to(device), prompts[fill].to(device)]).to(
+            self.backbone.dtype
+        )
         for step in steps:
             predicted = self._guided(scheduler.scale_model_input(latents, step), step, both)
             latents = scheduler.step(predicted, step, latents, return_dict=False)[0]

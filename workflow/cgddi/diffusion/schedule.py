@@ -64,8 +64,8 @@ def solver(name: str, config: Mapping[str, Any]):
     """A diffusers scheduler for sampling, built on the base model's own noise schedule.
 
     Args:
-        name: "dpmsolver++" (2M, Lu et al. 2022), "ddim", "pndm" (what the published loop used), "unipc" or "model" (the model's own).
-        config: the model's scheduler config; a zero-terminal-SNR schedule implies trailing timesteps (Lin et al. 2024, section 3.3).
+        name: "dpmsolver++" (2M, Lu et al. 2022), "ddim", "pndm" (as published), "unipc" or "model" (the model's own).
+        config: the model's scheduler config; zero-terminal SNR implies trailing timesteps (Lin et al. 2024, section 3.3).
     """
     import diffusers
 

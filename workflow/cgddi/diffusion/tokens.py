@@ -66,11 +66,15 @@ def add_tokens(tokenizer, encoder: nn.Module, token: str, rows: torch.Tensor) ->
     table = place.token_embedding
     width = table.weight.shape[1]
     if rows.shape[1] != width:
-        raise UserError(f"token {token}: rows of {rows.shape[1]} numbers, but the text encoder has {width}. Wrong base model?")
+        raise UserError(
+            f"token {token}: rows of {rows.shape[1]} numbers, but the text encoder has {width}. Wrong base model?"
+        )
     names = names_of(token, rows.shape[0])
     present = [name for name in names if name in tokenizer.get_vocab()]
     if present:
-        raise UserError(f"token {present[0]!r} is in the base model's vocabulary. Choose another token in the disease sheet.")
+        raise UserError(
+            f"token {present[0]!r} is in the base model's vocabulary. Choose another token in the disease sheet."
+        )
     old = table if isinstance(table, TokenRows) else TokenRows(table, rows.new_zeros((0, width)))
     start = old.table.num_embeddings + old.rows.shape[0]
     tokenizer.add_tokens(names)
@@ -117,7 +121,7 @@ def read_embedding(path: str | Path, token: str | None = None) -> tuple[str, lis
         name = token or metadata.get("token")
         rows: Sequence[torch.Tensor] = [tensors["clip_l"], tensors["clip_g"]]
     elif len(tensors) == 1:
-        (held, value), = tensors.items()
+        ((held, value),) = tensors.items()
         name, rows = token or held, [value]
     else:
         raise UserError(f"{path}: holds {sorted(tensors)[:4]}, not one token. Is it a textual-inversion file?")

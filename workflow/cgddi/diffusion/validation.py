@@ -41,7 +41,9 @@ def tone_losses(
             if not images:
                 continue
             image = torch.tensor([i for i in images for _ in range(times)], device=device)
-            steps = torch.tensor([(2 * t + 1) * timesteps // (2 * times) for t in range(times)] * len(images), device=device)
+            steps = torch.tensor(
+                [(2 * t + 1) * timesteps // (2 * times) for t in range(times)] * len(images), device=device
+            )
             noise = normal(seed_for(seed, "validation", tone), (len(image), *table.mean.shape[2:])).to(device)
             prompt = torch.from_numpy(prompts)[image.cpu()].to(device)
             batch = {"latents": table.mean[image, 0], "noise": noise, "steps": steps, "prompt": prompt}

@@ -33,7 +33,11 @@ def to_bytes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | 
     for name in sorted(tensors):
         tensor = tensors[name].detach().to("cpu").contiguous()
         data = tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
-        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, offset + len(data)]}
+        header[name] = {
+            "dtype": DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, offset + len(data)],
+        }
         parts.append(data)
         offset += len(data)
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=True).encode()
@@ -41,7 +45,9 @@ def to_bytes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | 
     return struct.pack("<Q", len(text)) + text + b"".join(parts)
 
 
-def write_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
+def write_tensors(
+    path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
     """Write tensors as a safetensors file that is either absent or whole (see `to_bytes`)."""
     write_atomic(path, to_bytes(tensors, metadata))
 
@@ -64,4 +70,6 @@ def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, s
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file. Run the stage that makes it.") from error
     except SafetensorError as error:
-        raise UserError(f"{path}: not a whole safetensors file ({error}). Delete it and run the workflow again.") from error
+        raise UserError(
+            f"{path}: not a whole safetensors file ({error}). Delete it and run the workflow again."
+        ) from error

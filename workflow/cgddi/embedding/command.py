@@ -10,7 +10,9 @@ from cgddi.command import stage_parser
 def main(argv: list[str]) -> int:
     """Run `cgddi embedding`."""
     parser = stage_parser("embedding", __doc__)
-    parser.add_argument("--photos", type=Path, nargs="+", required=True, help="masks archives that hold the training images")
+    parser.add_argument(
+        "--photos", type=Path, nargs="+", required=True, help="masks archives that hold the training images"
+    )
     parser.add_argument("--output-dir", type=Path, required=True)
     from cgddi.diffusion.jobs import engine_options
 

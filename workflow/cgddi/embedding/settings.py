@@ -19,26 +19,37 @@ class EmbeddingSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     preset: Literal["corrected", "paper"] = Field(
-        "corrected", description="corrected: what is right. paper: published behaviour, its faults included (see PAPER)."
+        "corrected",
+        description="corrected: what is right. paper: published behaviour, its faults included (see PAPER).",
     )
     images: Literal["concept", "all"] = Field(
         "concept",
         description="training images: the concept's own, or all of the split (the published script had no disease filter). "
         "Read by the plan; a job trains on the images its spec lists.",
     )
-    init_token: str = Field("skin", min_length=1, description="word whose embedding the new rows start from (published)")
+    init_token: str = Field(
+        "skin", min_length=1, description="word whose embedding the new rows start from (published)"
+    )
     vectors: int = Field(1, ge=1, le=32, description="rows per token (published: 1)")
     steps: int = Field(500, ge=1, description="optimizer steps (published)")
     batch: int = Field(4, ge=1, description="images per gradient part (published)")
-    accumulation: int = Field(4, ge=1, description="parts per optimizer step (published); batch 16 x 1 is the same, faster, larger")
+    accumulation: int = Field(
+        4, ge=1, description="parts per optimizer step (published); batch 16 x 1 is the same, faster, larger"
+    )
     learning_rate: float = Field(5e-4, gt=0, description="learning rate before scaling (published)")
-    scale_lr: bool = Field(True, description="multiply the learning rate by batch x accumulation (published: 5e-4 x 16 = 8e-3)")
-    lr_schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="learning-rate schedule (published)")
+    scale_lr: bool = Field(
+        True, description="multiply the learning rate by batch x accumulation (published: 5e-4 x 16 = 8e-3)"
+    )
+    lr_schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="learning-rate schedule (published)"
+    )
     warmup: int = Field(0, ge=0, description="steps of linear warm-up (published: constant schedule, none)")
     weight_decay: float = Field(1e-2, ge=0, description="AdamW weight decay (diffusers example's default)")
     image_size: int = Field(512, ge=16, description="side of the training images in px (published)")
     hflip: float = Field(0.5, ge=0, le=1, description="chance of the mirror image (published)")
-    crops: int = Field(0, ge=0, le=16, description="random square crops per image besides the full frame (published: none)")
+    crops: int = Field(
+        0, ge=0, le=16, description="random square crops per image besides the full frame (published: none)"
+    )
     crop_scale: float = Field(0.8, gt=0, le=1, description="smallest side of a crop as a share of the full side")
     prompts: tuple[str, ...] = Field(
         ("An image of {token} on the skin of a {tone}-skinned individual",),
@@ -47,9 +58,14 @@ class EmbeddingSettings(BaseModel):
     )
     suffixes: bool = Field(False, description="add the ruler and marker suffixes from the masks (published: LoRA only)")
     ruler_suffix: str = Field(" with a ruler", description="suffix where the mask shows a ruler (published)")
-    marker_suffix: str = Field(" deliniated with marker", description="suffix where it shows a marker (published, its spelling too)")
+    marker_suffix: str = Field(
+        " deliniated with marker", description="suffix where it shows a marker (published spelling)"
+    )
     tone_exponent: float = Field(
-        1.0, ge=0, le=2, description="tones drawn by frequency ** -x per image: 1 draws tones evenly, 0 images evenly (published: 0)"
+        1.0,
+        ge=0,
+        le=2,
+        description="tones drawn by frequency ** -x per image: 1 draws tones evenly, 0 images (published: 0)",
     )
     lesion_weight: float = Field(1.0, ge=0, description="loss weight on lesion cells, from the mask (published: 1)")
     ignore_mask_classes: tuple[Literal["background", "marker", "ruler", "skin"], ...] = Field(
@@ -57,7 +73,9 @@ class EmbeddingSettings(BaseModel):
     )
     min_snr: float = Field(0.0, ge=0, description="gamma of min-SNR weighting (Hang et al. 2023 use 5); 0 is off")
     noise_offset: float = Field(0.0, ge=0, description="noise offset; 0 is off")
-    ema: float = Field(0.0, ge=0, lt=1, description="decay of the moving average of the rows that becomes the result; 0 is off")
+    ema: float = Field(
+        0.0, ge=0, lt=1, description="decay of the moving average of the rows that becomes the result; 0 is off"
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="of the frozen UNet: auto is bf16 on a GPU, fp32 on a CPU (published: fp16)"
     )

@@ -100,7 +100,9 @@ def train_embedding(
         batches,
         _plan(settings),
         checkpoint,
-        tone_losses(objective, table, photos, numbers[:, 0], backbone.rule.steps, pool.seed) if settings.validate_every else None,
+        tone_losses(objective, table, photos, numbers[:, 0], backbone.rule.steps, pool.seed)
+        if settings.validate_every
+        else None,
         live,
         f"token {concept['slug']}",
     )
@@ -110,7 +112,12 @@ def train_embedding(
     learned = [value.detach().float().cpu() for value in rows]
     tensors = {token: learned[0]} if len(learned) == 1 else {"clip_l": learned[0], "clip_g": learned[1]}
     metadata = jobs.header(
-        spec, concept=concept, model=model, base_sha256=backbone.digest, prompts=prompts, images=[[p.id, p.sha256] for p in photos]
+        spec,
+        concept=concept,
+        model=model,
+        base_sha256=backbone.digest,
+        prompts=prompts,
+        images=[[p.id, p.sha256] for p in photos],
     )
     write_tensors(output / FILE, tensors, {"token": token, **metadata})
     jobs.write_history(output, outcome.history)
@@ -148,7 +155,10 @@ def _prompts(photos: Sequence[Photo], settings: EmbeddingSettings, token: str) -
     """All prompts, and per photo the numbers of those it may be shown with, (n, templates)."""
     known = jobs.PromptList()
     numbers = [
-        [known.number(jobs.fill_prompt(t, token, photo.tone) + jobs.suffix_of(photo, settings)) for t in settings.prompts]
+        [
+            known.number(jobs.fill_prompt(t, token, photo.tone) + jobs.suffix_of(photo, settings))
+            for t in settings.prompts
+        ]
         for photo in photos
     ]
     return known.texts, np.array(numbers)
@@ -159,4 +169,6 @@ def _check_moved(slug: str, rows: Sequence[torch.Tensor], start: Sequence[torch.
         if not torch.isfinite(row).all():
             raise UserError(f"concept {slug}: the learned token is not a finite number. Lower the learning rate.")
         if float((row.detach().cpu() - old.cpu()).norm()) <= 1e-6 * float(old.norm()):
-            raise UserError(f"concept {slug}: the token is still its initial word after training. Raise learning_rate or steps.")
+            raise UserError(
+                f"concept {slug}: the token is still its initial word after training. Raise learning_rate or steps."
+            )

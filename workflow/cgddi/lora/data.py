@@ -78,7 +78,9 @@ def choose_priors(canvases: Sequence[Photo], settings: LoraSettings, seed: int) 
     if not settings.priors_per_step or not settings.prior_weight:
         return []
     if not canvases:
-        raise UserError("lora: no healthy canvas to draw priors from. Keep some in review.csv, or set lora.priors_per_step to 0.")
+        raise UserError(
+            "lora: no healthy canvas to draw priors from. Keep some in review.csv, or set lora.priors_per_step to 0."
+        )
     if settings.priors == "published":
         light = [photo for photo in canvases if photo.tone == TONES[0]][: settings.prior_per_tone]
         return (light or list(canvases))[: settings.instances]

@@ -24,41 +24,62 @@ class LoraSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     preset: Literal["corrected", "paper"] = Field(
-        "corrected", description="corrected: what is right. paper: published behaviour, its faults included (see PAPER)."
+        "corrected",
+        description="corrected: what is right. paper: published behaviour, its faults included (see PAPER).",
     )
     rank: int = Field(8, ge=1, le=512, description="rank of the adapter (published)")
     alpha: float = Field(8, gt=0, description="scale is alpha / rank (published: 8)")
     target_modules: tuple[str, ...] = Field(
-        ("to_q", "to_k", "to_v", "to_out.0"), min_length=1, description="ends of the names of the adapted UNet layers (published)"
+        ("to_q", "to_k", "to_v", "to_out.0"),
+        min_length=1,
+        description="ends of the names of the adapted UNet layers (published)",
     )
     use_rslora: bool = Field(False, description="scale alpha / sqrt(rank) (Kalajdzievski 2023; published: no)")
     use_dora: bool = Field(False, description="weight-decomposed LoRA from peft (Liu et al. 2024; published: no)")
-    text_encoder_rank: int = Field(0, ge=0, le=512, description="rank of a text-encoder LoRA from peft; 0 is none (published)")
+    text_encoder_rank: int = Field(
+        0, ge=0, le=512, description="rank of a text-encoder LoRA from peft; 0 is none (published)"
+    )
     steps: int = Field(750, ge=1, description="optimizer steps (published)")
     instances: int = Field(16, ge=1, description="images of the concept per step (published)")
     priors_per_step: int = Field(16, ge=0, description="healthy canvases per step (published); 0 trains without priors")
     accumulation: int = Field(1, ge=1, description="parts into which a step is cut to save memory")
     learning_rate: float = Field(1e-4, gt=0, description="AdamW learning rate (usual for LoRA; published: 5e-6)")
-    lr_schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="learning-rate schedule (published)")
+    lr_schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="learning-rate schedule (published)"
+    )
     warmup: int = Field(0, ge=0, description="steps of linear warm-up (published: none)")
     weight_decay: float = Field(1e-2, ge=0, description="AdamW weight decay (diffusers example's default)")
     clip: float = Field(1.0, ge=0, description="largest gradient norm (published); 0 clips nothing")
     prior_weight: float = Field(1.0, ge=0, description="weight of the prior-preservation loss (published)")
     prior_per_tone: int = Field(96, ge=1, description="canvases per tone to draw priors from (published)")
     priors: Literal["balanced", "published"] = Field(
-        "balanced", description="balanced: tones evenly. published: the first light ones only, at most `instances` of them"
+        "balanced",
+        description="balanced: tones evenly. published: the first light ones only, at most `instances` of them",
     )
     image_size: int = Field(256, ge=16, description="side of the training images in px (published)")
-    hflip: float = Field(0.5, ge=0, le=1, description="chance of the mirror image (as in textual inversion; lesions have no side)")
-    crops: int = Field(0, ge=0, le=16, description="random square crops per image besides the full frame (published: none)")
+    hflip: float = Field(
+        0.5, ge=0, le=1, description="chance of the mirror image (as in textual inversion; lesions have no side)"
+    )
+    crops: int = Field(
+        0, ge=0, le=16, description="random square crops per image besides the full frame (published: none)"
+    )
     crop_scale: float = Field(0.8, gt=0, le=1, description="smallest side of a crop as a share of the full side")
-    prompt: str = Field("An image of {token} on the skin of a {tone}-skinned individual", description="instance prompt (published)")
-    class_prompt: str = Field("An image of healthy skin on a {tone}-skinned individual", description="prior prompt (published)")
+    prompt: str = Field(
+        "An image of {token} on the skin of a {tone}-skinned individual", description="instance prompt (published)"
+    )
+    class_prompt: str = Field(
+        "An image of healthy skin on a {tone}-skinned individual", description="prior prompt (published)"
+    )
     suffixes: bool = Field(True, description="add the ruler and marker suffixes where the mask shows one (published)")
     ruler_suffix: str = Field(" with a ruler", description="suffix where the mask shows a ruler (published)")
-    marker_suffix: str = Field(" deliniated with marker", description="suffix where it shows a marker (published, its spelling too)")
+    marker_suffix: str = Field(
+        " deliniated with marker", description="suffix where it shows a marker (published spelling)"
+    )
     tone_exponent: float = Field(
-        1.0, ge=0, le=2, description="tones drawn by frequency ** -x per image: 1 draws the tones evenly (published), 0 the images"
+        1.0,
+        ge=0,
+        le=2,
+        description="tones drawn by frequency ** -x per image: 1 draws tones evenly (published), 0 images",
     )
     lesion_weight: float = Field(1.0, ge=0, description="loss weight on lesion cells, from the mask (published: 1)")
     ignore_mask_classes: tuple[Literal["background", "marker", "ruler", "skin"], ...] = Field(
@@ -70,14 +91,18 @@ class LoraSettings(BaseModel):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="of the frozen base model: auto is bf16 on a GPU, fp32 on a CPU (published: fp16)"
     )
-    concepts_per_job: int = Field(1, ge=1, le=64, description="concepts that one process trains together over one frozen base")
+    concepts_per_job: int = Field(
+        1, ge=1, le=64, description="concepts that one process trains together over one frozen base"
+    )
     checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints")
     log_every: int = Field(10, ge=1, description="steps between metric lines")
     validate_every: int = Field(0, ge=0, description="steps between fixed-noise losses by tone; 0 is off")
     grid_steps: int = Field(20, ge=2, description="solver steps of the sample grid (concept x tone) made at the end")
     grid_guidance: float = Field(7.5, ge=1, description="guidance of the sample grid")
     grid_columns: int = Field(4, ge=1, le=16, description="samples per tone in the grid")
-    grid_every: int = Field(0, ge=0, description="steps between sample grids during training; 0 makes one at the end only")
+    grid_every: int = Field(
+        0, ge=0, description="steps between sample grids during training; 0 makes one at the end only"
+    )
 
     @property
     def scale(self) -> float:

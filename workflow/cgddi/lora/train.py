@@ -77,25 +77,47 @@ def train_lora(
             captions = [[prompts.number(data.prior_prompt(p, settings))] for p in canvases]
             numbers = data.numbers_of(canvases, order, "canvas")
             chances = tone_chances(canvases, 1.0)
-            kinds.append(Pool(seed_for(seed, "lora", job.slug, "prior"), numbers, chances, np.array(captions), settings.priors_per_step))
+            kinds.append(
+                Pool(
+                    seed_for(seed, "lora", job.slug, "prior"),
+                    numbers,
+                    chances,
+                    np.array(captions),
+                    settings.priors_per_step,
+                )
+            )
         pools.append(kinds)
     encoded = prompts_of(backbone, store, prompts.texts)
 
     count = len(pack)
-    layers = inject(backbone.unet, find_targets(backbone.unet, settings.target_modules), count, settings.rank, settings.scale)
+    layers = inject(
+        backbone.unet, find_targets(backbone.unet, settings.target_modules), count, settings.rank, settings.scale
+    )
     _initialise(layers, [job.slug for job in pack], seed, settings.rank)
     batches = Batches(table, pools, views, settings.hflip, backbone.rule.steps, settings.noise_offset)
     share = settings.priors_per_step / (settings.instances + settings.priors_per_step) if len(pools[0]) == 2 else 0.0
     objective = Objective(backbone, encoded.__getitem__, count, share, settings.prior_weight, settings.min_snr)
     measure = None
     if settings.validate_every and count == 1:
-        measure = tone_losses(objective, table, instances[0], pools[0][0].prompts[:, 0], backbone.rule.steps, pools[0][0].seed)
+        measure = tone_losses(
+            objective, table, instances[0], pools[0][0].prompts[:, 0], backbone.rule.steps, pools[0][0].seed
+        )
     facts = [[dict(job.spec) for job in pack], backbone.digest, [file_sha256(job.embedding) for job in pack]]
     facts += [[[p.sha256 for p in photos] for photos in (*instances, *priors)], installed_versions(VERSIONS)]
     checkpoint = Checkpoint(state, "lora", facts)
     live = jobs.MetricsFile(state, "lora")
     parameters = {f"{name}.{end}": getattr(layer, end) for name, layer in layers.items() for end in ("down", "up")}
-    fit = Fit(parameters, count, objective, batches, _plan(settings), checkpoint, measure, live, f"lora {'+'.join(j.slug for j in pack)}")
+    fit = Fit(
+        parameters,
+        count,
+        objective,
+        batches,
+        _plan(settings),
+        checkpoint,
+        measure,
+        live,
+        f"lora {'+'.join(j.slug for j in pack)}",
+    )
     try:
         outcome = fit.run()
         live.close()
@@ -140,7 +162,9 @@ def _common(pack: Sequence[LoraJob]) -> tuple[LoraSettings, Mapping[str, Any], i
             raise UserError(f"concept {job.slug}: no training image. Give it one, or leave the concept out.")
     shared = {canonical([job.spec.get("settings", {}), job.spec["model"], job.spec["seed"]]) for job in pack}
     if len(shared) != 1:
-        raise UserError("lora: concepts trained together must have equal settings, model and seed. Use concepts_per_job: 1.")
+        raise UserError(
+            "lora: concepts trained together must have equal settings, model and seed. Use concepts_per_job: 1."
+        )
     return jobs.settings_of(pack[0].spec, LoraSettings), pack[0].spec["model"], pack[0].spec["seed"]
 
 

@@ -13,7 +13,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--canvases", type=Path, nargs="+", required=True, help="archives of healthy canvases")
     parser.add_argument("--split", type=Path, help="csv image_id,role: canvases that are not role train are left out")
     parser.add_argument("--embedding", type=Path, required=True, help="learned_embeds.safetensors of the concept")
-    parser.add_argument("--lora", type=Path, required=True, help="pytorch_lora_weights.safetensors, with record.json beside it")
+    parser.add_argument(
+        "--lora", type=Path, required=True, help="pytorch_lora_weights.safetensors, with record.json beside it"
+    )
     parser.add_argument("--output", type=Path, required=True, help="the .tar to write")
     from cgddi.diffusion.jobs import engine_options
 

@@ -35,7 +35,9 @@ def choose_canvases(canvases: Sequence[Photo], limit: int | None, seed: int, con
     if limit is None or limit >= len(canvases):
         return sorted(canvases, key=lambda photo: photo.id)
     ranked = {
-        tone: sorted((p for p in canvases if p.tone == tone), key=lambda p: seed_for(seed, "semantic-canvas", concept, p.id))
+        tone: sorted(
+            (p for p in canvases if p.tone == tone), key=lambda p: seed_for(seed, "semantic-canvas", concept, p.id)
+        )
         for tone in TONES
     }
     turns = max(map(len, ranked.values()))

@@ -133,7 +133,13 @@ class _Drawing:
     """Draws a job's images batch by batch; PNGs are encoded on another thread while the next batch is denoised."""
 
     def __init__(
-        self, backbone: Backbone, store: Store, settings: SemanticSettings, photos: Sequence[Photo], token: str, slug: str
+        self,
+        backbone: Backbone,
+        store: Store,
+        settings: SemanticSettings,
+        photos: Sequence[Photo],
+        token: str,
+        slug: str,
     ):
         self.settings, self.slug = settings, slug
         how = SampleSettings(
@@ -145,7 +151,9 @@ class _Drawing:
         )
         texts = [jobs.fill_prompt(settings.prompt, token, tone) for tone in TONES]
         self.prompts = prompts_of(backbone, store, texts)
-        self.sampler = Sampler(backbone, how, settings.image_size, settings.batch, backbone.empty_negative(settings.negative_prompt))
+        self.sampler = Sampler(
+            backbone, how, settings.image_size, settings.batch, backbone.empty_negative(settings.negative_prompt)
+        )
         self.mean = self.std = None
         if settings.mode == "img2img":
             self.order = {photo.id: number for number, photo in enumerate(photos)}
@@ -161,7 +169,9 @@ class _Drawing:
         with (
             Termination() as termination,
             ThreadPoolExecutor(2) as pool,
-            tqdm(total=len(todo), initial=len(images), desc=f"semantic {self.slug}", unit="image", mininterval=2) as bar,
+            tqdm(
+                total=len(todo), initial=len(images), desc=f"semantic {self.slug}", unit="image", mininterval=2
+            ) as bar,
         ):
             for batch in batches:
                 if all(draw.key in images for draw in batch):
@@ -169,7 +179,10 @@ class _Drawing:
                 # A batch is drawn whole or not at all, so that its composition never depends on an interruption.
                 made = self._draw(batch)
                 self._keep(waiting, images, partial)
-                waiting = [(d, seed, pool.submit(encode_png, image.numpy())) for d, (image, seed) in zip(batch, made, strict=True)]
+                waiting = [
+                    (d, seed, pool.submit(encode_png, image.numpy()))
+                    for d, (image, seed) in zip(batch, made, strict=True)
+                ]
                 bar.update(len(batch))
                 if termination.asked:
                     self._keep(waiting, images, partial)
@@ -178,7 +191,9 @@ class _Drawing:
         return images
 
     @staticmethod
-    def _keep(waiting: list[tuple[Draw, int, Future[bytes]]], images: dict[str, tuple[bytes, int]], partial: Partial) -> None:
+    def _keep(
+        waiting: list[tuple[Draw, int, Future[bytes]]], images: dict[str, tuple[bytes, int]], partial: Partial
+    ) -> None:
         for draw, seed, png in waiting:
             images[draw.key] = (png.result(), seed)
             partial.put(draw.key, *images[draw.key])

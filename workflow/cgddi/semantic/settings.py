@@ -21,19 +21,28 @@ class SemanticSettings(BaseModel):
     preset: Literal["corrected", "paper"] = Field(
         "corrected", description="corrected: a fast solver. paper: published solver and steps (see PAPER)."
     )
-    mode: Literal["img2img", "text2img"] = Field("img2img", description="from a canvas (published), or from noise alone")
-    strength: float = Field(0.725, gt=0, le=1, description="share of the noise schedule that is run on a canvas (published)")
+    mode: Literal["img2img", "text2img"] = Field(
+        "img2img", description="from a canvas (published), or from noise alone"
+    )
+    strength: float = Field(
+        0.725, gt=0, le=1, description="share of the noise schedule that is run on a canvas (published)"
+    )
     guidance: float = Field(8.75, ge=1, description="classifier-free guidance (published)")
-    guidance_rescale: float = Field(0.0, ge=0, le=1, description="rescaling of guidance (Lin et al. 2024, section 3.4); 0 is off")
+    guidance_rescale: float = Field(
+        0.0, ge=0, le=1, description="rescaling of guidance (Lin et al. 2024, section 3.4); 0 is off"
+    )
     sampler: Literal["dpmsolver++", "ddim", "pndm", "unipc", "model"] = Field(
-        "dpmsolver++", description="solver (published: PNDM with 100 steps; DPM-Solver++ 2M needs 20-25, Lu et al. 2022)"
+        "dpmsolver++",
+        description="solver (published: PNDM with 100 steps; DPM-Solver++ 2M needs 20-25, Lu et al. 2022)",
     )
     steps: int = Field(25, ge=2, le=1000, description="solver steps of the full schedule (published: 100)")
     prompt: str = Field("An image of {token} on a {tone}-toned individual", description="prompt (published)")
     negative_prompt: str = Field("", description="negative prompt (published: none)")
     repeats: int = Field(5, ge=1, description="images per canvas and tone (published)")
     per_tone: int | None = Field(None, ge=1, description="most images per requested tone; None is no limit")
-    max_canvases: int | None = Field(None, ge=1, description="most canvases, drawn evenly over tones by a named seed; None is all")
+    max_canvases: int | None = Field(
+        None, ge=1, description="most canvases, drawn evenly over tones by a named seed; None is all"
+    )
     image_size: int = Field(512, ge=16, description="side of the images in px (published)")
     batch: int = Field(16, ge=1, description="images per batch, the last one filled up, so that shapes never change")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(

@@ -1,0 +1,204 @@
+"""Our files in plain diffusers give our pictures; files of other dialects load here."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from cgddi.diffusion.adapters import Applied, read_adapter
+from cgddi.diffusion.backbone import load
+from cgddi.diffusion.cache import Store
+from cgddi.diffusion.latents import Views, latents_of
+from cgddi.diffusion.photos import read_photos
+from cgddi.diffusion.sampler import Sampler, SampleSettings
+from cgddi.diffusion.schedule import solver
+from cgddi.diffusion.tokens import read_embedding
+from cgddi.diffusion.weights import read_tensors
+from cgddi.errors import UserError
+from diffusers import AutoPipelineForImage2Image, AutoPipelineForText2Image
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from tests.diffusion import tiny
+
+PROMPT = "An image of <nevus> on a dark-toned individual"
+
+
+def plain(world, kind, sampler="dpmsolver++"):
+    """diffusers' own pipeline with our token and adapter, loaded its own way."""
+    pipe = kind.from_pretrained(world.model, safety_checker=None)
+    if hasattr(pipe, "text_encoder_2"):
+        rows = load_file(world.embedding)
+        pipe.load_textual_inversion(
+            rows["clip_l"], token="<nevus>", text_encoder=pipe.text_encoder, tokenizer=pipe.tokenizer
+        )
+        pipe.load_textual_inversion(
+            rows["clip_g"], token="<nevus>", text_encoder=pipe.text_encoder_2, tokenizer=pipe.tokenizer_2
+        )
+    else:
+        pipe.load_textual_inversion(str(world.embedding))
+    pipe.load_lora_weights(str(world.lora.parent))
+    pipe.scheduler = solver(sampler, dict(pipe.scheduler.config))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def ours(world, settings, canvas, seed, fuse=None):
+    backbone = load({"source": str(world.model)}, torch.device("cpu"))
+    token, rows = read_embedding(world.embedding, "<nevus>")
+    backbone.add_token(token, rows)
+    applied = Applied(backbone.unet, read_adapter(world.lora), fuse)
+    sampler = Sampler(backbone, settings, tiny.SIZE, 2, backbone.empty_negative(""))
+    mean = std = None
+    if canvas is not None:
+        mean, std = (part[:, 0] for part in latents_of(backbone, Store(None), [canvas], tiny.SIZE, Views(False)))
+    image = sampler.draw(backbone.encode_prompts([PROMPT]), [seed], mean, std)[0].numpy()
+    applied.remove()
+    return image
+
+
+@pytest.mark.parametrize("which", ["world", "world_xl"])
+@pytest.mark.parametrize("sampler", ["dpmsolver++", "ddim"])
+def test_img2img_equals_plain_diffusers(which, sampler, request):
+    world = request.getfixturevalue(which)
+    canvas = read_photos([world.root / "canvases.tar"])[1]
+    pipe = plain(world, AutoPipelineForImage2Image, sampler)
+    theirs = pipe(
+        PROMPT,
+        image=Image.fromarray(canvas.pixels),
+        strength=0.725,
+        guidance_scale=6.0,
+        num_inference_steps=8,
+        generator=torch.Generator().manual_seed(5),
+        output_type="np",
+    ).images[0]
+    mine = ours(world, SampleSettings(sampler, 8, 0.725, 6.0), canvas, 5)
+    assert np.abs(mine.astype(int) - (theirs * 255).round().astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("which", ["world", "world_xl"])
+def test_text_to_image_equals_plain_diffusers(which, request):
+    world = request.getfixturevalue(which)
+    pipe = plain(world, AutoPipelineForText2Image)
+    theirs = pipe(
+        PROMPT,
+        height=tiny.SIZE,
+        width=tiny.SIZE,
+        guidance_scale=4.0,
+        num_inference_steps=6,
+        output_type="np",
+        generator=torch.Generator().manual_seed(3),
+    ).images[0]
+    mine = ours(world, SampleSettings("dpmsolver++", 6, None, 4.0), None, 3)
+    assert np.abs(mine.astype(int) - (theirs * 255).round().astype(int)).max() <= 1
+
+
+def test_guidance_rescale_equals_plain_diffusers(world):
+    pipe = plain(world, AutoPipelineForText2Image)
+    theirs = pipe(
+        PROMPT,
+        height=tiny.SIZE,
+        width=tiny.SIZE,
+        guidance_scale=4.0,
+        num_inference_steps=6,
+        output_type="np",
+        guidance_rescale=0.7,
+        generator=torch.Generator().manual_seed(3),
+    ).images[0]
+    mine = ours(world, SampleSettings("dpmsolver++", 6, None, 4.0, 0.7), None, 3)
+    assert np.abs(mine.astype(int) - (theirs * 255).round().astype(int)).max() <= 1
+
+
+def test_the_adapter_and_the_token_change_the_picture(world):
+    """Guards the comparisons above against passing because neither was applied."""
+    pipe = plain(world, AutoPipelineForText2Image)
+    options = {"height": 32, "width": 32, "guidance_scale": 4.0, "num_inference_steps": 6, "output_type": "np"}
+    with_both = pipe(PROMPT, **options, generator=torch.Generator().manual_seed(3)).images[0]
+    pipe.unload_lora_weights()
+    without = pipe(PROMPT, **options, generator=torch.Generator().manual_seed(3)).images[0]
+    assert np.abs(with_both - without).max() > 2 / 255
+
+
+def test_fused_and_beside_agree(world):
+    settings = SampleSettings("dpmsolver++", 6, None, 4.0)
+    assert (
+        np.abs(
+            ours(world, settings, None, 3, True).astype(int) - ours(world, settings, None, 3, False).astype(int)
+        ).max()
+        <= 1
+    )
+
+
+def test_applied_is_taken_off_bit_for_bit_and_swaps(world):
+    backbone = load({"source": str(world.model)}, torch.device("cpu"))
+    before = {name: value.clone() for name, value in backbone.unet.state_dict().items()}
+    adapter = read_adapter(world.lora)
+    for fuse in (True, False):
+        applied = Applied(backbone.unet, adapter, fuse)
+        applied.swap(adapter)
+        applied.remove()
+        after = backbone.unet.state_dict()
+        assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_metadata_explains_the_files(world):
+    _, facts = read_tensors(world.lora)
+    assert json.loads(facts["cgddi.concept"])["token"] == "<nevus>"
+    assert json.loads(facts["cgddi.model"])["source"] == str(world.model)
+    assert len(json.loads(facts["cgddi.base_sha256"])) == 64
+    assert [name for name, _ in json.loads(facts["cgddi.images"])] == world.images
+    assert any("with a ruler" in prompt for prompt in json.loads(facts["cgddi.prompts"]))
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        lambda name: "unet." + name,
+        lambda name: name.replace("lora_A", "lora.down").replace("lora_B", "lora.up"),
+        lambda name: ("unet." + name).replace("lora_A", "lora.down").replace("lora_B", "lora.up"),
+        lambda name: (
+            name.replace("to_out.0.", "to_out.")
+            .replace(".lora_A", "_lora.down")
+            .replace(".lora_B", "_lora.up")
+            .replace(".to_", ".processor.to_")
+        ),
+    ],
+    ids=["doubled", "down-up", "doubled-down-up", "processor"],
+)
+def test_published_dialects_load(world, tmp_path, rename):
+    tensors = load_file(world.lora)
+    save_file({rename(name): value for name, value in tensors.items()}, tmp_path / "x.safetensors")
+    mine, other = read_adapter(world.lora), read_adapter(tmp_path / "x.safetensors")
+    assert mine.down.keys() == other.down.keys()
+    assert all(torch.equal(mine.up[name], other.up[name]) for name in mine.up)
+
+
+def test_alpha_is_honoured(world, tmp_path):
+    tensors = load_file(world.lora)
+    layer = next(iter(read_adapter(world.lora).down))
+    tensors[f"unet.{layer}.alpha"] = torch.tensor(2.0)  # rank is 4
+    save_file(tensors, tmp_path / "x.safetensors")
+    assert torch.allclose(read_adapter(tmp_path / "x.safetensors").up[layer], read_adapter(world.lora).up[layer] / 2)
+
+
+def test_pickle_is_refused_with_the_remedy(tmp_path):
+    (tmp_path / "pytorch_lora_weights.bin").write_bytes(b"\x80\x02}q\x00.")
+    with pytest.raises(UserError, match="pickle can run code.*Convert"):
+        read_adapter(tmp_path / "pytorch_lora_weights.bin")
+
+
+def test_an_adapter_for_another_model_is_refused(world, tmp_path):
+    adapter = read_adapter(world.lora)
+    save_file(
+        {
+            "unet.mid_block.nothing.lora_A.weight": torch.ones(2, 2),
+            "unet.mid_block.nothing.lora_B.weight": torch.ones(2, 2),
+        },
+        tmp_path / "x.safetensors",
+    )
+    backbone = load({"source": str(world.model)}, torch.device("cpu"))
+    with pytest.raises(UserError, match="does not fit this base model: layer mid_block.nothing"):
+        Applied(backbone.unet, read_adapter(tmp_path / "x.safetensors"))
+    assert adapter.is_plain
