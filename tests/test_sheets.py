@@ -178,6 +178,11 @@ def test_ids_are_unique_over_cohorts(folder, second, words):
     assert problem.row == 3 and words in problem.message and "cohort ddi" in problem.message
 
 
+def test_rows_are_lines_of_the_file_also_after_a_cell_of_several_lines(folder):
+    found = problems(sheet({}, {"image_id": "b", "group": "one\n\ntwo"}, {"image_id": "c", "skin_tone": "9"}))
+    assert [(p.row, p.column) for p in found] == [(3, "group"), (6, "skin_tone")]
+
+
 def test_an_unknown_disease_is_one_problem_with_its_count(folder):
     (problem,) = problems(sheet(*({"image_id": f"i{k}", "disease": "flu"} for k in range(5))))
     assert "5 rows" in problem.message and problem.row == 2

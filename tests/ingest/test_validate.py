@@ -191,6 +191,18 @@ def test_the_config_names_the_sheets_and_the_policy(folder, monkeypatch, capsys)
     assert main(["validate", "--config", "config.yaml", "--mixed-malignancy", "error"]) == 2
 
 
+def test_the_config_names_mask_ids_for_all_and_for_one_cohort(folder, capsys):
+    mask = np.zeros((30, 40), np.uint8)
+    mask[3:9, 3:9] = 255
+    sheet(save_picture(mask))
+    base = "images: images.csv\ndiseases: d.csv\n"
+    ids = 'masks: {id_map: {"0": 4, "255": 1}}\n'
+    for text, code in ((base, 2), (base + ids, 0), (f"{base}cohorts: {{c: {{{ids.strip()}}}}}\n", 0)):
+        (folder / "config.yaml").write_text(text)
+        assert main(["validate", "--config", "config.yaml", "--threads", "1"]) == code
+    assert "255" in capsys.readouterr().err
+
+
 def test_a_ddi_shaped_set_is_clean_but_for_its_mixed_concept(folder):
     write_ddi_shaped("data", photos=True)
     paths = ["--metadata", "data/ddi_metadata.csv", "--images", "data/images", "--masks", "data/masks"]
