@@ -93,5 +93,5 @@ def test_many_photos_cross_block_borders(tmp_path):
     others[5] = one
     others[1100] = replace(one, sha256="recompressed")
     others[600] = two
-    others[1150] = replace(two, sha256="recompressed")
+    others[1150] = replace(two, sha256="also recompressed")
     assert duplicate_sets(others) == [[5, 1100], [600, 1150]]
