@@ -2,102 +2,34 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from slurm import NoCluster, Slurm
-
-ROOT = Path(__file__).parents[2]
-FAST = [
-    "--slurm-init-seconds-before-status-checks",
-    "3",
-    "--latency-wait",
-    "15",
-    "--seconds-between-status-checks",
-    "2",
-]
-"""Ask about jobs more often than is polite on a cluster that others share."""
+from tests.cluster.running import FAST, ROOT, Run
+from tests.cluster.slurm import NoCluster, Slurm
 
 
 @pytest.fixture(scope="session")
 def cluster():
     """A running two-node SLURM, or a skip with the reason."""
     try:
-        with Slurm() as slurm:
-            yield slurm
+        slurm = Slurm().__enter__()
     except NoCluster as reason:
         pytest.skip(str(reason))
-
-
-def _hear_interrupts() -> None:
-    """A shell that starts the tests in the background has them ignore Ctrl-C; the run under test must not inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-class Run:
-    """A Snakemake in a folder, steering jobs on the cluster.
-
-    Args:
-        folder: working directory; `log` in it gets the output.
-        arguments: for snakemake, after the profile.
-        profile: profile folder.
-    """
-
-    def __init__(self, folder: Path, *arguments: str, profile: Path = ROOT / "profiles" / "slurm"):
-        self.folder = folder
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SNAKEMAKE_"))}
-        command = [sys.executable, "-m", "snakemake", "--profile", str(profile), *FAST, *arguments]
-        with open(folder / "log", "ab") as log:
-            self.process = subprocess.Popen(
-                command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True, preexec_fn=_hear_interrupts,
-            )  # fmt: skip
-
-    @property
-    def log(self) -> str:
-        """What Snakemake said so far."""
-        return (self.folder / "log").read_text(errors="replace")
-
-    def finish(self, seconds: float = 180) -> int:
-        """Wait for the end; the exit status."""
-        try:
-            return self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.end()
-            raise AssertionError(f"no end within {seconds:g} s:\n{self.log[-3000:]}") from None
-
-    def end(self, number: int = signal.SIGKILL) -> None:
-        """Send a signal and wait."""
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-            self.process.wait(120)
+    yield slurm
+    slurm.stop()
 
 
 @pytest.fixture
 def start():
-    """Start runs that end with the test."""
+    """Start runs through profiles/slurm; they end with the test."""
     runs: list[Run] = []
 
-    def begin(folder: Path, *arguments: str, **options) -> Run:
-        runs.append(Run(folder, *arguments, **options))
+    def begin(folder: Path, *arguments: str) -> Run:
+        runs.append(Run(folder, "--profile", str(ROOT / "profiles" / "slurm"), *FAST, *arguments))
         return runs[-1]
 
     yield begin
     for run in runs:
         run.end()
-
-
-def until(ready, complaint: str, seconds: float = 90):
-    """Poll until `ready()` is true, and return its value."""
-    end = time.monotonic() + seconds
-    while not (value := ready()):
-        assert time.monotonic() < end, complaint() if callable(complaint) else complaint
-        time.sleep(0.2)
-    return value

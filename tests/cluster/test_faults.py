@@ -6,9 +6,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, until
-
 from cgddi.recover import cluster_jobs
+
+from tests.cluster.running import ROOT, until
 
 SNAKEFILE = ["--snakefile", str(Path(__file__).parent / "Snakefile")]
 WHOLE = "".join(f"{name}\n" for name in ("train1", "cut1", "train2", "cut2"))
@@ -41,6 +41,15 @@ def job_of(cluster, folder, comment):
     ]
 
 
+def under_way(run, *names, seconds=2):
+    """Wait until jobs have done some seconds of their work."""
+    for name in names:
+        until(
+            lambda name=name: seconds_done(run.folder, name) >= seconds,
+            lambda name=name: f"{name} does not run:\n{run.log}",
+        )
+
+
 def pooled(folder):
     return sorted((folder / "out" / "pool.txt").read_text().split()) == sorted(WHOLE.split())
 
@@ -49,8 +58,7 @@ def test_disturbed_run_ends_as_an_undisturbed_one(cluster, start, tmp_path):
     """One run in which a job is cancelled, one is requeued and one has too little memory; each ends with its own remedy."""
     plan(tmp_path, train1="seconds 8", train2="seconds 8", cut1="seconds 3", cut2="memory 700")
     run = start(tmp_path, *SNAKEFILE)
-    for name in ("train1", "train2"):
-        until(lambda name=name: seconds_done(tmp_path, name) >= 2, lambda: f"{name} does not run:\n{run.log}")
+    under_way(run, "train1", "train2")
     subprocess.run(["scancel", *job_of(cluster, tmp_path, "rule_train_wildcards_1")], check=True)
     subprocess.run(["scontrol", "requeue", *job_of(cluster, tmp_path, "rule_train_wildcards_2")], check=True)
     assert run.finish() == 0, run.log
@@ -74,8 +82,7 @@ def test_a_killed_controller_is_recovered(cluster, start, tmp_path):
     first = start(tmp_path, *SNAKEFILE)
     recover = [str(ROOT / ".venv/bin/python"), "-m", "cgddi.cli", "recover"]
     options = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(ROOT / "workflow")}, "text": True}
-    for name in ("train1", "train2"):
-        until(lambda name=name: seconds_done(tmp_path, name) >= 2, lambda: f"{name} does not run:\n{first.log}")
+    under_way(first, "train1", "train2")
     refused = subprocess.run(recover, capture_output=True, **options)
     assert refused.returncode == 2 and "Snakemake is running" in refused.stderr
 
@@ -99,7 +106,7 @@ def test_a_killed_controller_is_recovered(cluster, start, tmp_path):
 def test_ctrl_c_cancels_the_jobs_and_leaves_no_lock(cluster, start, tmp_path):
     plan(tmp_path, train1="seconds 8", train2="seconds 8")
     run = start(tmp_path, *SNAKEFILE)
-    until(lambda: seconds_done(tmp_path, "train1") >= 1, lambda: f"train1 does not run:\n{run.log}")
+    under_way(run, "train1", seconds=1)
     run.end(signal.SIGINT)
     until(lambda: not cluster_jobs(tmp_path), "jobs outlive Ctrl-C")
     again = start(tmp_path, *SNAKEFILE)

@@ -1,0 +1,79 @@
+"""Snakemake as a child process that a test can watch, interrupt and kill."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+FAST = [
+    "--slurm-init-seconds-before-status-checks",
+    "3",
+    "--latency-wait",
+    "15",
+    "--seconds-between-status-checks",
+    "2",
+]
+"""Ask about jobs more often than is polite on a cluster that others share."""
+
+
+def _hear_interrupts() -> None:
+    """A shell that starts the tests in the background has them ignore Ctrl-C; the run under test must not inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+class Run:
+    """A Snakemake in a folder.
+
+    Args:
+        folder: working directory; `log` in it gets the output.
+        arguments: for snakemake.
+    """
+
+    def __init__(self, folder: Path, *arguments: str):
+        self.folder = folder
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SNAKEMAKE_"))}
+        with open(folder / "log", "ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "snakemake", *arguments],
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_hear_interrupts,
+            )
+
+    @property
+    def log(self) -> str:
+        """What Snakemake said so far."""
+        return (self.folder / "log").read_text(errors="replace")
+
+    def finish(self, seconds: float = 180) -> int:
+        """Wait for the end; the exit status."""
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.end()
+            raise AssertionError(f"no end within {seconds:g} s:\n{self.log[-3000:]}") from None
+
+    def end(self, number: int = signal.SIGKILL) -> None:
+        """Send a signal and wait."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+            self.process.wait(120)
+
+
+def until(ready: Callable[[], object], complaint: str | Callable[[], str], seconds: float = 90) -> object:
+    """Poll until `ready()` is true, and return its value."""
+    end = time.monotonic() + seconds
+    while not (value := ready()):
+        assert time.monotonic() < end, complaint() if callable(complaint) else complaint
+        time.sleep(0.2)
+    return value

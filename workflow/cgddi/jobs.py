@@ -1,0 +1,169 @@
+"""The plan as a list of jobs with their results and what each is made from: what `status` and `cost` look at. Light."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cgddi.plan import Plan
+
+CHAIN = ("masks", "healthy", "lesion_mapped", "embedding", "lora", "semantic")
+"""Stages that work on one concept, in the order of the work."""
+GPU_STAGES = ("healthy", "embedding", "lora", "semantic", "audit", "classify")
+"""Stages that take a GPU (of the audits, `quality` does)."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job.
+
+    Args:
+        stage: its rule.
+        name: what it is about, e.g. a batch, a donor, a concept.
+        outputs: its files; the first is its result, by which others need it.
+        record: the JSON beside the result that holds the spec it was made from; None where there is none.
+        spec: the spec it would be made from now, canonical JSON.
+        needs: results of the jobs it reads.
+        concept: slug of the concept it works for; None for a pooled job.
+        amount: size of the work in the stage's unit (steps or images), as far as the plan knows it.
+        unit: "steps", "images" or "jobs".
+    """
+
+    stage: str
+    name: str
+    outputs: tuple[str, ...]
+    record: str | None
+    spec: str
+    needs: tuple[str, ...] = ()
+    concept: str | None = None
+    amount: int = 1
+    unit: str = "jobs"
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it takes a GPU."""
+        return self.stage in GPU_STAGES and (self.stage != "audit" or self.name.startswith("quality"))
+
+
+def _archive(base: str) -> tuple[str, ...]:
+    return (f"{base}.jsonl", f"{base}.tar", f"{base}.json")
+
+
+def all_jobs(plan: Plan) -> list[Job]:
+    """Every job of `rule all` that makes a result, upstream before downstream. The split files and review page are left out."""
+    return [*_photos(plan), *_generators(plan), *_measures(plan)]
+
+
+def _photos(plan: Plan) -> Iterator[Job]:
+    root = plan.config.results
+    for cohort, batches in plan.batches.items():
+        for batch, photos in batches.items():
+            files = _archive(f"{root}/masks/{cohort}/{batch}")
+            spec = plan.masks_spec(cohort, batch)
+            yield Job(
+                "masks", f"{cohort} {batch}", files, files[2], spec,
+                concept=photos[0].concept, amount=len(photos), unit="images",
+            )  # fmt: skip
+    for cohort, batches in plan.healthy_batches.items():
+        for batch, images in batches.items():
+            files = _archive(f"{root}/healthy/{cohort}/{batch}")
+            needs = (f"{root}/masks/{cohort}/{batch}.jsonl",)
+            concept = batch.rsplit(".", 1)[0]
+            spec = plan.healthy_spec(cohort, batch)
+            yield Job("healthy", f"{cohort} {batch}", files, files[2], spec, needs, concept, len(images), "images")
+        files = _archive(f"{root}/canvases/{cohort}")
+        needs = tuple(f"{root}/healthy/{cohort}/{batch}.jsonl" for batch in batches)
+        yield Job("canvases", cohort, files, files[2], plan.canvases_spec(cohort), needs)
+    for cohort, donor in plan.pairs:
+        files = _archive(f"{root}/lesion_mapped/{cohort}/{donor.image_id}")
+        needs = (
+            f"{root}/masks/{donor.cohort}/{plan.batch_of[donor.image_id]}.jsonl",
+            f"{root}/canvases/{cohort}.jsonl",
+        )
+        spec = plan.lesion_mapped_spec(cohort, donor.image_id)
+        yield Job("lesion_mapped", f"{donor.image_id} onto {cohort}", files, files[2], spec, needs, donor.concept)
+
+
+def _generators(plan: Plan) -> Iterator[Job]:
+    root, config = plan.config.results, plan.config
+
+    def photos(stage: str, scope: str, concept: str) -> tuple[str, ...]:
+        chosen = plan.generator_photos(stage, scope, concept)
+        return tuple(sorted({f"{root}/masks/{p.cohort}/{plan.batch_of[p.image_id]}.jsonl" for p in chosen}))
+
+    priors = tuple(f"{root}/canvases/{cohort}.jsonl" for cohort in plan.canvas_cohorts[:1])
+    for scope, concept in plan.training:
+        token = f"{root}/embedding/{scope}/{concept}/learned_embeds.safetensors"
+        adapter = f"{root}/lora/{scope}/{concept}/pytorch_lora_weights.safetensors"
+        for stage, weights, needs, extra, steps in (
+            ("embedding", token, photos("embedding", scope, concept), (), config.embedding.steps),
+            ("lora", adapter, (*photos("lora", scope, concept), *priors, token), ("samples.png",), config.lora.steps),
+        ):
+            folder = weights.rsplit("/", 1)[0]
+            record = f"{folder}/record.json"
+            files = (weights, *(f"{folder}/{name}" for name in extra), record)
+            spec = plan.generator_spec(stage, scope, concept)
+            yield Job(stage, f"{concept} ({scope})", files, record, spec, needs, concept, steps, "steps")
+    for scope, cohort, concept in plan.samples:
+        files = _archive(f"{root}/semantic/{scope}/{cohort}/{concept}")
+        needs = (
+            f"{root}/canvases/{cohort}.jsonl",
+            f"{root}/embedding/{scope}/{concept}/learned_embeds.safetensors",
+            f"{root}/lora/{scope}/{concept}/pytorch_lora_weights.safetensors",
+        )
+        spec = plan.semantic_spec(scope, cohort, concept)
+        amount = _samples(plan, scope, cohort)
+        yield Job(
+            "semantic", f"{concept} on {cohort} ({scope})", files, files[2], spec, needs, concept, amount, "images"
+        )
+
+
+def _samples(plan: Plan, scope: str, cohort: str) -> int:
+    """Images of a semantic job, if review keeps every canvas."""
+    settings = plan.config.semantic
+    roles = plan.roles.get(scope)
+    canvases = sum(1 for p in plan.masked(cohort) if roles is None or roles.get(p.image_id) == "train")
+    if settings.max_canvases is not None:
+        canvases = min(canvases, settings.max_canvases)
+    per_tone = canvases * settings.repeats
+    if settings.per_tone is not None:
+        per_tone = min(per_tone, settings.per_tone)
+    return 3 * per_tone
+
+
+def _measures(plan: Plan) -> Iterator[Job]:
+    root, config = plan.config.results, plan.config
+    audits, predictions = [], []
+    for split in config.splits:
+        scope = "all" if config.generator_scope == "all" else split
+        table = f"{root}/index/{split}.parquet"
+        needs = (
+            *(f"{root}/masks/{c}/{batch}.jsonl" for c in plan.split_cohorts(split) for batch in plan.batches[c]),
+            *(f"{root}/healthy/{c}/{batch}.jsonl" for c, batches in plan.healthy_batches.items() for batch in batches),
+            *(f"{root}/lesion_mapped/{c}/{donor.image_id}.jsonl" for c, donor in plan.pairs),
+            *(f"{root}/semantic/{s}/{c}/{concept}.jsonl" for s, c, concept in plan.samples if s == scope),
+        )
+        record = f"{root}/index/{split}.json"
+        yield Job("index", split, (table, record), record, plan.spec("index", split=split), needs)
+        for kind in ("leakage", "quality", "tone", "memorisation"):
+            report = f"{root}/audit/{split}/{kind}.json"
+            audits.append(report)
+            spec = plan.spec("audit", kind=kind, split=split)
+            yield Job("audit", f"{kind} ({split})", (report,), report, spec, (table,))
+        for regime in plan.regimes:
+            start = config.regime(regime).init
+            for method in config.runs.methods:
+                for seed in config.runs.seeds:
+                    folder = f"{root}/classify/{split}/{regime}/{method}/{seed}"
+                    files = tuple(
+                        f"{folder}/{name}" for name in ("predictions.csv", "weights.safetensors", "record.json")
+                    )
+                    first = f"{root}/classify/{split}/{start}/{method}/{seed}/predictions.csv"
+                    needs = (table, f"{root}/audit/{split}/leakage.json", *((first,) if start else ()))
+                    spec = plan.classify_spec(split, regime, method, seed)
+                    yield Job("classify", f"{method} on {regime}, seed {seed} ({split})", files, files[2], spec, needs)
+                    predictions += [files[0]] if regime in config.runs.regimes else []
+    summary = f"{root}/fairness/summary.json"
+    yield Job("fairness", "tables", (summary,), summary, plan.spec("fairness"), tuple(predictions))
+    page = f"{root}/report/index.html"
+    yield Job("report", "page", (page,), None, plan.spec("report"), (summary, *audits))
