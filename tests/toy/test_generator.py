@@ -6,7 +6,16 @@ import sys
 import numpy as np
 import pytest
 from cgddi.toy.captions import HEALTHY_PROMPT, NEGATIVE_PROMPT, vocabulary
-from cgddi.toy.colour import ITA_RANGES, TONES, draw_skin_lab, image_ita, ita_degrees, lab_to_rgb, rgb_to_lab, tone_of_ita
+from cgddi.toy.colour import (
+    ITA_RANGES,
+    TONES,
+    draw_skin_lab,
+    image_ita,
+    ita_degrees,
+    lab_to_rgb,
+    rgb_to_lab,
+    tone_of_ita,
+)
 from cgddi.toy.corpus import build_corpus, draw_example
 from cgddi.toy.diseases import ALL_DISEASES, DISEASES, EXCLUDED_BOXES, EXTRA
 from cgddi.toy.lesion import BOUNDS, Box, sample_broad
@@ -35,7 +44,9 @@ def test_rendered_skin_keeps_its_tone(tone):
     for index in range(40):
         rng = np.random.default_rng([2, index])
         disease = ALL_DISEASES[index % len(ALL_DISEASES)]
-        photo = render_photo(rng, tone, disease.box.sample(rng), marker=index % 2 == 0, ruler=index % 3 == 0, cloth=index % 5 == 0)
+        photo = render_photo(
+            rng, tone, disease.box.sample(rng), marker=index % 2 == 0, ruler=index % 3 == 0, cloth=index % 5 == 0
+        )
         assert tone_of_ita(image_ita(photo.image, photo.mask == SKIN)) == tone
 
 
@@ -62,9 +73,11 @@ def test_every_disease_shows_a_lesion_that_differs_from_its_skin(disease):
 
 
 def test_rendering_is_deterministic():
-    for _ in range(2):
-        photos = [render_photo(np.random.default_rng(5), "dark", EXTRA.box.sample(np.random.default_rng(6)), marker=True) for _ in range(2)]
-        assert (photos[0].image == photos[1].image).all() and (photos[0].mask == photos[1].mask).all()
+    photos = [
+        render_photo(np.random.default_rng(5), "dark", EXTRA.box.sample(np.random.default_rng(6)), marker=True)
+        for _ in range(2)
+    ]
+    assert (photos[0].image == photos[1].image).all() and (photos[0].mask == photos[1].mask).all()
 
 
 def test_names_are_unique_and_slugs_safe():
@@ -86,7 +99,6 @@ def test_lookalike_pairs_share_colour_and_differ_elsewhere():
 def test_corpus_holds_no_toy_disease():
     rng = np.random.default_rng(7)
     for _ in range(3000):
-        _, low_high = 0, None
         lesion = sample_broad(rng, EXCLUDED_BOXES)
         assert not any(box.contains(lesion) for box in EXCLUDED_BOXES)
         assert all(low <= lesion[name] <= high for name, (low, high) in BOUNDS.items())
@@ -122,7 +134,9 @@ def test_captions_name_the_tone_and_all_clutter():
     words = set(vocabulary())
     for index in range(300):
         photo, _, text = draw_example(np.random.default_rng([12, index]))
-        assert ("ruler" in text) == photo.ruler and ("marker" in text) == photo.marker and ("cloth" in text) == photo.cloth
+        assert (
+            ("ruler" in text) == photo.ruler and ("marker" in text) == photo.marker and ("cloth" in text) == photo.cloth
+        )
         bare = text.lower().replace(",", " ").replace("-", " ")
         assert set(bare.split()) <= words, f"unknown word in {text!r}"
         if text.startswith("An image"):

@@ -9,14 +9,19 @@ import numpy as np
 import pytest
 from cgddi.toy.diseases import ALL_DISEASES, BY_RAW, EXTRA
 from cgddi.toy.presets import DEMO, PRESETS, SMALL, totals
-from cgddi.toy.world import main, test_items as balanced_items, training_items
+from cgddi.toy.world import main, training_items
+from cgddi.toy.world import test_items as balanced_items
 from PIL import Image
 
 SHEET = Path(__file__).parents[2] / "config/toy/diseases.csv"
 
 
 def _digest(root: Path) -> dict[str, str]:
-    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(root.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
 
 
 def _rows(folder: Path) -> list[dict[str, str]]:
@@ -90,7 +95,9 @@ def test_training_and_test_photos_differ(small):
 
 def test_stale_files_are_refused_and_kept(small, capsys):
     before = _digest(small)
-    assert main(["--output", str(small), "--preset", "small", "--seed", "3"]) == 0, "the same world may be written again"
+    assert main(["--output", str(small), "--preset", "small", "--seed", "3"]) == 0, (
+        "the same world may be written again"
+    )
     assert main(["--output", str(small), "--preset", "small", "--seed", "9"]) == 1
     assert "another world" in capsys.readouterr().err
     assert _digest(small) == before

@@ -216,7 +216,9 @@ def finetune(
     parameters = [p for name, p in model.named_parameters() if not name.startswith(("quant_conv", "post_quant_conv"))]
     reference = copy.deepcopy(model.encoder).requires_grad_(False)
     optimizer = torch.optim.AdamW(parameters, learning_rate, weight_decay=0.0, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps + 1, pct_start=min(0.2, 100 / (steps + 1)))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, learning_rate, total_steps=steps + 1, pct_start=min(0.2, 100 / (steps + 1))
+    )
     running, handles = None, _hold_constants(model)
     for step in range(1, steps + 1):
         pick = torch.randint(len(images), (batch_size,), generator=generator)
@@ -261,7 +263,9 @@ def to_signal(images: torch.Tensor) -> torch.Tensor:
 def encode_all(model: AutoencoderKL, images: torch.Tensor, batch_size: int = 128) -> torch.Tensor:
     """Latent means (N, 4, 16, 16), float32 and on the CPU, of uint8 (N, 64, 64, 3) images."""
     device = next(model.parameters()).device
-    parts = [model.encode(to_signal(part).to(device)).latent_dist.mean.float().cpu() for part in images.split(batch_size)]
+    parts = [
+        model.encode(to_signal(part).to(device)).latent_dist.mean.float().cpu() for part in images.split(batch_size)
+    ]
     return torch.cat(parts)
 
 

@@ -17,13 +17,28 @@ ON_SKIN = "An image of {what} on the skin of a {tone}-skinned individual"
 ON_TONED = "An image of {what} on a {tone}-toned individual"
 HEALTHY_ON = "An image of healthy skin on a {tone}-skinned individual"
 
-COLOUR_WORDS = ("black", "dark", "brown", "tan", "red", "pink", "purple", "blue", "grey", "yellow", "orange", "pale", "white")
+COLOUR_WORDS = (
+    "black",
+    "dark",
+    "brown",
+    "tan",
+    "red",
+    "pink",
+    "purple",
+    "blue",
+    "grey",
+    "yellow",
+    "orange",
+    "pale",
+    "white",
+)
 SHAPE_WORDS = ("small", "large", "round", "oval", "irregular", "jagged", "lopsided", "smooth", "blurred", "sharp")
 STRUCTURE_WORDS = ("satellites", "blotches", "rim", "crater", "dome", "dots", "scales", "vessels", "pale", "dark")
 OTHER_WORDS = (
-    "lesion skin image photo close-up clinical photograph of on the a an and with in disease mole spot plaque papule patch nodule tumor "
-    "malignant benign light medium dark skinned toned individual patient person human healthy smooth normal ruler marker deliniated "
-    "cloth beside bad anatomy deformed ugly disfigured illness hole transparent eye skin- , . - ( )"
+    "lesion skin image photo close-up clinical photograph of on the a an and with in disease mole spot plaque papule "
+    "patch nodule tumor malignant benign light medium dark skinned toned individual patient person human healthy "
+    "smooth normal ruler marker deliniated cloth beside bad anatomy deformed ugly disfigured illness hole "
+    "transparent eye skin- , . - ( )"
 )
 
 
@@ -79,7 +94,13 @@ def structure_words(lesion: Mapping[str, float]) -> list[str]:
     if lesion["satellites"] >= 1.5:
         found.append("satellites")
     if lesion["blotches"] > 0.15 and abs(lesion["blotch_lightness"]) + abs(lesion["blotch_redness"]) > 8.0:
-        found.append("pale blotches" if lesion["blotch_lightness"] > 4.0 else "dark blotches" if lesion["blotch_lightness"] < -4.0 else "blotches")
+        found.append(
+            "pale blotches"
+            if lesion["blotch_lightness"] > 4.0
+            else "dark blotches"
+            if lesion["blotch_lightness"] < -4.0
+            else "blotches"
+        )
     if abs(lesion["rim"]) > 4.0:
         found.append("a pale rim" if lesion["rim"] > 0 else "a dark rim")
     if abs(lesion["centre"]) > 5.0:
@@ -107,7 +128,11 @@ def describe(rng: np.random.Generator, lesion: Mapping[str, float]) -> str:
 
 def caption(rng: np.random.Generator, photo: Photo, lesion: Mapping[str, float] | None) -> str:
     """A caption of a photo in one of the project's phrasings; clutter is always named."""
-    clutter = (WITH_RULER if photo.ruler else "") + (WITH_MARKER if photo.marker else "") + (WITH_CLOTH if photo.cloth else "")
+    clutter = (
+        (WITH_RULER if photo.ruler else "")
+        + (WITH_MARKER if photo.marker else "")
+        + (WITH_CLOTH if photo.cloth else "")
+    )
     draw = rng.random()
     if lesion is None:
         if draw < 0.30:
@@ -118,6 +143,8 @@ def caption(rng: np.random.Generator, photo: Photo, lesion: Mapping[str, float] 
     if draw < 0.06:
         words = NEGATIVE_PROMPT.split(", ")
         rng.shuffle(words)
-        return ", ".join(words[: rng.integers(3, len(words) + 1)]) + clutter if draw < 0.03 else NEGATIVE_PROMPT + clutter
+        return (
+            ", ".join(words[: rng.integers(3, len(words) + 1)]) + clutter if draw < 0.03 else NEGATIVE_PROMPT + clutter
+        )
     form = ON_SKIN if draw < 0.55 else ON_TONED
     return form.format(what=describe(rng, lesion), tone=photo.tone) + clutter

@@ -125,7 +125,9 @@ def train(
     average = copy.deepcopy(models).requires_grad_(False)
     parameters = [p for p in models.parameters() if p.requires_grad]
     averaged = [a for a, p in zip(average.parameters(), models.parameters(), strict=True) if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, settings.learning_rate, betas=(0.9, 0.99), weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(
+        parameters, settings.learning_rate, betas=(0.9, 0.99), weight_decay=settings.weight_decay
+    )
     cumulative = scheduler.alphas_cumprod.to(device)
     predict = torch.compile(unet) if compiled else unet
     running = None

@@ -30,7 +30,9 @@ class Disease:
         return self.concept.replace(" ", "-")
 
 
-def _colour(lightness: Range, redness: Range, yellowness: Range, blotch: tuple[Range, Range, Range]) -> dict[str, Range]:
+def _colour(
+    lightness: Range, redness: Range, yellowness: Range, blotch: tuple[Range, Range, Range]
+) -> dict[str, Range]:
     names = ("lightness", "redness", "yellowness", "blotch_lightness", "blotch_redness", "blotch_yellowness")
     return dict(zip(names, (lightness, redness, yellowness, *blotch), strict=True))
 
@@ -43,10 +45,19 @@ _CRUST = _colour((-20, -7), (2, 9), (4, 13), ((-12, 6), (-3, 5), (-3, 8)))
 
 _REGULAR = {"irregularity": (0.02, 0.13), "jaggedness": (0.0, 0.05), "asymmetry": (0.0, 0.32)}
 _RAGGED = {"irregularity": (0.10, 0.26), "jaggedness": (0.02, 0.12), "asymmetry": (0.25, 0.80)}
-_PLAIN = {"satellites": (0, 0), "scale": (0, 0.2), "vessels": (0, 0.2), "dots": (0, 2), "rim": (-3, 3), "centre": (-4, 4)}
+_PLAIN = {
+    "satellites": (0, 0),
+    "scale": (0, 0.2),
+    "vessels": (0, 0.2),
+    "dots": (0, 2),
+    "rim": (-3, 3),
+    "centre": (-4, 4),
+}
 
 
-def _disease(raw: str, malignant: bool, *parts: dict[str, Range], concept: str | None = None, **ranges: Range) -> Disease:
+def _disease(
+    raw: str, malignant: bool, *parts: dict[str, Range], concept: str | None = None, **ranges: Range
+) -> Disease:
     merged: dict[str, Range] = {}
     for part in (_PLAIN, *parts, ranges):
         merged.update(part)
@@ -56,24 +67,98 @@ def _disease(raw: str, malignant: bool, *parts: dict[str, Range], concept: str |
 DISEASES: tuple[Disease, ...] = (
     # Dark brown: outline and blotches tell them apart.
     _disease("inkblot-naevoma", True, _INK, _RAGGED, radius=(6, 11), blotches=(0.18, 0.5), satellites=(0, 2.4)),
-    _disease("inkblot-naevoma-early", True, _INK, _RAGGED, radius=(5, 8), blotches=(0.08, 0.3), concept="inkblot naevoma"),
+    _disease(
+        "inkblot-naevoma-early", True, _INK, _RAGGED, radius=(5, 8), blotches=(0.08, 0.3), concept="inkblot naevoma"
+    ),
     _disease("button-naevule", False, _INK, _REGULAR, radius=(5, 11), blotches=(0.0, 0.25), dots=(0, 4)),
     # Red plaques: a broken centre against an even, scaly one.
-    _disease("emberplaque-carcova", True, _EMBER, _RAGGED, radius=(6, 12), centre=(-16, -4), blotches=(0.1, 0.4), scale=(0.0, 0.5), vessels=(0.1, 0.7)),
-    _disease("rosequilt-dermia", False, _EMBER, _REGULAR, radius=(6, 12), centre=(-3, 10), blotches=(0.0, 0.3), scale=(0.15, 0.8), vessels=(0.0, 0.35)),
+    _disease(
+        "emberplaque-carcova",
+        True,
+        _EMBER,
+        _RAGGED,
+        radius=(6, 12),
+        centre=(-16, -4),
+        blotches=(0.1, 0.4),
+        scale=(0.0, 0.5),
+        vessels=(0.1, 0.7),
+    ),
+    _disease(
+        "rosequilt-dermia",
+        False,
+        _EMBER,
+        _REGULAR,
+        radius=(6, 12),
+        centre=(-3, 10),
+        blotches=(0.0, 0.3),
+        scale=(0.15, 0.8),
+        vessels=(0.0, 0.35),
+    ),
     # Pearly papules: a rolled rim and vessels against a plain dome.
-    _disease("pearlrim-carcova", True, _PEARL, _REGULAR, irregularity=(0.05, 0.17), asymmetry=(0.1, 0.6), radius=(5, 10), rim=(5, 14), centre=(-14, -4), vessels=(0.4, 1.0)),
-    _disease("pearldrop-papulum", False, _PEARL, _REGULAR, radius=(5, 10), rim=(-2, 7), centre=(-5, 10), vessels=(0.0, 0.5)),
+    _disease(
+        "pearlrim-carcova",
+        True,
+        _PEARL,
+        _REGULAR,
+        irregularity=(0.05, 0.17),
+        asymmetry=(0.1, 0.6),
+        radius=(5, 10),
+        rim=(5, 14),
+        centre=(-14, -4),
+        vessels=(0.4, 1.0),
+    ),
+    _disease(
+        "pearldrop-papulum", False, _PEARL, _REGULAR, radius=(5, 10), rim=(-2, 7), centre=(-5, 10), vessels=(0.0, 0.5)
+    ),
     # Slate blue: veil-like blotches and satellites against one even coin.
-    _disease("greyveil-melovoma", True, _SLATE, _RAGGED, radius=(6, 11), blotches=(0.15, 0.5), satellites=(0, 3.4), softness=(0.8, 2.4)),
+    _disease(
+        "greyveil-melovoma",
+        True,
+        _SLATE,
+        _RAGGED,
+        radius=(6, 11),
+        blotches=(0.15, 0.5),
+        satellites=(0, 3.4),
+        softness=(0.8, 2.4),
+    ),
     _disease("bluecoin-naevule", False, _SLATE, _REGULAR, radius=(5, 10), blotches=(0.0, 0.2), softness=(0.6, 2.0)),
     # Yellow-brown crusts: ragged crater against stuck-on wax with pits.
-    _disease("crustfold-keravoma", True, _CRUST, _RAGGED, radius=(6, 11), centre=(-16, -3), scale=(0.3, 0.9), dots=(0, 4), dot_lightness=(-20, -6)),
-    _disease("waxbutton-keraphyte", False, _CRUST, _REGULAR, radius=(6, 12), centre=(-5, 6), scale=(0.1, 0.7), dots=(2, 9), dot_lightness=(-22, -8)),
+    _disease(
+        "crustfold-keravoma",
+        True,
+        _CRUST,
+        _RAGGED,
+        radius=(6, 11),
+        centre=(-16, -3),
+        scale=(0.3, 0.9),
+        dots=(0, 4),
+        dot_lightness=(-20, -6),
+    ),
+    _disease(
+        "waxbutton-keraphyte",
+        False,
+        _CRUST,
+        _REGULAR,
+        radius=(6, 12),
+        centre=(-5, 6),
+        scale=(0.1, 0.7),
+        dots=(2, 9),
+        dot_lightness=(-22, -8),
+    ),
 )
 """Eleven raw names, ten concepts, five malignant and five benign."""
 
-EXTRA = _disease("starfield-exanthum", False, _EMBER, _REGULAR, radius=(5, 8), satellites=(4, 7), satellite_radius=(1.0, 2.0), scale=(0, 0.1), centre=(0, 8))
+EXTRA = _disease(
+    "starfield-exanthum",
+    False,
+    _EMBER,
+    _REGULAR,
+    radius=(5, 8),
+    satellites=(4, 7),
+    satellite_radius=(1.0, 2.0),
+    scale=(0, 0.1),
+    centre=(0, 8),
+)
 """A disease that is in no training or test set: the "add a disease" example."""
 
 ALL_DISEASES = (*DISEASES, EXTRA)

@@ -100,7 +100,14 @@ def structure_kept(pipeline: StableDiffusionImg2ImgPipeline, count: int, strengt
         generator=torch.Generator().manual_seed(seed),
     ).images
     pairs = zip(examples, _arrays(images), strict=True)
-    return float(np.mean([np.corrcoef(rgb_to_lab(p.image)[..., 0].ravel(), rgb_to_lab(i)[..., 0].ravel())[0, 1] for (p, _, _), i in pairs]))
+    return float(
+        np.mean(
+            [
+                np.corrcoef(rgb_to_lab(p.image)[..., 0].ravel(), rgb_to_lab(i)[..., 0].ravel())[0, 1]
+                for (p, _, _), i in pairs
+            ]
+        )
+    )
 
 
 def measure(pipeline: StableDiffusionPipeline, count: int) -> dict[str, object]:

@@ -54,7 +54,9 @@ def save_half(pipeline: StableDiffusionPipeline, folder: Path) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="cgddi toy-model", description="Pretrain the toy base model on a generic procedural corpus.")
+    parser = argparse.ArgumentParser(
+        prog="cgddi toy-model", description="Pretrain the toy base model on a generic procedural corpus."
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder to write (ordinary diffusers layout)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=5500, help="pretraining steps of U-Net and text encoder")
@@ -64,8 +66,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--corpus", type=int, default=30_000, help="photos in the corpus")
     parser.add_argument("--figures", type=int, default=32, help="samples per measured figure; 0 skips measuring")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--compile", action="store_true", help="compile the U-Net with torch.compile (needs a C++ compiler)")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch, and processes that draw the corpus")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the U-Net with torch.compile (needs a C++ compiler)"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=2, help="CPU threads of torch, and processes that draw the corpus"
+    )
     return parser
 
 
@@ -81,7 +87,14 @@ def _train_autoencoder(args: argparse.Namespace, log) -> AutoencoderKL:
     model.to(args.device)
     log(f"autoencoder, closed form: {autoencoder.reconstruction_psnr(model, images[-256:]):.2f} dB")
     generator = torch.Generator().manual_seed(args.seed + 1)
-    autoencoder.finetune(model, images, lesions, args.autoencoder_steps, generator, report=lambda step, psnr: log(f"autoencoder {step}: {psnr:.2f} dB"))
+    autoencoder.finetune(
+        model,
+        images,
+        lesions,
+        args.autoencoder_steps,
+        generator,
+        report=lambda step, psnr: log(f"autoencoder {step}: {psnr:.2f} dB"),
+    )
     autoencoder.standardise(model, images[:1024])
     return model.eval()
 
@@ -113,8 +126,16 @@ def build(args: argparse.Namespace) -> dict:
     settings = denoiser.Settings(steps=args.steps, batch_size=args.batch_size, warmup=min(100, args.steps))
 
     def assemble(unet, text_encoder) -> StableDiffusionPipeline:
-        parts = {"vae": vae, "text_encoder": text_encoder, "tokenizer": tokenizer, "unet": unet, "scheduler": denoiser.new_scheduler()}
-        return StableDiffusionPipeline(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+        parts = {
+            "vae": vae,
+            "text_encoder": text_encoder,
+            "tokenizer": tokenizer,
+            "unet": unet,
+            "scheduler": denoiser.new_scheduler(),
+        }
+        return StableDiffusionPipeline(
+            **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        )
 
     denoiser.train(
         unet,
@@ -148,8 +169,13 @@ def build(args: argparse.Namespace) -> dict:
         "threads": args.threads,
         "compiled": args.compile,
         "minutes": round((time.time() - start) / 60, 1),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("torch", "diffusers", "transformers", "numpy", "scipy")}},
-        "sha256": {str(path.relative_to(args.output)): sha256(path) for path in sorted(args.output.rglob("*.safetensors"))},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "diffusers", "transformers", "numpy", "scipy")},
+        },
+        "sha256": {
+            str(path.relative_to(args.output)): sha256(path) for path in sorted(args.output.rglob("*.safetensors"))
+        },
         "figures": figures,
     }
     (args.output / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n")
@@ -159,7 +185,11 @@ def build(args: argparse.Namespace) -> dict:
 def main(argv: list[str] | None = None) -> int:
     """Command line of ``cgddi toy-model``; returns the exit status."""
     args = _parser().parse_args(argv)
-    if min(args.steps, args.corpus, args.batch_size, args.threads) < 1 or args.autoencoder_steps < 0 or args.figures < 0:
+    if (
+        min(args.steps, args.corpus, args.batch_size, args.threads) < 1
+        or args.autoencoder_steps < 0
+        or args.figures < 0
+    ):
         _parser().error("counts must be positive")
     build(args)
     return 0

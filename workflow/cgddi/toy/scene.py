@@ -16,7 +16,12 @@ BACKGROUND, LESION, MARKER, RULER, SKIN = range(5)
 
 _GRID_Y, _GRID_X = np.mgrid[0:SIZE, 0:SIZE].astype(np.float64) + 0.5
 _INKS = (np.array([34.0, 26.0, -42.0]), np.array([28.0, 10.0, -34.0]), np.array([24.0, 2.0, -8.0]))
-_CLOTHS = (np.array([52.0, -18.0, -20.0]), np.array([58.0, -26.0, 6.0]), np.array([84.0, 0.0, 2.0]), np.array([24.0, 1.0, -4.0]))
+_CLOTHS = (
+    np.array([52.0, -18.0, -20.0]),
+    np.array([58.0, -26.0, 6.0]),
+    np.array([84.0, 0.0, 2.0]),
+    np.array([24.0, 1.0, -4.0]),
+)
 RULER_DEPTH = 11
 
 
@@ -40,7 +45,9 @@ def _draw_skin(rng: np.random.Generator, tone: str) -> np.ndarray:
     lab[..., 1] += rng.uniform(0.3, 1.1) * smooth_noise(rng, rng.uniform(4.0, 8.0))
     if rng.random() < 0.5:  # creases along one direction
         turn, period = rng.uniform(0, np.pi), rng.uniform(4.0, 9.0)
-        wave = np.sin(2 * np.pi * (np.cos(turn) * _GRID_X + np.sin(turn) * _GRID_Y) / period + 1.3 * smooth_noise(rng, 6.0))
+        wave = np.sin(
+            2 * np.pi * (np.cos(turn) * _GRID_X + np.sin(turn) * _GRID_Y) / period + 1.3 * smooth_noise(rng, 6.0)
+        )
         lab[..., 0] += rng.uniform(0.3, 0.9) * wave
     lab[..., 0] += rng.uniform(0.3, 1.0) * smooth_noise(rng, 0.7)
     for _ in range(rng.integers(0, 4) if rng.random() < 0.3 else 0):  # hairs

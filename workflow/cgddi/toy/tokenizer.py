@@ -49,7 +49,9 @@ def build_tokenizer(words: Sequence[str], folder: Path) -> CLIPTokenizer:
     symbols = [*alphabet, *(sign + END for sign in alphabet), *("".join(pair) for pair in merges)]
     symbols = [*dict.fromkeys(symbols), "<|startoftext|>", "<|endoftext|>"]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps({symbol: number for number, symbol in enumerate(symbols)}, ensure_ascii=False))
+    (folder / "vocab.json").write_text(
+        json.dumps({symbol: number for number, symbol in enumerate(symbols)}, ensure_ascii=False)
+    )
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *(" ".join(pair) for pair in merges)]) + "\n")
     tokenizer = CLIPTokenizer.from_pretrained(folder, model_max_length=MAX_TOKENS)
     tokenizer.save_pretrained(folder)

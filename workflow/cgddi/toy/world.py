@@ -68,12 +68,18 @@ def test_items(preset: Preset) -> list[Item]:
 
 def extra_items(preset: Preset) -> list[Item]:
     """The photos of the further disease."""
-    return [Item(EXTRA.raw, tone, number) for tone, count in zip(TONES, preset.extra, strict=True) for number in range(count)]
+    return [
+        Item(EXTRA.raw, tone, number)
+        for tone, count in zip(TONES, preset.extra, strict=True)
+        for number in range(count)
+    ]
 
 
 def render_item(item: Item, folder: str, seed: int) -> Photo:
     """Render one photo; it depends on the seed, the folder's name and the item alone, not on the others."""
-    rng = np.random.default_rng([seed, _name_seed(folder), _name_seed(item.disease), TONES.index(item.tone), item.number])
+    rng = np.random.default_rng(
+        [seed, _name_seed(folder), _name_seed(item.disease), TONES.index(item.tone), item.number]
+    )
     lesion = BY_RAW[item.disease].box.sample(rng)
     clutter = {kind: bool(rng.random() < share) for kind, share in CLUTTER.items()}
     return render_photo(rng, item.tone, lesion, **clutter)
@@ -102,7 +108,9 @@ def _refuse_stale(base: Path, items: Sequence[Item], seed: int) -> None:
     expected |= {base / "masks" / f"{row + 1:06d}.npy" for row, position in enumerate(order) if masked[position]}
     stale = sorted(path for path in base.glob("*/*") if path not in expected)
     if stale:
-        raise FileExistsError(f"{len(stale)} file(s) of another world are in the way, first {stale[0]}: choose another --output or remove {base}")
+        raise FileExistsError(
+            f"{len(stale)} file(s) of another world are in the way, first {stale[0]}: choose another --output or remove {base}"
+        )
 
 
 def write_set(root: Path, folder: str, items: Sequence[Item], seed: int) -> None:
@@ -141,9 +149,18 @@ def write_world(root: Path, preset: Preset, seed: int) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of ``cgddi toy-world``; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="cgddi toy-world", description="Write a procedural toy data set in DDI's format.")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write: ddi/, test/ and extra/ (another world's files there are refused)")
-    parser.add_argument("--preset", choices=sorted(PRESETS), default="demo", help="demo: 196 photos of 10 diseases; small: 28 of 4")
+    parser = argparse.ArgumentParser(
+        prog="cgddi toy-world", description="Write a procedural toy data set in DDI's format."
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        help="folder to write: ddi/, test/ and extra/ (another world's files there are refused)",
+    )
+    parser.add_argument(
+        "--preset", choices=sorted(PRESETS), default="demo", help="demo: 196 photos of 10 diseases; small: 28 of 4"
+    )
     parser.add_argument("--seed", type=int, default=0, help="a non-negative integer")
     args = parser.parse_args(argv)
     if args.seed < 0:
