@@ -24,11 +24,12 @@ demo: $(READY) data/toy/images.csv
 	@echo "Report: results/toy/report/index.html"
 
 data/toy/images.csv: | $(READY)
+	rm -f $@.part
 	$(BIN)/cgddi toy-world --output data/toy --preset demo
 	$(BIN)/cgddi ingest ddi --metadata data/toy/ddi/ddi_metadata.csv --images data/toy/ddi/images \
 	    --masks data/toy/ddi/masks --diseases config/toy/diseases.csv --cohort toy --output $@.part
 	$(BIN)/cgddi ingest ddi --metadata data/toy/test/ddi_metadata.csv --images data/toy/test/images \
-	    --masks data/toy/test/masks --diseases config/toy/diseases.csv --cohort toy-test --append --output $@.part
+	    --masks data/toy/test/masks --diseases config/toy/diseases.csv --cohort toy-test --prefix test- --append --output $@.part
 	mv $@.part $@
 
 test: $(READY) lint

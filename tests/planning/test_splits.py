@@ -92,6 +92,13 @@ def test_evaluation_cohort_is_the_test_of_a_holdout_and_no_part_of_a_stratified_
     assert assign(photos, "evaluation", SplitSettings()) == {}
 
 
+def test_a_group_of_an_earlier_cohort_is_followed():
+    """A near-duplicate that arrives later carries the first photo's id as its group."""
+    new = [photo(i, tone=TONES[i % 3], group="000007", cohort="new") for i in range(100, 110)]
+    for role in ("test", "train", "validation"):
+        assert set(assign(new, "development", SplitSettings(), {"000007": role}).values()) == {role}
+
+
 def test_out_of_tone_and_cross_cohort():
     photos = many(60)
     roles = assign(photos, "development", SplitSettings(method="out_of_tone", test_tones=("dark",)))

@@ -41,7 +41,7 @@ def small_world(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copytree(ROOT / "config", folder / "config")
     cgddi(folder, "toy-world", "--output", "data/toy", "--preset", "small")
-    for part, cohort, append in (("ddi", "toy", ()), ("test", "toy-test", ("--append",))):
+    for part, cohort, append in (("ddi", "toy", ()), ("test", "toy-test", ("--append", "--prefix", "test-"))):
         cgddi(
             folder,
             *(

@@ -28,7 +28,7 @@ def open_photo(path: str | Path) -> Image.Image:
             return to_rgb(ImageOps.exif_transpose(photo))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file. Mend the path in the image sheet.") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: cannot be read as an image ({error}). Replace the file or remove its row.") from error
 
 

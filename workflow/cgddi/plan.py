@@ -110,8 +110,13 @@ class Plan:
 
     def _roles(self, split: SplitSettings) -> dict[str, str]:
         roles: dict[str, str] = {}
+        groups: dict[str, str] = {}
         for cohort, photos in self.by_cohort.items():
-            roles.update(assign(photos, self.cohort(cohort).role, split))
+            new = assign(photos, self.cohort(cohort).role, split, groups)
+            roles.update(new)
+            for photo in photos:
+                if photo.image_id in new:
+                    groups.setdefault(photo.group or photo.image_id, new[photo.image_id])
         return roles
 
     # ---- photos, batches, canvases -------------------------------------------------------------

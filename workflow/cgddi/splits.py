@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -55,7 +55,7 @@ def draw_stratified(photos: Sequence[Photo], fraction: float, seed: int, name: s
     """
     units: dict[str, list[Photo]] = defaultdict(list)
     for photo in photos:
-        units[photo.group or f"image:{photo.image_id}"].append(photo)
+        units[photo.group or photo.image_id].append(photo)
     strata: dict[tuple, list[list[Photo]]] = defaultdict(list)
     for key in sorted(units, key=lambda unit: seed_for(seed, name, unit)):
         first = units[key][0]
@@ -74,13 +74,17 @@ def draw_stratified(photos: Sequence[Photo], fraction: float, seed: int, name: s
     return drawn
 
 
-def assign(photos: Sequence[Photo], cohort_role: str, settings: SplitSettings) -> dict[str, str]:
+def assign(
+    photos: Sequence[Photo], cohort_role: str, settings: SplitSettings, taken: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """Roles of one cohort's photos.
 
     Args:
         photos: all photos of one cohort, in file order.
         cohort_role: "development" or "evaluation" (config key `cohorts.<name>.role`).
         settings: the split's settings.
+        taken: group -> role in earlier cohorts; a stratified split lets a photo of such a group (the same patient, the same
+            picture) follow it.
 
     Returns:
         image_id -> train, validation or test; photos that take no part in this split are left out.
