@@ -1,0 +1,128 @@
+"""Killed at any step and started again, a run gives the same bytes as an undisturbed one."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from cgddi.diffusion import fit
+from cgddi.embedding.train import train_embedding
+from cgddi.lora.train import train_lora
+
+from tests.diffusion import tiny
+
+ROOT = Path(__file__).parents[2]
+
+
+class Killed(BaseException):
+    """Stands for kill -9: no handler runs, nothing is saved."""
+
+
+def stop_at(monkeypatch, step: int, how: str) -> None:
+    """Make the loop die (or be asked to leave by SIGTERM) when it has done `step` updates in this process."""
+    real, count = fit.Fit.update, iter(range(1, 10**6))
+
+    def update(self, batch):
+        found = real(self, batch)
+        if next(count) == step:
+            if how == "kill":
+                raise Killed
+            os.kill(os.getpid(), signal.SIGTERM)
+        return found
+
+    monkeypatch.setattr(fit.Fit, "update", update)
+
+
+@pytest.mark.parametrize("how", ["kill", "term"])
+def test_lora_resumes_to_the_same_bytes(world, tmp_path, monkeypatch, how):
+    steps = random.Random(how).sample(range(1, 4), 2)
+    job = world.job(output=str(tmp_path / "lora"))
+    for step in steps:
+        with monkeypatch.context() as patch, pytest.raises((Killed, SystemExit)) as stopped:
+            stop_at(patch, step, how)
+            train_lora([job], state=tmp_path / "state")
+        assert not job.output.exists(), "half a result"
+        if how == "term":
+            assert stopped.value.code == 143
+            assert list((tmp_path / "state").glob("lora-*.safetensors"))
+    train_lora([job], state=tmp_path / "state")
+    for name in ("pytorch_lora_weights.safetensors", "metrics.jsonl", "record.json", "samples.png"):
+        assert (job.output / name).read_bytes() == (world.root / "lora" / name).read_bytes(), name
+    assert not list((tmp_path / "state").glob("lora-*.safetensors"))
+
+
+def test_embedding_resumes_to_the_same_bytes(world, tmp_path, monkeypatch):
+    spec = tiny.spec_for("embedding", world.model, world.images, **tiny.TI)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        stop_at(patch, 5, "kill")
+        train_embedding(spec, [world.root / "masks.tar"], tmp_path / "out", state=tmp_path / "state")
+    calls = []
+    with monkeypatch.context() as patch:
+        real = fit.Fit.update
+        patch.setattr(fit.Fit, "update", lambda self, batch: calls.append(1) or real(self, batch))
+        train_embedding(spec, [world.root / "masks.tar"], tmp_path / "out", state=tmp_path / "state")
+    assert len(calls) == 2, "the checkpoint of step 4 was not used"
+    assert (tmp_path / "out/learned_embeds.safetensors").read_bytes() == world.embedding.read_bytes()
+
+
+def test_other_settings_never_see_the_checkpoint(world, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        stop_at(patch, 5, "kill")
+        train_lora([world.job(output=str(tmp_path / "a"))], state=tmp_path / "state")
+    job = world.job(output=str(tmp_path / "b"), learning_rate=2e-2)
+    train_lora([job], state=tmp_path / "state")
+    fresh = world.job(output=str(tmp_path / "c"), learning_rate=2e-2)
+    train_lora([fresh])
+    name = "pytorch_lora_weights.safetensors"
+    assert (tmp_path / "b" / name).read_bytes() == (tmp_path / "c" / name).read_bytes()
+
+
+def test_a_damaged_checkpoint_starts_again(world, tmp_path, monkeypatch):
+    job = world.job(output=str(tmp_path / "lora"))
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        stop_at(patch, 5, "kill")
+        train_lora([job], state=tmp_path / "state")
+    (saved,) = (tmp_path / "state").glob("lora-*.safetensors")
+    saved.write_bytes(saved.read_bytes()[:100])
+    train_lora([job], state=tmp_path / "state")
+    assert (job.output / "pytorch_lora_weights.safetensors").read_bytes() == world.lora.read_bytes()
+
+
+def test_a_real_kill_9_of_the_command(world, tmp_path):
+    """The command itself, killed by the kernel while it trains."""
+    job = world.job(steps=40, checkpoint_every=5)
+    argv = [
+        sys.executable,
+        "-m",
+        "cgddi.cli",
+        "lora",
+        "--spec",
+        json.dumps(job.spec),
+        "--photos",
+        *map(str, job.photos),
+    ]
+    argv += ["--canvases", *map(str, job.canvases), "--embedding", str(job.embedding), "--threads", "1"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "workflow")}
+    run = subprocess.Popen(
+        [*argv, "--output-dir", tmp_path / "a", "--state", tmp_path / "s"], env=env, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 90
+    while not list((tmp_path / "s").glob("lora-*.safetensors")):
+        assert time.monotonic() < deadline and run.poll() is None
+        time.sleep(0.05)
+    run.kill()
+    assert run.wait() == -9 and not (tmp_path / "a").exists()
+    subprocess.run(
+        [*argv, "--output-dir", tmp_path / "a", "--state", tmp_path / "s"], env=env, check=True, capture_output=True
+    )
+    other = world.job(output=str(tmp_path / "b"), steps=40, checkpoint_every=5)
+    train_lora([other])
+    name = "pytorch_lora_weights.safetensors"
+    assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
