@@ -32,3 +32,10 @@ rule masks:
             --output {output.tar:q} \
             --threads {threads} 2>{log:q}
         """
+
+
+# Reading published masks takes seconds a batch, less than a cluster job takes to start; automatic masks take a GPU.
+if all((PLAN.cohort(name).masks or PLAN.config.masks).source == "human" for name in PLAN.by_cohort):
+
+    localrules:
+        masks,

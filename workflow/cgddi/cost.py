@@ -132,12 +132,12 @@ def main(argv: list[str]) -> int:
         print(f"{line.stage:10} {line.jobs:6} {line.left:6}  {rate:22} {hours[0]:>10} {hours[1]:>10}")
     total, left = (sum(getattr(line, key) or 0 for line in lines) for key in ("hours", "hours_left"))
     print(f"{'together':10} {'':6} {'':6}  {'':22} {total:10.2f} {left:10.2f}")
-    print(
-        f"\nWhat is left takes at least {left / args.gpus:.2f} h on {args.gpus} GPU(s), waiting in the queue not counted."
-    )
+    if any(line.rate is not None for line in lines):
+        hours = left / args.gpus
+        print(f"\nWhat is left takes at least {hours:.2f} h on {args.gpus} GPU(s), waiting in the queue not counted.")
     unknown = [line.stage for line in lines if line.rate is None]
     if unknown:
         print(
-            f"Not counted, since no job recorded a rate: {', '.join(unknown)}. Run one disease first (only_concepts)."
+            f"\nNot counted, for want of a finished job: {', '.join(unknown)}. Run one disease first (only_concepts)."
         )
     return 0
