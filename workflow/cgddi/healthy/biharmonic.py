@@ -55,7 +55,10 @@ class BiharmonicPainter:
         shading = ndimage.gaussian_filter(known, (FINE, FINE, 0)) / np.maximum(share, 1e-6)[..., None]
         painted = surface(shading, hole)
         if self.grain:
-            painted[hole] += grain_for(photo - shading, hole, skin & ~hole, np.random.default_rng(seed))
+            # away from rulers and cloth, whose edges are no texture of skin; the hole itself is left out of the shading
+            deep = ndimage.binary_erosion(skin | hole, iterations=int(2 * FINE)) & ~hole
+            source = deep if deep.any() else skin & ~hole
+            painted[hole] += grain_for(photo - shading, hole, source, np.random.default_rng(seed))
         painted[~hole] = photo[~hole]
         return np.rint(painted).clip(0, 255).astype(np.uint8)
 

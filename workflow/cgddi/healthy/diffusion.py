@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import DiffusionPipeline
 from PIL import Image
 
 from cgddi.errors import UserError
+from cgddi.healthy.kandinsky import inpaint
 from cgddi.healthy.settings import HealthySettings
 
 COMBINED = "KandinskyV22InpaintCombinedPipeline"
@@ -32,10 +34,12 @@ class DiffusionPainter:
         self.settings, self.device = settings, device
         dtype = getattr(torch, settings.dtype) if device.type == "cuda" else torch.float32
         self.pipeline = load_pipeline(model, settings, dtype).to(device)
-        self.pipeline.set_progress_bar_config(disable=True)
-        self._accepts = inspect.signature(self.pipeline.__call__).parameters
-        decoder = getattr(self.pipeline, "decoder_pipe", self.pipeline)
-        self.cell = getattr(decoder, "movq_scale_factor", None) or decoder.vae_scale_factor
+        for part in ("prior_pipe", "decoder_pipe"):
+            if hasattr(self.pipeline, part):
+                getattr(self.pipeline, part).set_progress_bar_config(disable=True)
+        DiffusionPipeline.set_progress_bar_config(self.pipeline, disable=True)
+        self.decoder = getattr(self.pipeline, "decoder_pipe", self.pipeline)
+        self.cell = getattr(self.decoder, "movq_scale_factor", None) or self.decoder.vae_scale_factor
 
     def paint(
         self,
@@ -63,25 +67,34 @@ class DiffusionPainter:
                 f"healthy.image_size: {run_width}x{run_height} px is no multiple of {self.cell}, which this model needs."
             )
         size = (run_width, run_height)
-        call = {
-            "prompt": [self.settings.prompt] * len(photos),
-            "negative_prompt": [self.settings.negative_prompt] * len(photos),
-            "image": [Image.fromarray(photo).resize(size, Image.Resampling.LANCZOS) for photo in photos],
-            "mask_image": [Image.fromarray(whole_cells(region > 0, size, self.cell)) for region in regions],
-            "width": run_width,
-            "height": run_height,
-            "num_inference_steps": self.settings.steps,
-            "guidance_scale": self.settings.guidance,
-            "generator": [torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-            "output_type": "np",
-        }
-        if "strength" in self._accepts:
-            call["strength"] = self.settings.strength
-        if "prior_num_inference_steps" in self._accepts:
-            call["prior_num_inference_steps"] = self.settings.prior_steps
+        pictures = [Image.fromarray(photo).resize(size, Image.Resampling.LANCZOS) for photo in photos]
+        masks = [Image.fromarray(whole_cells(region > 0, size, self.cell)) for region in regions]
+        generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         with torch.no_grad(), np.errstate(invalid="ignore"):
-            images = self.pipeline(**call).images
+            images = self._inpaint(pictures, masks, generators)
         return [finished(np.asarray(image, dtype=np.float32), (width, height)) for image in images]
+
+    def _inpaint(
+        self, pictures: list[Image.Image], masks: list[Image.Image], generators: list[torch.Generator]
+    ) -> Sequence[np.ndarray]:
+        settings = self.settings
+        if hasattr(self.pipeline, "prior_pipe"):
+            prompts = settings.prompt, settings.negative_prompt
+            options = settings.steps, settings.prior_steps, settings.guidance
+            return inpaint(self.decoder, self.pipeline.prior_pipe, pictures, masks, prompts, *options, generators)
+        call = {"width": pictures[0].width, "height": pictures[0].height, "output_type": "np"}
+        if "strength" in inspect.signature(self.pipeline.__call__).parameters:
+            call["strength"] = settings.strength
+        return self.pipeline(
+            prompt=[settings.prompt] * len(pictures),
+            negative_prompt=[settings.negative_prompt] * len(pictures),
+            image=pictures,
+            mask_image=masks,
+            num_inference_steps=settings.steps,
+            guidance_scale=settings.guidance,
+            generator=generators,
+            **call,
+        ).images
 
 
 def finished(image: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
@@ -130,13 +143,13 @@ def load_pipeline(model: Mapping[str, Any], settings: HealthySettings, dtype: to
     Raises:
         UserError: the model cannot be found or loaded, or has no inpainting pipeline.
     """
-    from diffusers import AutoPipelineForInpainting, DiffusionPipeline
+    from diffusers import AutoPipelineForInpainting
 
     source = model["source"]
     place = {"revision": model.get("revision"), "local_files_only": Path(source).is_dir()}
     try:
         config = DiffusionPipeline.load_config(source, **place)
-        options = {"torch_dtype": dtype, "use_safetensors": True, "variant": model.get("variant"), **place}
+        options = {"dtype": dtype, "use_safetensors": True, "variant": model.get("variant"), **place}
         if config["_class_name"].startswith("KandinskyV22") and config["_class_name"] != COMBINED:
             return _combined_kandinsky(source, settings, options)
         for part in ("safety_checker", "feature_extractor", "image_encoder"):

@@ -48,7 +48,7 @@ def scores_of(before: np.ndarray, after: np.ndarray, region: np.ndarray, mask: n
     axis = lesion - skin_before
     contrast_before = float(np.linalg.norm(axis))
     left = float(np.clip((place - skin) @ axis / contrast_before**2, 0, 1)) if contrast_before >= 2.3 else None
-    fine = lab_after[..., 0] - ndimage.gaussian_filter(lab_after[..., 0], 2.0)
+    fine = fine_texture(lab_after[..., 0], (mask == SKIN) | (region > 0))
     spread = delta_e(lab_after[ring], skin)
     strange = delta_e(lab_after[inside], skin) > np.quantile(spread, 0.99) + 5
     step, step_skin, jump = border(lab_after, inside, mask == SKIN, ring)
@@ -63,6 +63,12 @@ def scores_of(before: np.ndarray, after: np.ndarray, region: np.ndarray, mask: n
         "border_step_skin": rounded(step_skin),
         "border_jump": rounded(jump),
     }
+
+
+def fine_texture(lightness: np.ndarray, part: np.ndarray) -> np.ndarray:
+    """Lightness (H, W) less its local mean (Gaussian, sigma 2 px) over one part, so that no edge of a ruler counts as texture."""
+    share = ndimage.gaussian_filter(part * 1.0, 2.0)
+    return lightness - ndimage.gaussian_filter(lightness * part, 2.0) / np.maximum(share, 1e-9)
 
 
 def rounded(value: float | None) -> float | None:

@@ -1,0 +1,132 @@
+"""A headless Chromium driven through its debugging pipe: real key presses, real downloads, no further package."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+
+def find() -> str | None:
+    """The browser's path; as root on Debian it is installed when missing. None: there is none and it cannot be installed."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if shutil.which(name):
+            return shutil.which(name)
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        subprocess.run(["apt-get", "install", "-y", "-qq", "chromium"], capture_output=True, timeout=300, check=False)
+    return shutil.which("chromium")
+
+
+class Chromium:
+    """One page in a headless browser.
+
+    Args:
+        binary: the browser.
+        folder: for its profile and its downloads.
+    """
+
+    def __init__(self, binary: str, folder: Path):
+        self.downloads = folder / "downloads"
+        self.downloads.mkdir(parents=True)
+        to_browser, self._send = os.pipe()
+        self._receive, from_browser = os.pipe()
+        flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-pipe"]
+
+        self._process = subprocess.Popen(
+            # the pipe's ends must be descriptors 3 and 4 of the browser
+            ["bash", "-c", f'exec "$@" 3<&{to_browser} 4>&{from_browser}', "bash", binary, *flags, f"--user-data-dir={folder / 'profile'}"],
+            pass_fds=(to_browser, from_browser),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(to_browser)
+        os.close(from_browser)
+        self._buffer, self._number, self._session = b"", 0, None
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self.call("Page.enable")
+        session, self._session = self._session, None
+        self.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(self.downloads), eventsEnabled=False)
+        self._session = session
+
+    def call(self, method: str, **params):
+        """One command of the DevTools protocol; returns its result."""
+        self._number += 1
+        message = {"id": self._number, "method": method, "params": params}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._send, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self._next()
+            if answer.get("id") == self._number:
+                if "error" in answer:
+                    raise RuntimeError(f"{method}: {answer['error']}")
+                return answer["result"]
+
+    def _next(self, seconds: float = 30) -> dict:
+        while b"\0" not in self._buffer:
+            if not select.select([self._receive], [], [], seconds)[0]:
+                raise TimeoutError("the browser does not answer")
+            data = os.read(self._receive, 1 << 20)
+            if not data:
+                raise RuntimeError("the browser ended")
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\0")
+        return json.loads(line)
+
+    def open(self, page: Path) -> None:
+        """Load a file and wait until it is ready."""
+        self.call("Page.navigate", url=page.as_uri())
+        self.wait("document.readyState === 'complete' && location.protocol === 'file:'")
+
+    def evaluate(self, expression: str):
+        """A JavaScript expression's value."""
+        result = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        if "exceptionDetails" in result:
+            raise RuntimeError(result["exceptionDetails"])
+        return result["result"].get("value")
+
+    def wait(self, expression: str, seconds: float = 20):
+        """Wait until an expression is true."""
+        end = time.monotonic() + seconds
+        while not self.evaluate(expression):
+            if time.monotonic() > end:
+                raise TimeoutError(expression)
+            time.sleep(0.05)
+
+    def press(self, key: str) -> None:
+        """Press and release one key."""
+        text = {"text": key} if len(key) == 1 else {}
+        self.call("Input.dispatchKeyEvent", type="keyDown", key=key, **text)
+        self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
+
+    def downloaded(self, name: str, seconds: float = 20) -> Path:
+        """The finished download of that name."""
+        path, end = self.downloads / name, time.monotonic() + seconds
+        while not path.exists():
+            if time.monotonic() > end:
+                raise TimeoutError(f"no download {name}")
+            time.sleep(0.05)
+        return path
+
+    def screenshot(self, path: Path) -> None:
+        """Save a png of the window."""
+        import base64
+
+        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
+
+    def close(self) -> None:
+        """End the browser."""
+        self._session = None
+        os.write(self._send, json.dumps({"id": 0, "method": "Browser.close"}).encode() + b"\0")
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        os.close(self._send)
+        os.close(self._receive)
