@@ -4,7 +4,10 @@ import base64
 import csv
 import json
 import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -16,6 +19,7 @@ from cgddi.images import encode_png
 from cgddi.jobs import all_jobs
 from cgddi.plan import Plan
 
+ROOT = Path(__file__).resolve().parents[1]
 CONCEPTS = {"melanoma": True, "nevus": False, "acne": False}
 
 
@@ -242,3 +246,19 @@ def test_cost_multiplies_recorded_rates_with_the_plans_work(folder, capsys):
     assert json.loads(capsys.readouterr().out.splitlines()[2])["rate"] == 30
     with pytest.raises(UserError, match="Recorded devices: NVIDIA A100, cpu"):
         cost.main(["--configfile", "config.yaml", "--device", "H100"])
+
+
+def test_the_listed_jobs_are_those_that_snakemake_plans(folder):
+    """Same files, same specs: what `status` compares with is what a run would make."""
+    command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--configfile", "config.yaml", "-q"]
+    summary = subprocess.run([*command, "--summary"], capture_output=True, text=True, check=True).stdout
+    files = {line.split("\t")[0] for line in summary.splitlines()[1:] if "\t" in line}
+    jobs = all_jobs(plan())
+    listed = {path for job in jobs for path in job.outputs}
+    assert listed <= files
+    extra = {path.removeprefix("results/").split("/")[0] for path in files - listed}
+    assert extra == {"splits", "review", "fairness"}  # the last: tables beside the summary
+    shown = subprocess.run(
+        [*command[:-1], "-n", "-p", "--cores", "1"], capture_output=True, text=True, check=True
+    ).stdout
+    assert [job.name for job in jobs if job.spec not in shown] == []

@@ -1,0 +1,112 @@
+"""Fan-out: chains embedding -> lora -> semantic of fixed length on 4 fake GPUs: how near the makespan comes to the ideal.
+
+Ideal: every GPU works from the first second to the last, and a job costs nothing but its own time. What is above it grows with
+the number of jobs, not with their length, so it is measured on short jobs and also told for jobs of 60 s, the shortest of a
+real run. On this machine through leases (65 chains); on a real SLURM too (16 chains), where root and `slurm-wlm` are there.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+GPUS = 4
+SNAKEFILE = """
+import sys
+
+CHAINS = range(int(config["chains"]))
+JOB = f"{sys.executable} -m cgddi.cli lease -- sleep {config['seconds']} && echo $CUDA_VISIBLE_DEVICES > "
+
+
+localrules: all
+
+
+rule all:
+    input: expand("semantic/{n}", n=CHAINS)
+
+
+rule embedding:
+    output: "embedding/{n}"
+    priority: 30
+    resources: gpu=1, mem_mb=500
+    shell: "{JOB}{output}"
+
+
+rule lora:
+    input: "embedding/{n}"
+    output: "lora/{n}"
+    priority: 20
+    resources: gpu=1, mem_mb=500
+    shell: "{JOB}{output}"
+
+
+rule semantic:
+    input: "lora/{n}"
+    output: "semantic/{n}"
+    priority: 10
+    resources: gpu=1, mem_mb=500
+    shell: "{JOB}{output}"
+"""
+
+
+def makespan(chains: int, seconds: float, *arguments: str) -> float:
+    """Seconds from the start of Snakemake to its end.
+
+    Args:
+        chains: concepts; each is three jobs, one after another.
+        seconds: length of a job.
+        arguments: for snakemake.
+    """
+    with tempfile.TemporaryDirectory(prefix="cgddi-fanout-") as folder:
+        (Path(folder) / "Snakefile").write_text(SNAKEFILE)
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SNAKEMAKE_"))}
+        environment |= {"PYTHONPATH": str(ROOT / "workflow"), "CGDDI_LEASE_DIR": f"{folder}/leases"}
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(GPUS)))
+        command = [sys.executable, "-m", "snakemake", *arguments, "--config", f"chains={chains}", f"seconds={seconds}"]
+        began = time.monotonic()
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        took = time.monotonic() - began
+        if done.returncode or len(list(Path(folder, "semantic").iterdir())) != chains:
+            raise RuntimeError(f"fan-out run failed:\n{done.stderr[-3000:]}")
+        return took
+
+
+def figures(where: str, chains: int, seconds: float, took: float) -> dict:
+    """One row: the makespan as a multiple of the ideal, measured and for jobs of a minute."""
+    jobs = 3 * chains
+    ideal = math.ceil(jobs / GPUS) * seconds
+    overhead = (took - ideal) / math.ceil(jobs / GPUS)
+    return {
+        "name": f"fanout ({where})",
+        "unit": "s",
+        "ours": round(took, 1),
+        "reference": ideal,
+        "ratio": round(ideal / took, 3),
+        "jobs": f"{jobs} jobs of {seconds:g} s on {GPUS} GPUs",
+        "makespan_over_ideal": round(took / ideal, 3),
+        "overhead_per_job_s": round(overhead, 2),
+        "makespan_over_ideal_60s_jobs": round((60 + overhead) / 60, 3),
+    }
+
+
+def run() -> list[dict]:
+    """Run the benchmark; `reference` is the ideal makespan, so `ratio` cannot exceed 1."""
+    local = ["--profile", str(ROOT / "profiles" / "local-gpu"), "--cores", "8", "--resources", f"gpu={GPUS}"]
+    rows = [figures("one machine, leases", 65, 2, makespan(65, 2, *local))]
+    if os.geteuid() == 0 and shutil.which("slurmctld", path=f"{os.environ['PATH']}:/usr/sbin"):
+        from tests.cluster.slurm import NoCluster, Slurm
+
+        slurm = ["--profile", str(ROOT / "profiles" / "slurm"), "--slurm-init-seconds-before-status-checks", "5"]
+        try:
+            with Slurm():
+                rows.append(figures("SLURM", 16, 10, makespan(16, 10, *slurm)))
+        except NoCluster as reason:
+            print(f"fanout: no SLURM ({reason})", file=sys.stderr)
+    return rows
