@@ -1,0 +1,92 @@
+"""LoRA training steps per second against diffusers' `train_dreambooth_lora.py` (a checkout named by DIFFUSERS_EXAMPLES).
+
+`of_limit` is the share reached of the bare step: forward, backward, clipping and AdamW on fixed tensors, peft's layers, no data.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import torch
+
+from benchmarks import _engine
+
+
+def run() -> dict:
+    """The toy backbone on a CPU, random-weight SD 2.1 at 256 px on a GPU; the published 16 + 16 images (8 + 8 on a CPU)."""
+    device = _engine.device()
+    with tempfile.TemporaryDirectory() as folder:
+        if device.type == "cuda":
+            return measure(_engine.sd21_model(Path(folder) / "model"), Path(folder), 256, 16, 60, device)
+        return measure(_engine.toy_model(Path(folder) / "model"), Path(folder), 64, 8, 45, device)
+
+
+def measure(model: Path, folder: Path, size: int, batch: int, steps: int, device: torch.device) -> dict:
+    """Time the script, ours and the bare step on one model."""
+    files, tar, names = _engine.photos(folder / "photos", size, 48)
+    settings = {"image_size": size, "instances": batch, "priors_per_step": batch, "steps": steps, "learning_rate": 1e-4}
+    argv = f"--pretrained_model_name_or_path {model} --instance_data_dir {files} --class_data_dir {files}".split()
+    argv += f"--resolution {size} --train_batch_size {batch} --num_class_images 48 --prior_loss_weight 1 --rank 8".split()
+    argv += f"--max_train_steps {steps * 2} --output_dir {folder}/theirs --learning_rate 1e-4 --seed 0".split()
+    argv += ["--instance_prompt", "a photo of a lesion", "--class_prompt", "a photo of skin", "--with_prior_preservation"]
+    argv += ["--mixed_precision", "bf16" if device.type == "cuda" else "no", "--report_to", "tensorboard"]
+    ours = [_ours(model, tar, names, folder, settings, device)]
+    limit = [_bare(model, size, 2 * batch, steps, device)]
+    clock = _engine.script("dreambooth/train_dreambooth_lora.py", argv, steps)
+    theirs = clock.seconds(10) if clock else None
+    _engine.device()
+    limit.append(_bare(model, size, 2 * batch, steps, device))
+    peak = 0
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    ours.append(_ours(model, tar, names, folder, settings, device))
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated()
+    more = {"peak_gib": round(peak / 2**30, 2), "seconds_per_750_steps": round(750 * min(ours), 1)} if peak else {}
+    return _engine.result("lora_step", min(ours), theirs, min(limit), image_size=size, batch=2 * batch, **more)
+
+
+def _ours(model: Path, tar: Path, names: list[str], folder: Path, settings: dict, device: torch.device) -> float:
+    from cgddi.diffusion import fit
+    from cgddi.diffusion.backbone import load
+    from cgddi.diffusion.tokens import start_rows
+    from cgddi.diffusion.weights import write_tensors
+    from cgddi.lora.data import LoraJob
+    from cgddi.lora.train import train_lora
+
+    backbone = load({"source": str(model)}, device)
+    rows = start_rows(backbone.tokenizers[0], backbone.text_encoders[0], "lesion", 1)
+    write_tensors(folder / "token.safetensors", {"<c>": rows})
+    job = LoraJob(
+        _engine.spec("lora", model, names, grid_steps=2, grid_columns=1, **settings),
+        [tar], [tar], None, folder / "token.safetensors", folder / "ours",
+    )  # fmt: skip
+    with _engine.clocked(fit, _engine.Clock()) as clock:
+        train_lora([job], cache=folder / "cache", device=device, backbone=backbone)
+    return clock.seconds(10)
+
+
+def _bare(model: Path, size: int, batch: int, steps: int, device: torch.device) -> float:
+    from cgddi.diffusion.backbone import load
+    from peft import LoraConfig
+
+    backbone = load({"source": str(model)}, device)
+    unet, dtype = backbone.unet, backbone.dtype
+    targets = list(backbone.attention_targets)
+    unet.add_adapter(LoraConfig(r=8, lora_alpha=8, init_lora_weights="gaussian", target_modules=targets))
+    parameters = [p for p in unet.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, 1e-4)
+    x = torch.randn(batch, *backbone.latent_shape(size), device=device, dtype=dtype)
+    text = backbone.encode_prompts(["a photo of a lesion"]).embeds.repeat(batch, 1, 1).to(dtype)
+    times = torch.arange(batch, device=device) * 7
+
+    def step() -> None:
+        loss = (unet(x, times, text, return_dict=False)[0].float() - x.float()).square().mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return _engine.timed(step, steps, 10)
