@@ -152,14 +152,7 @@ def build(args: argparse.Namespace) -> dict:
         snapshot=lambda *models: save_half(assemble(*models), args.output),
     )
     save_half(assemble(unet, text_encoder), args.output)
-    build_tokenizer(vocabulary(), args.output / "tokenizer")  # vocab.json and merges.txt too, for tools that read those
-    figures: dict[str, object] = {"autoencoder_psnr_db": round(psnr, 2)}
-    if args.figures:
-        pipeline = StableDiffusionPipeline.from_pretrained(args.output, torch_dtype=torch.float32).to(args.device)
-        figures.update(measure(pipeline, args.figures))
-        log(f"figures: {json.dumps(figures)}")
-    recipe = {
-        "what": "toy base model: Stable-Diffusion-shaped, 64 px, pretrained on a generic procedural corpus without any toy disease",
+    facts = {
         "command": "cgddi toy-model",
         "seed": args.seed,
         "corpus": args.corpus,
@@ -169,16 +162,31 @@ def build(args: argparse.Namespace) -> dict:
         "threads": args.threads,
         "compiled": args.compile,
         "minutes": round((time.time() - start) / 60, 1),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "diffusers", "transformers", "numpy", "scipy")},
-        },
-        "sha256": {
-            str(path.relative_to(args.output)): sha256(path) for path in sorted(args.output.rglob("*.safetensors"))
-        },
+    }
+    recipe = finish(args.output, facts, psnr, args.figures, args.device)
+    log(f"figures: {json.dumps(recipe['figures'])}")
+    return recipe
+
+
+def finish(folder: Path, facts: dict, psnr: float, samples: int, device: str = "cpu") -> dict:
+    """Measure a saved model with ``samples`` photos per figure (0: do not) and write its recipe.json; returns the recipe.
+
+    ``facts`` are the settings it was made with and ``psnr`` its autoencoder's, in dB.
+    """
+    build_tokenizer(vocabulary(), folder / "tokenizer")  # vocab.json and merges.txt too, for tools that read those
+    figures: dict[str, object] = {"autoencoder_psnr_db": round(psnr, 2)}
+    if samples:
+        pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32).to(device)
+        figures.update(measure(pipeline, samples))
+    libraries = ("torch", "diffusers", "transformers", "numpy", "scipy")
+    recipe = {
+        "what": "toy base model: Stable-Diffusion-shaped, 64 px, of a generic procedural corpus without any toy disease",
+        **facts,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in libraries}},
+        "sha256": {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*.safetensors"))},
         "figures": figures,
     }
-    (args.output / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n")
+    (folder / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n")
     return recipe
 
 
