@@ -36,9 +36,10 @@ class Chromium:
         self._receive, from_browser = os.pipe()
         flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-pipe"]
 
+        flags.append(f"--user-data-dir={folder / 'profile'}")
+        shell = f'exec "$@" 3<&{to_browser} 4>&{from_browser}'  # the browser expects the pipes as descriptors 3 and 4
         self._process = subprocess.Popen(
-            # the pipe's ends must be descriptors 3 and 4 of the browser
-            ["bash", "-c", f'exec "$@" 3<&{to_browser} 4>&{from_browser}', "bash", binary, *flags, f"--user-data-dir={folder / 'profile'}"],
+            ["bash", "-c", shell, "bash", binary, *flags],
             pass_fds=(to_browser, from_browser),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-
 from cgddi.artefacts import Archive
 from cgddi.errors import UserError
 from cgddi.healthy.diffusion import DiffusionPainter, finished, whole_cells
 from cgddi.healthy.region import painted_region
 from cgddi.healthy.settings import HealthySettings
 from cgddi.images import SKIN, decode_png
+from PIL import Image
+
 from tests.healthy import tiny
 from tests.mapping.world import photo, run, spec_of, write_samples
 

@@ -6,7 +6,6 @@ import json
 
 import numpy as np
 import pytest
-
 from cgddi.artefacts import Archive
 from cgddi.canvases.settings import CanvasesSettings
 from cgddi.canvases.stage import pool_canvases
@@ -16,6 +15,7 @@ from cgddi.healthy.settings import HealthySettings
 from cgddi.healthy.stage import paint_batch
 from cgddi.images import LESION, MARKER, SKIN, decode_png
 from cgddi.seeds import seed_for
+
 from tests.mapping.world import photo, run, spec_of, write_samples
 
 CLASSICAL = {"method": "biharmonic"}
@@ -43,7 +43,8 @@ def test_a_batch_is_painted_and_pooled(photos, tmp_path):
         assert row["seed"] == seed_for(7, "healthy", row["key"], 0)
         assert (row["kind"], row["concept"], row["disease"], row["canvas"]) == ("healthy", "healthy", "nevus", row["key"])
     verdicts = {"p1": "discard", "p7": "keep"}
-    assert run("canvases", "--healthy", output, "--output", pool, spec=spec_of("canvases", {"sizes": [48]}, cohort="c", verdicts=verdicts)) == 0
+    spec = spec_of("canvases", {"sizes": [48]}, cohort="c", verdicts=verdicts)
+    assert run("canvases", "--healthy", output, "--output", pool, spec=spec) == 0
     canvases = Archive(pool)
     assert [row["key"] for row in canvases.rows] == ["p0", "p2"]
     assert canvases.record["kept"] == {"light": 1, "medium": 0, "dark": 1}
@@ -153,5 +154,6 @@ def test_an_empty_pool_is_an_error(photos, tmp_path):
 
 
 def test_the_metrics_say_how_many(photos, tmp_path):
-    run("healthy", "--photos", photos, "--output", tmp_path / "h.tar", "--metrics", tmp_path / "m.jsonl", spec=healthy_spec(["p0", "p2"]))
+    words = ("healthy", "--photos", photos, "--output", tmp_path / "h.tar", "--metrics", tmp_path / "m.jsonl")
+    assert run(*words, spec=healthy_spec(["p0", "p2"])) == 0
     assert json.loads((tmp_path / "m.jsonl").read_text())["images"] == 2

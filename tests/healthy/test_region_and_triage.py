@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
-from scipy.ndimage import gaussian_filter
-from skimage.color import rgb2lab
-
 from cgddi.healthy.biharmonic import BiharmonicPainter, grain_for
 from cgddi.healthy.region import blend, healthy_mask, match_border, painted_region, why_unpaintable
 from cgddi.healthy.settings import TriageSettings
 from cgddi.healthy.triage import triage
 from cgddi.images import LESION, MARKER, SKIN
 from cgddi.mapping.colour import lab_to_rgb, rgb_to_lab
+from hypothesis import given, settings
+from hypothesis.extra import numpy as arrays
+from scipy.ndimage import gaussian_filter
+from skimage.color import rgb2lab
+
 from tests.mapping.world import photo
 
 pictures = arrays.arrays(np.uint8, (12, 12, 3))

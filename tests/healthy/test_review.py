@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 
 import pytest
-
 from cgddi.artefacts import Archive
 from cgddi.cli import main
 from cgddi.errors import InvalidInput
 from cgddi.healthy.review import write_page
 from cgddi.healthy.verdicts import read_review, read_verdicts
+
 from tests.healthy.chromium import Chromium, find
 from tests.mapping.world import photo, run, spec_of, write_samples
 
@@ -56,10 +56,10 @@ def test_keys_decide_and_the_exported_csv_steers_the_next_run(healthy, tmp_path,
     browser.open(page)
     assert browser.evaluate("document.querySelectorAll('.card').length") == 5
     assert browser.evaluate("[...document.images].every(i => i.src.startsWith('data:image/jpeg'))")
-    for key in ("k", "d", "n", "d", "p", "p"):  # c0 keep, c1 discard, c2 passed over, c3 discard, then back to c2 ...
+    for key in ("k", "d", "n", "d", "p", "p"):  # c0 kept, c1 discarded, c2 passed over, c3 discarded, and back to c2
         browser.press(key)
     assert browser.evaluate("document.querySelector('.card.current').dataset.id") == "c/c2"
-    for key in ("d", "u", "k", "ArrowLeft", "u", "d"):  # c2 after a change of mind; c2 is passed by k, so back to it, undone, discarded
+    for key in ("d", "u", "k", "ArrowLeft", "u", "d"):  # c2 discarded; c3 undone, kept, come back to, undone, discarded
         browser.press(key)
     browser.evaluate("const n = document.querySelector('[data-id=\"c/c1\"] input'); n.value = 'blurred, \"odd\"'; "
                      "n.dispatchEvent(new Event('input'))")
@@ -78,7 +78,8 @@ def test_keys_decide_and_the_exported_csv_steers_the_next_run(healthy, tmp_path,
     pools = []
     for given in ({}, verdicts["c"]):
         pools.append(tmp_path / f"pool{len(pools)}.tar")
-        assert run("canvases", "--healthy", healthy[0], "--output", pools[-1], spec=spec_of("canvases", cohort="c", verdicts=given)) == 0
+        spec = spec_of("canvases", cohort="c", verdicts=given)
+        assert run("canvases", "--healthy", healthy[0], "--output", pools[-1], spec=spec) == 0
     assert [len(Archive(pool).rows) for pool in pools] == [4, 1]
 
 

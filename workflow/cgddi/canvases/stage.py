@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -67,7 +68,7 @@ def pool_canvases(
             )
         missing = [tone for tone in TONES if not kept[tone]]
         if missing:
-            tqdm.write(f"cohort {spec['cohort']}: no canvas of tone {', '.join(missing)} is kept")
+            tqdm.write(f"cohort {spec['cohort']}: no canvas of tone {', '.join(missing)} is kept", file=sys.stderr)
 
 
 def _members(archive: Archive, row: Mapping[str, Any], sizes: Sequence[int]) -> dict[str, bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def _add(archive: ArchiveWriter, row: Mapping[str, Any], cohort: str, settings: 
                 f"({photo.width}x{photo.height}). Give the mask of this photo, of the same shape or square.",
             )
         else:
-            flags += mask_flags(mask) + _fit_flags(photo, raw, pixels, mask, settings)
+            flags += mask_flags(mask) + _fit_flags(image_id, photo, raw, pixels, mask, settings)
             facts["shares"] = class_shares(mask)
     members = {"png": encode_png(pixels, settings.png_compress_level)}
     if mask is not None:
@@ -103,7 +104,7 @@ def _add(archive: ArchiveWriter, row: Mapping[str, Any], cohort: str, settings: 
 
 
 def _fit_flags(
-    photo: Image.Image, raw: np.ndarray, pixels: np.ndarray, mask: np.ndarray, settings: MasksSettings
+    name: str, photo: Image.Image, raw: np.ndarray, pixels: np.ndarray, mask: np.ndarray, settings: MasksSettings
 ) -> list[str]:
     """Say so when photo and mask were brought together, or when the other crop fits clearly better."""
     flags = []
@@ -118,6 +119,8 @@ def _fit_flags(
         if theirs - ours > settings.fit_margin:
             flags.append("crop_doubtful")
             tqdm.write(
-                f"mask fits better with masks.crop: {other} (explains {theirs:.2f} of the photo's colours, now {ours:.2f})"
+                f"{name}: the mask fits better with masks.crop: {other} (explains {theirs:.2f} of the photo's colours, now "
+                f"{ours:.2f})",
+                file=sys.stderr,
             )
     return flags
