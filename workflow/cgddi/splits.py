@@ -102,12 +102,21 @@ def assign(
     elif settings.method == "published":
         test = {ids[i] for i in published_test(len(ids), settings.seed, settings.test)}
     else:
-        test = draw_stratified(photos, settings.test, settings.seed, "test")
+        taken = taken or {}
+        follows = {p.image_id: taken[p.group] for p in photos if p.group in taken}
+        free = [photo for photo in photos if photo.image_id not in follows]
+        test = draw_stratified(free, settings.test, settings.seed, "test")
+        return {**_with_validation(free, test, settings), **follows}
+    return _with_validation(photos, test, settings)
+
+
+def _with_validation(photos: Sequence[Photo], test: set[str], settings: SplitSettings) -> dict[str, str]:
+    """Roles of photos whose test images are given: a validation set is drawn from the others."""
     rest = [photo for photo in photos if photo.image_id not in test]
-    validation = (
-        draw_stratified(rest, settings.validation, settings.seed, "validation") if settings.validation else set()
-    )
-    return {i: "test" if i in test else "validation" if i in validation else "train" for i in ids}
+    share = settings.validation
+    validation = draw_stratified(rest, share, settings.seed, "validation") if share else set()
+    roles = {photo.image_id: "validation" if photo.image_id in validation else "train" for photo in rest}
+    return {photo.image_id: roles.get(photo.image_id, "test") for photo in photos}
 
 
 def gaps(photos: Iterable[Photo], roles: dict[str, str], settings: SplitSettings) -> list[str]:
