@@ -108,7 +108,7 @@ class Slurm:
             os.mknod(self.folder / f"fakegpu{index}", stat.S_IFCHR | 0o666, os.makedev(1, 3))
         here, folder = socket.gethostname(), self.folder
         nodes = "\n".join(
-            f"NodeName={name} NodeHostname={here} NodeAddr=127.0.0.1 Port={port} CPUs=8 RealMemory=64000 Gres=gpu:2"
+            f"NodeName={name} NodeHostname={here} NodeAddr=127.0.0.1 Port={port} CPUs=8 RealMemory=64000 Gres=gpu:fake:2"
             for name, port in zip(("node1", "node2"), self.ports[1:], strict=True)
         )
         (CONFIG / "slurm.conf").write_text(
@@ -145,10 +145,11 @@ MpiDefault=none
 GresTypes=gpu
 {nodes}
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PartitionName=night Nodes=ALL MaxTime=INFINITE State=UP
 """
         )
         (CONFIG / "gres.conf").write_text(
-            f"{MARK}AutoDetect=off\nNodeName=node[1-2] Name=gpu File={folder}/fakegpu[0-1]\n"
+            f"{MARK}AutoDetect=off\nNodeName=node[1-2] Name=gpu Type=fake File={folder}/fakegpu[0-1]\n"
         )
         (CONFIG / "cgroup.conf").write_text(f"{MARK}CgroupPlugin=cgroup/v1\nCgroupAutomount=no\n")
 
@@ -242,7 +243,9 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
     def states(self) -> dict[str, str]:
         """Node -> state."""
-        done = subprocess.run(["sinfo", "-h", "-N", "-o", "%N %T"], capture_output=True, text=True, timeout=30)
+        done = subprocess.run(
+            ["sinfo", "-h", "-N", "-p", "main", "-o", "%N %T"], capture_output=True, text=True, timeout=30
+        )
         return {line.split()[0]: line.split()[1].upper() for line in done.stdout.splitlines() if len(line.split()) == 2}
 
     def jobs(self, every: bool = False) -> list[dict[str, str]]:

@@ -1,0 +1,67 @@
+"""The site settings in profiles/slurm/config.yaml: what they make of the submitted jobs."""
+
+import re
+
+import pytest
+import yaml
+
+from tests.cluster.running import FAST, ROOT, Run
+from tests.cluster.test_faults import SNAKEFILE
+
+PROFILE = (ROOT / "profiles/slurm/config.yaml").read_text()
+
+
+def all_live():
+    """The profile with the mark of each site line removed: a `#` without a space, or before an indented key."""
+    return yaml.safe_load(re.sub(r"^#(?=[a-z]|  +[a-z])", "", PROFILE, flags=re.M))
+
+
+def test_every_site_line_is_valid_yaml_once_its_mark_is_removed():
+    live = all_live()
+    assert {"slurm_partition", "slurm_account", "slurm_extra", "tmpdir", "mem_mb", "runtime"} == set(
+        live["default-resources"]
+    )
+    gpu = live["set-resources"]["healthy"]
+    assert set(gpu) == {"slurm_partition", "gpu_model", "constraint", "gpu", "gres"}
+    assert all(live["set-resources"][rule] == gpu for rule in ("embedding", "lora", "semantic", "classify"))
+    assert live["software-deployment-method"] == "conda"
+
+
+def test_gpu_rules_of_the_profile_are_the_rules_that_take_gpus():
+    rules = {path.stem for path in (ROOT / "rules").glob("*.smk") if "gpu=" in path.read_text()}
+    assert set(all_live()["set-resources"]) == rules
+
+
+def submitted(cluster, folder):
+    return [job for job in cluster.jobs(every=True) if job["WorkDir"] == str(folder)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "gpu, asked",
+    [
+        ({"slurm_partition": "night", "gpu_model": "fake"}, "gres:gpu:fake:1"),
+        ({"gpu": 0, "gres": "gpu:1"}, "gres:gpu:1"),
+        ({"gpu": 0, "gres": "gpu:fake:1"}, "gres:gpu:fake:1"),
+    ],
+    ids=["model and partition", "gres only", "gres with a model"],
+)
+def test_gpu_settings_reach_the_gpu_jobs_and_no_others(cluster, tmp_path, gpu, asked):
+    profile = yaml.safe_load(PROFILE)
+    profile["default-resources"] |= {"slurm_extra": "--nice=5", "tmpdir": "/var/tmp"}
+    profile["set-resources"] = {"train": gpu}
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "config.yaml").write_text(yaml.safe_dump(profile))
+    run = Run(tmp_path, "--profile", str(tmp_path / "site"), *FAST, *SNAKEFILE, "out/train1.txt", "out/cut1.txt")
+    try:
+        assert run.finish() == 0, run.log
+    finally:
+        run.end()
+    jobs = {job["Comment"].split("_")[1]: job for job in submitted(cluster, tmp_path)}
+    train, cut = jobs["train"], jobs["cut"]
+    assert asked in (train.get("TresPerJob"), train.get("TresPerNode"))
+    assert "TresPerJob" not in cut and "TresPerNode" not in cut
+    assert train["Partition"] == gpu.get("slurm_partition", "main") and cut["Partition"] == "main"
+    assert {job["Nice"] for job in jobs.values()} == {"5"}
+    seen = (tmp_path / "runs" / "train1").read_text()
+    assert re.search(r"gpus=[01]$", seen), seen

@@ -1,0 +1,65 @@
+"""The shrunken toy world, all stages, on a real SLURM: disturbed, and still equal to an undisturbed run on one machine."""
+
+import filecmp
+import json
+import subprocess
+import sys
+
+import pytest
+from cgddi import status
+from cgddi.config import load_config
+from cgddi.plan import Plan
+from cgddi.recover import cluster_jobs
+
+from tests.cluster.running import FAST, ROOT, Run, until
+from tests.workflow.conftest import RUN, small_world
+from tests.workflow.paper_scale import snakemake
+
+GPU_RULES = ("healthy", "embedding", "lora", "semantic", "classify")
+ONE_THREAD = ["--set-threads", *(f"{rule}=1" for rule in (*GPU_RULES, "audit"))]
+"""As profiles/local-cpu has it: sums over another number of threads differ in the last bit."""
+
+
+@pytest.mark.slow
+def test_toy_world_on_slurm_equals_a_local_run(cluster, tmp_path, monkeypatch):
+    local, queued = small_world(tmp_path / "local"), small_world(tmp_path / "queued")
+    snakemake(local, *RUN, "--cores", "2")
+
+    profile = ["--profile", str(ROOT / "profiles/slurm"), *FAST, "--jobs", "4", *ONE_THREAD]
+    run = Run(queued, "-s", str(ROOT / "Snakefile"), "--configfile", "config.yaml", *profile)
+    try:
+        for rule, command in (("rule_embedding", ["scancel"]), ("rule_lora", ["scontrol", "requeue"])):
+            number = until(
+                lambda rule=rule: [j["id"] for j in cluster_jobs(queued) if j["what"].startswith(rule)][:1],
+                lambda rule=rule: f"no {rule} was submitted:\n{run.log[-3000:]}",
+                600,
+            )
+            subprocess.run([*command, *number], check=True)
+        assert run.finish(1500) == 0, run.log[-6000:]
+    finally:
+        run.end()
+
+    jobs = [job for job in cluster.jobs(every=True) if job["WorkDir"] == str(queued)]
+    rule_of = {job["JobId"]: job["Comment"].removeprefix("rule_").split("_wildcards_")[0] for job in jobs}
+    asked = {rule_of[job["JobId"]] for job in jobs if "gres:gpu" in job.get("TresPerJob", "")}
+    assert asked == {*GPU_RULES, "audit"}
+    without = {rule_of[job["JobId"]] for job in jobs if "TresPerJob" not in job}
+    assert {"canvases", "lesion_mapped", "index", "fairness", "report", "audit"} <= without
+    assert not {"masks", "split", "review"} & set(rule_of.values())
+
+    monkeypatch.chdir(queued)
+    plan = Plan(load_config("config.yaml"))
+    assert [(job.name, why) for job, state, why in status.survey(plan, queued) if state != "done"] == []
+    results = plan.config.results
+    names = {str(path.relative_to(local)) for path in (local / results).rglob("*.jsonl") if "logs" not in path.parts}
+    names |= {str(path.relative_to(local)) for path in (local / results).rglob("*.safetensors")}
+    assert names and filecmp.cmpfiles(local, queued, names, shallow=False)[1:] == ([], [])
+
+    done = subprocess.run(
+        [sys.executable, "-m", "cgddi.cli", "cost", "--configfile", "config.yaml", "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = {line["stage"]: line for line in map(json.loads, done.stdout.splitlines())}
+    assert all(lines[stage]["rate"] > 0 and lines[stage]["left"] == 0 for stage in GPU_RULES)
