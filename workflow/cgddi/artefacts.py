@@ -147,8 +147,8 @@ class ArchiveWriter:
         return self
 
     def __exit__(self, error: type | None, *_: Any) -> None:
-        self._tar.close()
         try:
+            self._tar.close()
             if error is None:
                 facts = {"images": len(self._lines), "skipped": self.skipped, **self.facts}
                 write_record(self.path.with_suffix(".json"), record_for(self.spec, self.inputs, **facts))

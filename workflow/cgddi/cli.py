@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 
@@ -81,6 +82,16 @@ def main(argv: list[str] | None = None) -> int:
         return module.main(argv[1:]) or 0
     except UserError as error:
         print(f"cgddi {argv[0]}: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        place = f" (writing {error.filename})" if error.filename else ""
+        print(
+            f"cgddi {argv[0]}: the disk is full, or your quota on it{place}. Make room and run the same command again; "
+            "nothing half-written was left.",
+            file=sys.stderr,
+        )
         return 2
 
 
