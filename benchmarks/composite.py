@@ -67,7 +67,7 @@ def write_inputs(folder: Path, canvases: int = CANVASES) -> tuple[Path, Path]:
 
 
 def run() -> dict:
-    """Images per second of one core, with the share of each part and the peak memory."""
+    """Images per second of one core's time (fair on a shared machine), by the clock, each part's share, and the peak memory."""
     from cgddi.artefacts import Archive
     from cgddi.mapping.settings import LesionMappedSettings
     from cgddi.mapping.stage import load_sized, map_lesion
@@ -80,23 +80,24 @@ def run() -> dict:
         spec = spec_of("lesion_mapped", donor="d", canvas_cohort="c")
         settings = LesionMappedSettings(image_size=SIZE)
         map_lesion(spec, settings, donor, pool, folder / "warm.tar")
-        began = time.perf_counter()
+        began, wall = time.process_time(), time.perf_counter()
         map_lesion(spec, settings, donor, pool, folder / "out.tar")
-        ours = CANVASES / (time.perf_counter() - began)
+        ours, wall = CANVASES / (time.process_time() - began), CANVASES / (time.perf_counter() - wall)
         canvases = Archive(pool)
         pictures = load_sized(Archive(donor), Archive(donor).rows[0], SIZE)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            began = time.perf_counter()
+            began = time.process_time()
             count = reference(pictures, canvases, folder / "reference.tar")
-            theirs = count / (time.perf_counter() - began)
+            theirs = count / (time.process_time() - began)
         parts = _parts(pictures, canvases, settings)
     return {
         "name": "composite",
-        "unit": "images/s on one core",
+        "unit": "images per second of one core's time",
         "ours": round(ours, 1),
         "reference": round(theirs, 2),
         "ratio": round(ours / theirs, 1),
+        "ours_by_the_clock": round(wall, 1),
         "ms_per_image": parts,
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "minutes_for_103206_pairs_on_4_cores": round(103206 / ours / 4 / 60, 2),
@@ -116,16 +117,16 @@ def _parts(donor: tuple[np.ndarray, np.ndarray], canvases, settings) -> dict[str
     spent = dict.fromkeys(("read", "place", "blend", "png"), 0.0)
     rows = canvases.rows[:50]
     for row in rows:
-        marks = [time.perf_counter()]
+        marks = [time.process_time()]
         canvas, mask = load_sized(canvases, row, SIZE)
-        marks.append(time.perf_counter())
+        marks.append(time.process_time())
         valid = (mask == SKIN) | (mask == LESION) | (mask == MARKER)
         place = allowed_positions(valid, blender.lesion.runs, settings.padding).draw(np.random.default_rng(0))
-        marks.append(time.perf_counter())
+        marks.append(time.process_time())
         blender.paste(canvas, mask, place)
-        marks.append(time.perf_counter())
+        marks.append(time.process_time())
         encode_png_fast(canvas), encode_png_fast(mask)
-        marks.append(time.perf_counter())
+        marks.append(time.process_time())
         for part, start, end in zip(spent, marks, marks[1:], strict=False):
             spent[part] += end - start
     return {part: round(seconds / len(rows) * 1e3, 3) for part, seconds in spent.items()}

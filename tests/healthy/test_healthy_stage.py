@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import numpy as np
@@ -13,8 +14,10 @@ from cgddi.errors import UserError
 from cgddi.healthy.biharmonic import BiharmonicPainter
 from cgddi.healthy.settings import HealthySettings
 from cgddi.healthy.stage import paint_batch
-from cgddi.images import LESION, MARKER, SKIN, decode_png
+from cgddi.images import LESION, MARKER, RULER, SKIN, decode_png
+from cgddi.mapping.stage import load_sized
 from cgddi.seeds import seed_for
+from PIL import Image
 
 from tests.mapping.world import photo, run, spec_of, write_samples
 
@@ -50,7 +53,10 @@ def test_a_batch_is_painted_and_pooled(photos, tmp_path):
     assert canvases.record["kept"] == {"light": 1, "medium": 0, "dark": 1}
     assert canvases.record["skipped"] == [{"id": "p1", "reason": "discarded by review"}]
     assert canvases.record["verdicts_without_image"] == ["p7"]
-    assert decode_png(canvases.read(canvases.rows[0], "48.png")).shape == (48, 48, 3)
+    small, classes = load_sized(canvases, canvases.rows[0], 48)
+    with Image.open(io.BytesIO(canvases.read(canvases.rows[0]))) as whole:
+        assert (small == np.asarray(whole.resize((48, 48), Image.Resampling.LANCZOS))).all()
+    assert "48.npy" in canvases.rows[0]["members"] and classes.shape == (48, 48) and (classes == RULER).any()
     assert canvases.read(canvases.rows[0]) == archive.read(archive.rows[0])
 
 

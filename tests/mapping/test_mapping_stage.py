@@ -139,7 +139,7 @@ DONORS = {
     "empty lesion": (lambda mask: np.where(mask == LESION, SKIN, mask), "no lesion"),
     "covers the image": (lambda mask: np.full_like(mask, LESION), "covers the donor's whole image"),
     "too large": (lambda mask: np.where(np.arange(SIZE)[:, None] + 0 * mask > 10, LESION, mask), "smaller than the lesion"),
-    "fits nowhere": (lambda mask: np.where(np.hypot(*(np.mgrid[:SIZE, :SIZE] - 48)) < 41, LESION, SKIN), "fits nowhere 5 px inside"),
+    "fits nowhere": (lambda mask: np.where(np.hypot(*(np.mgrid[:SIZE, :SIZE] - 48)) < 41, LESION, SKIN), "fits nowhere"),
 }
 
 

@@ -17,6 +17,6 @@ class CanvasesSettings(BaseModel):
 
     sizes: tuple[Annotated[int, Field(ge=16, le=2048)], ...] = Field(
         (256,),
-        description="smaller sizes in px at which a copy of every canvas is kept too, so that lesion mapping need not decode and "
-        "shrink it once per donor (list lesion_mapped.image_size; sizes not below the working size are left out)",
+        description="smaller sizes in px at which a raw copy of every canvas is kept too, so that lesion mapping need not "
+        "decode and shrink it once per donor (list lesion_mapped.image_size; sizes not below the working size are left out)",
     )

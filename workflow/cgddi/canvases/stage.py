@@ -17,7 +17,6 @@ from cgddi.artefacts import Archive, ArchiveWriter
 from cgddi.canvases.settings import CanvasesSettings
 from cgddi.errors import UserError
 from cgddi.images import TONES
-from cgddi.mapping.png import encode_png_fast
 
 
 def pool_canvases(
@@ -29,8 +28,8 @@ def pool_canvases(
         spec: the job's spec: cohort, and verdicts (image id -> keep or discard) from the review, where there is one.
         settings: sizes of further copies.
         healthy: the cohort's healthy archives.
-        output: the archive to write; samples hold `png`, `mask.png` and a copy at each further size. Its record counts kept
-            images by tone, and lists discarded ones with who discarded them and why.
+        output: the archive to write; samples hold `png`, `mask.png` and raw copies (.npy) at each further size. Its record counts
+            kept images by tone and lists discarded ones with who discarded them and why.
 
     Raises:
         UserError: no canvas is kept, a verdict is neither keep nor discard, or an image comes twice.
@@ -78,9 +77,15 @@ def _members(archive: Archive, row: Mapping[str, Any], sizes: Sequence[int]) -> 
             if size < min(photo.size):
                 small = photo.resize((size, size), Image.Resampling.LANCZOS)
                 classes = mask.resize((size, size), Image.Resampling.NEAREST)
-                members[f"{size}.png"] = encode_png_fast(np.asarray(small))
-                members[f"{size}.mask.png"] = encode_png_fast(np.asarray(classes))
+                members[f"{size}.npy"] = _npy(np.asarray(small))
+                members[f"{size}.mask.npy"] = _npy(np.asarray(classes))
     return members
+
+
+def _npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
 
 
 def _row(row: Mapping[str, Any], source: str) -> dict[str, Any]:

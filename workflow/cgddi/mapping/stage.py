@@ -24,7 +24,7 @@ from cgddi.seeds import seed_for
 
 
 def load_sized(archive: Archive, row: Mapping[str, Any], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """A sample's photo (size, size, 3) and mask (size, size), both writable; from the copy kept at that size, if there is one.
+    """A sample's photo (size, size, 3) and mask (size, size), both writable; from a raw copy at that size, if one is kept.
 
     Raises:
         UserError: the sample has no mask.
@@ -33,12 +33,11 @@ def load_sized(archive: Archive, row: Mapping[str, Any], size: int) -> tuple[np.
         raise UserError(
             f"{archive.path}: image {row['key']} has no mask. Run the workflow again; it makes what is missing."
         )
-    kept = f"{size}.png" in row["members"]
-    names = (f"{size}.png", f"{size}.mask.png") if kept else ("png", "mask.png")
-    with (
-        Image.open(io.BytesIO(archive.read(row, names[0]))) as photo,
-        Image.open(io.BytesIO(archive.read(row, names[1]))) as mask,
-    ):
+    if f"{size}.npy" in row["members"]:
+        kept = (archive.read(row, f"{size}.{suffix}") for suffix in ("npy", "mask.npy"))
+        pixels, classes = (np.load(io.BytesIO(data), allow_pickle=False) for data in kept)
+        return pixels, classes
+    with Image.open(io.BytesIO(archive.read(row))) as photo, Image.open(io.BytesIO(archive.read(row, "mask.png"))) as mask:
         pixels = photo if photo.size == (size, size) else photo.resize((size, size), Image.Resampling.LANCZOS)
         classes = mask if mask.size == (size, size) else mask.resize((size, size), Image.Resampling.NEAREST)
         return np.array(pixels), np.array(classes)
