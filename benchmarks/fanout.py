@@ -2,7 +2,9 @@
 
 Ideal: every GPU works from the first second to the last, and a job costs nothing but its own time. What is above it grows with
 the number of jobs, not with their length, so it is measured on short jobs and also told for jobs of 60 s, the shortest of a
-real run. On this machine through leases (65 chains); on a real SLURM too (16 chains), where root and `slurm-wlm` are there.
+real run. On this machine through leases (65 chains); on a real SLURM too, where root and `slurm-wlm` are there. There, two
+sizes tell what each job costs (sbatch, srun and Snakemake's two starts on the node) from what each run costs once (the last
+question about a job's state), and from these follows the makespan of 65 chains of 60-second jobs.
 """
 
 from __future__ import annotations
@@ -78,35 +80,46 @@ def makespan(chains: int, seconds: float, *arguments: str) -> float:
         return took
 
 
-def figures(where: str, chains: int, seconds: float, took: float) -> dict:
-    """One row: the makespan as a multiple of the ideal, measured and for jobs of a minute."""
-    jobs = 3 * chains
-    ideal = math.ceil(jobs / GPUS) * seconds
-    overhead = (took - ideal) / math.ceil(jobs / GPUS)
+def waves(chains: int) -> int:
+    """Jobs that one GPU works off, one after another."""
+    return math.ceil(3 * chains / GPUS)
+
+
+def figures(where: str, chains: int, seconds: float, took: float, per_job: float, once: float) -> dict:
+    """One row: the makespan as a multiple of the ideal, as measured, and for 65 chains of 60-second jobs."""
+    ideal = waves(chains) * seconds
     return {
         "name": f"fanout ({where})",
         "unit": "s",
         "ours": round(took, 1),
         "reference": ideal,
         "ratio": round(ideal / took, 3),
-        "jobs": f"{jobs} jobs of {seconds:g} s on {GPUS} GPUs",
+        "jobs": f"{3 * chains} jobs of {seconds:g} s on {GPUS} GPUs",
         "makespan_over_ideal": round(took / ideal, 3),
-        "overhead_per_job_s": round(overhead, 2),
-        "makespan_over_ideal_60s_jobs": round((60 + overhead) / 60, 3),
+        "overhead_per_job_s": round(per_job, 2),
+        "overhead_once_s": round(once, 1),
+        "makespan_over_ideal_65_chains_60s": round(1 + per_job / 60 + once / (waves(65) * 60), 3),
+        "load_average": round(os.getloadavg()[1], 1),
     }
 
 
 def run() -> list[dict]:
     """Run the benchmark; `reference` is the ideal makespan, so `ratio` cannot exceed 1."""
     local = ["--profile", str(ROOT / "profiles" / "local-gpu"), "--cores", "8", "--resources", f"gpu={GPUS}"]
-    rows = [figures("one machine, leases", 65, 2, makespan(65, 2, *local))]
+    took = makespan(65, 2, *local)
+    rows = [figures("one machine, leases", 65, 2, took, took / waves(65) - 2, 0)]
     if os.geteuid() == 0 and shutil.which("slurmctld", path=f"{os.environ['PATH']}:/usr/sbin"):
         from tests.cluster.slurm import NoCluster, Slurm
 
         slurm = ["--profile", str(ROOT / "profiles" / "slurm"), "--slurm-init-seconds-before-status-checks", "5"]
+        few, many, seconds = 8, 20, 5
         try:
             with Slurm():
-                rows.append(figures("SLURM", 16, 10, makespan(16, 10, *slurm)))
+                short, long = (makespan(chains, seconds, *slurm) for chains in (few, many))
         except NoCluster as reason:
             print(f"fanout: no SLURM ({reason})", file=sys.stderr)
+        else:
+            per_job = (long - short) / (waves(many) - waves(few)) - seconds
+            once = max(0, short - waves(few) * (seconds + per_job))
+            rows.append(figures("SLURM", many, seconds, long, per_job, once))
     return rows
