@@ -27,9 +27,17 @@ def measure(model: Path, folder: Path, size: int, batch: int, steps: int, device
     files, tar, names = _engine.photos(folder / "photos", size, 48)
     settings = {"image_size": size, "instances": batch, "priors_per_step": batch, "steps": steps, "learning_rate": 1e-4}
     argv = f"--pretrained_model_name_or_path {model} --instance_data_dir {files} --class_data_dir {files}".split()
-    argv += f"--resolution {size} --train_batch_size {batch} --num_class_images 48 --prior_loss_weight 1 --rank 8".split()
+    argv += (
+        f"--resolution {size} --train_batch_size {batch} --num_class_images 48 --prior_loss_weight 1 --rank 8".split()
+    )
     argv += f"--max_train_steps {steps * 2} --output_dir {folder}/theirs --learning_rate 1e-4 --seed 0".split()
-    argv += ["--instance_prompt", "a photo of a lesion", "--class_prompt", "a photo of skin", "--with_prior_preservation"]
+    argv += [
+        "--instance_prompt",
+        "a photo of a lesion",
+        "--class_prompt",
+        "a photo of skin",
+        "--with_prior_preservation",
+    ]
     argv += ["--mixed_precision", "bf16" if device.type == "cuda" else "no", "--report_to", "tensorboard"]
     ours = [_ours(model, tar, names, folder, settings, device)]
     limit = [_bare(model, size, 2 * batch, steps, device)]

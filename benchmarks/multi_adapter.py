@@ -41,7 +41,9 @@ def measure(model: Path, folder: Path, size: int, steps: int, device: torch.devi
     }
 
 
-def _train(model: Path, tar: Path, names: list[str], folder: Path, size: int, steps: int, count: int, device: torch.device) -> float:
+def _train(
+    model: Path, tar: Path, names: list[str], folder: Path, size: int, steps: int, count: int, device: torch.device
+) -> float:
     from cgddi.diffusion import fit
     from cgddi.diffusion.backbone import load
     from cgddi.diffusion.tokens import start_rows
@@ -54,7 +56,14 @@ def _train(model: Path, tar: Path, names: list[str], folder: Path, size: int, st
     for number in range(count):
         token = folder / f"{number}.safetensors"
         write_tensors(token, {f"<c{number}>": rows})
-        settings = {"image_size": size, "instances": 2, "priors_per_step": 2, "steps": steps, "grid_steps": 2, "grid_columns": 1}
+        settings = {
+            "image_size": size,
+            "instances": 2,
+            "priors_per_step": 2,
+            "steps": steps,
+            "grid_steps": 2,
+            "grid_columns": 1,
+        }
         job = _engine.spec("lora", model, names, f"c{number}", **settings)
         pack.append(LoraJob(job, [tar], [tar], None, token, folder / f"out{number}"))
     with _engine.clocked(fit, _engine.Clock()) as clock:

@@ -37,7 +37,9 @@ def measure(model: Path, size: int, batch: int, device: torch.device, rounds: in
     pixels = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
     mean, std = (backbone.scale_latents(part).repeat(batch, 1, 1, 1) for part in backbone.encode_images(pixels))
     prompts = backbone.encode_prompts([PROMPT])[[0] * batch]
-    sampler = Sampler(backbone, SampleSettings("dpmsolver++", STEPS, STRENGTH, GUIDANCE), size, batch, backbone.empty_negative(""))
+    sampler = Sampler(
+        backbone, SampleSettings("dpmsolver++", STEPS, STRENGTH, GUIDANCE), size, batch, backbone.empty_negative("")
+    )
     ours = _seconds(lambda: sampler.draw(prompts, list(range(batch)), mean, std).cpu(), rounds) / batch
     peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0
     pipe = _pipeline(backbone)
@@ -56,7 +58,14 @@ def measure(model: Path, size: int, batch: int, device: torch.device, rounds: in
         facts["peak_gib"] = round(peak, 2)
     return [
         _row("sampling", ours, equal, steps=STEPS, **facts),
-        _row("sampling_default_against_published", ours, published, steps=[STEPS, PUBLISHED], published_solver=plain, **facts),
+        _row(
+            "sampling_default_against_published",
+            ours,
+            published,
+            steps=[STEPS, PUBLISHED],
+            published_solver=plain,
+            **facts,
+        ),
     ]
 
 

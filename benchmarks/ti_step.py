@@ -27,7 +27,14 @@ def run() -> dict:
 def measure(model: Path, folder: Path, size: int, batch: int, steps: int, device: torch.device) -> dict:
     """Time the script, ours and the bare step on one model."""
     files, tar, names = _engine.photos(folder / "photos", size, 16)
-    settings = {"image_size": size, "batch": batch, "accumulation": 1, "steps": steps, "init_token": "lesion", "scale_lr": False}
+    settings = {
+        "image_size": size,
+        "batch": batch,
+        "accumulation": 1,
+        "steps": steps,
+        "init_token": "lesion",
+        "scale_lr": False,
+    }
     argv = f"--pretrained_model_name_or_path {model} --train_data_dir {files} --placeholder_token <s>".split()
     argv += f"--initializer_token lesion --resolution {size} --train_batch_size {batch} --max_train_steps {steps * 2}".split()
     argv += f"--learning_rate 5e-4 --lr_scheduler constant --output_dir {folder}/theirs --seed 0 --save_steps 100000".split()
@@ -54,7 +61,13 @@ def _ours(model: Path, tar: Path, names: list[str], folder: Path, settings: dict
     from cgddi.embedding.train import train_embedding
 
     with _engine.clocked(fit, _engine.Clock()) as clock:
-        train_embedding(_engine.spec("embedding", model, names, **settings), [tar], folder / "ours", cache=folder / "c", device=device)
+        train_embedding(
+            _engine.spec("embedding", model, names, **settings),
+            [tar],
+            folder / "ours",
+            cache=folder / "c",
+            device=device,
+        )
     return clock.seconds(10)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import torch
 
 from cgddi.artefacts import canonical, sha256
-from cgddi.diffusion.weights import read_tensors, write_tensors
+from cgddi.diffusion.weights import read_tensors, to_bytes
 from cgddi.errors import UserError
 
 
@@ -51,5 +53,9 @@ class Store:
         self.misses += 1
         tensors = compute()
         if path:
-            write_tensors(path, tensors)
+            # A random name: jobs on several nodes may have equal process ids.
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+            temporary.write_bytes(to_bytes(tensors))
+            os.replace(temporary, path)
         return tensors

@@ -164,6 +164,7 @@ class Fit:
     def _captured(self, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """`update` as one CUDA graph: thousands of small kernels start as one launch (static shapes)."""
         if self._replay is None:
+            self._start_optimizer()
             static = {name: value.clone() for name, value in batch.items()}
             kept = {name: value.clone() for name, value in self._tensors().items()}
             side = torch.cuda.Stream()
@@ -186,6 +187,10 @@ class Fit:
 
             self._replay = replay
         return self._replay(batch)
+
+    def _start_optimizer(self) -> None:
+        """Give the optimizer its state before capture, so that warm-up and capture can be undone."""
+        self._restore(self._tensors())
 
     # -- state ----------------------------------------------------------------------------------------------------------------
     def _tensors(self) -> dict[str, torch.Tensor]:

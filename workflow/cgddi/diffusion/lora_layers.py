@@ -38,14 +38,16 @@ class StackedLoRA(nn.Module):
 
     def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         """x is (K * n, ..., C) for a linear layer, (K * n, C, H, W) for a convolution."""
-        down, up = self.down.to(x.dtype), self.up.to(x.dtype) * self.scale
+        down, up = self.down.to(x.dtype), self.up.to(x.dtype)
+        if self.scale != 1:
+            up = up * self.scale
         if isinstance(self.base, nn.Linear):
             return self.base(x) + self._linear(x, down, up)
         return self.base(x) + self._convolution(x, down, up)
 
     def _linear(self, x: torch.Tensor, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
         if self.adapters == 1:
-            return F.linear(F.linear(x, down[0]), up[0])
+            return F.linear(F.linear(x, down.flatten(0, 1)), up.flatten(0, 1))
         grouped = x.reshape(self.adapters, -1, x.shape[-1])
         hidden = torch.bmm(grouped, down.transpose(1, 2))
         return torch.bmm(hidden, up.transpose(1, 2)).reshape(*x.shape[:-1], -1)

@@ -1,0 +1,84 @@
+"""Latents and text embeddings are computed once, and are the same whoever computed them."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from cgddi.diffusion.backbone import load
+from cgddi.diffusion.cache import Store
+from cgddi.diffusion.latents import Views, latents_of, loss_weights, prompts_of
+from cgddi.diffusion.photos import read_photos
+from cgddi.images import LESION, RULER
+
+from tests.diffusion import tiny
+
+
+@pytest.fixture
+def backbone(world):
+    return load({"source": str(world.model)}, torch.device("cpu"))
+
+
+def test_latents_are_encoded_once(world, backbone, tmp_path, monkeypatch):
+    photos = read_photos([world.root / "masks.tar"])
+    first = latents_of(backbone, Store(tmp_path), photos[:2], tiny.SIZE, Views(True))
+    every = latents_of(backbone, Store(tmp_path), photos, tiny.SIZE, Views(True))
+    assert torch.equal(every[0][:2], first[0]), "company must not matter"
+    monkeypatch.setattr(type(backbone), "encode_images", lambda *_: pytest.fail("encoded again"))
+    again = latents_of(backbone, Store(tmp_path), photos, tiny.SIZE, Views(True))
+    assert torch.equal(again[0], every[0]) and torch.equal(again[1], every[1])
+    with pytest.raises(BaseException, match="encoded again"):
+        latents_of(backbone, Store(tmp_path), photos, tiny.SIZE, Views(False))
+
+
+def test_views_mirror_and_crop(world, backbone):
+    photo = read_photos([world.root / "masks.tar"])[0]
+    views = Views(True, 2, 0.5)
+    pixels, masks = views.of(photo, tiny.SIZE), views.of(photo, tiny.SIZE, mask=True)
+    assert len(pixels) == len(masks) == views.count == 6
+    assert (pixels[3] == pixels[0][:, ::-1]).all() and (masks[4] == masks[1][:, ::-1]).all()
+    assert not (pixels[1] == pixels[0]).all() and not (pixels[1] == pixels[2]).all()
+
+
+def test_loss_weights_follow_the_mask(world):
+    photo = read_photos([world.root / "masks.tar"])[0]
+    weights = loss_weights([photo], tiny.SIZE, tiny.SIZE, Views(True), 5, ["ruler"])[0]
+    mask = torch.from_numpy(photo.mask.copy())
+    assert (weights[0, 0][mask == RULER] == 0).all()
+    ratio = weights[0, 0][mask == LESION].mean() / weights[0, 0][(mask != LESION) & (mask != RULER)].mean()
+    assert ratio == pytest.approx(5) and float(weights[0].mean()) == pytest.approx(1, abs=1e-5)
+    assert torch.equal(weights[1], weights[0].flip(-1))
+
+
+def test_a_prompt_with_another_token_value_is_encoded_anew(world, backbone, tmp_path):
+    other = load({"source": str(world.model)}, torch.device("cpu"))
+    backbone.add_token("<t>", [torch.ones(1, tiny.HIDDEN)])
+    other.add_token("<t>", [torch.zeros(1, tiny.HIDDEN)])
+    store = Store(tmp_path)
+    one, two = (prompts_of(b, store, ["a photo of <t>", "a photo"]).embeds for b in (backbone, other))
+    assert not torch.equal(one[0], two[0]) and torch.equal(one[1], two[1]) and (store.hits, store.misses) == (1, 3)
+
+
+def test_a_token_of_several_vectors(backbone):
+    backbone.add_token("<t>", [torch.randn(3, tiny.HIDDEN, generator=torch.Generator().manual_seed(0))])
+    (ids,) = backbone.tokenize(["a photo of <t>"])
+    new = ids[ids >= backbone.tokenizers[0].convert_tokens_to_ids("<t>")]
+    assert len(set(new.tolist())) == 3
+
+
+def test_concurrent_jobs_share_a_store(tmp_path):
+    def work(_):
+        return Store(tmp_path).get("latents", ["same"], lambda: {"x": torch.arange(10_000.0)})["x"].sum()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len({float(value) for value in pool.map(work, range(32))}) == 1
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 1 and not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_damaged_entry_is_made_again(tmp_path):
+    store = Store(tmp_path)
+    store.get("latents", 1, lambda: {"x": torch.ones(100)})
+    store.path("latents", 1).write_bytes(b"cut")
+    assert torch.equal(store.get("latents", 1, lambda: {"x": torch.ones(100)})["x"], torch.ones(100))
+    assert (store.hits, store.misses) == (0, 2)

@@ -1,0 +1,152 @@
+"""Samples: independent of order and company, whole after a kill, redrawn when black."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from cgddi.artefacts import Archive
+from cgddi.diffusion import sampler
+from cgddi.diffusion.photos import read_photos
+from cgddi.errors import UserError
+from cgddi.images import TONES, decode_png
+from cgddi.semantic import plan, sample
+from cgddi.semantic.settings import PAPER, SemanticSettings
+
+from tests.diffusion import tiny
+
+
+def draw(world, output, state=None, canvases=None, **settings):
+    spec = tiny.spec_for("semantic", world.model, world.images, **{**tiny.SEMANTIC, **settings})
+    count = sample.sample_concept(
+        spec, canvases or [world.root / "canvases.tar"], None, world.embedding, world.lora, output, state
+    )
+    archive = Archive(output)
+    assert len(archive.rows) == count
+    return {row["key"]: decode_png(archive.read(row)) for row in archive.rows}
+
+
+def test_more_canvases_change_no_image(world, tmp_path):
+    few = draw(world, tmp_path / "few.tar", max_canvases=None, per_tone=None)
+    tiny.make_canvases(tmp_path / "more.tar", 2, prefix="a")
+    more = draw(
+        world, tmp_path / "more2.tar", canvases=[tmp_path / "more.tar", world.root / "canvases.tar"], max_canvases=None
+    )
+    assert len(few) == 18 and len(more) == 24 and set(few) < set(more)
+    assert all(np.abs(few[key].astype(int) - more[key].astype(int)).max() <= 1 for key in few)
+
+
+def test_batch_size_and_order_change_no_image(world, tmp_path):
+    four = draw(world, tmp_path / "a.tar", batch=4)
+    seven = draw(world, tmp_path / "b.tar", batch=7)
+    assert all(np.abs(four[key].astype(int) - seven[key].astype(int)).max() <= 1 for key in four)
+
+
+def test_a_killed_job_goes_on_where_it_was(world, tmp_path, monkeypatch):
+    draw(world, tmp_path / "whole.tar")
+    calls = []
+    real = sampler.Sampler.draw
+
+    def counted(self, *args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(self, *args)
+
+    monkeypatch.setattr(sampler.Sampler, "draw", counted)
+    with pytest.raises(KeyboardInterrupt):
+        draw(world, tmp_path / "killed.tar", tmp_path / "state")
+    assert not (tmp_path / "killed.tar").exists()
+    draw(world, tmp_path / "killed.tar", tmp_path / "state")
+    assert len(calls) == 5, "9 images in batches of 4 are 3 calls; the first was kept"
+    for end in (".tar", ".jsonl", ".json"):
+        assert (tmp_path / f"killed{end}").read_bytes() == (tmp_path / f"whole{end}").read_bytes()
+    assert not list((tmp_path / "state").glob("semantic-*"))
+
+
+def test_black_images_are_drawn_again_and_recorded(world, tmp_path, monkeypatch):
+    real, calls = sampler.Sampler.draw, []
+
+    def first_is_black(self, *args):
+        images = real(self, *args).clone()
+        if not calls:
+            images[1] = 0
+        calls.append(args[1])
+        return images
+
+    monkeypatch.setattr(sampler.Sampler, "draw", first_is_black)
+    draw(world, tmp_path / "a.tar")
+    archive = Archive(tmp_path / "a.tar")
+    ((key, seed),) = archive.record["redrawn"].items()
+    row = archive.rows[1]
+    assert row["key"] == key and row["seed"] == seed and calls[1] == [seed] and decode_png(archive.read(row)).max() > 2
+
+
+def test_images_that_stay_black_stop_the_job(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        sampler.Sampler, "draw", lambda self, p, seeds, *_: torch.zeros(len(seeds), 32, 32, 3, dtype=torch.uint8)
+    )
+    with pytest.raises(UserError, match="stay black after 2 redraws: c000-light-0"):
+        draw(world, tmp_path / "a.tar", retries=2, max_canvases=None)
+    assert not (tmp_path / "a.tar").exists()
+
+
+def test_not_a_number_latents_decode_to_a_blank_that_is_caught(world):
+    from cgddi.diffusion.backbone import load
+
+    backbone = load({"source": str(world.model)}, torch.device("cpu"))
+    image = backbone.decode(torch.full((1, 4, 16, 16), torch.nan))[0]
+    assert sampler.is_blank(image)
+    assert not sampler.is_blank(torch.randint(0, 255, (8, 8, 3), dtype=torch.uint8))
+
+
+def test_text_to_image_has_no_canvas(world, tmp_path):
+    draw(world, tmp_path / "a.tar", mode="text2img", max_canvases=1)
+    assert all(row["canvas"] is None for row in Archive(tmp_path / "a.tar").rows)
+
+
+def test_caps_keep_tones_even_and_existing_draws(world):
+    canvases = read_photos([world.root / "canvases.tar"])
+    chosen = plan.choose_canvases(canvases, 3, 7, "nevus")
+    assert sorted(p.tone for p in chosen) == sorted(TONES)
+    settings = SemanticSettings(repeats=2, per_tone=5)
+    some = plan.draws(canvases, settings, 7, "nevus")
+    assert [sum(d.tone == tone for d in some) for tone in TONES] == [5, 5, 5]
+    every = {d.key: d.seed for d in plan.draws(canvases, SemanticSettings(repeats=3), 7, "nevus")}
+    assert all(every[d.key] == d.seed for d in some)
+    assert len(set(every.values())) == len(every) == 6 * 3 * 3
+
+
+def test_no_training_canvas_is_an_error(world, tmp_path):
+    split = tmp_path / "split.csv"
+    split.write_text("image_id,role\n" + "".join(f"{name},test\n" for name in world.canvases))
+    spec = tiny.spec_for("semantic", world.model, world.images, **tiny.SEMANTIC)
+    with pytest.raises(UserError, match="no canvas of role train"):
+        sample.sample_concept(
+            spec, [world.root / "canvases.tar"], split, world.embedding, world.lora, tmp_path / "a.tar"
+        )
+
+
+def test_published_preset_runs_pndm_for_73_calls(world_xl, tmp_path):
+    settings = SemanticSettings(**PAPER)
+    how = sampler.SampleSettings(settings.sampler, settings.steps, settings.strength, settings.guidance)
+    from cgddi.diffusion.backbone import load
+
+    backbone = load({"source": str(world_xl.model)}, torch.device("cpu"))
+    drawer = sampler.Sampler(backbone, how, tiny.SIZE, 1, backbone.empty_negative(""))
+    assert len(drawer.timesteps()[1]) == 73
+    default = SemanticSettings()
+    how = dataclasses.replace(how, sampler=default.sampler, steps=default.steps)
+    assert len(sampler.Sampler(backbone, how, tiny.SIZE, 1, backbone.empty_negative("")).timesteps()[1]) == 18
+
+
+def test_the_record_repeats_the_lineage(world, tmp_path):
+    draw(world, tmp_path / "a.tar")
+    trained = json.loads((world.root / "lora/record.json").read_text())
+    record = Archive(tmp_path / "a.tar").record
+    assert (
+        record["generator_images"] == trained["training_images"] and record["prior_images"] == trained["prior_images"]
+    )
