@@ -51,9 +51,10 @@ def audit_tone(index: pd.DataFrame, photos: Sequence[str], settings: AuditSettin
     """
     masks = {}
     for path in photos:
-        for row in Archive(path).rows:
+        archive = Archive(path)
+        for row in archive.rows:
             if "mask.png" in row["members"]:
-                masks[row["image_id"]] = (path, *row["members"]["mask.png"])
+                masks[row["image_id"]] = (archive.path, *row["members"]["mask.png"])
     train = draw_by_name(index[index["role"] == "train"], settings.images_per_tone, ["kind", "tone"])
     measured = []
     for row in tqdm(rows_of(train), desc="measure tone", unit="image"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
@@ -29,7 +30,7 @@ def paired_frame(settings: Sequence[Setting], bootstrap: Bootstrap, options: Fai
     table = pd.DataFrame(rows)
     if len(table) and "p_mcnemar" in table:
         tested = table["p_mcnemar"].dropna().sort_values()
-        adjusted = (tested * range(len(tested), 0, -1)).cummax().clip(upper=1)
+        adjusted = (tested * np.arange(len(tested), 0, -1)).cummax().clip(upper=1)
         table["p_mcnemar_holm"] = adjusted
     return table
 
