@@ -39,7 +39,10 @@ def reference(donor: tuple[np.ndarray, np.ndarray], canvases, path: Path) -> int
             shift = (place[0] - rows, place[1] - columns)
             alpha = np.roll(weight, shift, (0, 1))[..., None]
             result = canvas * (1 - alpha) + np.roll(photo, shift, (0, 1)) * alpha
-            for array in (result.astype(np.uint8), np.where(np.roll(lesion, shift, (0, 1)), LESION, mask).astype(np.uint8)):
+            for array in (
+                result.astype(np.uint8),
+                np.where(np.roll(lesion, shift, (0, 1)), LESION, mask).astype(np.uint8),
+            ):
                 buffer = io.BytesIO()
                 Image.fromarray(array).save(buffer, "PNG")
                 info = tarfile.TarInfo(f"{made}.png")

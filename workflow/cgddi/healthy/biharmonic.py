@@ -50,9 +50,9 @@ class BiharmonicPainter:
 
     def _one(self, photo: np.ndarray, region: np.ndarray, skin: np.ndarray, seed: int) -> np.ndarray:
         hole = region > 0
-        known = np.where(hole[..., None], 0, photo).astype(np.float64)
-        share = ndimage.gaussian_filter((~hole) * 1.0, FINE)
-        shading = ndimage.gaussian_filter(known, (FINE, FINE, 0)) / np.maximum(share, 1e-6)[..., None]
+        # rulers and cloth beside the hole are no skin to continue: their pixels count as the nearest skin's
+        nearest = ndimage.distance_transform_edt(hole | ~skin, return_distances=False, return_indices=True)
+        shading = ndimage.gaussian_filter(photo[nearest[0], nearest[1]].astype(np.float64), (FINE, FINE, 0))
         painted = surface(shading, hole)
         if self.grain:
             # away from rulers and cloth, whose edges are no texture of skin; the hole itself is left out of the shading
