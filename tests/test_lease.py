@@ -183,3 +183,34 @@ def test_any_command_can_take_gpus_first(node, capsys):
     for wrong in (["--gpus"], ["--gpus", "-1"], ["--gpus", "two", "lora"], ["--gpus", "5", "lora"]):
         assert cli.main(wrong) == 2
         assert "GPU" in capsys.readouterr().err
+
+
+SNAKEFILE = """
+import sys
+
+LEASE = f"{sys.executable} -m cgddi.cli lease -- sh -c"
+
+rule all:
+    input: expand("done/{n}", n=range(8))
+
+rule train:
+    output: "done/{n}"
+    resources: gpu=1
+    shell: "{LEASE} 'date +%s.%N; echo $CUDA_VISIBLE_DEVICES; sleep 0.3; date +%s.%N' >{output}"
+"""
+
+
+def test_snakemake_runs_each_gpu_job_on_a_device_of_its_own(node):
+    """profiles/local-gpu with two devices: both are used, and no two jobs overlap on one."""
+    (node / "Snakefile").write_text(SNAKEFILE)
+    profile = str(WORKFLOW.parent / "profiles" / "local-gpu")
+    command = [sys.executable, "-m", "snakemake", "--profile", profile, "--resources", "gpu=3", "--cores", "3"]
+    done = subprocess.run(command, cwd=node, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    held = {}
+    for path in (node / "done").iterdir():
+        begin, device, end = path.read_text().split()
+        held.setdefault(device, []).append((float(begin), float(end)))
+    assert held.keys() == {"0", "1"}
+    for times in map(sorted, held.values()):
+        assert all(end <= begin for (_, end), (begin, _) in zip(times, times[1:], strict=False))

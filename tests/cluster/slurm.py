@@ -1,6 +1,6 @@
 """A real SLURM on this machine for tests: two nodes with two fake GPUs each, all on 127.0.0.1, without systemd.
 
-`python tests/cluster/slurm.py` starts it in the foreground (Ctrl-C stops it), so that faults can be tried by hand.
+`python -m tests.cluster.slurm` starts it in the foreground (Ctrl-C stops it), so that faults can be tried by hand.
 Everything is stopped by the pid of the process that was started; nothing is looked up by name.
 """
 
@@ -18,6 +18,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from tests.cluster.processes import descendants, kill, step_daemons
 
 CONFIG = Path("/etc/slurm")
 """The job steps drop SLURM_CONF, so the configuration has to lie where SLURM looks by itself."""
@@ -60,7 +62,7 @@ def _free_port() -> int:
 
 
 class Slurm:
-    """Two nodes (node1, node2) x two fake GPUs x 8 CPUs x 64 GB. Use as a context manager.
+    """Two nodes (node1, node2) x two fake GPUs x 8 CPUs x 64 GB; partition `night` preempts `main`. Use as a context manager.
 
     Args:
         folder: where its state, logs and fake devices lie; a new temporary one by default.
@@ -141,11 +143,13 @@ OverTimeLimit=0
 MinJobAge=300
 ReturnToService=2
 JobRequeue=1
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 MpiDefault=none
 GresTypes=gpu
 {nodes}
-PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
-PartitionName=night Nodes=ALL MaxTime=INFINITE State=UP
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1
+PartitionName=night Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10
 """
         )
         (CONFIG / "gres.conf").write_text(
@@ -204,12 +208,12 @@ PartitionName=night Nodes=ALL MaxTime=INFINITE State=UP
     def kill_node(self, node: str) -> None:
         """A node dies: its daemon, its job steps and their processes, at once and without a farewell."""
         victim = self.daemons.pop(node)
-        steps = [int(pid) for pid in _step_daemons(self.folder / "spool" / node)]
+        steps = [int(pid) for pid in step_daemons(self.folder / "spool" / node)]
         victim.kill()
         victim.wait()
         for step in steps:
-            for pid in [step, *_descendants(step)]:
-                _kill(pid)
+            for pid in [step, *descendants(step)]:
+                kill(pid)
 
     def stop(self) -> None:
         """Stop every daemon that was started, and remove what was written."""
@@ -270,55 +274,6 @@ def _die_with_parent() -> None:
 
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
-
-
-def _children() -> dict[int, list[int]]:
-    tree: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            except (OSError, IndexError):
-                continue
-            tree.setdefault(parent, []).append(int(entry.name))
-    return tree
-
-
-def _descendants(pid: int) -> list[int]:
-    tree, waiting, found = _children(), [pid], []
-    while waiting:
-        for child in tree.get(waiting.pop(), ()):
-            found.append(child)
-            waiting.append(child)
-    return found
-
-
-def _step_daemons(spool: Path) -> list[int]:
-    """Pids of the slurmstepd processes that serve a node: those that hold a socket in its spool directory open."""
-    found = []
-    sockets = {str(path) for path in spool.glob("node*_*")}
-    inodes = {
-        line.split()[6]
-        for line in Path("/proc/net/unix").read_text().splitlines()[1:]
-        if len(line.split()) > 7 and line.split()[7] in sockets
-    }
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            links = {os.readlink(link) for link in (entry / "fd").iterdir()}
-        except OSError:
-            continue
-        if any(f"socket:[{inode}]" in links for inode in inodes):
-            found.append(int(entry.name))
-    return found
-
-
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
 
 
 if __name__ == "__main__":

@@ -115,6 +115,22 @@ def test_ctrl_c_cancels_the_jobs_and_leaves_no_lock(cluster, start, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_preempted_job_comes_back_and_goes_on(cluster, start, tmp_path):
+    """Someone's urgent jobs take all GPUs: ours go back into the queue, no attempt is used up, no work done twice."""
+    plan(tmp_path, train1="seconds 12", train2="seconds 12")
+    run = start(tmp_path, *SNAKEFILE)
+    under_way(run, "train1", "train2")
+    urgent = ["sbatch", "--parsable", "--partition=night", "--nodes=2", "--gpus-per-node=2", "--output=/dev/null"]
+    subprocess.run([*urgent, "--wrap", "sleep 8"], check=True, cwd="/", capture_output=True)
+    assert run.finish() == 0, run.log
+    assert pooled(tmp_path) and "Trying to restart" not in run.log
+    assert [len(starts(tmp_path, name)) for name in ("train1", "train2")] == [2, 2]
+    restarts = [job["Restarts"] for job in cluster.jobs(every=True) if "train" in job.get("Comment", "")
+                and job["WorkDir"] == str(tmp_path)]  # fmt: skip
+    assert restarts == ["1", "1"]
+
+
+@pytest.mark.slow
 def test_a_dead_nodes_jobs_move_to_the_other_node(cluster, start, tmp_path):
     plan(tmp_path, train1="seconds 10", train2="seconds 10")
     run = start(tmp_path, *SNAKEFILE)
