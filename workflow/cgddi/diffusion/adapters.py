@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from diffusers.utils.peft_utils import recurse_remove_peft_layers
 from torch import nn
 
+from cgddi.artefacts import sha256
+from cgddi.diffusion.backbone import Backbone
 from cgddi.diffusion.lora_layers import StackedLoRA, inject, remove
-from cgddi.diffusion.weights import read_tensors, write_tensors
+from cgddi.diffusion.weights import read_tensors, to_bytes, write_tensors
 from cgddi.errors import UserError
 
 FILE = "pytorch_lora_weights.safetensors"
@@ -31,12 +34,14 @@ class Adapter:
         up: layer name -> (out, r[, 1, 1]); alpha / r is multiplied in.
         others: tensors for other parts (text encoder) or of other kinds (DoRA), by their name in the file.
         metadata: the file's header.
+        tensors: all tensors as the file names them, one `unet.` stripped where it was doubled.
     """
 
     down: Mapping[str, torch.Tensor]
     up: Mapping[str, torch.Tensor]
     others: Mapping[str, torch.Tensor]
     metadata: Mapping[str, str]
+    tensors: Mapping[str, torch.Tensor]
 
     @property
     def is_plain(self) -> bool:
@@ -87,7 +92,11 @@ def read_adapter(path: str | Path) -> Adapter:
         layer: value * (alphas[layer] / down[layer].shape[0]) if layer in alphas else value
         for layer, value in up.items()
     }
-    return Adapter(down, scaled, others, metadata)
+    single = {
+        name.replace("unet.unet.", "unet.", 1) if name.startswith("unet.unet.") else name: v
+        for name, v in tensors.items()
+    }
+    return Adapter(down, scaled, others, metadata, single)
 
 
 class Applied:
@@ -148,6 +157,36 @@ class Applied:
         for name, original in self._originals.items():
             modules[name].weight.data = original
         remove(self.unet, self._layers)
+
+
+class PeftApplied:
+    """An adapter of another kind (DoRA, text encoder) put on by diffusers' own loader."""
+
+    def __init__(self, backbone: Backbone, adapter: Adapter):
+        from diffusers.loaders import StableDiffusionLoraLoaderMixin as Loader
+
+        self.backbone = backbone
+        Loader.load_lora_into_unet(dict(adapter.tensors), None, backbone.unet, adapter_name="cgddi")
+        for part, encoder in backbone.parts_of_text():
+            if any(name.startswith(f"{part}.") for name in adapter.tensors):
+                Loader.load_lora_into_text_encoder(
+                    dict(adapter.tensors), None, encoder, prefix=part, adapter_name="cgddi"
+                )
+                backbone.text_adapter = sha256(
+                    to_bytes({n: v for n, v in adapter.tensors.items() if n.startswith("text")})
+                )
+
+    def remove(self) -> None:
+        """Take the adapter off."""
+        self.backbone.unet.delete_adapters("cgddi")
+        for _, encoder in self.backbone.parts_of_text():
+            recurse_remove_peft_layers(encoder)
+        self.backbone.text_adapter = None
+
+
+def apply(backbone: Backbone, adapter: Adapter) -> Applied | PeftApplied:
+    """Put an adapter on a model; `remove()` of what comes back takes it off."""
+    return Applied(backbone.unet, adapter) if adapter.is_plain else PeftApplied(backbone, adapter)
 
 
 def _product(adapter: Adapter, name: str, device: torch.device) -> torch.Tensor:

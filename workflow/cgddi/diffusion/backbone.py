@@ -91,6 +91,7 @@ class Backbone:
             torch.utils.deterministic.fill_uninitialized_memory = False
         self.tokens: dict[str, int] = {}
         self._token_facts: dict[str, str] = {}
+        self.text_adapter: str | None = None  # hash of an adapter on the text encoders, while one is applied
         if self.unet.config.in_channels != self.vae.config.latent_channels:
             raise UserError(
                 f"{folder}: the UNet takes {self.unet.config.in_channels} channels, the autoencoder gives "
@@ -105,7 +106,7 @@ class Backbone:
     def _component(self, part: str, cls, **options):
         try:
             return cls.from_pretrained(self.folder, subfolder=part, **options)
-        except (OSError, ValueError, EnvironmentError) as error:
+        except (OSError, ValueError) as error:
             raise UserError(
                 f"{self.folder}/{part}: cannot be loaded ({str(error).splitlines()[0]}). Weights must be .safetensors "
                 f"(variant {self.variant}); fetch that form of the model or convert it once."
@@ -198,6 +199,10 @@ class Backbone:
         """Encode prompts one by one, so that each is what it is whatever stands beside it. Float32, on the device."""
         return Prompts.cat([self.encode_ids(self.tokenize([prompt])) for prompt in prompts])
 
+    def parts_of_text(self) -> list[tuple[str, torch.nn.Module]]:
+        """Text encoders with their component names."""
+        return [(part, encoder) for (_, part), encoder in zip(self.encoders, self.text_encoders, strict=True)]
+
     def empty_negative(self, negative: str) -> Prompts:
         """The unconditional prompt of classifier-free guidance, (1, ...)."""
         return self.encode_prompts([negative])
@@ -206,7 +211,7 @@ class Backbone:
         """What the encoding of a prompt depends on, for the cache: encoders, tokens in it, text."""
         used = {token: self._token_facts[token] for token in self.tokens if token in prompt}
         parts = {part: digest for part, digest in self.digests.items() if part.startswith(("text", "tok"))}
-        return [self.family, parts, used, prompt, str(self.device.type)]
+        return [self.family, parts, used, self.text_adapter, prompt, str(self.device.type)]
 
     def add_token(self, token: str, rows: Sequence[torch.Tensor]) -> list[tokens.TokenRows]:
         """Add a token of one or more vectors to every text encoder.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,7 +30,7 @@ class Plan:
         clip: largest gradient norm per adapter; 0 clips nothing.
         ema: decay of an exponential moving average whose value is the result; 0 keeps none.
         accumulation: parts into which each batch is cut to save memory.
-        checkpoint_every, log_every, validate_every: in steps; 0 validates never.
+        checkpoint_every, log_every, validate_every, preview_every: in steps; 0 is never (of the last two).
     """
 
     steps: int
@@ -45,6 +46,7 @@ class Plan:
     checkpoint_every: int = 100
     log_every: int = 10
     validate_every: int = 0
+    preview_every: int = 0
 
     def rate(self, step: int) -> float:
         """Learning rate of a step (0-based)."""
@@ -134,6 +136,7 @@ class Fit:
         )
         self.average = value.detach().clone() if plan.ema else None
         self.outcome = Outcome()
+        self.preview: Callable[[int], None] | None = None
         self._window: list[list[float]] = []
         self._last = self._saved_at = 0
         self._replay: Callable[[Mapping[str, torch.Tensor]], tuple[torch.Tensor, torch.Tensor]] | None = None
@@ -166,18 +169,38 @@ class Fit:
         if self._replay is None:
             self._start_optimizer()
             static = {name: value.clone() for name, value in batch.items()}
+            self._replay = self.update  # what is left if there is no graph
             kept = {name: value.clone() for name, value in self._tensors().items()}
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 for _ in range(2):
-                    self.update(static)
+                    expected = self.update(static)
+                    self._restore(kept)
             torch.cuda.current_stream().wait_stream(side)
-            self._restore(kept)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                each, norms = self.update(static)
+            try:
+                with torch.cuda.graph(graph):
+                    each, norms = self.update(static)
+            except (
+                RuntimeError
+            ) as error:  # a model that waits for the device inside its forward pass cannot be captured
+                print(
+                    f"{self.label}: no CUDA graph ({str(error).splitlines()[0]}); going on step by step",
+                    file=sys.stderr,
+                )
+                self._restore(kept)
+                return self.update(batch)
             self._restore(kept)
+            graph.replay()
+            same = all(torch.allclose(a, b, rtol=0.02, atol=1e-5) for a, b in zip((each, norms), expected, strict=True))
+            self._restore(kept)
+            if not same:
+                print(
+                    f"{self.label}: the CUDA graph disagrees with the plain step; going on step by step",
+                    file=sys.stderr,
+                )
+                return self.update(batch)
 
             def replay(batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
                 for name, value in batch.items():
@@ -260,6 +283,8 @@ class Fit:
                     self._check(pending, bar, log=done % plan.log_every == 0 or done == plan.steps)
                 if plan.validate_every and self.validate and (done % plan.validate_every == 0 or done == plan.steps):
                     self._log({"step": done, **self.validate()})
+                if self.preview and plan.preview_every and done % plan.preview_every == 0:
+                    self.preview(done)
                 if leave or done % plan.checkpoint_every == 0 and done < plan.steps:
                     self._save(done)
                 if leave:

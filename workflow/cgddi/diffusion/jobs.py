@@ -41,9 +41,7 @@ def need(spec: Mapping[str, Any], *keys: str) -> list[Any]:
     """
     missing = [key for key in keys if key not in spec]
     if missing:
-        raise UserError(
-            f"--spec: {', '.join(missing)} missing. The workflow writes specs; see --help."
-        )
+        raise UserError(f"--spec: {', '.join(missing)} missing. The workflow writes specs; see --help.")
     return [spec[key] for key in keys]
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from cgddi.artefacts import write_atomic
-from cgddi.diffusion.adapters import FILE, Applied, read_adapter
+from cgddi.diffusion.adapters import FILE, apply, read_adapter
 from cgddi.diffusion.backbone import Backbone
-from cgddi.diffusion.cache import Store
+from cgddi.diffusion.jobs import fill_prompt
 from cgddi.diffusion.sampler import Sampler, SampleSettings
 from cgddi.images import TONES, encode_png
 from cgddi.lora.data import LoraJob
@@ -31,8 +31,8 @@ def tile(images: np.ndarray, columns: int, gap: int = 2) -> np.ndarray:
     return sheet
 
 
-def write_grid(backbone: Backbone, job: LoraJob, settings: LoraSettings, encode: Callable, store: Store) -> None:
-    """Sample the finished adapter, tones as rows, and write `samples.png` beside it."""
+def write_sheet(path: Path, backbone: Backbone, job: LoraJob, settings: LoraSettings) -> None:
+    """Sample the concept as the model stands now, tones as rows, the same noise in each, and write the sheet."""
     sampler = Sampler(
         backbone,
         SampleSettings("dpmsolver++", settings.grid_steps, None, settings.grid_guidance, 0.5),
@@ -40,15 +40,17 @@ def write_grid(backbone: Backbone, job: LoraJob, settings: LoraSettings, encode:
         settings.grid_columns,
         backbone.empty_negative(""),
     )
-    token = job.spec["concept"]["token"]
-    prompts = encode(backbone, store, [settings.prompt.format(token=token, tone=tone) for tone in TONES])
-    applied = Applied(backbone.unet, read_adapter(job.output / FILE))
+    texts = [fill_prompt(settings.prompt, job.spec["concept"]["token"], tone) for tone in TONES]
+    prompts = backbone.encode_prompts(texts)
+    seeds = [seed_for(job.spec["seed"], "grid", column) for column in range(settings.grid_columns)]
+    rows = [sampler.draw(prompts[[number] * len(seeds)], seeds, None, None).cpu() for number in range(len(TONES))]
+    write_atomic(path, encode_png(tile(torch.cat(rows).numpy(), settings.grid_columns)))
+
+
+def write_grid(backbone: Backbone, job: LoraJob, settings: LoraSettings) -> None:
+    """Sample the finished adapter and write `samples.png` beside it."""
+    applied = apply(backbone, read_adapter(job.output / FILE))
     try:
-        rows = []
-        for number in range(len(TONES)):
-            seeds = [seed_for(job.spec["seed"], "grid", column) for column in range(settings.grid_columns)]
-            rows.append(sampler.draw(prompts[[number] * len(seeds)], seeds, None, None).cpu())
+        write_sheet(job.output / NAME, backbone, job, settings)
     finally:
         applied.remove()
-    sheet = tile(torch.cat(rows).numpy(), settings.grid_columns)
-    write_atomic(job.output / NAME, encode_png(sheet))

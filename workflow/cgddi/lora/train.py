@@ -17,7 +17,6 @@ from cgddi.diffusion.cache import Store
 from cgddi.diffusion.checkpoint import Checkpoint
 from cgddi.diffusion.fit import Fit, Plan
 from cgddi.diffusion.latents import Views, latents_of, loss_weights, prompts_of
-from cgddi.diffusion.lora_layers import StackedLoRA, find_targets, inject, remove
 from cgddi.diffusion.objective import Objective
 from cgddi.diffusion.photos import Photo, read_photos
 from cgddi.diffusion.tokens import read_embedding
@@ -25,6 +24,7 @@ from cgddi.diffusion.validation import tone_losses
 from cgddi.errors import UserError
 from cgddi.lora import data, grid
 from cgddi.lora.data import LoraJob
+from cgddi.lora.layers import OwnLayers, PeftLayers
 from cgddi.lora.settings import VERSIONS, LoraSettings
 from cgddi.seeds import seed_for
 
@@ -87,16 +87,17 @@ def train_lora(
                 )
             )
         pools.append(kinds)
-    encoded = prompts_of(backbone, store, prompts.texts)
-
-    count = len(pack)
-    layers = inject(
-        backbone.unet, find_targets(backbone.unet, settings.target_modules), count, settings.rank, settings.scale
-    )
-    _initialise(layers, [job.slug for job in pack], seed, settings.rank)
+    count, plain = len(pack), not (settings.use_dora or settings.text_encoder_rank)
+    slugs = [job.slug for job in pack]
+    if settings.text_encoder_rank:
+        ids = backbone.tokenize(prompts.texts)
+        encode = lambda wanted: backbone.encode_ids([batch[wanted] for batch in ids])  # noqa: E731
+    else:
+        encode = prompts_of(backbone, store, prompts.texts).__getitem__
+    layers = OwnLayers(backbone, settings, slugs, seed) if plain else PeftLayers(backbone, settings, slugs[0], seed)
     batches = Batches(table, pools, views, settings.hflip, backbone.rule.steps, settings.noise_offset)
     share = settings.priors_per_step / (settings.instances + settings.priors_per_step) if len(pools[0]) == 2 else 0.0
-    objective = Objective(backbone, encoded.__getitem__, count, share, settings.prior_weight, settings.min_snr)
+    objective = Objective(backbone, encode, count, share, settings.prior_weight, settings.min_snr)
     measure = None
     if settings.validate_every and count == 1:
         measure = tone_losses(
@@ -106,9 +107,8 @@ def train_lora(
     facts += [[[p.sha256 for p in photos] for photos in (*instances, *priors)], installed_versions(VERSIONS)]
     checkpoint = Checkpoint(state, "lora", facts)
     live = jobs.MetricsFile(state, "lora")
-    parameters = {f"{name}.{end}": getattr(layer, end) for name, layer in layers.items() for end in ("down", "up")}
     fit = Fit(
-        parameters,
+        layers.parameters,
         count,
         objective,
         batches,
@@ -116,14 +116,16 @@ def train_lora(
         checkpoint,
         measure,
         live,
-        f"lora {'+'.join(j.slug for j in pack)}",
+        f"lora {'+'.join(slugs)}",
     )
+    if settings.grid_every and state and count == 1:
+        fit.preview = lambda step: grid.write_sheet(state / f"samples-{step:06d}.png", backbone, pack[0], settings)
     try:
         outcome = fit.run()
         live.close()
-        tensors = [adapters.export(layers, k) for k in range(count)]
+        tensors = [layers.export(k) for k in range(count)]
     finally:
-        remove(backbone.unet, layers)
+        layers.remove()
     records = []
     for k, job in enumerate(pack):
         _check_moved(job.slug, tensors[k])
@@ -138,7 +140,7 @@ def train_lora(
         )
         adapters.write_adapter(job.output / adapters.FILE, tensors[k], metadata)
         jobs.write_history(job.output, outcome.history)
-        grid.write_grid(backbone, job, settings, prompts_of, store)
+        grid.write_grid(backbone, job, settings)
         files = [*job.photos, *job.canvases, *([job.split] if job.split else []), job.embedding]
         record = record_for(
             job.spec,
@@ -165,7 +167,10 @@ def _common(pack: Sequence[LoraJob]) -> tuple[LoraSettings, Mapping[str, Any], i
         raise UserError(
             "lora: concepts trained together must have equal settings, model and seed. Use concepts_per_job: 1."
         )
-    return jobs.settings_of(pack[0].spec, LoraSettings), pack[0].spec["model"], pack[0].spec["seed"]
+    settings = jobs.settings_of(pack[0].spec, LoraSettings)
+    if len(pack) > 1 and (settings.use_dora or settings.text_encoder_rank):
+        raise UserError("lora: use_dora and text_encoder_rank train one concept at a time. Use concepts_per_job: 1.")
+    return settings, pack[0].spec["model"], pack[0].spec["seed"]
 
 
 def _table(
@@ -193,14 +198,6 @@ def _table(
     return table, {key: number for number, key in enumerate(found)}
 
 
-def _initialise(layers: Mapping[str, StackedLoRA], slugs: Sequence[str], seed: int, rank: int) -> None:
-    """A from N(0, 1 / rank), B zero (peft's "gaussian"), from named seeds: the same alone and in a pack."""
-    for name, layer in layers.items():
-        for k, slug in enumerate(slugs):
-            generator = torch.Generator().manual_seed(seed_for(seed, "lora-start", slug, name))
-            layer.down.data[k] = torch.randn(layer.down.shape[1:], generator=generator).to(layer.down.device) / rank
-
-
 def _check_moved(slug: str, tensors: Mapping[str, torch.Tensor]) -> None:
     norms = [float(value.norm()) for name, value in tensors.items() if name.endswith("lora_B.weight")]
     if not np.isfinite(norms).all():
@@ -220,6 +217,7 @@ def _plan(settings: LoraSettings) -> Plan:
         ema=settings.ema,
         accumulation=settings.accumulation,
         checkpoint_every=settings.checkpoint_every,
+        preview_every=settings.grid_every,
         log_every=settings.log_every,
         validate_every=settings.validate_every,
     )

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from cgddi.artefacts import ArchiveWriter, canonical, file_sha256, installed_versions, sha256, write_atomic
 from cgddi.diffusion import jobs
-from cgddi.diffusion.adapters import Applied, read_adapter
+from cgddi.diffusion.adapters import apply, read_adapter
 from cgddi.diffusion.backbone import Backbone, load
 from cgddi.diffusion.cache import Store
 from cgddi.diffusion.checkpoint import Terminated, Termination
@@ -70,7 +70,7 @@ def sample_concept(
     todo = draws(photos, settings, seed, concept["slug"])
     facts = [dict(spec), backbone.digest, file_sha256(embedding), file_sha256(lora), [p.sha256 for p in photos]]
     partial = Partial(state, sha256(canonical([*facts, installed_versions(VERSIONS)])))
-    applied = Applied(backbone.unet, read_adapter(lora))
+    applied = apply(backbone, read_adapter(lora))
     try:
         images = _Drawing(backbone, Store(cache), settings, photos, token, concept["slug"]).run(todo, partial)
     finally:

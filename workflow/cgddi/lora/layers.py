@@ -1,0 +1,96 @@
+"""The layers a run trains: our stacked LoRA for any number of concepts, or peft's for DoRA and text encoders."""
+
+from __future__ import annotations
+
+import torch
+from diffusers.utils.peft_utils import recurse_remove_peft_layers
+from peft import LoraConfig, get_peft_model_state_dict
+from torch import nn
+
+from cgddi.diffusion import adapters
+from cgddi.diffusion.backbone import Backbone
+from cgddi.diffusion.lora_layers import find_targets, inject, remove
+from cgddi.lora.settings import LoraSettings
+from cgddi.seeds import seed_for
+
+TEXT_TARGETS = ["q_proj", "k_proj", "v_proj", "out_proj"]
+
+
+class PeftLayers:
+    """peft adapters on a model, for one concept: DoRA (Liu et al. 2024), LoRA of the text encoders.
+
+    Args:
+        backbone: the model; its tokens are in place.
+        settings: rank, alpha, targets, which kinds.
+        slug, seed: A starts from N(0, 1 / rank) of these names, B at zero.
+    """
+
+    def __init__(self, backbone: Backbone, settings: LoraSettings, slug: str, seed: int):
+        self.backbone, self.settings = backbone, settings
+        common = {"init_lora_weights": "gaussian", "use_rslora": settings.use_rslora, "use_dora": settings.use_dora}
+        targets = find_targets(backbone.unet, settings.target_modules)
+        backbone.unet.add_adapter(
+            LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=targets, **common)
+        )
+        if settings.text_encoder_rank:
+            rank = settings.text_encoder_rank
+            for _, encoder in backbone.parts_of_text():
+                encoder.add_adapter(
+                    LoraConfig(r=rank, lora_alpha=rank, target_modules=TEXT_TARGETS, init_lora_weights="gaussian")
+                )
+        for name, parameter in self.parameters.items():
+            if "lora_A" in name:
+                generator = torch.Generator().manual_seed(seed_for(seed, "lora-start", slug, name))
+                parameter.data.copy_(torch.randn(parameter.shape, generator=generator) / parameter.shape[0])
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """What is trained, by part and name."""
+        parts = [("unet", self.backbone.unet), *self.backbone.parts_of_text()]
+        return {f"{part}.{n}": p for part, module in parts for n, p in module.named_parameters() if "lora_" in n}
+
+    def export(self, which: int = 0) -> dict[str, torch.Tensor]:
+        """Tensors in diffusers' names, the scale multiplied into B (alpha = rank for every reader)."""
+        tensors = {f"unet.{n}": v for n, v in get_peft_model_state_dict(self.backbone.unet).items()}
+        for name in tensors:
+            if name.endswith("lora_B.weight"):
+                tensors[name] = tensors[name] * self.settings.scale
+        if self.settings.text_encoder_rank:
+            for part, encoder in self.backbone.parts_of_text():
+                tensors |= {
+                    f"{part}.{n}": v for n, v in get_peft_model_state_dict(encoder, adapter_name="default").items()
+                }
+        return {name: value.detach().float().cpu().clone() for name, value in tensors.items()}
+
+    def remove(self) -> None:
+        """Take the adapters off."""
+        self.backbone.unet.delete_adapters("default")
+        if self.settings.text_encoder_rank:
+            for _, encoder in self.backbone.parts_of_text():
+                recurse_remove_peft_layers(encoder)
+
+
+class OwnLayers:
+    """The stacked layers behind the same three methods, for any number of concepts (see `lora_layers`)."""
+
+    def __init__(self, backbone: Backbone, settings: LoraSettings, slugs: list[str], seed: int):
+        self.backbone = backbone
+        targets = find_targets(backbone.unet, settings.target_modules)
+        self.layers = inject(backbone.unet, targets, len(slugs), settings.rank, settings.scale)
+        for name, layer in self.layers.items():
+            for k, slug in enumerate(slugs):
+                generator = torch.Generator().manual_seed(seed_for(seed, "lora-start", slug, name))
+                layer.down.data[k].copy_(torch.randn(layer.down.shape[1:], generator=generator) / settings.rank)
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """What is trained; the first dimension counts the adapters."""
+        return {f"{name}.{end}": getattr(layer, end) for name, layer in self.layers.items() for end in ("down", "up")}
+
+    def export(self, which: int = 0) -> dict[str, torch.Tensor]:
+        """Tensors of one adapter in diffusers' names."""
+        return {name: value.cpu().clone() for name, value in adapters.export(self.layers, which).items()}
+
+    def remove(self) -> None:
+        """Take the layers off."""
+        remove(self.backbone.unet, self.layers)
