@@ -24,7 +24,7 @@ def test_job_counts(world):
         "lesion_mapped": 334,
         "embedding": 65,
         "lora": 65,
-        "semantic": 34,
+        "semantic": 36,
         "split": 1,
         "index": 1,
         "leakage": 1,
@@ -79,3 +79,8 @@ def test_bad_sheet_rows_stop_the_plan(world):
     done = snakemake(folder, "-n", "--configfile", str(config), "--config", "images=bad.csv", check=False)
     text = done.stdout + done.stderr
     assert done.returncode and "row 4" in text and "cohort" in text and "Traceback" not in text
+
+
+def test_lint_finds_nothing(world):
+    folder, config = world
+    assert "Congratulations" in snakemake(folder, "--lint", "--configfile", str(config)).stderr

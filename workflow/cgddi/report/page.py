@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import markdown
 import pandas as pd
+from markupsafe import escape
 from pydantic import ValidationError
 
 from cgddi.artefacts import installed_versions, write_atomic
@@ -41,6 +43,64 @@ def counts(index: pd.DataFrame) -> pd.DataFrame:
     table = table.reindex([tone for tone in TONES if tone in table.columns.get_level_values(0)], axis=1, level=0)
     table["all"] = table.sum(axis=1)
     return table
+
+
+def audit_tables(audits: Sequence[str]) -> dict[str, dict[str, str]]:
+    """What the audits found, as small tables: split -> caption -> HTML."""
+    found: dict[str, dict[str, str]] = {}
+    for path in sorted(audits):
+        caption, html = AUDITS[Path(path).stem](json.loads(Path(path).read_text()))
+        found.setdefault(Path(path).parent.name, {})[caption] = html
+    return found
+
+
+def _leakage(values: dict[str, Any]) -> tuple[str, str]:
+    checked = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in values["checked"].items())
+    verdict = "clean" if values["clean"] else "LEAKS, and the gate was told to report only"
+    return "Leakage gate", str(escape(f"{verdict} ({checked})"))
+
+
+def _by_kind_and_tone(values: dict[str, Any], columns: Callable[[dict[str, Any]], dict[str, Any]]) -> str:
+    rows = [
+        {"kind": kind, "tone": tone} | columns(cell)
+        for kind, tones in values["by_kind"].items()
+        for tone, cell in tones.items()
+    ]
+    return _table(pd.DataFrame(rows))
+
+
+def _tone(values: dict[str, Any]) -> tuple[str, str]:
+    cuts = " and ".join(f"{cut:g}" for cut in values["cuts"])
+    return f"Tone asked for against tone measured: {values['measure']}; cuts at {cuts} degrees", _by_kind_and_tone(
+        values,
+        lambda cell: (
+            {"images": cell["images"], "agree": cell["agreement"]}
+            | {f"measured {tone}": cell["measured"][tone] for tone in TONES}
+        ),
+    )
+
+
+def _quality(values: dict[str, Any]) -> tuple[str, str]:
+    keys = ("images", "real_images", "fid", "kid", "kid_std", "black", "flat")
+    return f"Quality against real photos of the same tone; features: {values['features']}", _by_kind_and_tone(
+        values, lambda cell: {key: cell.get(key) for key in keys}
+    )
+
+
+def _memorisation(values: dict[str, Any]) -> tuple[str, str]:
+    frame = pd.DataFrame({"samples": values["similarity"], "real photos among themselves": values["between_real"]})
+    caption = (
+        f"Memorisation: {values['copies']} of {values['images']} samples come nearer than {values['threshold']} to a training "
+        f"photo. Quantiles of the similarity to the nearest one; features: {values['features']}"
+    )
+    return caption, _table(frame.rename_axis("quantile").reset_index())
+
+
+AUDITS = {"leakage": _leakage, "tone": _tone, "quality": _quality, "memorisation": _memorisation}
+
+
+def _table(frame: pd.DataFrame) -> str:
+    return frame.to_html(index=False, border=0, na_rep="", float_format="%.3f")
 
 
 def usage(logs: Path) -> pd.DataFrame:
@@ -118,22 +178,14 @@ def write_page(
         .get_template("page.html")
         .render(
             title=settings.title,
-            summary=json.loads(Path(summary).read_text()),
-            tables={
-                caption: pd.read_csv(fairness / f"{name}.csv").to_html(
-                    index=False, border=0, na_rep="", float_format="%.3f"
-                )
-                for name, caption in TABLES.items()
-            },
+            table=markdown.markdown((fairness / "table.md").read_text(), extensions=["tables"]),
+            tables={caption: _table(pd.read_csv(fairness / f"{name}.csv")) for name, caption in TABLES.items()},
             plots={caption: data_uri(fairness / f"{name}.png") for name, caption in PLOTS.items()},
             splits=splits,
             pairs=healthy_pairs(healthy, 2 * settings.images_per_cell, settings.thumbnail, spec["seed"]),
             kinds=KINDS,
             tones=TONES,
-            audits=[
-                {"split": Path(p).parent.name, "kind": Path(p).stem, **json.loads(Path(p).read_text())}
-                for p in sorted(audits)
-            ],
+            audits=audit_tables(audits),
             adapters=[
                 {"name": f"{Path(p).parts[-3]} / {Path(p).parts[-2]}", "picture": data_uri(p)} for p in sorted(samples)
             ],

@@ -1,0 +1,112 @@
+"""Every command in the documents works: each is run here, on small files at the paths it names."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.workflow.paper_scale import ROOT
+
+DOCUMENTS = ["README.md", "docs/cluster.md", "config/README.md", "docs/architecture.md"]
+SITE = ("tmux", "squeue", "sinfo", "tail", "git clone", "source", "scancel")
+"""Commands of the machine, not ours."""
+
+
+def commands(document: str) -> list[str]:
+    """Lines of a document's bash blocks, without comments; `a && b` counts as two."""
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / document).read_text(), re.S)
+    lines = [re.sub(r"\s+#.*", "", line).strip() for block in blocks for line in block.splitlines()]
+    return [part.strip() for line in lines for part in line.split("&&") if part.strip()]
+
+
+OURS = sorted(
+    {c for document in DOCUMENTS for c in commands(document) if not c.startswith(SITE)},
+    key=lambda command: ("--append" in command, command),
+)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory) -> Path:
+    """A copy of the tracked tree, with DDI-shaped files at the documents' paths."""
+    from tests.ingest.ddi_shaped import write_ddi_shaped
+
+    folder = tmp_path_factory.mktemp("docs") / "tree"
+    names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    for name in names:
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, folder / name)
+    write_ddi_shaped(folder / "data/ddi", photos=True)
+    new = folder / "data/new"
+    (new / "images").mkdir(parents=True)
+    (new / "masks").mkdir()
+    header, *rows = (folder / "data/ddi/ddi_metadata.csv").read_text().splitlines()
+    chosen = [row for row in rows if (folder / f"data/ddi/masks/{row.split(',')[2][:-4]}.npy").exists()][:4]
+    for row in chosen:
+        stem = row.split(",")[2][:-4]
+        # Turned by a quarter: the same picture would be reported as a duplicate, and rightly.
+        from PIL import Image
+
+        Image.open(folder / f"data/ddi/images/{stem}.png").rotate(90).save(new / f"images/9{stem[1:]}.png")
+        shutil.copyfile(folder / f"data/ddi/masks/{stem}.npy", new / f"masks/9{stem[1:]}.npy")
+    table = [header, *(row.replace(f",{row.split(',')[2]},", f",9{row.split(',')[2][1:]},") for row in chosen)]
+    (new / "ddi_metadata.csv").write_text("\n".join(table) + "\n")
+    (folder / "config/smoke.yaml").write_text(
+        (folder / "config/config.yaml").read_text().replace("only_concepts: []", "only_concepts: [melanoma]")
+    )
+    run(folder, commands("README.md")[4])
+    return folder
+
+
+def run(folder: Path, command: str) -> subprocess.CompletedProcess:
+    """Run a command as a user of the documents would, in their working directory."""
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(folder / "workflow"),
+    }
+    done = subprocess.run(
+        ["bash", "-c", command.replace("/data/", "data/")], cwd=folder, capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done
+
+
+def test_the_first_commands_are_demo_and_test():
+    assert commands("README.md")[:2] == ["make demo", "make test"]
+
+
+def test_ingest_is_the_first_command_on_ddi():
+    assert commands("README.md")[4].startswith("cgddi ingest ddi")
+
+
+@pytest.mark.parametrize("command", [c for c in OURS if c.startswith("make ")])
+def test_make_targets_exist(command, tree):
+    run(tree, f"{command} -n")
+
+
+@pytest.mark.parametrize("command", [c for c in OURS if c.startswith("cgddi ")])
+def test_cgddi_commands_run(command, tree):
+    words = shlex.split(command)
+    if words[1] == "lease":
+        command = "cgddi lease -- true"
+    if words[1] == "status":
+        command = command.replace("cgddi status", "cgddi status --configfile config/config.yaml")
+    run(tree, command)
+
+
+@pytest.mark.parametrize("command", [c for c in OURS if c.startswith("snakemake")])
+def test_snakemake_commands_plan(command, tree):
+    run(tree, "make -o .venv/.ready profiles >/dev/null; " + command + ("" if " -n" in command else " -n"))
+
+
+def test_nothing_else_is_asked_of_the_reader():
+    rest = [c for c in OURS if not c.startswith(("make ", "cgddi ", "snakemake", "python -m"))]
+    assert rest == []
