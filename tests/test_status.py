@@ -18,6 +18,7 @@ from cgddi.errors import UserError
 from cgddi.images import encode_png
 from cgddi.jobs import all_jobs
 from cgddi.plan import Plan
+from cgddi.recover import cluster_jobs
 
 ROOT = Path(__file__).resolve().parents[1]
 CONCEPTS = {"melanoma": True, "nevus": False, "acne": False}
@@ -182,6 +183,29 @@ def test_running_queued_and_interrupted_jobs(folder, monkeypatch, capsys):
     assert states(folder)["lora", "melanoma (all)"] == ("running", "Snakemake is at it")
     assert status.main(["--configfile", "config.yaml"]) == 0
     assert "running  lora: cluster job [acne (all): 7]" in capsys.readouterr().out
+
+
+def test_a_cluster_that_does_not_answer_is_told_and_no_error(folder, monkeypatch):
+    """squeue fails: of jobs it should know, the last word stands; a machine outside any cluster has none."""
+    finish()
+    job = next(job for job in all_jobs(plan()) if job.stage == "lora")
+    marker = folder / ".snakemake" / "incomplete" / base64.urlsafe_b64encode(job.outputs[0].encode()).decode()
+    marker.parent.mkdir(parents=True)
+    marker.write_text(json.dumps({"external_jobid": "7"}))
+    squeue = folder / "bin" / "squeue"
+    squeue.parent.mkdir()
+    monkeypatch.setenv("PATH", f"{squeue.parent}:{os.environ['PATH']}")
+
+    def answer(text, code):
+        squeue.write_text(f"#!/bin/sh\necho '{text}' >&2\nexit {code}\n")
+        squeue.chmod(0o755)
+
+    answer("slurm_load_jobs error: Unable to contact slurm controller", 1)
+    assert states(folder)["lora", job.name] == ("running", "as far as known: the cluster does not answer")
+    with pytest.raises(UserError, match="squeue failed: slurm_load_jobs"):
+        cluster_jobs(folder)
+    answer("squeue: fatal: Could not establish a configuration source", 1)
+    assert states(folder)["lora", job.name] == ("missing", "its run was interrupted")
 
 
 def test_status_of_one_concept_and_as_json(folder, capsys):

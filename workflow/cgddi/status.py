@@ -80,11 +80,15 @@ def unfinished(folder: Path) -> dict[str, str | None]:
     return found
 
 
-def _own_state(job: Job, markers: Mapping[str, str | None], alive: bool, cluster: Mapping[str, str]) -> tuple[str, str]:
+def _own_state(
+    job: Job, markers: Mapping[str, str | None], alive: bool, cluster: Mapping[str, str] | None
+) -> tuple[str, str]:
     """State of one job by itself, and why."""
     marked = [path for path in job.outputs if path in markers]
     if marked:
         number = markers[marked[0]]
+        if number is not None and cluster is None:
+            return "running", "as far as known: the cluster does not answer"
         if number is not None and number in cluster:
             state = "queued" if cluster[number] == "PENDING" else "running"
             return state, f"cluster job {number}"
@@ -124,7 +128,12 @@ def _inputs_state(inputs: Mapping[str, str], made: float) -> tuple[str, str]:
 def survey(plan: Plan, folder: Path) -> list[tuple[Job, str, str]]:
     """(job, state, why) of every job, upstream first. A result whose input is stale or missing is stale itself."""
     markers = unfinished(folder)
-    cluster = {job["id"]: job["state"] for job in cluster_jobs(folder)} if markers else {}
+    cluster: dict[str, str] | None = {}
+    if any(markers.values()):
+        try:
+            cluster = {job["id"]: job["state"] for job in cluster_jobs(folder)}
+        except UserError:
+            cluster = None
     alive = bool(markers) and bool(controllers(folder))
     found: list[tuple[Job, str, str]] = []
     not_done: dict[str, Job] = {}
