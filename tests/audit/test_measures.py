@@ -49,7 +49,7 @@ def audited(tmp_path_factory):
     for kind in ("tone", "quality", "memorisation"):
         for name in ("a", "b"):
             args = [kind, "--spec", json.dumps({**SPEC, "settings": settings}), "--index", str(root / "i.parquet")]
-            main([*args, "--photos", *world.photos, "--output", str(root / f"{kind}{name}.json")])
+            main([*args, "--threads", "1", "--photos", *world.photos, "--output", str(root / f"{kind}{name}.json")])
         assert (root / f"{kind}a.json").read_bytes() == (root / f"{kind}b.json").read_bytes(), "deterministic"
         found[kind] = json.loads((root / f"{kind}a.json").read_text())
     return found

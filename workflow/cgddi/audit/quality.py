@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,9 @@ def kernel_distance(real: np.ndarray, other: np.ndarray, subset: int, seed: int)
     if subset < 2:
         return None
     torch.manual_seed(seed)
-    metric = KernelInceptionDistance(feature=_Given(real.shape[1]), subsets=50, subset_size=subset)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that the features are kept: they are few
+        metric = KernelInceptionDistance(feature=_Given(real.shape[1]), subsets=50, subset_size=subset)
     metric.update(torch.from_numpy(real), real=True)
     metric.update(torch.from_numpy(other), real=False)
     mean, deviation = metric.compute()

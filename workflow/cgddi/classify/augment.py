@@ -25,7 +25,7 @@ def train_picture(picture: Image.Image, settings: ClassifySettings, rng: np.rand
         uint8 (3, image_size, image_size).
     """
     side, out = settings.resize_to, settings.image_size
-    box = _crop_box(picture.size, settings.crop_scale, rng)
+    box = crop_box(picture.size, settings.crop_scale, rng)
     picture = picture.resize((side, side), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
     angle = math.radians(rng.uniform(-settings.rotation, settings.rotation))
     mirrored = rng.random() < settings.hflip
@@ -54,7 +54,7 @@ def _planes(picture: Image.Image) -> np.ndarray:
     return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
 
 
-def _crop_box(size: tuple[int, int], scale: tuple[float, float], rng: np.random.Generator) -> tuple[float, float, float, float]:
+def crop_box(size: tuple[int, int], scale: tuple[float, float], rng: np.random.Generator) -> tuple[float, float, float, float]:
     """Box of torchvision's RandomResizedCrop (ratio 3/4 to 4/3, ten tries, then the largest allowed in the middle)."""
     width, height = size
     for _ in range(10):

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cgddi.artefacts import file_sha256, record_for, write_atomic, write_record
+from cgddi.artefacts import canonical, file_sha256, record_for, write_atomic, write_record
 from cgddi.classify.settings import METHODS, REGIMES, ClassifySettings, Regime, training_of
 from cgddi.command import stage_parser
 from cgddi.errors import UserError
@@ -102,7 +102,8 @@ def run(spec: dict[str, Any], settings: ClassifySettings, regime: Regime, leakag
         usage.update(images=fit.images, steps=fit.steps)
     out = Path(args.output_dir)
     state = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
-    metadata = {"method": method, "classes": json.dumps(rows.classes), "backbone": training.backbone}
+    # One entry only: safetensors writes several in an order that changes from run to run.
+    metadata = {"cgddi": canonical({"method": method, "classes": list(rows.classes), "backbone": training.backbone})}
     record = record_for(
         spec,
         [path for path in (args.index, args.leakage, args.init) if path],

@@ -74,5 +74,6 @@ def mgot(patches: torch.Tensor, texts: torch.Tensor, mask: torch.Tensor) -> torc
         mask: M (B, n, m), in (0, 1).
     """
     with torch.autocast(patches.device.type, enabled=False):
-        patches, texts, mask = patches.float(), texts.float(), mask.float()
+        exact = torch.promote_types(patches.dtype, torch.float32)
+        patches, texts, mask = patches.to(exact), texts.to(exact), mask.to(exact)
         return 0.9 * gromov_wasserstein(patches, texts, mask).mean() + 0.1 * wasserstein(patches, texts, mask).mean()

@@ -51,7 +51,10 @@ def choose_rows(index: pd.DataFrame, regime: Regime, settings: ClassifySettings,
     train_real = real[real["role"] == "train"]
     used_real = _nested(train_real, regime, seed)
     parts = [used_real] if "real" in regime.sources else []
-    synthetic = [kind for kind in regime.sources if kind != "real"]
+    unlabelled = {"healthy"} if _leaves_healthy_out(settings) else set()
+    synthetic = [kind for kind in regime.sources if kind != "real" and kind not in unlabelled]
+    if set(regime.sources) <= unlabelled:
+        raise UserError(f"regime {regime.name} trains on healthy images only, which this task leaves out (classify.healthy_label).")
     if synthetic:
         parts.append(_synthetic(index, synthetic, train_real, used_real, regime, settings, seed, left_out))
     train = pd.concat(parts).sort_values("id", ignore_index=True)
@@ -66,6 +69,10 @@ def choose_rows(index: pd.DataFrame, regime: Regime, settings: ClassifySettings,
     return rows
 
 
+def _leaves_healthy_out(settings: ClassifySettings) -> bool:
+    return settings.healthy_label == "exclude" or settings.task == "concept"
+
+
 def _labelled(index: pd.DataFrame, settings: ClassifySettings, left_out: dict[str, int]):
     """Rows that have a label, with columns label and tone_id, and the classes."""
 
@@ -76,7 +83,7 @@ def _labelled(index: pd.DataFrame, settings: ClassifySettings, left_out: dict[st
             index = index[~mask]
 
     healthy = index["kind"] == "healthy"
-    if settings.healthy_label == "exclude" or settings.task == "concept":
+    if _leaves_healthy_out(settings):
         drop(healthy, "healthy")
     else:
         index = index.assign(malignant=index["malignant"].mask(healthy, False))
