@@ -15,7 +15,7 @@ import pytest
 from tests.workflow.paper_scale import ROOT
 
 DOCUMENTS = ["README.md", "docs/cluster.md", "config/README.md", "docs/architecture.md"]
-SITE = ("tmux", "squeue", "sinfo", "tail", "git clone", "source", "scancel")
+SITE = ("cd ", "tmux", "squeue", "sinfo", "tail", "git clone", "source", "scancel")
 """Commands of the machine, not ours."""
 
 

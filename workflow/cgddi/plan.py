@@ -15,6 +15,7 @@ from typing import Any
 from cgddi.artefacts import canonical
 from cgddi.config import Cohort, Config, Model
 from cgddi.errors import InvalidInput, Problem, UserError
+from cgddi.healthy.verdicts import read_review, read_verdicts
 from cgddi.sheets import Concept, Photo, check_files, load_sheets
 from cgddi.sourcehash import pinned_versions, source_hash
 from cgddi.splits import SplitSettings, assign, gaps
@@ -222,30 +223,23 @@ class Plan:
         """cohort -> image_id -> keep or discard, from the review file."""
         if self.config.review is None:
             return {}
-        try:
-            with open(self.config.review, encoding="utf-8-sig", newline="") as handle:
-                rows = list(csv.DictReader(handle))
-        except OSError as error:
-            raise UserError(
-                f"review: cannot read {self.config.review} ({error}). Export it from the review page."
-            ) from error
+        rows = read_review(self.config.review)
         cohort_of = {p.image_id: p.cohort for p in self.photos}
-        problems, found = [], defaultdict(dict)
-        for line, row in enumerate(rows, start=2):
-            image, verdict = row.get("image_id"), row.get("verdict")
-            if image not in cohort_of:
-                problems.append(
-                    Problem(self.config.review, "not in the image sheet", "Remove the row.", line, "image_id", image)
-                )
-            elif verdict not in ("keep", "discard"):
-                problems.append(
-                    Problem(self.config.review, "no verdict", "Write keep or discard.", line, "verdict", verdict)
-                )
-            else:
-                found[cohort_of[image]][image] = verdict
+        problems = [
+            Problem(
+                self.config.review,
+                "no such photo in the image sheet",
+                "Remove the row.",
+                line,
+                "image_id",
+                row["image_id"],
+            )
+            for line, row in enumerate(rows, start=2)
+            if cohort_of.get(row["image_id"]) != row["cohort"]
+        ]
         if problems:
             raise InvalidInput(problems)
-        return dict(found)
+        return read_verdicts(self.config.review)
 
     # ---- specs -------------------------------------------------------------------------------------
 
