@@ -246,9 +246,9 @@ def finetune(
 @torch.no_grad()
 def standardise(model: AutoencoderKL, images: torch.Tensor) -> None:
     """Fold an affine map into the quantisation layers, so that each latent has mean 0 and deviation 1."""
-    latent = encode_all(model, images)
+    latent = encode_all(model, images).to(model.quant_conv.weight)
     mean, deviation = latent.mean((0, 2, 3)), latent.std((0, 2, 3)).clamp_min(1e-4)
-    model.post_quant_conv.bias += (model.post_quant_conv.weight[:, :, 0, 0] @ mean).to(model.post_quant_conv.bias)
+    model.post_quant_conv.bias += model.post_quant_conv.weight[:, :, 0, 0] @ mean
     model.post_quant_conv.weight *= deviation[None, :, None, None]
     model.quant_conv.weight[:4] /= deviation[:, None, None, None]
     model.quant_conv.bias[:4] = (model.quant_conv.bias[:4] - mean) / deviation

@@ -38,7 +38,7 @@ def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 def new_unet() -> UNet2DConditionModel:
     """A 4.0 M parameter conditional U-Net on 16 x 16 x 4 latents, randomly initialised.
 
-    Attention sits at 8 x 8 and 4 x 4 only: at 16 x 16 it took half of a CPU's step for little.
+    Attention sits at 8 x 8 and 4 x 4 only: at 16 x 16 it would about double a CPU's step.
     """
     return UNet2DConditionModel(
         sample_size=LATENT_SIZE,
@@ -116,7 +116,7 @@ def train(
 
     ``latents`` (N, 4, 16, 16) are the photos, ``weights`` (N, 1, 16, 16) the share of lesion in each latent
     pixel, ``tokens`` (N, 48) the captions and ``empty`` (48,) the caption that drop-out puts in.
-    ``compiled`` runs the U-Net through torch.compile (a third faster on a CPU, after a minute or two).
+    ``compiled`` runs the U-Net through torch.compile (up to a third faster on two CPU threads, after a minute or two).
     ``report(step, loss)`` is called every 100 steps, ``snapshot(unet, text_encoder)`` with the averaged
     models every ``snapshot_every`` steps and at the end.  Raises FloatingPointError when the loss is not finite.
     """

@@ -7,6 +7,7 @@ a diffusers folder of float16 safetensors with a recipe.json beside it.
 from __future__ import annotations
 
 import argparse
+import copy
 import hashlib
 import json
 import platform
@@ -37,13 +38,12 @@ def sha256(path: Path) -> str:
 
 
 def save_half(pipeline: StableDiffusionPipeline, folder: Path) -> None:
-    """Write a pipeline as float16 safetensors that load as float32 unless asked otherwise."""
-    models = (pipeline.vae, pipeline.unet, pipeline.text_encoder)
-    for model in models:
-        model.half()
-    pipeline.save_pretrained(folder, safe_serialization=True)
-    for model in models:
-        model.float()
+    """Write a pipeline as float16 safetensors that load as float32 unless asked otherwise; it stays as it is itself."""
+    halves = {name: copy.deepcopy(getattr(pipeline, name)).half() for name in ("vae", "unet", "text_encoder")}
+    parts = {**pipeline.components, **halves}
+    StableDiffusionPipeline(**parts, requires_safety_checker=False).save_pretrained(folder, safe_serialization=True)
+    for path in folder.glob("*/*.safetensors"):
+        path.chmod(0o644)
     for path in [folder / "model_index.json", *folder.glob("*/config.json")]:
         config = json.loads(path.read_text())
         for key in ("_name_or_path", "dtype", "torch_dtype"):
@@ -55,11 +55,12 @@ def save_half(pipeline: StableDiffusionPipeline, folder: Path) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="cgddi toy-model", description="Pretrain the toy base model on a generic procedural corpus."
+        prog="cgddi toy-model",
+        description="Pretrain the toy base model on a generic procedural corpus (half an hour on two idle cores).",
     )
     parser.add_argument("--output", type=Path, required=True, help="folder to write (ordinary diffusers layout)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=5500, help="pretraining steps of U-Net and text encoder")
+    parser.add_argument("--steps", type=int, default=3900, help="pretraining steps of U-Net and text encoder")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--autoencoder-steps", type=int, default=1200, help="fine-tuning steps of the autoencoder")
     parser.add_argument("--autoencoder", type=Path, help="use this trained autoencoder folder instead of training one")
