@@ -40,7 +40,13 @@ def audited(tmp_path_factory):
     with ArchiveWriter(root / "odd.tar", {"stage": "semantic", "versions": {}}) as archive:
         archive.facts.update(generator_images=["nel0"], prior_images=[])
         for key, png in images.items():
-            row = {"id": f"semantic/toy/{key}", "kind": "semantic", "cohort": "toy", "concept": "nevus", "tone": "light"}
+            row = {
+                "id": f"semantic/toy/{key}",
+                "kind": "semantic",
+                "cohort": "toy",
+                "concept": "nevus",
+                "tone": "light",
+            }
             archive.add(key, {"png": png}, {**row, "malignant": False, "canvas": "nel0", "generator": "toy/nevus"})
     synthetic = [*world.healthy, *world.mapped, *world.semantic, str(root / "odd.tar")]
     build_index(read_roles([world.split]), world.photos, synthetic)[0].to_parquet(root / "i.parquet")
@@ -107,7 +113,9 @@ def test_frechet_distance_is_the_formula():
     metric.update(torch.from_numpy(other), real=False)
     assert frechet_distance(real, other) == pytest.approx(float(metric.compute()), rel=1e-6)
     few = frechet_distance(real[:3], other[:4])
-    assert few == pytest.approx(frechet_distance(np.c_[real[:3], np.zeros((3, 20))], np.c_[other[:4], np.zeros((4, 20))]))
+    assert few == pytest.approx(
+        frechet_distance(np.c_[real[:3], np.zeros((3, 20))], np.c_[other[:4], np.zeros((4, 20))])
+    )
     assert frechet_distance(real[:1], other) is None
 
 
@@ -131,7 +139,11 @@ def test_features_from_a_backbone_with_random_and_with_local_weights(tmp_path):
     local = extract(pictures, settings.model_copy(update={"weights": str(tmp_path / "w.safetensors")}), 1)
     assert local.shape == first.shape and not np.allclose(local, first)
     with pytest.raises(UserError, match="another architecture"):
-        extract(pictures, settings.model_copy(update={"weights": str(tmp_path / "w.safetensors"), "backbone": "resnet10t"}), 1)
+        extract(
+            pictures,
+            settings.model_copy(update={"weights": str(tmp_path / "w.safetensors"), "backbone": "resnet10t"}),
+            1,
+        )
 
 
 def test_drawing_by_name_does_not_depend_on_order():

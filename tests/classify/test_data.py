@@ -31,7 +31,9 @@ SETTINGS = ClassifySettings(image_size=32, min_concept_images=1, workers=0)
 def index(tmp_path_factory):
     root = tmp_path_factory.mktemp("world")
     world = make_world(root)
-    index_main(["--spec", json.dumps({"stage": "index", "versions": {}, "split": "t"}), *world.index_args(root / "i.parquet")])
+    index_main(
+        ["--spec", json.dumps({"stage": "index", "versions": {}, "split": "t"}), *world.index_args(root / "i.parquet")]
+    )
     return pd.read_parquet(root / "i.parquet")
 
 
@@ -59,10 +61,14 @@ def test_train_view_without_randomness_is_the_resized_centre():
     settings = ClassifySettings(image_size=56, resize=64, rotation=0, hflip=0, crop_scale=(1, 1))
     square = photo(80, 80)
     found = train_picture(square, settings, np.random.default_rng(0))
-    boxed = np.asarray(square.resize((64, 64), Image.Resampling.BILINEAR, reducing_gap=2.0))[4:60, 4:60].transpose(2, 0, 1)
+    boxed = np.asarray(square.resize((64, 64), Image.Resampling.BILINEAR, reducing_gap=2.0))[4:60, 4:60].transpose(
+        2, 0, 1
+    )
     rng = np.random.default_rng(0)
     while not np.array_equal(found, boxed):
-        found = train_picture(square, settings, rng)  # the aspect ratio is drawn too; a draw that does not fit gives the whole
+        found = train_picture(
+            square, settings, rng
+        )  # the aspect ratio is drawn too; a draw that does not fit gives the whole
     mirrored = train_picture(square, settings.model_copy(update={"hflip": 1.0}), np.random.default_rng(3))
     plain = train_picture(square, settings, np.random.default_rng(3))
     assert np.array_equal(mirrored, plain[:, :, ::-1])
@@ -72,7 +78,9 @@ def test_train_view_without_randomness_is_the_resized_centre():
 def test_train_view_rotates_as_pillow_does(seed):
     settings = ClassifySettings(image_size=56, resize=64, rotation=40, hflip=0)
     turned = train_picture(photo(), settings, np.random.default_rng(seed)).transpose(1, 2, 0)
-    level = train_picture(photo(), settings.model_copy(update={"image_size": 64, "rotation": 0}), np.random.default_rng(seed))
+    level = train_picture(
+        photo(), settings.model_copy(update={"image_size": 64, "rotation": 0}), np.random.default_rng(seed)
+    )
     rng = np.random.default_rng(seed)
     straight = Image.fromarray(np.ascontiguousarray(level.transpose(1, 2, 0)))
     crop_box(photo().size, settings.crop_scale, rng)
@@ -91,7 +99,9 @@ def test_random_crops_cover_the_share_of_area_torchvision_draws():
     torch.manual_seed(0)
     drawn = [RandomResizedCrop.get_params(torch.zeros(3, 256, 256), (0.8, 1.0), (3 / 4, 4 / 3)) for _ in range(2000)]
     reference = np.asarray([height * width for _, _, height, width in drawn]) / 256**2
-    assert areas.mean() == pytest.approx(reference.mean(), abs=0.01) and areas.std() == pytest.approx(reference.std(), abs=0.01)
+    assert areas.mean() == pytest.approx(reference.mean(), abs=0.01) and areas.std() == pytest.approx(
+        reference.std(), abs=0.01
+    )
     assert (boxes[:, :2] >= 0).all() and (boxes[:, 2:] <= 256).all()
 
 
@@ -127,8 +137,10 @@ def test_no_draw_number_comes_twice():
     assert sorted(row for row, _ in Shuffled(np.ones(10), 10, 1)) == list(range(10))
 
 
-@pytest.mark.parametrize(("sampler", "keys"), [("class", ["label"]), ("tone_class", ["tone", "label"]), (
-    "tone_class_concept", ["tone", "label", "concept"])])
+@pytest.mark.parametrize(
+    ("sampler", "keys"),
+    [("class", ["label"]), ("tone_class", ["tone", "label"]), ("tone_class_concept", ["tone", "label", "concept"])],
+)
 def test_balanced_sampling_draws_every_group_equally(rows, sampler, keys):
     weights = sampling_weights(rows.train, sampler)
     shares = rows.train.assign(w=weights).groupby(keys)["w"].sum()

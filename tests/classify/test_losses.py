@@ -28,14 +28,18 @@ def contrastive(features, labels, temperature):
     terms = []
     for i in range(len(labels)):
         others = sum(e[i, k] for k in range(len(labels)) if labels[k] != labels[i])
-        terms += [-np.log(e[i, j] / (e[i, j] + others)) for j in range(len(labels)) if j != i and labels[j] == labels[i]]
+        terms += [
+            -np.log(e[i, j] / (e[i, j] + others)) for j in range(len(labels)) if j != i and labels[j] == labels[i]
+        ]
     return np.mean(terms)
 
 
 def test_confusion_loss():
     logits = np.random.default_rng(0).normal(size=(7, 3))
     assert float(confusion_loss(torch.tensor(logits))) == pytest.approx(-log_softmax(logits).mean())
-    assert float(confusion_loss(torch.zeros(2, 3))) == pytest.approx(np.log(3)), "least where tones cannot be told apart"
+    assert float(confusion_loss(torch.zeros(2, 3))) == pytest.approx(np.log(3)), (
+        "least where tones cannot be told apart"
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -163,7 +167,11 @@ def test_mgot_parts_make_the_whole_and_batches_run_in_half_precision():
 
 def batch(side):
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(6, 3, side, side, generator=generator), torch.tensor([0, 1, 0, 1, 1, 0]), torch.tensor([0, 1, 2, 0, 1, 2])
+    return (
+        torch.randn(6, 3, side, side, generator=generator),
+        torch.tensor([0, 1, 0, 1, 1, 0]),
+        torch.tensor([0, 1, 2, 0, 1, 2]),
+    )
 
 
 def test_fairdisco_losses_add_up_from_their_definition():
@@ -179,7 +187,9 @@ def test_fairdisco_losses_add_up_from_their_definition():
     assert parts["tone"].item() == pytest.approx(cross_entropy(s, tones.numpy()), rel=1e-5)
     assert parts["contrastive"].item() == pytest.approx(0.8 * contrastive(p, labels.numpy(), 0.1), rel=1e-4)
     parts["tone"].backward()
-    assert model.feature.weight.grad is None and model.tone.weight.grad is not None, "the tone head learns on stopgrad z"
+    assert model.feature.weight.grad is None and model.tone.weight.grad is not None, (
+        "the tone head learns on stopgrad z"
+    )
 
 
 def test_patchalign_losses_add_up_from_their_definition():
@@ -208,4 +218,6 @@ def test_baseline_loss_is_cross_entropy():
     images, labels, tones = batch(32)
     with torch.no_grad():
         logits = model(images).numpy()
-    assert model.losses(images, labels, tones)["class"].item() == pytest.approx(cross_entropy(logits, labels.numpy()), rel=1e-5)
+    assert model.losses(images, labels, tones)["class"].item() == pytest.approx(
+        cross_entropy(logits, labels.numpy()), rel=1e-5
+    )

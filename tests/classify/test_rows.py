@@ -22,7 +22,9 @@ SETTINGS = ClassifySettings(min_concept_images=1)
 def index(tmp_path_factory):
     root = tmp_path_factory.mktemp("world")
     world = make_world(root, per_cell=12)
-    index_main(["--spec", json.dumps({"stage": "index", "versions": {}, "split": "t"}), *world.index_args(root / "i.parquet")])
+    index_main(
+        ["--spec", json.dumps({"stage": "index", "versions": {}, "split": "t"}), *world.index_args(root / "i.parquet")]
+    )
     return pd.read_parquet(root / "i.parquet")
 
 
@@ -152,11 +154,15 @@ def test_out_of_tone_splits_are_no_mistake(index):
     rows = choose_rows(split, REGIMES["real"], SETTINGS, 1)
     assert set(rows.train["tone"]) == {"light", "medium"} and set(rows.test["tone"]) == {"dark"}
     partly = index[~((index["role"] == "test") & dark)]
-    assert len(choose_rows(partly, REGIMES["real"], SETTINGS.model_copy(update={"allow_absent_tones": True}), 1).test) == 8
+    assert (
+        len(choose_rows(partly, REGIMES["real"], SETTINGS.model_copy(update={"allow_absent_tones": True}), 1).test) == 8
+    )
 
 
 def test_settings_resolve_own_over_shared_over_published():
-    settings = ClassifySettings(training=Training(epochs=3), methods={"patchalign": Training(epochs=7, backbone="test_vit")})
+    settings = ClassifySettings(
+        training=Training(epochs=3), methods={"patchalign": Training(epochs=7, backbone="test_vit")}
+    )
     assert training_of(settings, "patchalign").epochs == 7 and training_of(settings, "baseline").epochs == 3
     assert training_of(settings, "patchalign").clip_norm == 1.0 and training_of(settings, "baseline").lr_step == 2
     published = DEFAULTS["patchalign"]

@@ -30,15 +30,31 @@ def place(tmp_path_factory):
     index, leakage = root / "i.parquet", root / "leakage.json"
     index_main(["--spec", json.dumps({"stage": "index", "versions": {}, "split": "toy"}), *world.index_args(index)])
     spec = {"stage": "audit", "versions": {}, "seed": 1, "settings": {"near_duplicates": "off"}}
-    audit_main(["leakage", "--spec", json.dumps(spec), "--index", str(index), "--output", str(leakage), "--threads", "1"])
-    save_file({"embeddings": torch.randn(5, 24)}, root / "texts.safetensors", {"labels": json.dumps([*CONCEPTS, "acne"])})
+    audit_main(
+        ["leakage", "--spec", json.dumps(spec), "--index", str(index), "--output", str(leakage), "--threads", "1"]
+    )
+    save_file(
+        {"embeddings": torch.randn(5, 24)}, root / "texts.safetensors", {"labels": json.dumps([*CONCEPTS, "acne"])}
+    )
     return Namespace(root=root, world=world, index=index, leakage=leakage, texts=str(root / "texts.safetensors"))
 
 
 def classify(place, out, regime="real", method="baseline", seed=1, init=None, index=None, leakage=None, **settings):
     options = {"image_size": 32, "workers": 0, "min_concept_images": 1, "finetune_epochs": 2, "training": NET}
-    options |= {"max_train_images": 96, "methods": {"patchalign": VIT}, "label_texts": {"file": place.texts}, **settings}
-    spec = {"stage": "classify", "seed": 7, "versions": {"torch": "x"}, "split": "toy", "regime": regime, "method": method}
+    options |= {
+        "max_train_images": 96,
+        "methods": {"patchalign": VIT},
+        "label_texts": {"file": place.texts},
+        **settings,
+    }
+    spec = {
+        "stage": "classify",
+        "seed": 7,
+        "versions": {"torch": "x"},
+        "split": "toy",
+        "regime": regime,
+        "method": method,
+    }
     args = ["--spec", json.dumps({**spec, "run_seed": seed, "settings": options}), "--threads", "1"]
     args += ["--index", str(index or place.index), "--leakage", str(leakage or place.leakage), "--output-dir", str(out)]
     main([*args, *(["--init", str(init)] if init else []), "--metrics", str(out / "metrics.jsonl")])
@@ -123,7 +139,9 @@ def test_backbone_weights_from_a_file_and_of_another_architecture(place, tmp_pat
     _, record = classify(place, tmp_path / "a", training={**NET, "weights": str(tmp_path / "w.safetensors")})
     assert len(record["model"]["weights_sha256"]) == 64
     with pytest.raises(UserError, match="of another architecture than backbone resnet10t"):
-        classify(place, tmp_path / "b", training={**NET, "backbone": "resnet10t", "weights": str(tmp_path / "w.safetensors")})
+        classify(
+            place, tmp_path / "b", training={**NET, "backbone": "resnet10t", "weights": str(tmp_path / "w.safetensors")}
+        )
     with pytest.raises(UserError, match="no such .safetensors file"):
         classify(place, tmp_path / "b", training={**NET, "weights": "weights.pt"})
     with pytest.raises(UserError, match="timm has no backbone 'resnet81'"):
@@ -164,7 +182,9 @@ def test_label_texts_from_a_local_text_encoder(place, tmp_path):
     fast.save_pretrained(tmp_path / "enc/tokenizer")
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     CLIPTextModel(CLIPTextConfig(vocab_size=len(words), **sizes)).save_pretrained(tmp_path / "enc/text_encoder")
-    _, record = classify(place, tmp_path / "o", method="patchalign", label_texts={"text_encoder": str(tmp_path / "enc")})
+    _, record = classify(
+        place, tmp_path / "o", method="patchalign", label_texts={"text_encoder": str(tmp_path / "enc")}
+    )
     assert record["model"]["label_texts"]["labels"] == sorted(CONCEPTS)
     from cgddi.classify.texts import encode
 

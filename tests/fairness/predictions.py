@@ -11,7 +11,9 @@ import numpy as np
 CONCEPTS = {"nevus": (0, 30), "wart": (0, 5), "melanoma": (1, 20), "lymphoma": (1, 2)}
 
 
-def write_run(root: Path, regime: str, seed: int, skill: float, split: str = "single", method: str = "baseline", **record) -> str:
+def write_run(
+    root: Path, regime: str, seed: int, skill: float, split: str = "single", method: str = "baseline", **record
+) -> str:
     """One run on 120 balanced test images whose probabilities separate the classes by `skill`; returns predictions.csv."""
     folder = root / split / regime / method / str(seed)
     folder.mkdir(parents=True, exist_ok=True)

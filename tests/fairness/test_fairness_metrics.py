@@ -60,7 +60,9 @@ def test_hand_computed_disparities():
 @pytest.mark.parametrize("seed", range(3))
 def test_against_fairlearn_scikit_learn_and_torchmetrics(seed):
     labels, predicted, probability, tones = example(seed)
-    found = {key: value[0] for key, value in run_metrics(labels, predicted, probability, tones, np.ones((1, 90))).items()}
+    found = {
+        key: value[0] for key, value in run_metrics(labels, predicted, probability, tones, np.ones((1, 90))).items()
+    }
     sensitive = {"sensitive_features": tones}
     assert found["equalized_odds_difference", "all"] == pytest.approx(
         fairlearn.equalized_odds_difference(labels, predicted, **sensitive)
@@ -95,7 +97,9 @@ def test_weights_are_repetitions():
     found = run_metrics(labels, predicted, probability, tones, weights)
     for b in range(3):
         again = np.repeat(np.arange(90), weights[b].astype(int))
-        repeated = run_metrics(labels[again], predicted[again], probability[again], tones[again], np.ones((1, len(again))))
+        repeated = run_metrics(
+            labels[again], predicted[again], probability[again], tones[again], np.ones((1, len(again)))
+        )
         for key, value in found.items():
             assert value[b] == pytest.approx(repeated[key][0], abs=1e-12), key
 
@@ -109,7 +113,9 @@ def test_empty_groups_and_classes_are_undefined_never_imputed():
     assert np.isfinite(found["accuracy", "light"][0])
     kept = ~((tones == 1) & (labels == 1))
     found = run_metrics(*(a[kept] for a in (labels, predicted, probability, tones)), np.ones((1, kept.sum())))
-    assert np.isnan(found["eom", "all"][0]) and np.isnan(found["auc", "medium"][0]) and np.isfinite(found["pqd", "all"][0])
+    assert (
+        np.isnan(found["eom", "all"][0]) and np.isnan(found["auc", "medium"][0]) and np.isfinite(found["pqd", "all"][0])
+    )
     never = np.zeros_like(labels)
     found = run_metrics(labels, never, probability, tones, np.ones((1, 90)))
     assert np.isnan(found["dpm", "all"][0]), "0/0 for the class that is never predicted"

@@ -140,7 +140,11 @@ def test_mcnemar_is_the_binomial_test_of_the_discordant():
 
 
 def test_paired_rows_find_a_real_difference_and_none_where_there_is_none(tmp_path):
-    paths = [write_run(tmp_path, regime, seed, skill) for regime, skill in (("real", 0.2), ("synthetic", 2.5)) for seed in (0, 1)]
+    paths = [
+        write_run(tmp_path, regime, seed, skill)
+        for regime, skill in (("real", 0.2), ("synthetic", 2.5))
+        for seed in (0, 1)
+    ]
     settings = {setting.regime: setting for setting in gather([read_run(path) for path in paths])}
     bootstrap = Bootstrap(300, 0.95, 1)
     row = compare(settings["synthetic"], settings["real"], bootstrap, 15)[0]

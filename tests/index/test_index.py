@@ -22,7 +22,9 @@ def world(tmp_path_factory):
 
 
 def build(world, **options):
-    return build_index(read_roles([world.split]), world.photos, [*world.healthy, *world.mapped, *world.semantic], **options)
+    return build_index(
+        read_roles([world.split]), world.photos, [*world.healthy, *world.mapped, *world.semantic], **options
+    )
 
 
 def test_command_writes_the_same_table_twice(world, tmp_path):

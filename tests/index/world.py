@@ -18,7 +18,9 @@ LESION_RGB = {"nevus": (90, 60, 40), "wart": (200, 180, 150), "melanoma": (20, 1
 def picture(tone: str, concept: str, seed: int, side: int = 40) -> tuple[np.ndarray, np.ndarray]:
     """A photo uint8 (side, side, 3) with a coloured blob, and its five-class mask; concept "healthy" has no blob."""
     rng = np.random.default_rng(seed)
-    ground = np.asarray(SKIN_RGB[tone], float) + np.kron(rng.normal(0, 14, (5, 5, 3)), np.ones((side // 5, side // 5, 1)))
+    ground = np.asarray(SKIN_RGB[tone], float) + np.kron(
+        rng.normal(0, 14, (5, 5, 3)), np.ones((side // 5, side // 5, 1))
+    )
     photo = ground + rng.normal(0, 3, (side, side, 3))
     y, x = np.mgrid[:side, :side]
     centre, axes = rng.uniform(0.35, 0.65, 2) * side, rng.uniform(0.1, 0.25, 2) * side
@@ -49,7 +51,9 @@ class World:
         return [*parts, "--mapped", *self.mapped, "--semantic", *self.semantic, "--output", str(output)]
 
 
-def make_world(root: Path, per_cell: int = 5, semantic_per: int = 3, generator_images: dict[str, list[str]] | None = None) -> World:
+def make_world(
+    root: Path, per_cell: int = 5, semantic_per: int = 3, generator_images: dict[str, list[str]] | None = None
+) -> World:
     """Write a world of 4 concepts x 3 tones x `per_cell` photos.
 
     Per cell the last photo is for testing, the one before for validation. Canvases exist of every photo; lesions are mapped
@@ -101,9 +105,18 @@ def make_world(root: Path, per_cell: int = 5, semantic_per: int = 3, generator_i
                         photo, _ = picture(tone, concept, 9000 + 1000 * number + 30 * n + 10 * t + k)
                         key = f"{canvas}-{tone}-{k}"
                         row = _row("semantic", f"{concept}-{key}", concept, tone, malignant)
-                        archive.add(key, {"png": encode_png(photo)}, {**row, "canvas": canvas, "generator": f"toy/{concept}"})
+                        archive.add(
+                            key, {"png": encode_png(photo)}, {**row, "canvas": canvas, "generator": f"toy/{concept}"}
+                        )
     return World(root, roles, facts, split, [str(photos)], [str(healthy)], mapped, semantic)
 
 
 def _row(kind: str, name: str, concept: str, tone: str, malignant: bool | None) -> dict:
-    return {"id": f"{kind}/toy/{name}", "kind": kind, "cohort": "toy", "concept": concept, "tone": tone, "malignant": malignant}
+    return {
+        "id": f"{kind}/toy/{name}",
+        "kind": kind,
+        "cohort": "toy",
+        "concept": concept,
+        "tone": tone,
+        "malignant": malignant,
+    }

@@ -20,7 +20,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = stage_parser("audit", __doc__)
     parser.add_argument("kind", choices=KINDS, help="which audit")
     parser.add_argument("--index", required=True, help="index of the split (.parquet)")
-    parser.add_argument("--photos", nargs="*", default=[], help="archives of the photos: their masks show where skin is")
+    parser.add_argument(
+        "--photos", nargs="*", default=[], help="archives of the photos: their masks show where skin is"
+    )
     parser.add_argument("--semantic", nargs="*", default=[], help="archives of semantic images (in the index already)")
     parser.add_argument("--output", required=True, help="findings to write (.json)")
     args = parser.parse_args(argv)

@@ -58,6 +58,12 @@ def _confirm(pairs, settings: AuditSettings, seed: int) -> list[dict[str, Any]]:
     found = []
     for (row, other, _, bits), similarity in zip(pairs, (left * right).sum(axis=1), strict=True):
         if similarity >= settings.duplicate_similarity:
-            place = {"id": row.id, "kind": row.kind, "archive": row.archive, "image": other.image_id, "role": other.role}
+            place = {
+                "id": row.id,
+                "kind": row.kind,
+                "archive": row.archive,
+                "image": other.image_id,
+                "role": other.role,
+            }
             found.append({**place, "bits": bits, "similarity": round(float(similarity), 4)})
     return found

@@ -22,7 +22,9 @@ def load_image(row) -> Image.Image:
     """The picture of one index row, checked against its SHA-256."""
     data = read_member(row.archive, row.start, row.size)
     if sha256(data) != row.sha256:
-        raise UserError(f"{row.archive}: image {row.id} does not match the index (sha256). Delete the archive and run again.")
+        raise UserError(
+            f"{row.archive}: image {row.id} does not match the index (sha256). Delete the archive and run again."
+        )
     with Image.open(io.BytesIO(data)) as picture:
         return picture.convert("RGB")
 

@@ -78,7 +78,8 @@ def audit_leakage(index: pd.DataFrame, settings: AuditSettings, seed: int) -> di
 def explain(result: dict[str, Any], shown: int = 20) -> str:
     """The gate's message: the rows it stops at."""
     found = [
-        f"{leak['id']} ({leak['archive']}): {leak['way']} {leak['image']} is a {leak['role']} image" for leak in result["leaks"]
+        f"{leak['id']} ({leak['archive']}): {leak['way']} {leak['image']} is a {leak['role']} image"
+        for leak in result["leaks"]
     ]
     found += [
         f"{pair['id']} ({pair['archive']}): nearly equals {pair['role']} image {pair['image']} "
@@ -86,7 +87,10 @@ def explain(result: dict[str, Any], shown: int = 20) -> str:
         for pair in result["near_duplicates"]
     ]
     more = [f"... and {len(found) - shown} more"] if len(found) > shown else []
-    lines = [f"{len(found)} training row(s) leak held-out images:", *(f"  - {line}" for line in [*found[:shown], *more])]
+    lines = [
+        f"{len(found)} training row(s) leak held-out images:",
+        *(f"  - {line}" for line in [*found[:shown], *more]),
+    ]
     lines.append(
         "Remove them (make the split again with near-duplicates kept together, or the index again), or set "
         "`audit.leakage_gate` / `audit.near_duplicates` to `report` to go on with every table marked."

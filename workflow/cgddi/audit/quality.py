@@ -99,7 +99,9 @@ def audit_quality(index: pd.DataFrame, settings: AuditSettings, seed: int) -> di
             "lab_std": [round(float(v), 3) for v in colour[rows.index].std(axis=0)],
         }
         if kind != "real":
-            kid = kernel_distance(real, features[rows.index], settings.kid_subset, seed_for(seed, "kid", kind, tone) % 2**63)
+            kid = kernel_distance(
+                real, features[rows.index], settings.kid_subset, seed_for(seed, "kid", kind, tone) % 2**63
+            )
             entry["fid"] = frechet_distance(real, features[rows.index])
             entry["kid"], entry["kid_std"] = kid if kid else (None, None)
             entry["real_images"] = len(real)

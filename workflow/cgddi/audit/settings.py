@@ -38,29 +38,45 @@ class AuditSettings(BaseModel):
         "passes, and every table of the split is marked (for reproducing published figures).",
     )
     near_duplicates: Literal["enforce", "report", "off"] = Field(
-        "enforce", description="the same for near-duplicates of validation and test images; `off` does not look for them"
+        "enforce",
+        description="the same for near-duplicates of validation and test images; `off` does not look for them",
     )
     near_duplicate_kinds: tuple[str, ...] = Field(
         ("real", "healthy"), description="kinds of training image searched for near-duplicates of held-out images"
     )
     hash_distance: int = Field(
-        8, ge=0, le=63, description="perceptual hashes (64 bits, DCT) at most this many bits apart make a candidate pair"
+        8,
+        ge=0,
+        le=63,
+        description="perceptual hashes (64 bits, DCT) at most this many bits apart make a candidate pair",
     )
     duplicate_similarity: float = Field(
-        0.95, gt=0, le=1, description="a candidate pair is a near-duplicate at this cosine similarity of its features or above"
+        0.95,
+        gt=0,
+        le=1,
+        description="a candidate pair is a near-duplicate at this cosine similarity of its features or above",
     )
-    features: FeatureSettings = Field(FeatureSettings(), description="features for near-duplicates, memorisation, FID and KID")
+    features: FeatureSettings = Field(
+        FeatureSettings(), description="features for near-duplicates, memorisation, FID and KID"
+    )
     ita_cuts: tuple[float, float] = Field(
         (41.0, 10.0),
         description="individual typology angle in degrees: light above the first, dark at or below the second, medium between "
         "(Chardon 1991 classes: very light and light > 41, intermediate and tan > 10, brown and dark below)",
     )
     images_per_tone: int = Field(
-        2000, ge=2, description="synthetic images per kind and tone measured by tone, quality and memorisation (drawn by name)"
+        2000,
+        ge=2,
+        description="synthetic images per kind and tone measured by tone, quality and memorisation (drawn by name)",
     )
-    kid_subset: int = Field(50, ge=2, description="images per KID subset; at most the images there are (Binkowski 2018)")
+    kid_subset: int = Field(
+        50, ge=2, description="images per KID subset; at most the images there are (Binkowski 2018)"
+    )
     memorised_similarity: float = Field(
-        0.95, gt=0, le=1, description="a synthetic image this similar to a training image that is not its canvas is reported"
+        0.95,
+        gt=0,
+        le=1,
+        description="a synthetic image this similar to a training image that is not its canvas is reported",
     )
     flat_std: float = Field(2.0, ge=0, description="an image whose grey levels (0..255) vary less than this is flat")
     black_mean: float = Field(8.0, ge=0, description="an image whose mean grey level (0..255) is below this is black")

@@ -54,7 +54,9 @@ def _planes(picture: Image.Image) -> np.ndarray:
     return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
 
 
-def crop_box(size: tuple[int, int], scale: tuple[float, float], rng: np.random.Generator) -> tuple[float, float, float, float]:
+def crop_box(
+    size: tuple[int, int], scale: tuple[float, float], rng: np.random.Generator
+) -> tuple[float, float, float, float]:
     """Box of torchvision's RandomResizedCrop (ratio 3/4 to 4/3, ten tries, then the largest allowed in the middle)."""
     width, height = size
     for _ in range(10):

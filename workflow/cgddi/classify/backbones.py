@@ -51,7 +51,9 @@ def create_backbone(name: str, weights: str, image_size: int) -> tuple[torch.nn.
 
 
 def _fixed_grid(name: str) -> bool:
-    return timm.is_model(name) and timm.model_entrypoint(name).__module__.endswith(("vision_transformer", "deit", "beit", "eva"))
+    return timm.is_model(name) and timm.model_entrypoint(name).__module__.endswith(
+        ("vision_transformer", "deit", "beit", "eva")
+    )
 
 
 def _classifier(model: torch.nn.Module) -> tuple[str, ...]:

@@ -39,7 +39,9 @@ def read_settings(spec: dict[str, Any], init: str | None) -> tuple[ClassifySetti
         settings = ClassifySettings(**spec.get("settings", {}))
         named = spec["regime"]
         if isinstance(named, str) and named not in REGIMES:
-            raise UserError(f"no regime {named!r}; built in are {', '.join(REGIMES)}. Others are written out in the config.")
+            raise UserError(
+                f"no regime {named!r}; built in are {', '.join(REGIMES)}. Others are written out in the config."
+            )
         regime = REGIMES[named] if isinstance(named, str) else Regime(**named)
     except ValidationError as error:
         raise UserError(f"settings of stage classify: {error}") from error
@@ -96,7 +98,16 @@ def run(spec: dict[str, Any], settings: ClassifySettings, regime: Regime, leakag
             verify(pd.concat([rows.train, rows.validation, rows.test]), args.threads)
         training = training_of(settings, method)
         fit = train(
-            model, rows.train, held, method, settings, training, device, seed, regime.ratio, finetune=args.init is not None
+            model,
+            rows.train,
+            held,
+            method,
+            settings,
+            training,
+            device,
+            seed,
+            regime.ratio,
+            finetune=args.init is not None,
         )
         probabilities = predict(model, rows.test, settings, device, seed)
         usage.update(images=fit.images, steps=fit.steps)

@@ -30,7 +30,9 @@ class PatchAlign(nn.Module):
         self.backbone = backbone
         size = getattr(getattr(backbone, "patch_embed", None), "img_size", None)
         if size is None:
-            raise UserError("PatchAlign needs a vision transformer of timm (tokens), e.g. vit_base_patch16_224.augreg_in21k.")
+            raise UserError(
+                "PatchAlign needs a vision transformer of timm (tokens), e.g. vit_base_patch16_224.augreg_in21k."
+            )
         with torch.no_grad():
             n, d = backbone.eval().forward_features(torch.zeros(1, 3, *size)).shape[1:]
         m, e = texts.shape

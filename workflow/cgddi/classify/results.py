@@ -33,6 +33,11 @@ def predictions_csv(rows: Rows, probabilities: np.ndarray, task: str) -> str:
             line += [f"{chances[1]:.6f}", str(bool(chances[1] > 0.5)).lower()]
         else:
             best = int(chances.argmax())
-            line += [f"{chances[best]:.6f}", rows.classes[best], rows.classes[row.label], *(f"{p:.6f}" for p in chances)]
+            line += [
+                f"{chances[best]:.6f}",
+                rows.classes[best],
+                rows.classes[row.label],
+                *(f"{p:.6f}" for p in chances),
+            ]
         writer.writerow(line)
     return text.getvalue()

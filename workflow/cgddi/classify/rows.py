@@ -54,7 +54,9 @@ def choose_rows(index: pd.DataFrame, regime: Regime, settings: ClassifySettings,
     unlabelled = {"healthy"} if _leaves_healthy_out(settings) else set()
     synthetic = [kind for kind in regime.sources if kind != "real" and kind not in unlabelled]
     if set(regime.sources) <= unlabelled:
-        raise UserError(f"regime {regime.name} trains on healthy images only, which this task leaves out (classify.healthy_label).")
+        raise UserError(
+            f"regime {regime.name} trains on healthy images only, which this task leaves out (classify.healthy_label)."
+        )
     if synthetic:
         parts.append(_synthetic(index, synthetic, train_real, used_real, regime, settings, seed, left_out))
     train = pd.concat(parts).sort_values("id", ignore_index=True)
@@ -112,8 +114,12 @@ def _labelled(index: pd.DataFrame, settings: ClassifySettings, left_out: dict[st
         drop(~names.isin(classes), "class without a real training image")
         label = names.loc[index.index].map({name: place for place, name in enumerate(classes)}).astype("int64")
     if len(classes) < 2:
-        raise UserError(f"task {settings.task} has {len(classes)} class(es) in the training images; a classifier needs two.")
-    return index.assign(label=label, tone_id=index["tone"].map({t: i for i, t in enumerate(TONES)}).astype("int64")), classes
+        raise UserError(
+            f"task {settings.task} has {len(classes)} class(es) in the training images; a classifier needs two."
+        )
+    return index.assign(
+        label=label, tone_id=index["tone"].map({t: i for i, t in enumerate(TONES)}).astype("int64")
+    ), classes
 
 
 def _by_name(rows: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -160,7 +166,9 @@ def _synthetic(index, kinds, train_real, used_real, regime: Regime, settings: Cl
         rows = rows[~rare]
     if len(used_real) < len(train_real):
         known = set(used_real["image_id"])
-        strange = (rows["donor"].notna() & ~rows["donor"].isin(known)) | (rows["canvas"].notna() & ~rows["canvas"].isin(known))
+        strange = (rows["donor"].notna() & ~rows["donor"].isin(known)) | (
+            rows["canvas"].notna() & ~rows["canvas"].isin(known)
+        )
         left_out["donor or canvas outside the real images used"] = int(strange.sum())
         rows = rows[~strange]
     if regime.synthetic_per_real is not None:

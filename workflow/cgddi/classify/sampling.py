@@ -8,7 +8,12 @@ import numpy as np
 import pandas as pd
 from torch.utils.data import Sampler
 
-GROUPS = {"class": ["label"], "tone_class": ["tone", "label"], "tone_class_concept": ["tone", "label", "concept"], "none": []}
+GROUPS = {
+    "class": ["label"],
+    "tone_class": ["tone", "label"],
+    "tone_class_concept": ["tone", "label", "concept"],
+    "none": [],
+}
 
 
 def sampling_weights(rows: pd.DataFrame, sampler: str, ratio: float | None = None) -> np.ndarray:
@@ -52,7 +57,9 @@ class BalancedSampler(Sampler):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         rng = np.random.default_rng((self.seed, self.epoch))
-        drawn = np.searchsorted(self.cumulative, rng.random(self.count), side="right").clip(max=len(self.cumulative) - 1)
+        drawn = np.searchsorted(self.cumulative, rng.random(self.count), side="right").clip(
+            max=len(self.cumulative) - 1
+        )
         first = self.epoch * self.count
         self.epoch += 1
         return ((int(row), first + place) for place, row in enumerate(drawn))

@@ -21,13 +21,20 @@ class Regime(BaseModel):
     sources: tuple[Kind, ...] = Field(min_length=1, description="kinds of image trained on")
     init: str | None = Field(None, description="regime whose weights (same split, method, seed) training starts from")
     ratio: float | None = Field(
-        None, gt=0, description="real : synthetic draws, e.g. 1.0 for as many real as synthetic; None follows the sampler"
+        None,
+        gt=0,
+        description="real : synthetic draws, e.g. 1.0 for as many real as synthetic; None follows the sampler",
     )
     min_concept_images: int | None = Field(
-        None, ge=1, description="semantic images only of concepts with this many real training images; None takes the stage's"
+        None,
+        ge=1,
+        description="semantic images only of concepts with this many real training images; None takes the stage's",
     )
     real_fraction: float | None = Field(
-        None, gt=0, le=1, description="share of the real training images used (learning curve); smaller shares are nested in larger"
+        None,
+        gt=0,
+        le=1,
+        description="share of the real training images used (learning curve); smaller shares are nested in larger",
     )
     real_per_tone: int | None = Field(
         None, ge=2, description="real training images per tone, half of them malignant (FEDD: 10, 20, 30, 40), nested"
@@ -81,14 +88,17 @@ class Training(BaseModel):
 
     backbone: str | None = Field(None, description="timm backbone (ResNet-18; PatchAlign: ViT-B/16)")
     weights: str | None = Field(
-        None, description="`hub` (timm's pretrained weights, from the hub or its cache), `random`, or a local .safetensors file"
+        None,
+        description="`hub` (timm's pretrained weights, from the hub or its cache), `random`, or a local .safetensors file",
     )
     epochs: int | None = Field(None, ge=1, description="epochs (15; PatchAlign 20)")
     batch_size: int | None = Field(None, ge=2, description="images per step (64; PatchAlign 32)")
     learning_rate: float | None = Field(None, gt=0, description="Adam's learning rate (1e-4)")
     lr_step: int | None = Field(None, ge=0, description="epochs between decays (2); 0 keeps the rate (PatchAlign)")
     lr_gamma: float | None = Field(None, gt=0, le=1, description="factor of each decay (0.9)")
-    clip_norm: float | None = Field(None, ge=0, description="gradient norm is clipped to this; 0 does not clip (PatchAlign 1.0)")
+    clip_norm: float | None = Field(
+        None, ge=0, description="gradient norm is clipped to this; 0 does not clip (PatchAlign 1.0)"
+    )
     frozen_tensors: int | None = Field(None, ge=0, description="first parameter tensors kept fixed (0; PatchAlign 50)")
 
 
@@ -102,7 +112,8 @@ class LabelTexts(BaseModel):
         description=".safetensors file with tensor `embeddings` (m, d) and metadata `labels`, a JSON list of m concept slugs",
     )
     text_encoder: str | None = Field(
-        None, description="local folder of a text encoder, or of a diffusers model that holds one, that embeds the texts"
+        None,
+        description="local folder of a text encoder, or of a diffusers model that holds one, that embeds the texts",
     )
     template: str = Field("{concept}", description="text of a label; {concept} is the slug with spaces for dashes")
 
@@ -113,17 +124,21 @@ class ClassifySettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     task: Literal["malignancy", "concept", "partition"] = Field(
-        "malignancy", description="what is predicted: malignant or not, the disease, or the class that `partition` gives it"
+        "malignancy",
+        description="what is predicted: malignant or not, the disease, or the class that `partition` gives it",
     )
     partition: dict[str, str] = Field(
-        {}, description="concept slug -> class, for task `partition` (Fitzpatrick17k's benign, malignant, non-neoplastic)"
+        {},
+        description="concept slug -> class, for task `partition` (Fitzpatrick17k's benign, malignant, non-neoplastic)",
     )
     training: Training = Field(Training(), description="for all methods")
     methods: dict[Literal["baseline", "fairdisco", "patchalign", "reweighting", "resampling"], Training] = Field(
         {}, description="for one method, over `training`"
     )
     image_size: int = Field(224, ge=16, description="side of the picture the network sees (FairDisCo: 224)")
-    resize: int | None = Field(None, ge=16, description="side before the centre crop; None takes 8/7 of image_size (256 for 224)")
+    resize: int | None = Field(
+        None, ge=16, description="side before the centre crop; None takes 8/7 of image_size (256 for 224)"
+    )
     crop_scale: tuple[float, float] = Field((0.8, 1.0), description="RandomResizedCrop's share of the area (FairDisCo)")
     rotation: float = Field(15.0, ge=0, le=180, description="largest rotation in degrees (FairDisCo)")
     hflip: float = Field(0.5, ge=0, le=1, description="probability of mirroring (FairDisCo)")
@@ -135,18 +150,28 @@ class ClassifySettings(BaseModel):
     selection_metric: Literal["balanced_accuracy", "accuracy", "loss"] = Field(
         "balanced_accuracy", description="chosen by this, ties by the lower loss (published: accuracy)"
     )
-    finetune_learning_rate: float = Field(1e-5, gt=0, description="when starting from another regime's weights (thesis)")
+    finetune_learning_rate: float = Field(
+        1e-5, gt=0, description="when starting from another regime's weights (thesis)"
+    )
     finetune_epochs: int = Field(20, ge=1, description="largest number of epochs then (thesis)")
     patience: int = Field(5, ge=1, description="fine-tuning stops after this many epochs without a better one")
     sampler: Literal["class", "tone_class", "tone_class_concept", "none"] = Field(
         "class", description="draw with replacement, weights 1 / size of this group (FairDisCo: class)"
     )
-    max_train_images: int | None = Field(None, ge=1, description="most images drawn per epoch; None: as many as there are")
-    min_concept_images: int = Field(
-        11, ge=1, description="semantic images only of concepts with this many real training images (paper: more than 10)"
+    max_train_images: int | None = Field(
+        None, ge=1, description="most images drawn per epoch; None: as many as there are"
     )
-    healthy_label: Literal["benign", "exclude"] = Field("benign", description="healthy images count as benign, or are left out")
-    confusion_weight: float | None = Field(None, ge=0, description="weight of Lconf; None: FairDisCo 1.0, PatchAlign 0.5")
+    min_concept_images: int = Field(
+        11,
+        ge=1,
+        description="semantic images only of concepts with this many real training images (paper: more than 10)",
+    )
+    healthy_label: Literal["benign", "exclude"] = Field(
+        "benign", description="healthy images count as benign, or are left out"
+    )
+    confusion_weight: float | None = Field(
+        None, ge=0, description="weight of Lconf; None: FairDisCo 1.0, PatchAlign 0.5"
+    )
     contrastive_weight: float = Field(0.8, ge=0, description="weight of FairDisCo's contrastive loss")
     contrastive_temperature: float = Field(0.1, gt=0, description="its temperature")
     alignment_weight: float = Field(1.0, ge=0, description="weight of PatchAlign's MGOT")

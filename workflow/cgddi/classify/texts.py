@@ -78,7 +78,9 @@ def encode(folder: str, texts: list[str]) -> torch.Tensor:
         tokenizer = AutoTokenizer.from_pretrained(tokens_at, local_files_only=True)
         model = AutoModel.from_pretrained(model_at, local_files_only=True, use_safetensors=True).float().eval()
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"text encoder {folder}: cannot be loaded ({error}). It must be a transformers text model.") from error
+        raise UserError(
+            f"text encoder {folder}: cannot be loaded ({error}). It must be a transformers text model."
+        ) from error
     batch = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
     with torch.inference_mode():
         states = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state

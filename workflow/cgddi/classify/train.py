@@ -116,7 +116,9 @@ def train(
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, training.lr_step or epochs + 1, training.lr_gamma)
     images = ArchiveImages(rows, settings, seed)
     sampler = make_sampler(rows, method, settings, ratio, seed)
-    batches = loader(images, sampler, training.batch_size, settings.workers, drop_last=len(sampler) >= training.batch_size)
+    batches = loader(
+        images, sampler, training.batch_size, settings.workers, drop_last=len(sampler) >= training.batch_size
+    )
     weights = None
     if method == "reweighting":
         weights = torch.from_numpy(reweighing(rows["label"].to_numpy(), rows["tone_id"].to_numpy())).to(device)

@@ -79,7 +79,9 @@ def metrics_frame(settings: Sequence[Setting], bootstrap: Bootstrap, options: Fa
         for (name, group), (by_run, replicates) in found.items():
             row = {**heading(setting), "metric": name, "group": group, **figure(bootstrap.estimate(by_run, replicates))}
             row["undefined_runs"] = int((~np.isfinite(by_run)).sum())
-            row["std_runs"] = round(float(by_run.std(ddof=1)), 6) if len(by_run) > 1 and np.isfinite(by_run).all() else None
+            row["std_runs"] = (
+                round(float(by_run.std(ddof=1)), 6) if len(by_run) > 1 and np.isfinite(by_run).all() else None
+            )
             row.update(counts(setting.runs, group))
             row.update(wilson(name, row, options.confidence))
             row["published"] = published_for(setting, name, group, options.published)
@@ -99,7 +101,9 @@ def by_tone_frame(metrics: pd.DataFrame) -> pd.DataFrame:
     for key, part in metrics[metrics["group"].isin(TONES)].groupby(keys, sort=False):
         row = dict(zip(keys, key, strict=True))
         first = part.iloc[0]
-        row.update({name: first[name] for name in part.columns if name.startswith("images") or name in ("runs", "marks")})
+        row.update(
+            {name: first[name] for name in part.columns if name.startswith("images") or name in ("runs", "marks")}
+        )
         for line in part.itertuples(index=False):
             row.update({line.metric: line.value, f"{line.metric}_low": line.low, f"{line.metric}_high": line.high})
         rows.append(row)

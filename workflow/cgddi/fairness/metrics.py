@@ -105,7 +105,10 @@ def calibration_error(confidence: np.ndarray, correct: np.ndarray, weights: np.n
 def class_metrics(table: np.ndarray) -> dict[str, np.ndarray]:
     """Accuracy and the like of confusion counts (B, C, C); sensitivity, specificity and F1 of class 1 where there are two."""
     recall = ratio(np.diagonal(table, axis1=1, axis2=2), table.sum(2))
-    found = {"accuracy": ratio(np.trace(table, axis1=1, axis2=2), table.sum((1, 2))), "balanced_accuracy": recall.mean(1)}
+    found = {
+        "accuracy": ratio(np.trace(table, axis1=1, axis2=2), table.sum((1, 2))),
+        "balanced_accuracy": recall.mean(1),
+    }
     hits = np.diagonal(table, axis1=1, axis2=2)
     f1 = ratio(2 * hits, table.sum(1) + table.sum(2))
     if table.shape[1] == 2:
@@ -138,7 +141,9 @@ def run_metrics(labels, predicted, probability, tones, weights: np.ndarray, bins
         for metric, value in class_metrics(part).items():
             found[metric, name] = value
         w = weights[:, here]
-        curves = [area_under_curve(labels[here] == c, probability[here, c], w) for c in ([1] if binary else range(classes))]
+        curves = [
+            area_under_curve(labels[here] == c, probability[here, c], w) for c in ([1] if binary else range(classes))
+        ]
         found["auc", name] = np.mean(curves, axis=0)
         found["ece", name] = calibration_error(confidence[here], correct[here].astype(float), w, bins)
     tone_accuracy = np.stack([found["accuracy", tone] for tone in TONES])

@@ -53,7 +53,9 @@ def roc_by_tone(settings: Sequence[Setting]) -> bytes:
                     fpr, tpr, _ = roc_curve(run.labels[here], run.probability[here, 1])
                     curves.append(np.interp(GRID, fpr, tpr))
             label = f"{group} (n={here.sum()})" if curves else f"{group}: undefined"
-            axis.plot(GRID, np.mean(curves, axis=0) if curves else np.full_like(GRID, np.nan), c=COLOURS[group], label=label)
+            axis.plot(
+                GRID, np.mean(curves, axis=0) if curves else np.full_like(GRID, np.nan), c=COLOURS[group], label=label
+            )
         axis.plot([0, 1], [0, 1], ":", c="grey", lw=0.8)
         axis.set(title=setting.name.replace("/", " / "), xlabel="false positive rate", ylabel="true positive rate")
         axis.title.set_fontsize(8)
@@ -65,7 +67,9 @@ def metrics_with_intervals(metrics: pd.DataFrame) -> bytes:
     """Each metric of each setting with its interval and, as a cross, the published value; accuracy also by tone."""
     wanted = [("accuracy", tone) for tone in TONES] + [(metric, "all") for metric in SHOWN]
     names = list(dict.fromkeys(zip(metrics["split"], metrics["regime"], metrics["method"], strict=True)))
-    figure, axes = plt.subplots(2, 5, figsize=(16, 2.2 + 0.5 * len(names)), sharey=True, squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        2, 5, figsize=(16, 2.2 + 0.5 * len(names)), sharey=True, squeeze=False, layout="constrained"
+    )
     for axis, (metric, group) in zip(axes.flat, wanted, strict=True):
         part = metrics[(metrics["metric"] == metric) & (metrics["group"] == group)]
         for row in part.itertuples(index=False):
@@ -77,7 +81,9 @@ def metrics_with_intervals(metrics: pd.DataFrame) -> bytes:
             axis.plot(row.value, place, "o", c="black", ms=4)
             if not pd.isna(row.published):
                 axis.plot(row.published, place, "x", c="#d55e00", ms=6)
-        axis.set(title=metric if group == "all" else f"{metric}, {group}", xlim=(0, 1.02), ylim=(len(names) - 0.5, -0.5))
+        axis.set(
+            title=metric if group == "all" else f"{metric}, {group}", xlim=(0, 1.02), ylim=(len(names) - 0.5, -0.5)
+        )
         axis.set_yticks(range(len(names)), [" / ".join(name) for name in names], fontsize=7)
         axis.grid(axis="x", lw=0.3)
     return png(figure)

@@ -35,7 +35,9 @@ def paired_frame(settings: Sequence[Setting], bootstrap: Bootstrap, options: Fai
     return table
 
 
-def report(predictions: Sequence[str], options: FairnessSettings, seed: int) -> tuple[dict[str, bytes | str], dict[str, Any]]:
+def report(
+    predictions: Sequence[str], options: FairnessSettings, seed: int
+) -> tuple[dict[str, bytes | str], dict[str, Any]]:
     """All tables and plots.
 
     Args:

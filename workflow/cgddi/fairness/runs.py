@@ -78,7 +78,9 @@ def read_run(path: str | Path) -> Run:
         record = json.loads(beside.read_text(encoding="ascii"))
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: predictions or the record beside them cannot be read ({error}). Run classify again.") from error
+        raise UserError(
+            f"{path}: predictions or the record beside them cannot be read ({error}). Run classify again."
+        ) from error
     classes = list(record["classes"])
     binary = record["task"] == "malignancy"
     extra = () if binary else ("label", *(f"p:{name}" for name in classes))
@@ -153,7 +155,9 @@ def _agree(runs: list[Run]) -> None:
     first: dict[str, Run] = {}
     for run in runs:
         other = first.setdefault(run.record["split"], run)
-        same = list(run.images["image_id"]) == list(other.images["image_id"]) and np.array_equal(run.labels, other.labels)
+        same = list(run.images["image_id"]) == list(other.images["image_id"]) and np.array_equal(
+            run.labels, other.labels
+        )
         if not same or run.classes != runs[0].classes:
             raise UserError(
                 f"{run.path} and {other.path}: runs of one setting differ in test images or classes. Run classify again."

@@ -17,7 +17,8 @@ class FairnessSettings(BaseModel):
     bootstrap: int = Field(2000, ge=100, description="bootstrap replicates behind each interval (project's choice)")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="coverage of the percentile intervals (project's choice)")
     resample_runs: bool = Field(
-        True, description="also resample the runs (seeds, splits), so that intervals cover training as well as test images"
+        True,
+        description="also resample the runs (seeds, splits), so that intervals cover training as well as test images",
     )
     calibration_bins: int = Field(15, ge=2, description="equal bins of the calibration error (Guo 2017: 15)")
     common_above: int = Field(10, ge=1, description="concepts with more real images than this are common (thesis)")

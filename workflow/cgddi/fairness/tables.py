@@ -37,7 +37,10 @@ def rows_of(metrics: pd.DataFrame) -> tuple[list[list[str]], list[str]]:
         marks = [mark for mark in first["marks"].split("; ") if mark]
         notes += [f"{SIGNS[mark]} {mark}" for mark in marks]
         cells = {(row.metric, row.group): row for row in part.itertuples(index=False)}
-        if any(row.value != "undefined" and row.low == row.high for row in (cells[c[:2]] for c in COLUMNS if c[:2] in cells)):
+        if any(
+            row.value != "undefined" and row.low == row.high
+            for row in (cells[c[:2]] for c in COLUMNS if c[:2] in cells)
+        ):
             notes.append(ZERO_WIDTH)
         name = f"{split}: {method}, {regime}{''.join(SIGNS[mark] for mark in marks)}"
         lines.append([name, f"{first['runs']}", *(_cell(cells.get(column[:2])) for column in COLUMNS)])
@@ -85,7 +88,9 @@ def flip_lines(metrics: pd.DataFrame) -> list[str]:
         low, high = value["eom_lowest_under_one_flip"], value["eom_highest_under_one_flip"]
         if low != "undefined":
             now = part[part["metric"] == "eom"]["value"].iloc[0]
-            lines.append(f"{split}, {method}, {regime}: EOM {100 * now:.1f} becomes {100 * low:.1f} to {100 * high:.1f}")
+            lines.append(
+                f"{split}, {method}, {regime}: EOM {100 * now:.1f} becomes {100 * low:.1f} to {100 * high:.1f}"
+            )
     return lines
 
 
@@ -119,7 +124,12 @@ def latex(metrics: pd.DataFrame, options: FairnessSettings) -> str:
     lines, notes = rows_of(metrics)
     text = [r"\begin{table}", r"\centering", r"\begin{tabular}{l" + "r" * (len(COLUMNS) + 1) + "}", r"\toprule"]
     text.append(" & ".join(["Setting", "Runs", *(name for *_, name in COLUMNS)]) + r" \\")
-    text += [r"\midrule", *(" & ".join(_tex(cell) for cell in line) + r" \\" for line in lines), r"\bottomrule", r"\end{tabular}"]
+    text += [
+        r"\midrule",
+        *(" & ".join(_tex(cell) for cell in line) + r" \\" for line in lines),
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
     title = f"{options.title}. " if options.title else ""
     about = f"{title}Per cent, with {100 * options.confidence:.0f}% intervals over test images{_runs(options)}."
     caption = " ".join([about, *(f"{line}." for line in [*notes, *count_lines(metrics)])])

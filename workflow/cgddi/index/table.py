@@ -58,7 +58,9 @@ def read_roles(paths: Iterable[str | Path]) -> dict[str, str]:
                     )
                 elif roles.setdefault(image, role) != role:
                     problems.append(
-                        Problem(str(path), f"image already has role {roles[image]}", "Give it one role.", line, "role", role)
+                        Problem(
+                            str(path), f"image already has role {roles[image]}", "Give it one role.", line, "role", role
+                        )
                     )
     if problems:
         raise InvalidInput(problems)
@@ -163,7 +165,15 @@ def entry_of(row: Mapping[str, Any], archive: str | Path, role: str, image_id: s
     ancestors = {name: row.get(name) for name in ("donor", "canvas", "generator")}
     if row["kind"] == "healthy" and not ancestors["canvas"]:
         ancestors["canvas"] = row.get("image_id") or row["key"]
-    return {**taken, **ancestors, "role": role, "archive": str(archive), "start": start, "size": size, "image_id": image_id}
+    return {
+        **taken,
+        **ancestors,
+        "role": role,
+        "archive": str(archive),
+        "start": start,
+        "size": size,
+        "image_id": image_id,
+    }
 
 
 def _reason(row, archive: Archive, roles, drop_touching, outside: dict[str | None, bool]) -> str | None:
@@ -185,7 +195,9 @@ def _reason(row, archive: Archive, roles, drop_touching, outside: dict[str | Non
 def _check(table: pd.DataFrame) -> None:
     repeated = table["id"][table["id"].duplicated()]
     if len(repeated):
-        raise UserError(f"id {repeated.iloc[0]!r} stands in two archives ({len(repeated)} such rows). Delete the stale archive.")
+        raise UserError(
+            f"id {repeated.iloc[0]!r} stands in two archives ({len(repeated)} such rows). Delete the stale archive."
+        )
     unknown = table[~table["tone"].isin(TONES)]
     if len(unknown):
         row = unknown.iloc[0]
