@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.running import FAST, ROOT, Run
+from tests.cluster.running import Run, slurm_run
 from tests.cluster.slurm import NoCluster, Slurm
 
 
@@ -27,7 +27,7 @@ def start():
     runs: list[Run] = []
 
     def begin(folder: Path, *arguments: str) -> Run:
-        runs.append(Run(folder, "--profile", str(ROOT / "profiles" / "slurm"), *FAST, *arguments))
+        runs.append(slurm_run(folder, *arguments))
         return runs[-1]
 
     yield begin

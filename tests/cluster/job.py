@@ -1,7 +1,8 @@
 """One job of the test workflow: note that it ran, do as `plan/<name>` says, write the output whole.
 
 usage: job.py NAME OUTPUT. The plan is `seconds SECONDS` or `memory MB`; the default is to finish at once.
-`runs/<name>` gets a line for each start (SLURM job, GPUs seen), `state/<name>` counts seconds done, as a checkpoint would.
+`runs/<name>` gets a line for each start (SLURM job, GPUs seen), `work/<name>` a dot for each second worked in any attempt,
+and `state/<name>` is the checkpoint: seconds done.
 """
 
 import os
@@ -10,7 +11,7 @@ import time
 from pathlib import Path
 
 name, output = sys.argv[1], Path(sys.argv[2])
-for folder in ("runs", "state"):
+for folder in ("runs", "state", "work"):
     Path(folder).mkdir(exist_ok=True)
 with open(f"runs/{name}", "a") as log:
     log.write(f"{os.environ.get('SLURM_JOB_ID')} gpus={os.environ.get('CUDA_VISIBLE_DEVICES', '')}\n")
@@ -24,6 +25,8 @@ else:
     done = int(state.read_text()) if state.exists() else 0
     for second in range(done, int(amount)):
         time.sleep(1)
+        with open(f"work/{name}", "a") as work:
+            work.write(".")
         state.with_suffix(".tmp").write_text(str(second + 1))
         os.replace(state.with_suffix(".tmp"), state)
 temporary = output.with_suffix(".tmp")

@@ -70,6 +70,11 @@ class Run:
             self.process.wait(120)
 
 
+def slurm_run(folder: Path, *arguments: str) -> Run:
+    """Start a run through profiles/slurm."""
+    return Run(folder, "--profile", str(ROOT / "profiles" / "slurm"), *FAST, *arguments)
+
+
 def until(ready: Callable[[], object], complaint: str | Callable[[], str], seconds: float = 90) -> object:
     """Poll until `ready()` is true, and return its value."""
     end = time.monotonic() + seconds

@@ -3,12 +3,13 @@
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from cgddi.recover import cluster_jobs
 
-from tests.cluster.running import ROOT, until
+from tests.cluster.running import ROOT, slurm_run, until
 
 SNAKEFILE = ["--snakefile", str(Path(__file__).parent / "Snakefile")]
 WHOLE = "".join(f"{name}\n" for name in ("train1", "cut1", "train2", "cut2"))
@@ -30,6 +31,11 @@ def starts(folder, name):
 def seconds_done(folder, name):
     path = folder / "state" / name
     return int(path.read_text()) if path.exists() else 0
+
+
+def seconds_worked(folder, name):
+    """Seconds of work in all attempts together; one more than planned when a job died between work and checkpoint."""
+    return len((folder / "work" / name).read_text())
 
 
 def job_of(cluster, folder, comment):
@@ -54,40 +60,33 @@ def pooled(folder):
     return sorted((folder / "out" / "pool.txt").read_text().split()) == sorted(WHOLE.split())
 
 
-def test_disturbed_run_ends_as_an_undisturbed_one(cluster, start, tmp_path):
-    """One run in which a job is cancelled, one is requeued and one has too little memory; each ends with its own remedy."""
-    plan(tmp_path, train1="seconds 8", train2="seconds 8", cut1="seconds 3", cut2="memory 700")
-    run = start(tmp_path, *SNAKEFILE)
-    under_way(run, "train1", "train2")
-    subprocess.run(["scancel", *job_of(cluster, tmp_path, "rule_train_wildcards_1")], check=True)
-    subprocess.run(["scontrol", "requeue", *job_of(cluster, tmp_path, "rule_train_wildcards_2")], check=True)
-    assert run.finish() == 0, run.log
-    assert pooled(tmp_path)
-
-    jobs = [job for job in cluster.jobs(every=True) if job["WorkDir"] == str(tmp_path)]
-    asked = {job["JobId"]: job.get("TresPerJob") for job in jobs if "train" in job["Comment"]}
-    assert len(asked) == 3 and set(asked.values()) == {"gres:gpu:1"}  # train1 twice, train2 requeued under its number
-    assert not any("gres:gpu" in job.get("TresPerJob", "") for job in jobs if "train" not in job["Comment"])
-    seen = [line.split("gpus=") for name in ("train1", "train2") for line in starts(tmp_path, name)]
-    assert all(gpu in ("0", "1") for _, gpu in seen)
-    # Each was started twice, and went on from its checkpoint: 8 seconds of work were done, not 16.
-    assert [len(starts(tmp_path, name)) for name in ("train1", "train2", "cut1")] == [2, 2, 1]
-    memory = sorted(int(job["MinMemoryNode"].rstrip("MG")) for job in jobs if job["Comment"] == "rule_cut_wildcards_2")
-    assert len(memory) == 2 and memory[0] < memory[1]
+@pytest.fixture(scope="module")
+def disturbed(cluster, tmp_path_factory):
+    """A run in which one job is cancelled, one is requeued and one has too little memory. It goes on while tests run."""
+    folder = tmp_path_factory.mktemp("disturbed")
+    plan(folder, train1="seconds 8", train2="seconds 8", cut1="seconds 3", cut2="memory 700")
+    run = slurm_run(folder, *SNAKEFILE)
+    try:
+        under_way(run, "train1", "train2")
+        subprocess.run(["scancel", *job_of(cluster, folder, "rule_train_wildcards_1")], check=True)
+        subprocess.run(["scontrol", "requeue", *job_of(cluster, folder, "rule_train_wildcards_2")], check=True)
+        yield run
+    finally:
+        run.end()
 
 
-def test_a_killed_controller_is_recovered(cluster, start, tmp_path):
+def test_a_killed_controller_is_recovered(disturbed, start, tmp_path):
     """kill -9 of Snakemake: `cgddi recover` cancels its jobs and unlocks; the next run finishes without doing a job twice."""
-    plan(tmp_path, train1="seconds 15", train2="seconds 15")
+    plan(tmp_path, train1="seconds 20")
     first = start(tmp_path, *SNAKEFILE)
-    recover = [str(ROOT / ".venv/bin/python"), "-m", "cgddi.cli", "recover"]
+    recover = [sys.executable, "-m", "cgddi.cli", "recover"]
     options = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(ROOT / "workflow")}, "text": True}
-    under_way(first, "train1", "train2")
+    under_way(first, "train1")
     refused = subprocess.run(recover, capture_output=True, **options)
     assert refused.returncode == 2 and "Snakemake is running" in refused.stderr
 
     first.end(signal.SIGKILL)
-    assert len(cluster_jobs(tmp_path)) >= 2
+    assert cluster_jobs(tmp_path), "the jobs outlive their Snakemake: that is what recover is for"
     locked = start(tmp_path, *SNAKEFILE)
     assert locked.finish() != 0 and "locked" in locked.log
     done = subprocess.run(recover, capture_output=True, **options)
@@ -97,9 +96,27 @@ def test_a_killed_controller_is_recovered(cluster, start, tmp_path):
     again = start(tmp_path, *SNAKEFILE)
     assert again.finish() == 0, again.log
     assert pooled(tmp_path)
-    assert [len(starts(tmp_path, f"train{n}")) for n in (1, 2)] == [2, 2]
-    assert [len(starts(tmp_path, f"cut{n}")) <= 2 for n in (1, 2)]
+    assert len(starts(tmp_path, "train1")) == 2 and 20 <= seconds_worked(tmp_path, "train1") <= 21
     assert subprocess.run(recover, capture_output=True, **options).stdout.startswith("nothing to recover")
+
+
+def test_disturbed_run_ends_as_an_undisturbed_one(cluster, disturbed):
+    """Each of the three disturbed jobs ends with its own remedy, and the GPU jobs alone ask for GPUs."""
+    run, folder = disturbed, disturbed.folder
+    assert run.finish() == 0, run.log
+    assert pooled(folder)
+
+    jobs = [job for job in cluster.jobs(every=True) if job["WorkDir"] == str(folder)]
+    asked = {job["JobId"]: job.get("TresPerJob") for job in jobs if "train" in job["Comment"]}
+    assert len(asked) == 3 and set(asked.values()) == {"gres:gpu:1"}  # train1 twice, train2 requeued under its number
+    assert not any("gres:gpu" in job.get("TresPerJob", "") for job in jobs if "train" not in job["Comment"])
+    seen = [line.split("gpus=") for name in ("train1", "train2") for line in starts(folder, name)]
+    assert all(gpu in ("0", "1") for _, gpu in seen)
+    # Each was started twice, and went on from its checkpoint.
+    assert [len(starts(folder, name)) for name in ("train1", "train2", "cut1")] == [2, 2, 1]
+    assert all(8 <= seconds_worked(folder, name) <= 9 for name in ("train1", "train2"))
+    memory = sorted(int(job["MinMemoryNode"].rstrip("MG")) for job in jobs if job["Comment"] == "rule_cut_wildcards_2")
+    assert len(memory) == 2 and memory[0] < memory[1]
 
 
 @pytest.mark.slow
@@ -125,6 +142,7 @@ def test_a_preempted_job_comes_back_and_goes_on(cluster, start, tmp_path):
     assert run.finish() == 0, run.log
     assert pooled(tmp_path) and "Trying to restart" not in run.log
     assert [len(starts(tmp_path, name)) for name in ("train1", "train2")] == [2, 2]
+    assert all(12 <= seconds_worked(tmp_path, name) <= 13 for name in ("train1", "train2"))
     restarts = [job["Restarts"] for job in cluster.jobs(every=True) if "train" in job.get("Comment", "")
                 and job["WorkDir"] == str(tmp_path)]  # fmt: skip
     assert restarts == ["1", "1"]
