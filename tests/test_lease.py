@@ -123,12 +123,25 @@ def test_command_holds_the_lease_until_it_dies(node):
     first.communicate()
 
 
-def test_nothing_happens_under_slurm_or_without_a_gpu(node, monkeypatch):
+def test_a_slurm_jobs_own_gpus_are_left_as_slurm_gave_them(node, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "1")
-    for count in (0, 1, 9):
+    for count in (0, 2, 9):
         assert lease.acquire(count) == {}
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
-    monkeypatch.delenv("SLURM_JOB_ID")
+    assert not (node / "leases").exists()
+
+
+def test_an_allocation_of_several_gpus_is_shared_out_among_its_jobs(node, monkeypatch):
+    """Indices mean another device in each allocation, so its number is part of the lock's name."""
+    held = []
+    for allocation, device in (("1", "0"), ("1", "1"), ("2", "0")):
+        monkeypatch.setenv("SLURM_JOB_ID", allocation)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+        held.append(lease.acquire(1))
+        assert list(held[-1]) == [device] and os.environ["CUDA_VISIBLE_DEVICES"] == device
+
+
+def test_nothing_happens_without_a_gpu(node, monkeypatch):
     for none in ("", "-1"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", none)
         assert lease.acquire(1) == {}

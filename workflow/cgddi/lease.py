@@ -3,7 +3,8 @@
 Snakemake counts GPUs but pins no job to one. A lease is a lock (`flock`) on a node-local file, one per device and slot, held
 by the job's own process: the kernel drops it on any death, kill -9 included, so no device is ever lost and none is shared
 unless asked for. The pool is the inherited CUDA_VISIBLE_DEVICES, else what `nvidia-smi -L` lists.
-Under SLURM, which pins devices itself, and on a node without a GPU, a lease does nothing.
+A lease does nothing on a node without a GPU, and in a SLURM job that was given just the GPUs it asks for. In an allocation of
+several GPUs (`salloc --gpus=4`) it shares these out among the jobs that run there.
 """
 
 from __future__ import annotations
@@ -132,20 +133,22 @@ def acquire(count: int = 1) -> dict[str, int]:
         count: devices wanted, all or none; 0 hides every device, since a CPU job must not take memory on one.
 
     Returns:
-        Name of each device -> the descriptor that holds its lock until it is closed or the process dies. Empty under SLURM
-        and where there is no GPU.
+        Name of each device -> the descriptor that holds its lock until it is closed or the process dies. Empty where there
+        is nothing to choose (see the module's text).
 
     Raises:
         UserError: more devices are wanted than there are.
     """
-    if "SLURM_JOB_ID" in os.environ:
-        return {}
+    allocation = os.environ.get("SLURM_JOB_ID")
     if count == 0:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        if allocation is None:  # a site's GPUs may be asked for by --gres, with `gpu: 0`
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
         return {}
     devices = pool()
-    if not devices:
+    if not devices or (allocation and len(devices) <= count):
         return {}
+    if allocation:
+        devices = [(name, lock if "-" in lock else f"{lock}-in-{allocation}") for name, lock in devices]
     if len(devices) < count:
         raise UserError(f"{count} GPUs are wanted, but this job may use {len(devices)}. Lower `gpu` of its rule.")
     runs, waited = runs_per_gpu(), 0
