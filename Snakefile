@@ -16,6 +16,7 @@ if "images" not in config:
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 from cgddi.config import parse_config
 from cgddi.errors import UserError
+from cgddi.growth import grown_cohorts
 from cgddi.plan import Plan, safe_pattern
 
 try:
@@ -23,6 +24,9 @@ try:
 except UserError as error:
     raise WorkflowError(str(error)) from None
 R = PLAN.config.results
+if workflow.is_main_process:
+    for line in grown_cohorts(PLAN):
+        logger.warning(line)
 
 
 wildcard_constraints:

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import shutil
 import time
 
@@ -10,7 +11,7 @@ import yaml
 
 from tests.workflow.conftest import RUN, merge
 from tests.workflow.dryrun import counts, messages
-from tests.workflow.paper_scale import ROOT, cgddi
+from tests.workflow.paper_scale import ROOT, cgddi, snakemake
 
 POOLED = {"index": 1, "leakage": 1, "audit": 3, "classify": 3, "fairness": 1, "report": 1}
 """Jobs that pool everything, and so run whenever anything is added."""
@@ -65,6 +66,18 @@ def test_a_new_disease_pays_only_for_its_own_jobs(copy):
     assert len(generated) == 4 and len({text.split()[2] for text in generated}) == 1
     rest = {"masks", "healthy", "review", "canvases", "lesion_mapped", "embedding", "lora", "semantic", "split"}
     assert {rule: n for rule, n in found.items() if rule not in rest} == POOLED
+
+
+def test_growing_a_finished_cohort_says_what_it_costs(copy):
+    rows = sheet(copy)
+    donor = next(row for row in rows if row["cohort"] == "toy" and row["mask"])
+    before = len(list((copy / "results/toy/lesion_mapped/toy").glob("*.tar")))
+    write_sheet(copy, [*rows, donor | {"image_id": "late", "group": ""}])
+    done = snakemake(copy, "-n", "--cores", "1", *RUN)
+    text = done.stdout + done.stderr
+    assert "Cohort toy has grown by 1 masked photo(s)" in text
+    assert int(re.search(r"(\d+) finished mapping", text)[1]) > before
+    assert counts(copy, *RUN)["lesion_mapped"] == before + 1
 
 
 def test_a_new_evaluation_cohort_generates_nothing(copy):
