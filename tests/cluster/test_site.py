@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from tests.cluster.running import FAST, ROOT, Run
+from tests.cluster.slurm import NoCluster, install
 from tests.cluster.test_faults import SNAKEFILE
 
 PROFILE = (ROOT / "profiles/slurm/config.yaml").read_text()
@@ -34,6 +35,12 @@ def test_gpu_rules_of_the_profile_are_the_rules_that_take_gpus():
 
 def submitted(cluster, folder):
     return [job for job in cluster.jobs(every=True) if job["WorkDir"] == str(folder)]
+
+
+def test_an_ordinary_user_is_told_why_there_is_no_cluster(monkeypatch):
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    with pytest.raises(NoCluster, match="needs root"):
+        install()
 
 
 @pytest.mark.slow
