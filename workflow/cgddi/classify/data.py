@@ -12,7 +12,6 @@ import pandas as pd
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import DataLoader, Dataset, Sampler
-from torchvision.io import ImageReadMode, decode_png
 
 from cgddi.artefacts import sha256
 from cgddi.classify.augment import test_picture, train_picture
@@ -80,10 +79,11 @@ class ArchiveImages(Dataset):
         return torch.from_numpy(pixels), self.label[row], self.tone[row], row
 
 
-def decode(png: bytearray) -> Image.Image:
-    """RGB picture of PNG bytes, by torchvision's decoder: the same pixels as Pillow's in about three quarters of the time."""
-    planes = decode_png(torch.frombuffer(png, dtype=torch.uint8), ImageReadMode.RGB)
-    return Image.fromarray(planes.permute(1, 2, 0).contiguous().numpy())
+def decode(png: bytes | bytearray) -> Image.Image:
+    """RGB picture of PNG bytes."""
+    picture = Image.open(io.BytesIO(png))
+    picture.load()
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 class InOrder(Sampler):
@@ -128,7 +128,12 @@ def to_input(pixels: torch.Tensor, device: torch.device, channels_last: bool) ->
         pixels = pixels.contiguous(memory_format=torch.channels_last)
     scale = 1 / (torch.tensor(STD, device=device)[:, None, None] * 255)
     shift = -torch.tensor(MEAN, device=device)[:, None, None] / torch.tensor(STD, device=device)[:, None, None]
-    return torch.mul(pixels, scale).add_(shift)
+    if device.type != "cpu":
+        return pixels.float().mul_(scale).add_(shift)
+    out = torch.empty(pixels.shape)
+    for place, picture in enumerate(pixels):  # one picture at a time stays in the processor's cache
+        out[place].copy_(picture).mul_(scale).add_(shift)
+    return out
 
 
 def verify(rows: pd.DataFrame, threads: int) -> None:
