@@ -1,4 +1,4 @@
-"""What the diffusion benchmarks share: random-weight models of the real shapes, small archives, step timing, the diffusers scripts."""
+"""What the diffusion benchmarks share: models of the real shapes, small archives, step timing, the diffusers scripts."""
 
 from __future__ import annotations
 
@@ -44,7 +44,10 @@ def device() -> torch.device:
 
 
 def toy_model(folder: Path) -> Path:
-    """The toy world's architecture with random weights, in diffusers layout."""
+    """The toy world's base model as shipped; without it, its architecture with random weights."""
+    shipped = Path(__file__).parents[1] / "config" / "toy" / "model"
+    if (shipped / "model_index.json").is_file():
+        return shipped
     from cgddi.toy.autoencoder import new_autoencoder
     from cgddi.toy.denoiser import new_scheduler, new_text_encoder, new_unet
     from cgddi.toy.tokenizer import build_tokenizer

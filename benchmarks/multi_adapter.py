@@ -1,4 +1,4 @@
-"""K = 4 adapters trained together over one frozen base against four runs in turn, at batch 4 per adapter (2 instances + 2 priors)."""
+"""K = 4 adapters trained together over one frozen base against four runs in turn, batch 4 (2 instances + 2 priors) each."""
 
 from __future__ import annotations
 

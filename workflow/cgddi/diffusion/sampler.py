@@ -55,7 +55,7 @@ class Sampler:
                 scheduler.set_begin_index(first)
         return scheduler, steps
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def draw(
         self, prompts: Prompts, seeds: Sequence[int], mean: torch.Tensor | None, std: torch.Tensor | None
     ) -> torch.Tensor:
