@@ -135,6 +135,7 @@ def test_no_draw_number_comes_twice():
     draws = [draw for _ in range(3) for _, draw in sampler]
     assert len(set(draws)) == 21
     assert sorted(row for row, _ in Shuffled(np.ones(10), 10, 1)) == list(range(10))
+    assert np.bincount([row for row, _ in Shuffled(np.ones(10), 25, 1)]).tolist().count(3) == 5
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,13 @@ def test_selection_on_the_test_images_is_recorded(place, tmp_path):
     assert record["chosen_epoch"] == 2 and "held_out" not in record["history"][0]
 
 
+def test_regimes_can_take_equal_numbers_of_steps(place, tmp_path):
+    for name, regime in (("a", "real"), ("b", "synthetic")):
+        classify(place, tmp_path / name, regime, images_per_epoch=80)
+    steps = [json.loads((tmp_path / name / "metrics.jsonl").read_text())["steps"] for name in "ab"]
+    assert steps == [10, 10]
+
+
 def test_diseases_and_partitions_are_predicted_too(place, tmp_path):
     table, record = classify(place, tmp_path / "a", "mixed", task="concept")
     assert record["classes"] == sorted(CONCEPTS) and set(table["predicted"]) <= set(CONCEPTS)

@@ -66,11 +66,12 @@ class BalancedSampler(Sampler):
 
 
 class Shuffled(BalancedSampler):
-    """Every row once per epoch in random order (at most `count` of them), for methods that weigh the loss instead."""
+    """Rows in random order, each once before any comes again, `count` per epoch: for methods that weigh the loss instead."""
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         rng = np.random.default_rng((self.seed, self.epoch))
-        order = rng.permutation(len(self.cumulative))[: self.count]
+        rounds = -(-self.count // len(self.cumulative))
+        order = np.concatenate([rng.permutation(len(self.cumulative)) for _ in range(rounds)])[: self.count]
         first = self.epoch * self.count
         self.epoch += 1
         return ((int(row), first + place) for place, row in enumerate(order))

@@ -161,6 +161,12 @@ class ClassifySettings(BaseModel):
     max_train_images: int | None = Field(
         None, ge=1, description="most images drawn per epoch; None: as many as there are"
     )
+    images_per_epoch: int | None = Field(
+        None,
+        ge=2,
+        description="images drawn per epoch whatever their number, so that a regime with few images takes as many steps as one "
+        "with many; None follows the number of images and max_train_images (published)",
+    )
     min_concept_images: int = Field(
         11,
         ge=1,

@@ -36,7 +36,7 @@ class Fit:
 
 def make_sampler(rows: pd.DataFrame, method: str, settings: ClassifySettings, ratio: float | None, seed: int):
     """The sampler of a method: reweighting sees every image once per epoch, resampling balances (tone, class)."""
-    count = min(len(rows), settings.max_train_images or len(rows))
+    count = settings.images_per_epoch or min(len(rows), settings.max_train_images or len(rows))
     if method == "reweighting":
         return Shuffled(sampling_weights(rows, "none"), count, seed)
     grouping = "tone_class" if method == "resampling" else settings.sampler
