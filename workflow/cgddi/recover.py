@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -138,3 +139,9 @@ def main(argv: list[str]) -> int:
         print(line)
     print("Start snakemake again with the same command: it makes what is missing or half done, and nothing else.")
     return 0
+
+
+if __name__ == "__main__":
+    from cgddi import cli
+
+    sys.exit(cli.main(["recover", *sys.argv[1:]]))
