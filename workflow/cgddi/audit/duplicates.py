@@ -57,7 +57,7 @@ def _confirm(pairs, settings: AuditSettings, seed: int) -> list[dict[str, Any]]:
     right = unit(extract((views(load_image(other))[view] for _, other, view, _ in pairs), settings.features, seed))
     found = []
     for (row, other, _, bits), similarity in zip(pairs, (left * right).sum(axis=1), strict=True):
-        if similarity >= settings.duplicate_similarity:
+        if similarity >= settings.duplicate_cut:
             place = {
                 "id": row.id,
                 "kind": row.kind,
