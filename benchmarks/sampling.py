@@ -25,7 +25,7 @@ def run() -> list[dict]:
         folder = Path(name)
         if device.type == "cuda":
             return measure(_engine.sd21_model(folder / "model"), 512, 16, device, 2)
-        return measure(_engine.toy_model(folder / "model"), 64, 32, device, 2)
+        return measure(_engine.toy_model(folder / "model"), 64, 16, device, 3)
 
 
 def measure(model: Path, size: int, batch: int, device: torch.device, rounds: int) -> list[dict]:
