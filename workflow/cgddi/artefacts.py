@@ -13,6 +13,7 @@ import json
 import os
 import re
 import tarfile
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from importlib import metadata
@@ -40,11 +41,16 @@ def file_sha256(path: str | Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def temporary_beside(path: Path) -> Path:
+    """A hidden name beside a file, unlike that of any other process, thread or node that writes it too."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+
+
 def write_atomic(path: str | Path, data: bytes | str) -> None:
     """Write a file so that it is either absent or whole: to a temporary name beside it, flushed, then renamed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(path)
     try:
         with open(temporary, "wb") as handle:
             handle.write(data.encode() if isinstance(data, str) else data)
@@ -109,7 +115,7 @@ class ArchiveWriter:
         self._lines: list[str] = []
         self._keys: set[str] = set()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        self._temporary = temporary_beside(self.path)
         self._tar = tarfile.open(self._temporary, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 (closed in __exit__)
 
     def add(self, key: str, members: Mapping[str, bytes], row: Mapping[str, Any]) -> None:
