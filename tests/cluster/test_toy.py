@@ -13,7 +13,6 @@ from cgddi.recover import cluster_jobs
 
 from tests.cluster.running import FAST, ROOT, Run, until
 from tests.workflow.conftest import RUN, small_world
-from tests.workflow.paper_scale import snakemake
 
 GPU_RULES = ("healthy", "embedding", "lora", "semantic", "classify")
 ONE_THREAD = ["--set-threads", *(f"{rule}=1" for rule in (*GPU_RULES, "audit"))]
@@ -23,21 +22,26 @@ ONE_THREAD = ["--set-threads", *(f"{rule}=1" for rule in (*GPU_RULES, "audit"))]
 @pytest.mark.slow
 def test_toy_world_on_slurm_equals_a_local_run(cluster, tmp_path, monkeypatch):
     local, queued = small_world(tmp_path / "local"), small_world(tmp_path / "queued")
-    snakemake(local, *RUN, "--cores", "2")
-
     profile = ["--profile", str(ROOT / "profiles/slurm"), *FAST, "--jobs", "4", *ONE_THREAD]
+    undisturbed = Run(local, "-s", str(ROOT / "Snakefile"), *RUN, "--cores", "2")
     run = Run(queued, "-s", str(ROOT / "Snakefile"), "--configfile", "config.yaml", *profile)
     try:
         for rule, command in (("rule_embedding", ["scancel"]), ("rule_lora", ["scontrol", "requeue"])):
             number = until(
-                lambda rule=rule: [j["id"] for j in cluster_jobs(queued) if j["what"].startswith(rule)][:1],
-                lambda rule=rule: f"no {rule} was submitted:\n{run.log[-3000:]}",
+                lambda rule=rule: [
+                    job["id"]
+                    for job in cluster_jobs(queued)
+                    if job["what"].startswith(rule) and job["state"] == "RUNNING"
+                ][:1],
+                lambda rule=rule: f"no {rule} runs:\n{run.log[-3000:]}",
                 600,
             )
             subprocess.run([*command, *number], check=True)
         assert run.finish(1500) == 0, run.log[-6000:]
+        assert undisturbed.finish(900) == 0, undisturbed.log[-6000:]
     finally:
         run.end()
+        undisturbed.end()
 
     jobs = [job for job in cluster.jobs(every=True) if job["WorkDir"] == str(queued)]
     rule_of = {job["JobId"]: job["Comment"].removeprefix("rule_").split("_wildcards_")[0] for job in jobs}
