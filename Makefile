@@ -59,7 +59,7 @@ clean-demo:
 
 ## After Snakemake itself was killed: cancel its orphaned jobs and remove its lock.
 recover: $(READY)
-	$(BIN)/python -m cgddi.recover
+	$(BIN)/cgddi recover
 
 ## Write config/config.yaml, its schema and the key table of config/README.md from the typed models.
 config: $(READY)

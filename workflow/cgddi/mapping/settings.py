@@ -43,7 +43,7 @@ class LesionMappedSettings(BaseModel):
         description="alpha: paste by blurred weight (published); poisson: gradient-domain, seamless at the edge",
     )
     lighting_match: bool = Field(
-        False,
+        True,
         description="first shift the lesion in CIELAB by the difference of the skin around it there and here (published: no)",
     )
     png: Literal["fast", "small"] = Field(
