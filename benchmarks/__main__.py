@@ -29,7 +29,9 @@ def main() -> int:
                 print(json.dumps(row), flush=True)
             else:
                 extra = {k: v for k, v in row.items() if k not in ("name", "unit", "ours", "reference", "ratio")}
-                print(f"{row['name']}: ours {row['ours']} {row['unit']}, reference {row['reference']}, ratio {row['ratio']}")
+                print(
+                    f"{row['name']}: ours {row['ours']} {row['unit']}, reference {row['reference']}, ratio {row['ratio']}"
+                )
                 for key, value in extra.items():
                     print(f"    {key}: {value}")
     return 0

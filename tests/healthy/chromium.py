@@ -34,7 +34,13 @@ class Chromium:
         self.downloads.mkdir(parents=True)
         to_browser, self._send = os.pipe()
         self._receive, from_browser = os.pipe()
-        flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-pipe"]
+        flags = [
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--remote-debugging-pipe",
+        ]
 
         flags.append(f"--user-data-dir={folder / 'profile'}")
         shell = f'exec "$@" 3<&{to_browser} 4>&{from_browser}'  # the browser expects the pipes as descriptors 3 and 4
@@ -51,7 +57,9 @@ class Chromium:
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         self.call("Page.enable")
         session, self._session = self._session, None
-        self.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(self.downloads), eventsEnabled=False)
+        self.call(
+            "Browser.setDownloadBehavior", behavior="allow", downloadPath=str(self.downloads), eventsEnabled=False
+        )
         self._session = session
 
     def call(self, method: str, **params):

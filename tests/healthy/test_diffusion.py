@@ -87,7 +87,17 @@ def test_the_command_keeps_every_pixel_outside_the_region(models, tmp_path):
     )
     outputs = [tmp_path / "one.tar", tmp_path / "two.tar"]
     for output in outputs:
-        arguments = ("healthy", "--photos", photos, "--output", output, "--threads", "1", "--metrics", tmp_path / "m.jsonl")
+        arguments = (
+            "healthy",
+            "--photos",
+            photos,
+            "--output",
+            output,
+            "--threads",
+            "1",
+            "--metrics",
+            tmp_path / "m.jsonl",
+        )
         assert run(*arguments, spec=spec) == 0
     assert outputs[0].read_bytes() == outputs[1].read_bytes()
     archive = Archive(outputs[0])

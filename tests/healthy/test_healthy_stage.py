@@ -30,7 +30,9 @@ def healthy_spec(images, settings=None, **keys):
 
 @pytest.fixture
 def photos(tmp_path):
-    samples = [(f"p{n}", *photo(n, 96, lesion=0.03), {"tone": tone}) for n, tone in enumerate(("light", "medium", "dark"))]
+    samples = [
+        (f"p{n}", *photo(n, 96, lesion=0.03), {"tone": tone}) for n, tone in enumerate(("light", "medium", "dark"))
+    ]
     return write_samples(tmp_path / "masks.tar", samples)
 
 
@@ -39,12 +41,19 @@ def test_a_batch_is_painted_and_pooled(photos, tmp_path):
     assert run("healthy", "--photos", photos, "--output", output, spec=healthy_spec(["p0", "p1", "p2"])) == 0
     archive = Archive(output)
     for row in archive.rows:
-        pictures = {name: decode_png(archive.read(row, name)) for name in ("png", "before.png", "region.png", "mask.png")}
+        pictures = {
+            name: decode_png(archive.read(row, name)) for name in ("png", "before.png", "region.png", "mask.png")
+        }
         outside = pictures["region.png"] == 0
         assert (pictures["png"][outside] == pictures["before.png"][outside]).all()
         assert not np.isin(pictures["mask.png"], (LESION, MARKER)).any()
         assert row["seed"] == seed_for(7, "healthy", row["key"], 0)
-        assert (row["kind"], row["concept"], row["disease"], row["canvas"]) == ("healthy", "healthy", "nevus", row["key"])
+        assert (row["kind"], row["concept"], row["disease"], row["canvas"]) == (
+            "healthy",
+            "healthy",
+            "nevus",
+            row["key"],
+        )
     verdicts = {"p1": "discard", "p7": "keep"}
     spec = spec_of("canvases", {"sizes": [48]}, cohort="c", verdicts=verdicts)
     assert run("canvases", "--healthy", output, "--output", pool, spec=spec) == 0
@@ -142,7 +151,9 @@ def test_mistakes_end_with_a_message(photos, tmp_path, capsys):
     output = tmp_path / "h.tar"
     assert run("healthy", "--photos", photos, "--output", output, spec=healthy_spec(["gone"])) == 2
     assert "lacks image(s) gone" in capsys.readouterr().err
-    assert run("healthy", "--photos", photos, "--output", output, spec=healthy_spec(["p0"], {"method": "diffusion"})) == 2
+    assert (
+        run("healthy", "--photos", photos, "--output", output, spec=healthy_spec(["p0"], {"method": "diffusion"})) == 2
+    )
     assert "model.source" in capsys.readouterr().err
     assert run("healthy", "--photos", photos, "--output", output, spec=healthy_spec(["p0"], {"stepps": 3})) == 2
     assert "stepps" in capsys.readouterr().err
@@ -156,7 +167,9 @@ def test_an_empty_pool_is_an_error(photos, tmp_path):
         pool_canvases(spec, CanvasesSettings(), [tmp_path / "h.tar"], tmp_path / "c.tar")
     assert not (tmp_path / "c.tar").exists()
     with pytest.raises(UserError, match="keep or discard"):
-        pool_canvases({**spec, "verdicts": {"p0": "maybe"}}, CanvasesSettings(), [tmp_path / "h.tar"], tmp_path / "c.tar")
+        pool_canvases(
+            {**spec, "verdicts": {"p0": "maybe"}}, CanvasesSettings(), [tmp_path / "h.tar"], tmp_path / "c.tar"
+        )
 
 
 def test_the_metrics_say_how_many(photos, tmp_path):

@@ -104,7 +104,10 @@ def test_the_classical_painter_passes_triage_and_the_untouched_photo_does_not(to
         (lambda lab, rng: lab + (0, 0, -12), "tone"),
         (lambda lab, rng: gaussian_filter(lab, (6, 6, 0)), "texture"),
         (lambda lab, rng: lab + rng.normal(0, 6, lab.shape[:2])[..., None] * (1, 0, 0), "texture"),
-        (lambda lab, rng: lab + np.where(np.arange(lab.shape[1]) % 16 < 4, 30, 0)[None, :, None] * (0, 1, 0), "artefacts"),
+        (
+            lambda lab, rng: lab + np.where(np.arange(lab.shape[1]) % 16 < 4, 30, 0)[None, :, None] * (0, 1, 0),
+            "artefacts",
+        ),
         (lambda lab, rng: lab + (9, 0, 0), "step of"),
     ],
 )

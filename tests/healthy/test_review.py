@@ -20,13 +20,22 @@ def healthy(tmp_path_factory):
     """Two cohorts: four images of three tones, and one of another disease."""
     folder = tmp_path_factory.mktemp("review")
     paths = []
-    for cohort, tones, disease in (("c", ("light", "medium", "dark", "light"), "nevus"), ("other", ("dark",), "wart </script>")):
+    for cohort, tones, disease in (
+        ("c", ("light", "medium", "dark", "light"), "nevus"),
+        ("other", ("dark",), "wart </script>"),
+    ):
         samples = [
-            (f"{cohort}{number}", *photo(number, 64, tone, lesion=0.03), {"tone": tone, "cohort": cohort, "concept": disease})
+            (
+                f"{cohort}{number}",
+                *photo(number, 64, tone, lesion=0.03),
+                {"tone": tone, "cohort": cohort, "concept": disease},
+            )
             for number, tone in enumerate(tones)
         ]
         photos = write_samples(folder / f"{cohort}.masks.tar", samples)
-        spec = spec_of("healthy", {"method": "biharmonic"}, cohort=cohort, batch="b", images=[key for key, *_ in samples])
+        spec = spec_of(
+            "healthy", {"method": "biharmonic"}, cohort=cohort, batch="b", images=[key for key, *_ in samples]
+        )
         paths.append(folder / f"{cohort}.tar")
         assert run("healthy", "--photos", photos, "--output", paths[-1], spec=spec) == 0
     return paths
@@ -61,8 +70,10 @@ def test_keys_decide_and_the_exported_csv_steers_the_next_run(healthy, tmp_path,
     assert browser.evaluate("document.querySelector('.card.current').dataset.id") == "c/c2"
     for key in ("d", "u", "k", "ArrowLeft", "u", "d"):  # c2 discarded; c3 undone, kept, come back to, undone, discarded
         browser.press(key)
-    browser.evaluate("const n = document.querySelector('[data-id=\"c/c1\"] input'); n.value = 'blurred, \"odd\"'; "
-                     "n.dispatchEvent(new Event('input'))")
+    browser.evaluate(
+        "const n = document.querySelector('[data-id=\"c/c1\"] input'); n.value = 'blurred, \"odd\"'; "
+        "n.dispatchEvent(new Event('input'))"
+    )
     assert "4 of 5 decided" in browser.evaluate("document.getElementById('count').textContent")
     browser.press("e")
     exported = browser.downloaded("review.csv")
@@ -88,7 +99,9 @@ def test_filters_and_accepting_proposals(healthy, tmp_path, browser):
     write_page(healthy, page)
     browser.open(page)
     shown = "[...document.querySelectorAll('.card')].map(c => c.dataset.id).join(' ')"
-    choose = "(() => {{ const s = document.getElementById('{}'); s.value = '{}'; s.dispatchEvent(new Event('change')); }})()"
+    choose = (
+        "(() => {{ const s = document.getElementById('{}'); s.value = '{}'; s.dispatchEvent(new Event('change')); }})()"
+    )
     browser.evaluate(choose.format("tone", "light"))
     assert browser.evaluate(shown) == "c/c0 c/c3"
     browser.evaluate(choose.format("disease", "wart </script>"))

@@ -171,5 +171,7 @@ def kandinsky(folder: Path) -> tuple[Path, Path, Path]:
     folders = folder / "decoder", folder / "prior", folder / "combined"
     decoder.save_pretrained(folders[0], safe_serialization=True)
     prior.save_pretrained(folders[1], safe_serialization=True)
-    KandinskyV22InpaintCombinedPipeline(**decoder.components, **parts).save_pretrained(folders[2], safe_serialization=True)
+    KandinskyV22InpaintCombinedPipeline(**decoder.components, **parts).save_pretrained(
+        folders[2], safe_serialization=True
+    )
     return folders

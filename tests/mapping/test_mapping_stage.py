@@ -47,7 +47,9 @@ def canvases(tmp_path):
 
 
 def map_to(output, donor, canvases, settings=None, name="d"):
-    spec = spec_of("lesion_mapped", {"image_size": SIZE, "padding": 5, **(settings or {})}, donor=name, canvas_cohort="f17k")
+    spec = spec_of(
+        "lesion_mapped", {"image_size": SIZE, "padding": 5, **(settings or {})}, donor=name, canvas_cohort="f17k"
+    )
     assert run("lesion-mapped", "--photos", donor, "--canvases", canvases, "--output", output, spec=spec) == 0
     return Archive(output)
 
@@ -115,8 +117,12 @@ def test_equal_input_gives_equal_bytes_and_a_canvas_depends_on_itself_alone(dono
     map_to(tmp_path / "two.tar", donor, canvases, {"scale": (0.8, 1.2)})
     assert (tmp_path / "one.tar").read_bytes() == (tmp_path / "two.tar").read_bytes()
     pool = Archive(canvases)
-    some = [(row["key"], decode_png(pool.read(row)), decode_png(pool.read(row, "mask.png")), {}) for row in pool.rows[::-2]]
-    fewer = map_to(tmp_path / "few.tar", donor, write_samples(tmp_path / "few_canvases.tar", some), {"scale": (0.8, 1.2)})
+    some = [
+        (row["key"], decode_png(pool.read(row)), decode_png(pool.read(row, "mask.png")), {}) for row in pool.rows[::-2]
+    ]
+    fewer = map_to(
+        tmp_path / "few.tar", donor, write_samples(tmp_path / "few_canvases.tar", some), {"scale": (0.8, 1.2)}
+    )
     whole = {row["key"]: row["sha256"] for row in one.rows}
     assert len(fewer.rows) == 5 and all(row["sha256"] == whole[row["key"]] for row in fewer.rows)
 
@@ -138,8 +144,14 @@ def changed_mask(change):
 DONORS = {
     "empty lesion": (lambda mask: np.where(mask == LESION, SKIN, mask), "no lesion"),
     "covers the image": (lambda mask: np.full_like(mask, LESION), "covers the donor's whole image"),
-    "too large": (lambda mask: np.where(np.arange(SIZE)[:, None] + 0 * mask > 10, LESION, mask), "smaller than the lesion"),
-    "fits nowhere": (lambda mask: np.where(np.hypot(*(np.mgrid[:SIZE, :SIZE] - 48)) < 41, LESION, SKIN), "fits nowhere"),
+    "too large": (
+        lambda mask: np.where(np.arange(SIZE)[:, None] + 0 * mask > 10, LESION, mask),
+        "smaller than the lesion",
+    ),
+    "fits nowhere": (
+        lambda mask: np.where(np.hypot(*(np.mgrid[:SIZE, :SIZE] - 48)) < 41, LESION, SKIN),
+        "fits nowhere",
+    ),
 }
 
 
@@ -186,7 +198,9 @@ def test_a_lesion_at_the_border_is_continued_by_its_edge(canvases, tmp_path):
 
 def test_an_unknown_donor_is_a_users_error(donor, canvases, tmp_path, capsys):
     spec = spec_of("lesion_mapped", {"image_size": SIZE}, donor="x", canvas_cohort="c")
-    assert run("lesion-mapped", "--photos", donor, "--canvases", canvases, "--output", tmp_path / "o.tar", spec=spec) == 2
+    assert (
+        run("lesion-mapped", "--photos", donor, "--canvases", canvases, "--output", tmp_path / "o.tar", spec=spec) == 2
+    )
     assert "has no image 'x'" in capsys.readouterr().err
     assert not (tmp_path / "o.tar").exists()
 
@@ -241,7 +255,9 @@ def test_poisson_meets_the_canvas_at_its_edge_and_keeps_the_lesions_gradients():
     corner = tuple(int(axis.min()) for axis in np.nonzero(mask == LESION))
     result, result_mask = shifted.copy(), np.full((60, 60), SKIN, np.uint8)
     blender.paste(result, result_mask, corner)
-    assert np.abs(result.astype(int) - shifted).max() <= 1  # its own place under another light: the shift is followed exactly
+    assert (
+        np.abs(result.astype(int) - shifted).max() <= 1
+    )  # its own place under another light: the shift is followed exactly
     blender.paste(flat, np.full((60, 60), SKIN, np.uint8), (0, 0))  # cut by the corner of the image
     assert flat.min() < 100
 
@@ -266,7 +282,11 @@ def test_the_paste_weight_is_the_published_one():
 @pytest.mark.parametrize("level", [1, 6])
 def test_the_encoder_is_lossless_and_read_by_others(level):
     rng = np.random.default_rng(0)
-    for array in (rng.integers(0, 256, (33, 47, 3), np.uint8), rng.integers(0, 5, (20, 31), np.uint8), np.zeros((1, 1), np.uint8)):
+    for array in (
+        rng.integers(0, 256, (33, 47, 3), np.uint8),
+        rng.integers(0, 5, (20, 31), np.uint8),
+        np.zeros((1, 1), np.uint8),
+    ):
         data = encode_png_fast(array, level)
         with Image.open(io.BytesIO(data)) as picture:
             picture.verify()

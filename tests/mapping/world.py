@@ -80,7 +80,9 @@ def run(*words: str | Path, spec: dict[str, Any]) -> int:
     return main([str(words[0]), "--spec", json.dumps(spec), *map(str, words[1:])])
 
 
-def write_samples(path: Path, samples: Sequence[tuple[str, np.ndarray, np.ndarray | None, dict[str, Any]]], **facts: Any) -> Path:
+def write_samples(
+    path: Path, samples: Sequence[tuple[str, np.ndarray, np.ndarray | None, dict[str, Any]]], **facts: Any
+) -> Path:
     """An archive of (key, photo, mask or None, further row keys): a masks archive, or canvases."""
     with ArchiveWriter(path, spec_of("test", **facts)) as archive:
         for key, picture, mask, row in samples:

@@ -88,7 +88,11 @@ BAD = {
     "no mask file": lambda folder: (good(folder), folder / "gone.npy", "no such mask file"),
     "npz": lambda folder: (good(folder), npz(folder / "m.npz"), "not .npz"),
     "npz named npy": lambda folder: (good(folder), npz(folder / "n.npy"), "npz archive"),
-    "pickle": lambda folder: (good(folder), save(folder / "o.npy", np.array([[{}]], object)), "cannot be read as a .npy"),
+    "pickle": lambda folder: (
+        good(folder),
+        save(folder / "o.npy", np.array([[{}]], object)),
+        "cannot be read as a .npy",
+    ),
     "3-D": lambda folder: (good(folder), save(folder / "d.npy", np.zeros((4, 4, 3), int)), "2-D array"),
     "float": lambda folder: (good(folder), save(folder / "f.npy", np.zeros((4, 4))), "2-D array"),
     "stranger": lambda folder: (good(folder), save(folder / "s.npy", np.full((4, 4), 7)), "values that are no class"),
@@ -177,7 +181,9 @@ def test_another_size_of_the_same_shape_is_noted(tmp_path):
 def wide_photo(tmp_path, crop):
     """A 96x64 photo with a square mask made by the given crop."""
     square, mask = photo(3, 96, lesion=0.1)
-    picture = Image.fromarray(square).resize((144, 96)) if crop == "resize" else Image.new("RGB", (144, 96), (208, 172, 148))
+    picture = (
+        Image.fromarray(square).resize((144, 96)) if crop == "resize" else Image.new("RGB", (144, 96), (208, 172, 148))
+    )
     if crop == "square":
         picture.paste(Image.fromarray(square), (24, 0))
     picture.save(tmp_path / "p.png")

@@ -48,7 +48,9 @@ def inpaint(
     count, (width, height) = len(photos), photos[0].size
     generators = list(generators)
     # the prior's batch is the prompts, then the negative prompts: each stream is drawn from twice, in that order
-    embeds = prior([prompts[0]] * count, [prompts[1]] * count, num_inference_steps=prior_steps, generator=generators * 2)
+    embeds = prior(
+        [prompts[0]] * count, [prompts[1]] * count, num_inference_steps=prior_steps, generator=generators * 2
+    )
     dtype, device = decoder.unet.dtype, decoder.device
     guided = guidance > 1
     condition = embeds.image_embeds

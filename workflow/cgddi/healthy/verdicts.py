@@ -24,7 +24,9 @@ def read_review(path: str | Path) -> list[dict[str, str]]:
             columns = reader.fieldnames or []
             rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InvalidInput([Problem(source, f"cannot be read ({error})", "Export it again from the review page.")]) from error
+        raise InvalidInput(
+            [Problem(source, f"cannot be read ({error})", "Export it again from the review page.")]
+        ) from error
     if sorted(columns) != sorted(COLUMNS):
         message = f"the columns are {', '.join(map(str, columns)) or 'none'}"
         raise InvalidInput([Problem(source, message, f"They must be {', '.join(COLUMNS)}.", row=1)])
@@ -32,13 +34,21 @@ def read_review(path: str | Path) -> list[dict[str, str]]:
     for number, row in enumerate(rows, start=2):
         image = (row["cohort"], row["image_id"])
         if "too many columns" in row:
-            problems.append(Problem(source, "more columns than the header", "Quote a note that holds commas.", row=number))
+            problems.append(
+                Problem(source, "more columns than the header", "Quote a note that holds commas.", row=number)
+            )
         elif not all(image):
-            problems.append(Problem(source, "image_id and cohort must not be empty", "Fill them or drop the row.", row=number))
+            problems.append(
+                Problem(source, "image_id and cohort must not be empty", "Fill them or drop the row.", row=number)
+            )
         elif row["verdict"] not in VERDICTS:
-            problems.append(Problem(source, "no such verdict", "Write keep or discard.", number, "verdict", row["verdict"]))
+            problems.append(
+                Problem(source, "no such verdict", "Write keep or discard.", number, "verdict", row["verdict"])
+            )
         elif image in seen:
-            problems.append(Problem(source, "image judged twice", "Keep one of its rows.", number, "image_id", image[1]))
+            problems.append(
+                Problem(source, "image judged twice", "Keep one of its rows.", number, "image_id", image[1])
+            )
         seen.add(image)
     if problems:
         raise InvalidInput(problems)

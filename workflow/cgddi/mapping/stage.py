@@ -37,7 +37,10 @@ def load_sized(archive: Archive, row: Mapping[str, Any], size: int) -> tuple[np.
         kept = (archive.read(row, f"{size}.{suffix}") for suffix in ("npy", "mask.npy"))
         pixels, classes = (np.load(io.BytesIO(data), allow_pickle=False) for data in kept)
         return pixels, classes
-    with Image.open(io.BytesIO(archive.read(row))) as photo, Image.open(io.BytesIO(archive.read(row, "mask.png"))) as mask:
+    with (
+        Image.open(io.BytesIO(archive.read(row))) as photo,
+        Image.open(io.BytesIO(archive.read(row, "mask.png"))) as mask,
+    ):
         pixels = photo if photo.size == (size, size) else photo.resize((size, size), Image.Resampling.LANCZOS)
         classes = mask if mask.size == (size, size) else mask.resize((size, size), Image.Resampling.NEAREST)
         return np.array(pixels), np.array(classes)
