@@ -13,6 +13,7 @@ from cgddi.healthy.settings import HealthySettings
 from cgddi.images import SKIN, decode_png
 from PIL import Image
 
+from tests.diffusion.tiny import make_model
 from tests.healthy import tiny
 from tests.mapping.world import photo, run, spec_of, write_samples
 
@@ -29,6 +30,7 @@ def models(tmp_path_factory):
         "sd-9": (tiny.stable_diffusion(folder / "sd9", 9), QUICK),
         "kandinsky decoder and prior": (decoder, QUICK.model_copy(update={"prior": str(prior)})),
         "kandinsky combined": (combined, QUICK),
+        "sdxl": (make_model(folder / "sdxl", xl=True), QUICK),
     }
 
 
@@ -37,7 +39,7 @@ def inputs(count: int = 3):
     return photos, [painted_region(mask) for mask in masks], [mask == SKIN for mask in masks], list(range(count))
 
 
-@pytest.mark.parametrize("name", ["sd-4", "sd-9", "kandinsky decoder and prior", "kandinsky combined"])
+@pytest.mark.parametrize("name", ["sd-4", "sd-9", "kandinsky decoder and prior", "kandinsky combined", "sdxl"])
 def test_a_photo_is_painted_alike_in_any_batch(models, name):
     source, settings = models[name]
     painter = DiffusionPainter({"source": str(source)}, settings, CPU)

@@ -7,8 +7,10 @@ import shutil
 import time
 
 import numpy as np
+import pytest
 import yaml
 
+from tests.healthy.chromium import Chromium, find
 from tests.workflow.conftest import RUN, merge
 from tests.workflow.dryrun import counts, messages
 from tests.workflow.paper_scale import ROOT, cgddi, snakemake
@@ -136,13 +138,36 @@ def test_a_fresh_copy_with_new_times_reruns_nothing(finished, tmp_path):
     assert counts(folder, *RUN) == {}
 
 
-def test_the_review_file_reruns_what_depends_on_it(copy):
-    row = next(row for row in sheet(copy) if row["cohort"] == "toy" and row["mask"])
-    (copy / "review.csv").write_text(f"image_id,cohort,verdict,note\n{row['image_id']},toy,discard,\n")
+def test_a_review_exported_from_the_page_reruns_what_depends_on_it(copy, tmp_path):
+    """In a real browser: open the run's own page, discard one image by key, export, and name the csv in the config."""
+    binary = find()
+    if binary is None:
+        pytest.skip("no Chromium here, and it cannot be installed (needs root on Debian: apt-get install chromium)")
+    browser = Chromium(binary, tmp_path / "chromium")
+    try:
+        browser.open(copy / "results/toy/review/index.html")
+        browser.press("d")
+        browser.press("e")
+        exported = browser.downloaded("review.csv")
+    finally:
+        browser.close()
+    rows = exported.read_text().splitlines()
+    assert len(rows) == 2 and ",toy,discard," in rows[1]
+    shutil.copyfile(exported, copy / "review.csv")
     change(copy, {"review": "review.csv"})
     found = counts(copy, *RUN)
-    assert found["canvases"] == 1 and found["lesion_mapped"] >= 1 and found["lora"] >= 1
-    assert not {"masks", "healthy", "embedding", "review"} & set(found)
+    donors = len(list((copy / "results/toy/lesion_mapped/toy").glob("*.tar")))
+    adapters = len(list((copy / "results/toy/lora/main").iterdir()))
+    samples = len(list((copy / "results/toy/semantic/main/toy").glob("*.tar")))
+    assert found == {"canvases": 1, "lesion_mapped": donors, "lora": adapters, "semantic": samples} | POOLED
+
+
+def test_a_review_of_an_unknown_photo_is_named(copy):
+    (copy / "review.csv").write_text("image_id,cohort,verdict,note\nnosuch,toy,discard,\n")
+    change(copy, {"review": "review.csv"})
+    done = snakemake(copy, "-n", *RUN, check=False)
+    text = done.stdout + done.stderr
+    assert done.returncode and "review.csv, row 2, column image_id" in text and "Traceback" not in text
 
 
 def test_a_changed_comment_in_the_code_reruns_nothing_and_changed_code_its_stage(copy, tmp_path):
