@@ -36,7 +36,14 @@ def read_table(path: str | Path) -> Table:
     try:
         data = Path(path).read_bytes()
     except FileNotFoundError:
-        return Table(source, problems=[Problem(source, "no such file", "Mend the path, or write the file first.")])
+        return Table(
+            source,
+            problems=[
+                Problem(
+                    source, "no such file", "Mend the path, or write the sheet with `cgddi ingest` (see README.md)."
+                )
+            ],
+        )
     except OSError as error:
         message = f"cannot be read ({error.strerror})"
         return Table(source, problems=[Problem(source, message, "Mend its rights or path.")])
