@@ -88,12 +88,18 @@ def test_names_are_unique_and_slugs_safe():
 
 
 def test_lookalike_pairs_share_colour_and_differ_elsewhere():
-    colour = ("lightness", "redness", "yellowness", "blotch_lightness", "blotch_redness", "blotch_yellowness")
+    blotches = ("blotch_lightness", "blotch_redness", "blotch_yellowness")
     groups: dict = {}
     for disease in DISEASES:
-        groups.setdefault(tuple(disease.box.ranges[axis] for axis in colour), []).append(disease)
+        groups.setdefault(tuple(disease.box.ranges[axis] for axis in blotches), []).append(disease)
     assert len(groups) == 5
-    assert all({disease.malignant for disease in group} == {True, False} for group in groups.values())
+    for group in groups.values():
+        assert {disease.malignant for disease in group} == {True, False}
+        benign = next(disease.box.ranges for disease in group if not disease.malignant)
+        for ranges in (disease.box.ranges for disease in group if disease.malignant):
+            for axis in ("lightness", "redness", "yellowness"):
+                assert max(ranges[axis][0], benign[axis][0]) < min(ranges[axis][1], benign[axis][1])
+            assert ranges["irregularity"][0] > benign["irregularity"][1]
 
 
 def test_corpus_holds_no_toy_disease():

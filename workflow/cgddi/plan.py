@@ -104,6 +104,7 @@ class Plan:
             ]
         if problems:
             raise InvalidInput(problems)
+        self.verdicts = self._read_verdicts()
 
     def cohort(self, name: str) -> Cohort:
         """Settings of a cohort."""
@@ -218,8 +219,7 @@ class Plan:
 
     # ---- review ------------------------------------------------------------------------------------
 
-    @cached_property
-    def verdicts(self) -> dict[str, dict[str, str]]:
+    def _read_verdicts(self) -> dict[str, dict[str, str]]:
         """cohort -> image_id -> keep or discard, from the review file."""
         if self.config.review is None:
             return {}
