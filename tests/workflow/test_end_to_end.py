@@ -216,3 +216,15 @@ def test_a_users_mistake_shows_no_traceback(finished):
     assert done.returncode and "no such concept" in text and "Traceback" not in text
     done = subprocess.run([sys.executable, "-m", "cgddi.cli", "report", "--spec", "{"], capture_output=True, text=True)
     assert done.returncode == 2 and "Traceback" not in done.stderr
+
+
+def test_the_report_judges_the_classical_baseline_on_the_same_photos(results):
+    from cgddi.report.healthy import compare, draw_examples
+
+    examples = draw_examples([str(path) for path in sorted((results / "healthy").rglob("*.tar"))], 2, 0)
+    assert len(examples) == 6
+    for example in examples:
+        assert (example.baseline != example.before).any() and (example.baseline != example.after).any()
+    table = compare(examples)
+    assert list(table["method"]) == ["run: diffusion", "baseline: biharmonic"] and (table["photos"] == 6).all()
+    assert "baseline: biharmonic" in (results / "report/index.html").read_text()

@@ -17,7 +17,8 @@ from pydantic import ValidationError
 from cgddi.artefacts import installed_versions, write_atomic
 from cgddi.errors import UserError
 from cgddi.images import TONES
-from cgddi.report.pictures import KINDS, contact_sheet, data_uri, healthy_pairs
+from cgddi.report.healthy import compare, draw_examples
+from cgddi.report.pictures import KINDS, contact_sheet, data_uri
 from cgddi.report.settings import ReportSettings
 
 TABLES = {
@@ -158,6 +159,7 @@ def write_page(
     except ValidationError as error:
         raise UserError(f"report settings: {error}") from None
     fairness = Path(summary).parent
+    examples = draw_examples(healthy, settings.images_per_cell, spec["seed"])
     splits = []
     for path in indexes:
         index = pd.read_parquet(path)
@@ -182,7 +184,15 @@ def write_page(
             tables={caption: _table(pd.read_csv(fairness / f"{name}.csv")) for name, caption in TABLES.items()},
             plots={caption: data_uri(fairness / f"{name}.png") for name, caption in PLOTS.items()},
             splits=splits,
-            pairs=healthy_pairs(healthy, 2 * settings.images_per_cell, settings.thumbnail, spec["seed"]),
+            healthy={
+                tone: [
+                    (*(data_uri(p, settings.thumbnail) for p in (e.before, e.after, e.baseline)), e.verdict)
+                    for e in examples
+                    if e.tone == tone
+                ]
+                for tone in TONES
+            },
+            comparison=_table(compare(examples)),
             kinds=KINDS,
             tones=TONES,
             audits=audit_tables(audits),

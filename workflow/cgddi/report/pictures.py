@@ -1,17 +1,16 @@
-"""Pictures of the report: contact sheets by concept and tone, healthy pairs, and their embedding as data URIs."""
+"""Pictures of the report: contact sheets by concept and tone, and their embedding as data URIs."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from cgddi.artefacts import Archive, read_member
+from cgddi.artefacts import read_member
 from cgddi.images import TONES
 from cgddi.seeds import seed_for
 
@@ -71,28 +70,3 @@ def contact_sheet(
             cells[tone] = [data_uri(read_member(r.archive, r.start, r.size), width) for r in rows.itertuples()]
         sheet[kind] = cells
     return sheet
-
-
-def healthy_pairs(archives: Sequence[str], count: int, width: int, seed: int) -> dict[str, list[tuple[str, str, str]]]:
-    """Photos before and after inpainting: tone -> (before, after, verdict of the triage), pictures as data URIs.
-
-    Args:
-        archives: healthy archives.
-        count: pairs per tone.
-        width: width of a picture in pixels.
-        seed: the project's seed; the pairs are drawn by name.
-    """
-    opened = [Archive(path) for path in archives]
-    found = [(row["tone"], archive, row) for archive in opened for row in archive.rows]
-    pairs = {}
-    for tone in TONES:
-        mine = sorted((x for x in found if x[0] == tone), key=lambda x: seed_for(seed, "report", "healthy", x[2]["id"]))
-        pairs[tone] = [
-            (
-                data_uri(archive.read(row, "before.png"), width),
-                data_uri(archive.read(row), width),
-                row["triage"]["verdict"],
-            )
-            for _, archive, row in mine[:count]
-        ]
-    return pairs
