@@ -54,6 +54,19 @@ def test_a_photo_is_painted_alike_in_any_batch(models, name):
     assert np.abs(together[0].astype(int) - together[1]).mean() > 1
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["sd-4", "sd-9", "kandinsky decoder and prior", "kandinsky combined", "sdxl"])
+def test_half_precision_paints_nearly_the_same(models, name, dtype):
+    """The route a GPU takes by default, run here on the CPU."""
+    source, settings = models[name]
+    half = DiffusionPainter({"source": str(source)}, settings, CPU, dtype)
+    unet = half.decoder.unet
+    assert {p.dtype for p in unet.parameters()} == {dtype}
+    whole = DiffusionPainter({"source": str(source)}, settings, CPU)
+    for one, two in zip(half.paint(*inputs()), whole.paint(*inputs()), strict=True):
+        assert one is not None and np.abs(one.astype(int) - two).mean() < 8
+
+
 def test_the_batched_kandinsky_loop_equals_the_pipeline_for_one_photo(models):
     source, settings = models["kandinsky combined"]
     painter = DiffusionPainter({"source": str(source)}, settings, CPU)

@@ -25,14 +25,21 @@ class DiffusionPainter:
     Args:
         model: {"source": folder or hub id, "revision": commit or None, "variant": e.g. "fp16" or None}.
         settings: prompts, steps, guidance, sizes and precision.
-        device: where to run; half precision is used on CUDA only.
+        device: where to run.
+        dtype: precision; None is the settings' on CUDA and float32 on a CPU.
     """
 
     name = "diffusion"
 
-    def __init__(self, model: Mapping[str, Any], settings: HealthySettings, device: torch.device):
+    def __init__(
+        self,
+        model: Mapping[str, Any],
+        settings: HealthySettings,
+        device: torch.device,
+        dtype: torch.dtype | None = None,
+    ):
         self.settings, self.device = settings, device
-        dtype = getattr(torch, settings.dtype) if device.type == "cuda" else torch.float32
+        dtype = dtype or (getattr(torch, settings.dtype) if device.type == "cuda" else torch.float32)
         self.pipeline = load_pipeline(model, settings, dtype).to(device)
         for part in ("prior_pipe", "decoder_pipe"):
             if hasattr(self.pipeline, part):
