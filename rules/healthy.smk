@@ -52,7 +52,7 @@ rule review:
         mem_mb=gb(2),
         runtime=minutes(20),
     params:
-        spec=PLAN.spec("healthy", settings=PLAN.config.canvases),
+        source=source_hash("cgddi.healthy.review"),
     message:
         "review page of the healthy images"
     shell:

@@ -60,6 +60,16 @@ def test_relative_imports_are_followed(package):
     assert len({before, changed, digest("a")}) == 3
 
 
+def test_data_files_count_for_the_module_that_names_them(package):
+    root, digest = package
+    (root / "a" / "table.csv").write_text("x\n")
+    (root / "a" / "command.py").write_text('TABLE = "table.csv"\n')
+    a, b = digest("a"), digest("b")
+    (root / "a" / "table.csv").write_text("y\n")
+    (root / "a" / "other.csv").write_text("z\n")
+    assert digest("a") != a and digest("b") == b
+
+
 def test_planning_imports_nothing_heavy():
     heavy = ("torch", "diffusers", "pandas", "skimage", "sklearn", "PIL")
     code = f"import cgddi.plan, sys; print([m for m in {heavy} if m in sys.modules])"

@@ -37,8 +37,21 @@ def _parsed(module: str) -> tuple[str, frozenset[str]]:
                 and isinstance(first.value.value, str)
             ):
                 node.body[0] = ast.copy_location(ast.Pass(), first)
-    code = hashlib.sha256(ast.unparse(tree).encode()).hexdigest()
-    return code, frozenset(name for name in imports if name.split(".")[0] == "cgddi" and _path(name) is not None)
+    code = hashlib.sha256(ast.unparse(tree).encode())
+    for name in sorted(
+        node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and _is_data(node.value)
+    ):
+        for data in (path.parent / name, path.parent / "templates" / name):
+            if data.is_file():
+                code.update(data.read_bytes())
+    return code.hexdigest(), frozenset(
+        name for name in imports if name.split(".")[0] == "cgddi" and _path(name) is not None
+    )
+
+
+def _is_data(value: object) -> bool:
+    """Whether a constant of the code names a data file, which may lie beside it."""
+    return isinstance(value, str) and re.fullmatch(r"[\w-]+\.(csv|html)", value) is not None
 
 
 def _path(module: str) -> Path | None:
@@ -51,7 +64,7 @@ def _path(module: str) -> Path | None:
 
 @cache
 def source_hash(module: str) -> str:
-    """Hash of a module and of every cgddi module it imports, directly or not, data tables beside them included.
+    """Hash of a module, of every cgddi module it imports, directly or not, and of the csv and html files beside them that they name.
 
     Args:
         module: dotted name, e.g. "cgddi.lora.command".
