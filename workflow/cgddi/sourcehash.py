@@ -64,7 +64,7 @@ def _path(module: str) -> Path | None:
 
 @cache
 def source_hash(module: str) -> str:
-    """Hash of a module, of every cgddi module it imports, directly or not, and of the csv and html files beside them that they name.
+    """Hash of a module, of all cgddi modules it imports, directly or not, and of the csv and html files beside them they name.
 
     Args:
         module: dotted name, e.g. "cgddi.lora.command".
