@@ -17,6 +17,7 @@ from cgddi.embedding.settings import EmbeddingSettings
 from cgddi.errors import InvalidInput, Problem
 from cgddi.export.settings import ExportSettings
 from cgddi.fairness.settings import FairnessSettings
+from cgddi.fedd.settings import FeddSettings
 from cgddi.healthy.settings import HealthySettings
 from cgddi.index.settings import IndexSettings
 from cgddi.lora.settings import LoraSettings
@@ -54,6 +55,14 @@ class Models(Section):
     inpainting: Model = Field(
         Model(source="kandinsky-community/kandinsky-2-2-decoder-inpaint"),
         description="healthy (paper: Kandinsky 2.2)",
+    )
+    fedd: Model = Field(
+        Model(source="./models/adm-256-uncond"),
+        description="fedd: the folder `cgddi fedd convert` writes from OpenAI's 256 px unconditional ADM (paper), or any other "
+        "diffusers model; needed only where fedd is used",
+    )
+    sam3: Model = Field(
+        Model(source="facebook/sam3"), description="masks of cohorts with `masks.source: sam3` (paper: SAM 3)"
     )
 
 
@@ -122,6 +131,7 @@ class Config(Section):
     regimes: dict[str, Regime] = Field({}, description="regimes of your own, by name, beside the built-in ones")
     classify: ClassifySettings = ClassifySettings(label_texts=LabelTexts(text_encoder=BASE_MODEL))
     fairness: FairnessSettings = FairnessSettings()
+    fedd: FeddSettings = FeddSettings()
     report: ReportSettings = ReportSettings()
     export: ExportSettings = ExportSettings()
 

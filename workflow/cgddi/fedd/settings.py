@@ -1,0 +1,172 @@
+"""Settings of the FEDD stages: features, segmenter, probe, baselines and tables. Imports nothing heavy: planning reads it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+VERSIONS = ("torch", "diffusers", "transformers", "timm", "segmentation-models-pytorch", "numpy", "pillow")
+"""Distributions whose pinned version matters for the result."""
+
+Variant = Literal["plain", "reweight", "augment"]
+"""How the segmenter treats skin tones: as they come, with loss weights by tone, or with tone-augmented photos."""
+
+
+class Group(BaseModel):
+    """A part of the section; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# ---- features (spec.settings of `cgddi fedd features`, without what the job itself fixes) ------------------------------
+
+
+class FeaturesSettings(Group):
+    """Which activations of the frozen model are kept (paper: OpenAI's 256 px unconditional ADM)."""
+
+    size: int = Field(256, ge=16, le=1024, description="side in px of the photos the model sees (paper)")
+    timestep: int = Field(100, ge=0, le=1000, description="timestep of the segmenter's features (paper)")
+    blocks: tuple[int, ...] = Field(
+        (6, 8), min_length=1, description="decoder blocks of the segmenter's features, counted from the deepest (paper)"
+    )
+    ablation_timesteps: tuple[int, ...] = Field(
+        tuple(range(0, 1001, 50)), description="timesteps of the probe's ablation (paper); 1000 means the last, 999"
+    )
+    ablation_blocks: tuple[int, ...] | None = Field(
+        None, description="decoder blocks of the probe's ablation; null: all (paper: 18)"
+    )
+    batch: int = Field(8, ge=1, le=256, description="photos that go through the model together")
+    showcase: int = Field(2, ge=0, le=16, description="study photos per tone with K-means pictures of every block")
+
+    @field_validator("ablation_timesteps")
+    @classmethod
+    def _timesteps_known(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(not 0 <= t <= 1000 for t in value):
+            raise ValueError("timesteps are 0 to 1000")
+        return value
+
+
+# ---- which photos ----------------------------------------------------------------------------------------------------
+
+
+class SubsetsSettings(Group):
+    """The study's photos: nested, balanced over tones and malignancy."""
+
+    train_per_tone: dict[str, int] = Field(
+        {"5": 10, "10": 20, "15": 30, "20": 40},
+        min_length=1,
+        description="subset (its name: a share of the data in %) -> training photos per tone, half of them malignant (paper)",
+    )
+    validation_per_tone: int = Field(10, ge=2, description="validation photos per tone (paper)")
+    test_per_tone: int = Field(10, ge=2, description="test photos per tone (paper)")
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="seeds of the trained networks")
+    keep_to_training: bool = Field(
+        True,
+        description="train on photos only that every split trains on, so that masks of the segmenter leak nothing; false (any "
+        "photo, as in the paper) is for a study whose masks no cohort uses",
+    )
+
+    @field_validator("train_per_tone")
+    @classmethod
+    def _names_and_sizes(cls, value: dict[str, int]) -> dict[str, int]:
+        for name, count in value.items():
+            if not name.isalnum() or not name.islower() and not name.isdigit():
+                raise ValueError(f"{name!r} is no subset name: lowercase letters and digits")
+            if count < 2 or count % 2:
+                raise ValueError(f"subset {name}: {count} photos per tone; give an even number, half become malignant")
+        return value
+
+
+# ---- segmenter (spec.settings of `cgddi fedd segmenter`) -------------------------------------------------------------
+
+
+class SegmenterSettings(Group):
+    """Ensemble of pixel MLPs on upsampled block features (paper, section 3; DatasetDDPM, Baranchuk et al. 2022)."""
+
+    ensemble: int = Field(5, ge=1, le=50, description="networks that vote (paper)")
+    hidden: tuple[int, int] = Field((128, 32), description="widths of the hidden layers (paper)")
+    learning_rate: float = Field(1e-3, gt=0, description="Adam learning rate (paper)")
+    batch_pixels: int = Field(64, ge=2, description="pixels per training batch (paper)")
+
+
+# ---- probe (spec.settings of `cgddi fedd probe`) ---------------------------------------------------------------------
+
+
+class ProbeSettings(Group):
+    """Malignancy from pooled block features by a small network 64-32-1 (paper)."""
+
+    hidden: tuple[int, int] = Field((64, 32), description="widths of the hidden layers (paper)")
+    dropout: tuple[float, float] = Field((0.5, 0.25), description="dropout after each hidden layer (paper)")
+    learning_rate: float = Field(1e-3, gt=0, description="Adam learning rate")
+    weight_decay: float = Field(1e-5, ge=0, description="Adam weight decay (paper)")
+    epochs: int = Field(500, ge=1, description="full-batch epochs at most (paper)")
+    patience: int = Field(50, ge=1, description="epochs without a better validation loss before it stops")
+
+
+# ---- baselines (spec.settings of `cgddi fedd baseline`) --------------------------------------------------------------
+
+
+class BaselinesSettings(Group):
+    """Networks trained on the photos themselves, on the same subsets."""
+
+    segmentation: tuple[str, ...] = Field(
+        ("densenet121", "vgg16", "resnet50", "efficientnet-b0", "mobilenet_v2"),
+        description="encoders of the U-Nets (paper; names of segmentation_models_pytorch)",
+    )
+    classification: tuple[str, ...] = Field(
+        ("densenet121", "vgg16", "resnet50", "efficientnet_b0", "mobilenetv2_100"),
+        description="malignancy classifiers (paper; names of timm), and `deepderm`",
+    )
+
+
+# ---- tables (spec.settings of `cgddi fedd tables`) -------------------------------------------------------------------
+
+
+class TablesSettings(Group):
+    """Tables and pictures of the study."""
+
+    bootstrap: int = Field(1000, ge=10, description="bootstrap replicates behind each interval (project's choice)")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="coverage of the intervals (project's choice)")
+
+
+class MaskSource(Group):
+    """The trained segmenter that makes the masks of cohorts with `masks.source: fedd`."""
+
+    variant: Variant = Field("plain", description="treatment of tones")
+    subset: str = Field("20", description="subset it was trained on, a name of fedd.subsets.train_per_tone")
+    seed: int = Field(0, description="its seed, one of fedd.subsets.seeds")
+
+
+class FeddSettings(Group):
+    """The FEDD study, and the segmenter behind automatic masks."""
+
+    study: bool = Field(
+        False, description="whether `all` holds the study (target `fedd`): its tables and report section"
+    )
+    cohort: str | None = Field(
+        None, description="labelled cohort the study is made on; null: the first development cohort with mask files"
+    )
+    features: FeaturesSettings = FeaturesSettings()
+    subsets: SubsetsSettings = SubsetsSettings()
+    segmenter: SegmenterSettings = SegmenterSettings()
+    variants: tuple[Variant, ...] = Field(
+        ("plain", "reweight"),
+        min_length=1,
+        description="segmenters the study trains; the tone-gap figure compares them",
+    )
+    probe: ProbeSettings = ProbeSettings()
+    baselines: BaselinesSettings = BaselinesSettings()
+    tables: TablesSettings = TablesSettings()
+    masks_from: MaskSource = MaskSource()
+
+    @model_validator(mode="after")
+    def _masks_from_known(self) -> FeddSettings:
+        chosen = self.masks_from
+        if "subset" in chosen.model_fields_set and chosen.subset not in self.subsets.train_per_tone:
+            raise ValueError(
+                f"masks_from.subset: {chosen.subset!r} is none of {', '.join(self.subsets.train_per_tone)}"
+            )
+        if "seed" in chosen.model_fields_set and chosen.seed not in self.subsets.seeds:
+            raise ValueError(f"masks_from.seed: {chosen.seed} is none of fedd.subsets.seeds")
+        return self
