@@ -1,0 +1,151 @@
+"""Feature files: the diffusion features of a batch of photos at one timestep, as one safetensors file and its record.
+
+Names in the file: `<image_id>/map/<block>` float16 (C, h, w), the block's native map; `<image_id>/pooled/<block>` float16
+(512,); `<image_id>/kmeans/<block>` uint8 (h, w), the cluster of each cell. The header tells size, timestep, crop, the model's
+content hash and the hash of the job's spec; the record of the same name (`.json`) holds the spec itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from cgddi.artefacts import canonical, record_for, sha256, write_record
+from cgddi.diffusion.weights import write_tensors
+from cgddi.errors import UserError
+
+KINDS = ("map", "pooled", "kmeans")
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """Features of one photo, by decoder block.
+
+    Args:
+        maps: native maps, float16 (C, h, w).
+        pooled: float16 (512,).
+        kmeans: uint8 (h, w).
+    """
+
+    maps: Mapping[int, torch.Tensor] = field(default_factory=dict)
+    pooled: Mapping[int, torch.Tensor] = field(default_factory=dict)
+    kmeans: Mapping[int, torch.Tensor] = field(default_factory=dict)
+
+    def tensors(self, image_id: str) -> dict[str, torch.Tensor]:
+        """By their names in a file."""
+        parts = zip(KINDS, (self.maps, self.pooled, self.kmeans), strict=True)
+        return {f"{image_id}/{kind}/{block}": value for kind, found in parts for block, value in found.items()}
+
+
+def write_features(
+    path: str | Path,
+    features: Mapping[str, ImageFeatures],
+    spec: Mapping[str, Any],
+    inputs: Sequence[str | Path] = (),
+    **facts: Any,
+) -> None:
+    """Write a feature file and its record; equal content gives equal bytes.
+
+    Args:
+        path: the `.safetensors` to write.
+        features: image id -> its features.
+        spec: the job's spec, kept in the record; its hash goes into the header.
+        inputs: files read, hashed into the record.
+        facts: into the header and the record: model (content hash), size, timestep, crop, blocks (how many the model has), ...
+    """
+    path = Path(path)
+    tensors = {name: value for image_id, found in features.items() for name, value in found.tensors(image_id).items()}
+    header = {**facts, "settings": spec.get("settings", {}), "spec": sha256(canonical(dict(spec)))}
+    write_record(path.with_suffix(".json"), record_for(spec, inputs, images=sorted(features), **facts))
+    write_tensors(path, tensors, {f"cgddi.{name}": canonical(value) for name, value in header.items()})
+
+
+class FeatureFiles:
+    """Several feature files as one; tensors are read when asked for.
+
+    Args:
+        paths: `.safetensors` files of one model, size, crop and timestep.
+
+    Raises:
+        UserError: a file is missing, damaged or no feature file, or the files do not belong together.
+    """
+
+    SHARED = ("model", "size", "timestep", "crop")
+
+    def __init__(self, paths: Iterable[str | Path]):
+        self._handles: list[Any] = []
+        self._files: dict[str, int] = {}
+        self._found: dict[tuple[str, str], list[int]] = {}
+        self.paths = [Path(path) for path in paths]
+        self.facts: dict[str, Any] = {}
+        for number, path in enumerate(self.paths):
+            self._handles.append(_open(path))
+            facts = {
+                name.removeprefix("cgddi."): json.loads(text)
+                for name, text in (self._handles[-1].metadata() or {}).items()
+                if name.startswith("cgddi.")
+            }
+            if "spec" not in facts:
+                raise UserError(f"{path}: not a feature file. Give files that `cgddi fedd features` wrote.")
+            for name in self.SHARED:
+                if self.facts and facts.get(name) != self.facts.get(name):
+                    raise UserError(
+                        f"{path}: features of another {name} ({facts.get(name)}) than {self.paths[0]} "
+                        f"({self.facts.get(name)}). Give files of one run."
+                    )
+            self.facts = self.facts or facts
+            for name in self._handles[-1].keys():  # noqa: SIM118 (not a mapping)
+                image_id, kind, block = name.split("/")
+                self._files[name] = number
+                self._found.setdefault((image_id, kind), []).append(int(block))
+
+    @property
+    def images(self) -> list[str]:
+        """Image ids in the files, sorted."""
+        return sorted({image_id for image_id, _ in self._found})
+
+    def blocks(self, image_id: str, kind: str = "map") -> list[int]:
+        """Blocks of which a photo has features of a kind (map, pooled, kmeans), in order."""
+        return sorted(self._found.get((image_id, kind), []))
+
+    def maps(self, image_id: str, blocks: Sequence[int]) -> dict[int, torch.Tensor]:
+        """Native maps of a photo: block -> float16 (C, h, w), in the order asked for."""
+        return {block: self._read(image_id, "map", block) for block in blocks}
+
+    def pooled(self, image_id: str, block: int) -> torch.Tensor:
+        """Pooled features of a photo: float16 (512,)."""
+        return self._read(image_id, "pooled", block)
+
+    def kmeans(self, image_id: str, block: int) -> torch.Tensor:
+        """Cluster (0, 1, ...) of each cell of a block's map: uint8 (h, w)."""
+        return self._read(image_id, "kmeans", block)
+
+    def _read(self, image_id: str, kind: str, block: int) -> torch.Tensor:
+        name = f"{image_id}/{kind}/{block}"
+        if name not in self._files:
+            raise UserError(
+                f"image {image_id}: no {kind} features of block {block} in {_shown(self.paths)} "
+                f"(there are blocks {self.blocks(image_id, kind)}). Run the features stage for this image and block."
+            )
+        return self._handles[self._files[name]].get_tensor(name)
+
+
+def _open(path: Path):
+    try:
+        return safe_open(path, framework="pt")
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file. Run `cgddi fedd features`, or the workflow.") from error
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path}: not a whole safetensors file ({error}). Delete it and run the workflow again."
+        ) from error
+
+
+def _shown(paths: Sequence[Path]) -> str:
+    return ", ".join(map(str, paths[:3])) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
