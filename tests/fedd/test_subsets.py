@@ -1,0 +1,129 @@
+"""The study's subsets: nested, balanced, disjoint, free of test images, and stable."""
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+
+import pytest
+from cgddi.errors import InvalidInput
+from cgddi.fedd.subsets import TONES, spread, study
+from cgddi.sheets import Photo
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+
+@dataclass(frozen=True)
+class Sizes:
+    subsets: dict[str, int] = field(default_factory=lambda: {"20": 8, "5": 2, "15": 6, "10": 4})
+    validation_per_tone: int = 2
+    test_per_tone: int = 4
+
+
+def photo(number: int, tone: str, malignant: bool | None, concept: str = "c0", **changes) -> Photo:
+    row = Photo(f"i{number:04d}", "f.png", "clinic", concept, concept, tone, malignant, "m.npy", None, number)
+    return replace(row, **changes)
+
+
+def cohort(per_cell: int, concepts: int = 3) -> list[Photo]:
+    cells = [(tone, malignant) for tone in TONES for malignant in (True, False) for _ in range(per_cell)]
+    return [photo(n, tone, malignant, f"c{n % concepts}") for n, (tone, malignant) in enumerate(cells)]
+
+
+def cells_of(photos: list[Photo], images) -> Counter:
+    known = {p.image_id: p for p in photos}
+    return Counter((known[i].skin_tone, known[i].malignant) for i in images)
+
+
+worlds = st.tuples(
+    st.integers(8, 14),
+    st.integers(1, 6),
+    st.integers(0, 2**31),
+    st.lists(st.lists(st.sampled_from(["train", "train", "train", "validation", "test", None])), max_size=2),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(worlds, st.randoms())
+def test_study_keeps_its_rules_or_says_what_lacks(world, random) -> None:
+    per_cell, concepts, seed, draws = world
+    photos = cohort(per_cell, concepts)
+    groups = [random.choice([None, None, f"g{random.randrange(20)}"]) for _ in photos]
+    photos = [replace(p, group=group) for p, group in zip(photos, groups, strict=True)]
+    roles = {
+        f"s{k}": {p.image_id: role for p, role in zip(photos, draw * len(photos), strict=False) if role}
+        for k, draw in enumerate(draws)
+    }
+    try:
+        made = study(photos, roles, Sizes(), seed)
+    except InvalidInput as error:
+        assert error.problems and all("of " in p.message and "fedd." in p.remedy for p in error.problems)
+        return
+    names = list(made.subsets)
+    assert names == ["5", "10", "15", "20"]
+    for smaller, larger in zip(names, names[1:], strict=False):
+        assert set(made.subsets[smaller]) < set(made.subsets[larger])
+    for images, size in [*((made.subsets[n], Sizes().subsets[n]) for n in names), (made.validation, 2), (made.test, 4)]:
+        assert cells_of(photos, images) == {(tone, m): size // 2 for tone in TONES for m in (True, False)}
+    parts = {"train": made.subsets["20"], "validation": made.validation, "test": made.test}
+    owner: dict[str, str] = {}
+    known = {p.image_id: p for p in photos}
+    for part, images in parts.items():
+        assert len(set(images)) == len(images)
+        for image in images:
+            seen = {split[image] for split in roles.values() if image in split}
+            assert part == "test" or "test" not in seen
+            assert part != "train" or seen <= {"train"}
+            assert owner.setdefault(image, part) == part
+            assert owner.setdefault(known[image].group or image, part) == part
+    random.shuffle(photos)
+    assert study(photos, roles, Sizes(), seed) == made
+
+
+def test_study_takes_everything_when_it_must() -> None:
+    """A cohort of exactly the needed size gives a study when roles allow it, and none with one photo less."""
+    photos = cohort(7)
+    roles = {"s": {}}
+    for tone in TONES:
+        for malignant in (True, False):
+            cell = [p.image_id for p in photos if (p.skin_tone, p.malignant) == (tone, malignant)]
+            roles["s"] |= dict(zip(cell, ["train"] * 5 + ["validation", "test"], strict=True))
+    made = study(photos, roles, Sizes(), 1)
+    assert len(made.images) == len(photos)
+    with pytest.raises(InvalidInput, match="needs 2 benign photos of dark skin for its test set and finds 1") as error:
+        study(photos[:-1], roles, Sizes(), 1)
+    assert "fedd.test_per_tone" in str(error.value) and "dark" in str(error.value)
+
+
+def test_photos_without_mask_or_label_take_no_part() -> None:
+    photos = cohort(9)
+    photos[0] = replace(photos[0], mask=None)
+    photos[-1] = replace(photos[-1], malignant=None)
+    made = study(photos, {}, Sizes(), 1)
+    assert not {photos[0].image_id, photos[-1].image_id} & set(made.images)
+    with pytest.raises(InvalidInput, match="0 with a mask") as error:
+        study([replace(p, mask=None) for p in photos], {}, Sizes(), 1)
+    assert len(error.value.problems) == 18
+    study([replace(p, mask=None) for p in photos], {}, Sizes(), 1, masked=False)
+
+
+def test_no_photo_at_all() -> None:
+    with pytest.raises(InvalidInput, match="fedd.subsets"):
+        study([], {}, Sizes(), 1)
+
+
+@given(st.integers(0, 10**6), st.lists(st.integers(1, 12), min_size=1, max_size=6))
+@settings(max_examples=40, deadline=None)
+def test_every_beginning_holds_the_concepts_in_proportion(seed, sizes) -> None:
+    concepts = [f"c{k}" for k, size in enumerate(sizes) for _ in range(size)]
+    photos = [photo(n, "light", True, concept) for n, concept in enumerate(concepts)]
+    ordered = spread(photos, seed)
+    assert sorted(p.image_id for p in ordered) == [p.image_id for p in photos]
+    for end in range(1, len(ordered) + 1):
+        counts = Counter(p.concept for p in ordered[:end])
+        # Each concept stands at (k + u) / n: two concepts' shares differ by less than one photo of each.
+        shares = [(counts[f"c{k}"] - 1, counts[f"c{k}"] + 1, size) for k, size in enumerate(sizes)]
+        assert max(low / size for low, _, size in shares) <= min(high / size for _, high, size in shares)
+
+
+def test_other_seed_other_study() -> None:
+    photos = cohort(12)
+    assert study(photos, {}, Sizes(), 1) != study(photos, {}, Sizes(), 2)

@@ -1,0 +1,167 @@
+"""The study's photos: nested training subsets and a fixed validation and test set, each balanced over tone and malignancy.
+
+Light (standard library only): read at every parse of the Snakefile.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from cgddi.errors import InvalidInput, Problem
+from cgddi.seeds import seed_for
+from cgddi.sheets import Photo
+
+TONES = ("light", "medium", "dark")
+
+
+class StudySizes(Protocol):
+    """What of the settings decides the study's size: photos per tone, half of them malignant (FEDD, section 3)."""
+
+    subsets: Mapping[str, int]
+    validation_per_tone: int
+    test_per_tone: int
+
+
+@dataclass(frozen=True)
+class Study:
+    """Image ids of the study, each list sorted.
+
+    Args:
+        subsets: name -> training images, in order of size; a smaller subset is contained in a larger one.
+        validation: images on which training stops.
+        test: images that are measured and never trained on.
+    """
+
+    subsets: dict[str, tuple[str, ...]]
+    validation: tuple[str, ...]
+    test: tuple[str, ...]
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """All images of the study, sorted."""
+        return tuple(sorted({*self.validation, *self.test, *(i for images in self.subsets.values() for i in images)}))
+
+
+def halves(per_tone: int) -> dict[bool, int]:
+    """Malignant and benign photos among so many of one tone; an odd one is benign."""
+    return {True: per_tone // 2, False: per_tone - per_tone // 2}
+
+
+def study(
+    photos: Sequence[Photo],
+    roles: Mapping[str, Mapping[str, str]],
+    settings: StudySizes,
+    seed: int,
+    masked: bool = True,
+) -> Study:
+    """Choose the study's photos from one cohort.
+
+    Training photos have the role `train` in every split that has them, validation photos are in no split's test, test photos
+    are any others, those of a test split first: no mask that the segmenter makes can carry a classifier's test image into
+    training. Photos of one group (a patient, near-duplicates) never part between training, validation and test.
+
+    Args:
+        photos: the cohort's photos; those of unknown malignancy and, if `masked`, those without a mask are left out.
+        roles: split -> image_id -> train, validation or test; a photo that a split lacks is free in it.
+        settings: sizes (see `StudySizes`).
+        seed: the project's seed; draws are ranked by hashes of image ids, not by the sheet's order.
+        masked: whether a photo needs a mask file.
+
+    Raises:
+        InvalidInput: a tone or class has too few photos; every such cell is named with its counts.
+    """
+    able = [p for p in photos if p.malignant is not None and (p.mask or not masked) and p.skin_tone in TONES]
+    seen = {p.image_id: {split[p.image_id] for split in roles.values() if p.image_id in split} for p in able}
+    tiers = {
+        "train": [[p for p in able if seen[p.image_id] <= {"train"}]],
+        "validation": [
+            [p for p in able if "validation" in seen[p.image_id] and "test" not in seen[p.image_id]],
+            [p for p in able if seen[p.image_id] <= {"train"}],
+        ],
+        "test": [
+            [p for p in able if "test" in seen[p.image_id]],
+            [p for p in able if "test" not in seen[p.image_id]],
+        ],
+    }
+    sizes = dict(sorted(settings.subsets.items(), key=lambda item: (item[1], item[0])))
+    per_tone = {
+        "train": (max(sizes.values(), default=0), "fedd.subsets"),
+        "validation": (settings.validation_per_tone, "fedd.validation_per_tone"),
+        "test": (settings.test_per_tone, "fedd.test_per_tone"),
+    }
+    groups: dict[str, str] = {}
+    drawn: dict[str, dict[Cell, list[str]]] = {}
+    problems = []
+    for role, (count, key) in per_tone.items():
+        drawn[role] = _draw(tiers[role], halves(count), groups, role, seed)
+        for cell, images in drawn[role].items():
+            if len(images) < halves(count)[cell[1]]:
+                problems.append(
+                    _too_few(photos, tiers, cell, role, len(images), halves(count)[cell[1]], key, bool(roles))
+                )
+    if problems:
+        raise InvalidInput(problems)
+    subsets = {
+        name: tuple(sorted(i for cell, images in drawn["train"].items() for i in images[: halves(size)[cell[1]]]))
+        for name, size in sizes.items()
+    }
+    return Study(subsets, *(tuple(sorted(sum(drawn[role].values(), []))) for role in ("validation", "test")))
+
+
+Cell = tuple[str, bool]
+"""Tone and malignancy."""
+
+
+def _draw(
+    tiers: Iterable[Sequence[Photo]], wanted: Mapping[bool, int], groups: dict[str, str], role: str, seed: int
+) -> dict[Cell, list[str]]:
+    """Up to the wanted number of images of each cell, from the first tier that has them; `groups` (group -> role) grows."""
+    drawn: dict[Cell, list[str]] = {(tone, malignant): [] for tone in TONES for malignant in (True, False)}
+    for tier in tiers:
+        cells: dict[Cell, list[Photo]] = defaultdict(list)
+        for photo in tier:
+            cells[photo.skin_tone, bool(photo.malignant)].append(photo)
+        for cell, images in drawn.items():
+            for photo in spread(cells[cell], seed):
+                group = photo.group or photo.image_id
+                if len(images) < wanted[cell[1]] and groups.get(group, role) == role and photo.image_id not in images:
+                    groups[group] = role
+                    images.append(photo.image_id)
+    return drawn
+
+
+def spread(photos: Sequence[Photo], seed: int) -> list[Photo]:
+    """Photos in an order of which every beginning holds each concept in proportion, within one photo.
+
+    The k-th of a concept's n photos (ranked by a hash of their ids) stands at (k + u) / n, u in [0, 1) being a hash of the
+    concept: systematic sampling with a random start per concept.
+    """
+    concepts: dict[str, list[Photo]] = defaultdict(list)
+    for photo in photos:
+        concepts[photo.concept].append(photo)
+    placed = []
+    for concept, members in concepts.items():
+        start = seed_for(seed, "fedd subset", "concept", concept) / 2**63
+        ranked = sorted((seed_for(seed, "fedd subset", photo.image_id), photo.image_id, photo) for photo in members)
+        placed += [((k + start) / len(ranked), rank, photo) for k, (rank, _, photo) in enumerate(ranked)]
+    return [photo for *_, photo in sorted(placed, key=lambda item: (item[0], item[1], item[2].image_id))]
+
+
+def _too_few(photos, tiers, cell: Cell, role: str, found: int, wanted: int, key: str, split: bool) -> Problem:
+    """What a cell of tone and malignancy lacks, and which setting to lower."""
+    tone, malignant = cell
+    of_cell = [p for p in photos if p.skin_tone == tone and p.malignant is malignant]
+    free = sum(p.skin_tone == tone and p.malignant is malignant for tier in tiers[role] for p in tier)
+    kind = "malignant" if malignant else "benign"
+    message = (
+        f"the study needs {wanted} {kind} photos of {tone} skin for its {role} set and finds {found}; the cohort has "
+        f"{len(of_cell)}, {sum(bool(p.mask) for p in of_cell)} with a mask, {free} that may be used for {role}"
+    )
+    remedy = f"Lower {key}, add photos or masks"
+    if split and role == "train":
+        remedy += ", or use fewer splits (a training photo must be in the training set of each)"
+    source = f"cohort {photos[0].cohort}" if photos else "the study's cohort"
+    return Problem(source, message, remedy + ".")
