@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 @dataclass(frozen=True)
 class Sizes:
-    subsets: dict[str, int] = field(default_factory=lambda: {"20": 8, "5": 2, "15": 6, "10": 4})
+    train_per_tone: dict[str, int] = field(default_factory=lambda: {"20": 8, "5": 2, "15": 6, "10": 4})
     validation_per_tone: int = 2
     test_per_tone: int = 4
 
@@ -28,9 +28,8 @@ def cohort(per_cell: int, concepts: int = 3) -> list[Photo]:
     return [photo(n, tone, malignant, f"c{n % concepts}") for n, (tone, malignant) in enumerate(cells)]
 
 
-def cells_of(photos: list[Photo], images) -> Counter:
-    known = {p.image_id: p for p in photos}
-    return Counter((known[i].skin_tone, known[i].malignant) for i in images)
+def cells_of(photos) -> Counter:
+    return Counter((p.skin_tone, p.malignant) for p in photos)
 
 
 worlds = st.tuples(
@@ -57,23 +56,22 @@ def test_study_keeps_its_rules_or_says_what_lacks(world, random) -> None:
     except InvalidInput as error:
         assert error.problems and all("of " in p.message and "fedd." in p.remedy for p in error.problems)
         return
-    names = list(made.subsets)
+    names = list(made.train)
     assert names == ["5", "10", "15", "20"]
     for smaller, larger in zip(names, names[1:], strict=False):
-        assert set(made.subsets[smaller]) < set(made.subsets[larger])
-    for images, size in [*((made.subsets[n], Sizes().subsets[n]) for n in names), (made.validation, 2), (made.test, 4)]:
-        assert cells_of(photos, images) == {(tone, m): size // 2 for tone in TONES for m in (True, False)}
-    parts = {"train": made.subsets["20"], "validation": made.validation, "test": made.test}
+        assert set(made.train[smaller]) < set(made.train[larger])
+    sized = [(made.train[name], Sizes().train_per_tone[name]) for name in names]
+    for chosen, size in [*sized, (made.validation, 2), (made.test, 4)]:
+        assert cells_of(chosen) == {(tone, m): size // 2 for tone in TONES for m in (True, False)}
     owner: dict[str, str] = {}
-    known = {p.image_id: p for p in photos}
-    for part, images in parts.items():
-        assert len(set(images)) == len(images)
-        for image in images:
-            seen = {split[image] for split in roles.values() if image in split}
+    for part, chosen in {"train": made.train["20"], "validation": made.validation, "test": made.test}.items():
+        assert len(set(chosen)) == len(chosen)
+        for one in chosen:
+            seen = {split[one.image_id] for split in roles.values() if one.image_id in split}
             assert part == "test" or "test" not in seen
             assert part != "train" or seen <= {"train"}
-            assert owner.setdefault(image, part) == part
-            assert owner.setdefault(known[image].group or image, part) == part
+            assert owner.setdefault(one.image_id, part) == part
+            assert owner.setdefault(one.group or one.image_id, part) == part
     random.shuffle(photos)
     assert study(photos, roles, Sizes(), seed) == made
 
@@ -87,10 +85,10 @@ def test_study_takes_everything_when_it_must() -> None:
             cell = [p.image_id for p in photos if (p.skin_tone, p.malignant) == (tone, malignant)]
             roles["s"] |= dict(zip(cell, ["train"] * 5 + ["validation", "test"], strict=True))
     made = study(photos, roles, Sizes(), 1)
-    assert len(made.images) == len(photos)
+    assert len(made.photos) == len(photos)
     with pytest.raises(InvalidInput, match="needs 2 benign photos of dark skin for its test set and finds 1") as error:
         study(photos[:-1], roles, Sizes(), 1)
-    assert "fedd.test_per_tone" in str(error.value) and "dark" in str(error.value)
+    assert "fedd.subsets.test_per_tone" in str(error.value) and "dark" in str(error.value)
 
 
 def test_photos_without_mask_or_label_take_no_part() -> None:
@@ -98,7 +96,7 @@ def test_photos_without_mask_or_label_take_no_part() -> None:
     photos[0] = replace(photos[0], mask=None)
     photos[-1] = replace(photos[-1], malignant=None)
     made = study(photos, {}, Sizes(), 1)
-    assert not {photos[0].image_id, photos[-1].image_id} & set(made.images)
+    assert not {photos[0], photos[-1]} & set(made.photos)
     with pytest.raises(InvalidInput, match="0 with a mask") as error:
         study([replace(p, mask=None) for p in photos], {}, Sizes(), 1)
     assert len(error.value.problems) == 18

@@ -20,29 +20,33 @@ TONES = ("light", "medium", "dark")
 class StudySizes(Protocol):
     """What of the settings decides the study's size: photos per tone, half of them malignant (FEDD, section 3)."""
 
-    subsets: Mapping[str, int]
+    train_per_tone: Mapping[str, int]
     validation_per_tone: int
     test_per_tone: int
 
 
 @dataclass(frozen=True)
 class Study:
-    """Image ids of the study, each list sorted.
+    """Photos of the study, each list in the order of image ids.
 
     Args:
-        subsets: name -> training images, in order of size; a smaller subset is contained in a larger one.
-        validation: images on which training stops.
-        test: images that are measured and never trained on.
+        train: subset -> training photos, in order of size; a smaller subset is contained in a larger one.
+        validation: photos on which training stops.
+        test: photos that are measured and never trained on.
     """
 
-    subsets: dict[str, tuple[str, ...]]
-    validation: tuple[str, ...]
-    test: tuple[str, ...]
+    train: dict[str, tuple[Photo, ...]]
+    validation: tuple[Photo, ...]
+    test: tuple[Photo, ...]
 
     @property
-    def images(self) -> tuple[str, ...]:
-        """All images of the study, sorted."""
-        return tuple(sorted({*self.validation, *self.test, *(i for images in self.subsets.values() for i in images)}))
+    def photos(self) -> tuple[Photo, ...]:
+        """All photos of the study, in the order of image ids."""
+        return _by_id({*self.validation, *self.test, *(photo for photos in self.train.values() for photo in photos)})
+
+
+def _by_id(photos: Iterable[Photo]) -> tuple[Photo, ...]:
+    return tuple(sorted(photos, key=lambda photo: photo.image_id))
 
 
 def halves(per_tone: int) -> dict[bool, int]:
@@ -86,29 +90,29 @@ def study(
             [p for p in able if "test" not in seen[p.image_id]],
         ],
     }
-    sizes = dict(sorted(settings.subsets.items(), key=lambda item: (item[1], item[0])))
+    sizes = dict(sorted(settings.train_per_tone.items(), key=lambda item: (item[1], item[0])))
     per_tone = {
-        "train": (max(sizes.values(), default=0), "fedd.subsets"),
-        "validation": (settings.validation_per_tone, "fedd.validation_per_tone"),
-        "test": (settings.test_per_tone, "fedd.test_per_tone"),
+        "train": (max(sizes.values(), default=0), "fedd.subsets.train_per_tone"),
+        "validation": (settings.validation_per_tone, "fedd.subsets.validation_per_tone"),
+        "test": (settings.test_per_tone, "fedd.subsets.test_per_tone"),
     }
     groups: dict[str, str] = {}
-    drawn: dict[str, dict[Cell, list[str]]] = {}
+    drawn: dict[str, dict[Cell, list[Photo]]] = {}
     problems = []
     for role, (count, key) in per_tone.items():
         drawn[role] = _draw(tiers[role], halves(count), groups, role, seed)
-        for cell, images in drawn[role].items():
-            if len(images) < halves(count)[cell[1]]:
+        for cell, chosen in drawn[role].items():
+            if len(chosen) < halves(count)[cell[1]]:
                 problems.append(
-                    _too_few(photos, tiers, cell, role, len(images), halves(count)[cell[1]], key, bool(roles))
+                    _too_few(photos, tiers, cell, role, len(chosen), halves(count)[cell[1]], key, bool(roles))
                 )
     if problems:
         raise InvalidInput(problems)
-    subsets = {
-        name: tuple(sorted(i for cell, images in drawn["train"].items() for i in images[: halves(size)[cell[1]]]))
+    train = {
+        name: _by_id(p for cell, chosen in drawn["train"].items() for p in chosen[: halves(size)[cell[1]]])
         for name, size in sizes.items()
     }
-    return Study(subsets, *(tuple(sorted(sum(drawn[role].values(), []))) for role in ("validation", "test")))
+    return Study(train, *(_by_id(sum(drawn[role].values(), [])) for role in ("validation", "test")))
 
 
 Cell = tuple[str, bool]
@@ -117,19 +121,19 @@ Cell = tuple[str, bool]
 
 def _draw(
     tiers: Iterable[Sequence[Photo]], wanted: Mapping[bool, int], groups: dict[str, str], role: str, seed: int
-) -> dict[Cell, list[str]]:
-    """Up to the wanted number of images of each cell, from the first tier that has them; `groups` (group -> role) grows."""
-    drawn: dict[Cell, list[str]] = {(tone, malignant): [] for tone in TONES for malignant in (True, False)}
+) -> dict[Cell, list[Photo]]:
+    """Up to the wanted number of photos of each cell, from the first tier that has them; `groups` (group -> role) grows."""
+    drawn: dict[Cell, list[Photo]] = {(tone, malignant): [] for tone in TONES for malignant in (True, False)}
     for tier in tiers:
         cells: dict[Cell, list[Photo]] = defaultdict(list)
         for photo in tier:
             cells[photo.skin_tone, bool(photo.malignant)].append(photo)
-        for cell, images in drawn.items():
+        for cell, chosen in drawn.items():
             for photo in spread(cells[cell], seed):
                 group = photo.group or photo.image_id
-                if len(images) < wanted[cell[1]] and groups.get(group, role) == role and photo.image_id not in images:
+                if len(chosen) < wanted[cell[1]] and groups.get(group, role) == role and photo not in chosen:
                     groups[group] = role
-                    images.append(photo.image_id)
+                    chosen.append(photo)
     return drawn
 
 
@@ -162,6 +166,6 @@ def _too_few(photos, tiers, cell: Cell, role: str, found: int, wanted: int, key:
     )
     remedy = f"Lower {key}, add photos or masks"
     if split and role == "train":
-        remedy += ", or use fewer splits (a training photo must be in the training set of each)"
+        remedy += ", or set fedd.subsets.keep_to_training: false (now a training photo must train in every split)"
     source = f"cohort {photos[0].cohort}" if photos else "the study's cohort"
     return Problem(source, message, remedy + ".")
