@@ -16,6 +16,7 @@ class Sizes:
     train_per_tone: dict[str, int] = field(default_factory=lambda: {"20": 8, "5": 2, "15": 6, "10": 4})
     validation_per_tone: int = 2
     test_per_tone: int = 4
+    balance: str = "tone_and_malignancy"
 
 
 def photo(number: int, tone: str, malignant: bool | None, concept: str = "c0", **changes) -> Photo:
@@ -101,6 +102,18 @@ def test_photos_without_mask_or_label_take_no_part() -> None:
         study([replace(p, mask=None) for p in photos], {}, Sizes(), 1)
     assert len(error.value.problems) == 18
     study([replace(p, mask=None) for p in photos], {}, Sizes(), 1, masked=False)
+
+
+def test_balance_over_tones_alone_keeps_the_cohorts_own_malignancy() -> None:
+    """A cohort of which a fifth is malignant: no malignancy is asked for, and the concepts keep their shares."""
+    photos = [photo(n, tone, n % 5 == 0, f"c{n % 5 == 0}") for n, tone in enumerate(tone for tone in TONES * 40)]
+    made = study(photos, {}, Sizes(balance="tone"), 1)
+    for chosen, size in [(made.train["20"], 8), (made.validation, 2), (made.test, 4)]:
+        assert Counter(p.skin_tone for p in chosen) == {tone: size for tone in TONES}
+    assert 3 <= sum(bool(p.malignant) for p in made.train["20"]) <= 6
+    with pytest.raises(InvalidInput, match="needs 8 labelled photos of dark skin") as error:
+        study([p for p in photos if p.skin_tone != "dark"], {}, Sizes(balance="tone"), 1)
+    assert "balance: tone" not in str(error.value)
 
 
 def test_no_photo_at_all() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -60,6 +61,11 @@ class SubsetsSettings(Group):
     )
     validation_per_tone: int = Field(10, ge=2, description="validation photos per tone (paper)")
     test_per_tone: int = Field(10, ge=2, description="test photos per tone (paper)")
+    balance: Literal["tone_and_malignancy", "tone"] = Field(
+        "tone_and_malignancy",
+        description="tone_and_malignancy: half of each tone's photos are malignant (paper); tone: as many photos of each tone, "
+        "malignant as the cohort is",
+    )
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="seeds of the trained networks")
     keep_to_training: bool = Field(
         True,
@@ -71,10 +77,10 @@ class SubsetsSettings(Group):
     @classmethod
     def _names_and_sizes(cls, value: dict[str, int]) -> dict[str, int]:
         for name, count in value.items():
-            if not name.isalnum() or not name.islower() and not name.isdigit():
+            if not re.fullmatch("[a-z0-9]+", name):
                 raise ValueError(f"{name!r} is no subset name: lowercase letters and digits")
-            if count < 2 or count % 2:
-                raise ValueError(f"subset {name}: {count} photos per tone; give an even number, half become malignant")
+            if count < 2:
+                raise ValueError(f"subset {name}: {count} photos per tone; give at least 2")
         return value
 
 

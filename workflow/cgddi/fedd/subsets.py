@@ -18,11 +18,15 @@ TONES = ("light", "medium", "dark")
 
 
 class StudySizes(Protocol):
-    """What of the settings decides the study's size: photos per tone, half of them malignant (FEDD, section 3)."""
+    """What of the settings decides the study's size: photos per tone, half of them malignant (FEDD, section 3).
+
+    With `balance` "tone" a tone's photos are as malignant as the cohort's are.
+    """
 
     train_per_tone: Mapping[str, int]
     validation_per_tone: int
     test_per_tone: int
+    balance: str
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,16 @@ def _by_id(photos: Iterable[Photo]) -> tuple[Photo, ...]:
     return tuple(sorted(photos, key=lambda photo: photo.image_id))
 
 
-def halves(per_tone: int) -> dict[bool, int]:
-    """Malignant and benign photos among so many of one tone; an odd one is benign."""
+Malignancy = bool | None
+"""Of a cell of photos; None: of both kinds."""
+Cell = tuple[str, Malignancy]
+"""Tone and malignancy."""
+
+
+def halves(per_tone: int, balance: str = "tone_and_malignancy") -> dict[Malignancy, int]:
+    """Malignant and benign photos among so many of one tone; an odd one is benign. Balance "tone": both kinds together."""
+    if balance == "tone":
+        return {None: per_tone}
     return {True: per_tone // 2, False: per_tone - per_tone // 2}
 
 
@@ -100,34 +112,31 @@ def study(
     drawn: dict[str, dict[Cell, list[Photo]]] = {}
     problems = []
     for role, (count, key) in per_tone.items():
-        drawn[role] = _draw(tiers[role], halves(count), groups, role, seed)
+        wanted = halves(count, settings.balance)
+        drawn[role] = _draw(tiers[role], wanted, groups, role, seed)
         for cell, chosen in drawn[role].items():
-            if len(chosen) < halves(count)[cell[1]]:
-                problems.append(
-                    _too_few(photos, tiers, cell, role, len(chosen), halves(count)[cell[1]], key, bool(roles))
-                )
+            if len(chosen) < wanted[cell[1]]:
+                problems.append(_too_few(photos, tiers, cell, role, len(chosen), wanted[cell[1]], key, bool(roles)))
     if problems:
         raise InvalidInput(problems)
     train = {
-        name: _by_id(p for cell, chosen in drawn["train"].items() for p in chosen[: halves(size)[cell[1]]])
+        name: _by_id(
+            p for cell, chosen in drawn["train"].items() for p in chosen[: halves(size, settings.balance)[cell[1]]]
+        )
         for name, size in sizes.items()
     }
     return Study(train, *(_by_id(sum(drawn[role].values(), [])) for role in ("validation", "test")))
 
 
-Cell = tuple[str, bool]
-"""Tone and malignancy."""
-
-
 def _draw(
-    tiers: Iterable[Sequence[Photo]], wanted: Mapping[bool, int], groups: dict[str, str], role: str, seed: int
+    tiers: Iterable[Sequence[Photo]], wanted: Mapping[Malignancy, int], groups: dict[str, str], role: str, seed: int
 ) -> dict[Cell, list[Photo]]:
     """Up to the wanted number of photos of each cell, from the first tier that has them; `groups` (group -> role) grows."""
-    drawn: dict[Cell, list[Photo]] = {(tone, malignant): [] for tone in TONES for malignant in (True, False)}
+    drawn: dict[Cell, list[Photo]] = {(tone, malignant): [] for tone in TONES for malignant in wanted}
     for tier in tiers:
         cells: dict[Cell, list[Photo]] = defaultdict(list)
         for photo in tier:
-            cells[photo.skin_tone, bool(photo.malignant)].append(photo)
+            cells[photo.skin_tone, None if None in wanted else bool(photo.malignant)].append(photo)
         for cell, chosen in drawn.items():
             for photo in spread(cells[cell], seed):
                 group = photo.group or photo.image_id
@@ -157,14 +166,20 @@ def spread(photos: Sequence[Photo], seed: int) -> list[Photo]:
 def _too_few(photos, tiers, cell: Cell, role: str, found: int, wanted: int, key: str, split: bool) -> Problem:
     """What a cell of tone and malignancy lacks, and which setting to lower."""
     tone, malignant = cell
-    of_cell = [p for p in photos if p.skin_tone == tone and p.malignant is malignant]
-    free = sum(p.skin_tone == tone and p.malignant is malignant for tier in tiers[role] for p in tier)
-    kind = "malignant" if malignant else "benign"
+
+    def belongs(photo: Photo) -> bool:
+        return photo.skin_tone == tone and malignant in (None, photo.malignant)
+
+    of_cell = [p for p in photos if belongs(p)]
+    free = sum(belongs(p) for tier in tiers[role] for p in tier)
+    kind = {True: "malignant", False: "benign", None: "labelled"}[malignant]
     message = (
         f"the study needs {wanted} {kind} photos of {tone} skin for its {role} set and finds {found}; the cohort has "
         f"{len(of_cell)}, {sum(bool(p.mask) for p in of_cell)} with a mask, {free} that may be used for {role}"
     )
     remedy = f"Lower {key}, add photos or masks"
+    if malignant is not None:
+        remedy += ", or set fedd.subsets.balance: tone"
     if split and role == "train":
         remedy += ", or set fedd.subsets.keep_to_training: false (now a training photo must train in every split)"
     source = f"cohort {photos[0].cohort}" if photos else "the study's cohort"
