@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from cgddi.diffusion import models, tokens
+from cgddi.diffusion.frozen import use_fast_products
 from cgddi.diffusion.schedule import NoiseRule
 from cgddi.errors import UserError
 
@@ -84,6 +85,7 @@ class Backbone:
         self.rule = NoiseRule(self.scheduler_config, self.device)
         for module in (self.unet, self.vae, *self.text_encoders):
             module.requires_grad_(False).eval().to(self.device)
+            use_fast_products(module)
         for module in (self.unet, self.vae):  # what oneDNN and cuDNN convolve fastest
             module.to(memory_format=torch.channels_last)
         if self.device.type == "cuda":
