@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := --profile profiles/local-cpu --configfile config/toy/config.yaml
 
-.PHONY: demo test test-all lint bench profiles recover config toy-model env clean-demo
+.PHONY: demo claim test test-all lint bench profiles recover config toy-model env clean-demo
 
 env: $(READY)
 
@@ -31,6 +31,11 @@ data/toy/images.csv: | $(READY)
 	$(BIN)/cgddi ingest ddi --metadata data/toy/test/ddi_metadata.csv --images data/toy/test/images \
 	    --masks data/toy/test/masks --diseases config/toy/diseases.csv --cohort toy-test --prefix test- --append --output $@.part
 	mv $@.part $@
+
+## Real, synthetic and synthetic then real on five toy worlds, each with its own generators (about an hour on 4 cores).
+claim: $(READY)
+	$(BIN)/cgddi toy-claim
+	@echo "Tables: results/claim/claim.md"
 
 test: $(READY) lint
 	$(BIN)/python -m pytest -m "not slow" --durations=15

@@ -17,7 +17,7 @@ from cgddi.classify.data import MEAN, STD, ArchiveImages, InOrder, loader, to_in
 from cgddi.classify.rows import choose_rows
 from cgddi.classify.sampling import BalancedSampler, Shuffled, sampling_weights
 from cgddi.classify.settings import REGIMES, ClassifySettings
-from cgddi.errors import InvalidInput
+from cgddi.errors import InvalidInput, UserError
 from cgddi.index.command import main as index_main
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop, v2
@@ -138,10 +138,7 @@ def test_no_draw_number_comes_twice():
     assert np.bincount([row for row, _ in Shuffled(np.ones(10), 25, 1)]).tolist().count(3) == 5
 
 
-@pytest.mark.parametrize(
-    ("sampler", "keys"),
-    [("class", ["label"]), ("tone_class", ["tone", "label"]), ("tone_class_concept", ["tone", "label", "concept"])],
-)
+@pytest.mark.parametrize(("sampler", "keys"), [("class", ["label"]), ("tone_class", ["tone", "label"])])
 def test_balanced_sampling_draws_every_group_equally(rows, sampler, keys):
     weights = sampling_weights(rows.train, sampler)
     shares = rows.train.assign(w=weights).groupby(keys)["w"].sum()
@@ -149,6 +146,38 @@ def test_balanced_sampling_draws_every_group_equally(rows, sampler, keys):
     drawn = [row for row, _ in BalancedSampler(weights, 20000, 3)]
     observed = rows.train.iloc[drawn].groupby(keys).size() / 20000
     assert np.allclose(observed, 1 / len(shares), atol=0.02)
+
+
+def test_diseases_are_drawn_equally_within_a_tone_and_class(rows):
+    weights = sampling_weights(rows.train, "tone_class_concept")
+    drawn = rows.train.assign(w=weights)
+    assert np.allclose(drawn.groupby(["tone", "label"])["w"].sum(), 1 / 6)
+    inside = drawn.groupby(["tone", "label", "concept"])["w"].sum()
+    for _, shares in inside.groupby(["tone", "label"]):
+        assert np.allclose(shares, shares.iloc[0]), "three benign concepts (healthy is one), two malignant ones"
+    assert sorted(set(inside.groupby(["tone", "label"]).size())) == [2, 3]
+
+
+@pytest.mark.parametrize("sampler", ["none", "class", "tone_class", "tone_class_concept"])
+@pytest.mark.parametrize("ratio", [None, 0.5])
+def test_shares_of_kinds_redistribute_their_draws_and_no_others(rows, sampler, ratio):
+    train = rows.train
+    before = train.assign(w=sampling_weights(train, sampler, ratio))
+    after = train.assign(w=sampling_weights(train, sampler, ratio, {"lesion_mapped": 3, "semantic": 1}))
+    sums = after.groupby("kind")["w"].sum()
+    if sampler != "tone_class_concept":  # there are concepts without a mapped image of some tone
+        assert sums["lesion_mapped"] == pytest.approx(3 * sums["semantic"])
+    for kind in ("real", "healthy"):
+        assert sums[kind] == pytest.approx(before[before["kind"] == kind]["w"].sum())
+    groups = ["tone", "label"] if sampler.startswith("tone_class") else ["label"]
+    if sampler != "none":
+        assert np.allclose(after.groupby(groups)["w"].sum(), before.groupby(groups)["w"].sum())
+    assert after["w"].sum() == pytest.approx(1)
+
+
+def test_shares_of_zero_that_leave_a_group_empty_are_refused(rows):
+    with pytest.raises(UserError, match="share zero to every named kind"):
+        sampling_weights(rows.train, "class", None, {"semantic": 0})
 
 
 @pytest.mark.parametrize("ratio", [0.25, 1.0, 3.0])

@@ -34,6 +34,7 @@ COMMANDS = {
     "recover": ("cgddi.recover", "after a crash: cancel this folder's orphaned cluster jobs and remove the lock"),
     "lease": ("cgddi.lease", "run a command on a GPU of this node that no other run holds"),
     "toy-world": ("cgddi.toy.world", "write the procedural toy world in DDI's format"),
+    "toy-claim": ("cgddi.toy.claim", "test on several toy worlds whether synthetic images make classifiers fairer"),
     "toy-model": ("cgddi.toy.pretrain", "rebuild the toy world's base model"),
 }
 """Command -> (module with `main(argv)`, what it does)."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
 from torch.utils.data import Sampler
+
+from cgddi.errors import UserError
 
 GROUPS = {
     "class": ["label"],
@@ -16,16 +18,23 @@ GROUPS = {
 }
 
 
-def sampling_weights(rows: pd.DataFrame, sampler: str, ratio: float | None = None) -> np.ndarray:
+def sampling_weights(
+    rows: pd.DataFrame, sampler: str, ratio: float | None = None, kind_shares: Mapping[str, float] | None = None
+) -> np.ndarray:
     """Probability of each row in one draw.
 
     Args:
         rows: training rows with columns kind, tone, label, concept.
-        sampler: a key of `GROUPS`; every group is drawn equally often. "none" draws rows equally often.
+        sampler: a key of `GROUPS`; every group is drawn equally often. "tone_class_concept": every (tone, class) equally often,
+            and within it every concept. "none" draws rows equally often.
         ratio: real : synthetic draws; None leaves it to the groups.
+        kind_shares: kind -> share of the draws that the kinds named have together within a group; the others keep theirs.
 
     Returns:
         float64 (N,), summing to one.
+
+    Raises:
+        UserError: no image is left to draw, since every kind there has share zero.
     """
     weights = np.ones(len(rows))
     keys = GROUPS[sampler]
@@ -33,10 +42,37 @@ def sampling_weights(rows: pd.DataFrame, sampler: str, ratio: float | None = Non
     if keys:
         by = keys if ratio is None else [*keys, real]
         weights = 1.0 / rows.groupby(by, sort=False, observed=True)["label"].transform("size").to_numpy()
+        if "concept" in keys:  # (tone, class) equally often whatever its number of concepts
+            outer = [key for key in by if not (isinstance(key, str) and key == "concept")]
+            weights /= (
+                rows.assign(_w=weights).groupby(outer, sort=False, observed=True)["_w"].transform("sum").to_numpy()
+            )
+    if kind_shares:
+        weights = _by_kind(rows, weights, keys if ratio is None else [*keys, real], kind_shares)
     if ratio is not None:
         weights[real] *= ratio / (1 + ratio) / weights[real].sum()
         weights[~real] *= 1 / (1 + ratio) / weights[~real].sum()
     return weights / weights.sum()
+
+
+def _by_kind(rows: pd.DataFrame, weights: np.ndarray, keys: list, shares: Mapping[str, float]) -> np.ndarray:
+    """Weights whose sum over the named kinds of each group is divided over these kinds by their shares."""
+    named = rows["kind"].isin(shares).to_numpy()
+    group = rows.groupby(keys, sort=False, observed=True).ngroup().to_numpy() if keys else np.zeros(len(rows), int)
+    share = rows["kind"].map(shares).fillna(0.0).to_numpy(dtype=float)
+    cell = pd.Series(weights[named]).groupby([group[named], rows["kind"].to_numpy()[named]])
+    wanted = share[named] * weights[named] / cell.transform("sum").to_numpy()
+    mass = np.bincount(group[named], weights[named])[group[named]]
+    total = np.bincount(group[named], wanted)[group[named]]
+    if (total == 0).any():
+        kinds = sorted(set(rows["kind"].to_numpy()[named][total == 0]))
+        raise UserError(
+            f"classify.kind_shares gives share zero to every named kind of some group ({', '.join(kinds)}): nothing is left "
+            "to draw there. Give one of them a share, or name them in no share."
+        )
+    weights = weights.copy()
+    weights[named] = wanted * mass / total
+    return weights
 
 
 class BalancedSampler(Sampler):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -156,7 +156,14 @@ class ClassifySettings(BaseModel):
     finetune_epochs: int = Field(20, ge=1, description="largest number of epochs then (thesis)")
     patience: int = Field(5, ge=1, description="fine-tuning stops after this many epochs without a better one")
     sampler: Literal["class", "tone_class", "tone_class_concept", "none"] = Field(
-        "class", description="draw with replacement, weights 1 / size of this group (FairDisCo: class)"
+        "class",
+        description="draw with replacement, every group of this name equally often (FairDisCo: class); tone_class_concept: every "
+        "tone and class equally often, and every disease within them",
+    )
+    kind_shares: dict[Kind, Annotated[float, Field(ge=0)]] = Field(
+        {},
+        description="how the draws of a group are divided over kinds of image, e.g. {lesion_mapped: 1, semantic: 1}, so that no "
+        "source drowns the other; kinds not named keep their share by number, as all do when this is empty (published)",
     )
     max_train_images: int | None = Field(
         None, ge=1, description="most images drawn per epoch; None: as many as there are"

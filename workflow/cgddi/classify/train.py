@@ -40,7 +40,7 @@ def make_sampler(rows: pd.DataFrame, method: str, settings: ClassifySettings, ra
     if method == "reweighting":
         return Shuffled(sampling_weights(rows, "none"), count, seed)
     grouping = "tone_class" if method == "resampling" else settings.sampler
-    return BalancedSampler(sampling_weights(rows, grouping, ratio), count, seed)
+    return BalancedSampler(sampling_weights(rows, grouping, ratio, settings.kind_shares), count, seed)
 
 
 @torch.inference_mode()
