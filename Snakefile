@@ -18,6 +18,7 @@ from cgddi.config import parse_config
 from cgddi.errors import UserError
 from cgddi.growth import grown_cohorts
 from cgddi.plan import Plan, safe_pattern
+from cgddi.shellprefix import shell_prefix
 from cgddi.sourcehash import source_hash
 
 try:

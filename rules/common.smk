@@ -16,10 +16,9 @@ if "runs_per_gpu" in workflow.global_resources:
 # Every shell command can call `cgddi`: the workflow's own code, run by the interpreter that runs Snakemake, or by an
 # environment's own under `--sdm`. Neither the interpreter's path nor the cache's makes a job run again.
 PYTHON = "python" if workflow.deployment_settings.deployment_method else shlex.quote(sys.executable)
+# Braces are doubled, since Snakemake formats the prefix as part of each command.
 shell.prefix(
-    "set -euo pipefail; "
-    f"export PYTHONPATH={shlex.quote(str(workflow.basedir))}/workflow CGDDI_CACHE={shlex.quote(PLAN.config.cache)}; "
-    f'cgddi() {{{{ {PYTHON} -m cgddi.cli "$@"; }}}}; '
+    shell_prefix(PYTHON, f"{workflow.basedir}/workflow", PLAN.config.cache).replace("{", "{{").replace("}", "}}")
 )
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import yaml
+from cgddi.ingest.diseases import read_diseases
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,6 +43,33 @@ def paper_scale(folder: Path) -> Path:
     config = yaml.safe_load((ROOT / "config" / "config.yaml").read_text()) | {"images": "images.csv"}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     return folder / "config.yaml"
+
+
+def multiply(folder: Path, config: Path, count: int) -> Path:
+    """Write the sheets of `count` times the diseases and images of a paper-scale config; return their config.
+
+    Each further set has its own image ids, raw names and concepts, and the files of the first.
+    """
+    values = yaml.safe_load(config.read_text())
+    diseases, _ = read_diseases(values["diseases"])
+    with open(folder / values["images"], newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    with open(folder / f"images{count}.csv", "w", newline="") as handle:
+        writer = csv.DictWriter(handle, rows[0])
+        writer.writeheader()
+        for k in range(count):
+            writer.writerows(
+                row | {"image_id": f"{row['image_id']}-{k}", "disease": f"{row['disease']} {k}"} for row in rows
+            )
+    with open(folder / f"diseases{count}.csv", "w", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(["raw", "concept"])
+        for k in range(count):
+            writer.writerows([f"{raw} {k}", f"{concept.name} {k}"] for raw, concept in diseases.items())
+    values |= {"images": f"images{count}.csv", "diseases": f"diseases{count}.csv"}
+    path = folder / f"config{count}.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
 
 
 def outputs(folder: Path, config: Path) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
 import sys
 
 from cgddi.errors import UserError
@@ -48,11 +49,23 @@ def usage() -> str:
         [
             "usage: cgddi [--gpus N] COMMAND [options]   (`cgddi COMMAND --help` explains one)",
             "",
+            "@FILE instead of all of these: read them from a file, each ended by a zero byte (for lists of any length)",
             "--gpus N: take N GPUs of this node that no other run holds, and let the command see only these (see `lease`)",
             "",
             *lines,
         ]
     )
+
+
+def _read_arguments(argv: list[str]) -> list[str]:
+    """Act on a sole `@FILE`: the arguments stand in that file, each ended by a zero byte."""
+    if len(argv) != 1 or not argv[0].startswith("@"):
+        return argv
+    try:
+        with open(argv[0][1:], "rb") as source:
+            return os.fsdecode(source.read()).split("\0")[:-1]
+    except OSError as error:
+        raise UserError(f"{argv[0]}: cannot be read ({error.strerror}).") from error
 
 
 def _take_gpus(argv: list[str]) -> list[str]:
@@ -69,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command. A user's mistake ends with its message and status 2, never with a traceback."""
     argv = sys.argv[1:] if argv is None else argv
     try:
-        argv = _take_gpus(argv)
+        argv = _take_gpus(_read_arguments(argv))
     except UserError as error:
         print(f"cgddi: {error}", file=sys.stderr)
         return 2

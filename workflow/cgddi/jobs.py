@@ -104,6 +104,7 @@ def _generators(plan: Plan) -> Iterator[Job]:
             files = (weights, *(f"{folder}/{name}" for name in extra), record)
             spec = plan.generator_spec(stage, scope, concept)
             yield Job(stage, f"{concept} ({scope})", files, record, spec, needs, concept, steps, "steps")
+    amounts = {pair: _samples(plan, *pair) for pair in {(scope, cohort) for scope, cohort, _ in plan.samples}}
     for scope, cohort, concept in plan.samples:
         files = _archive(f"{root}/semantic/{scope}/{cohort}/{concept}")
         needs = (
@@ -112,7 +113,7 @@ def _generators(plan: Plan) -> Iterator[Job]:
             f"{root}/lora/{scope}/{concept}/pytorch_lora_weights.safetensors",
         )
         spec = plan.semantic_spec(scope, cohort, concept)
-        amount = _samples(plan, scope, cohort)
+        amount = amounts[scope, cohort]
         yield Job(
             "semantic", f"{concept} on {cohort} ({scope})", files, files[2], spec, needs, concept, amount, "images"
         )

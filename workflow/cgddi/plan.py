@@ -154,9 +154,13 @@ class Plan:
         only = self.config.only_concepts
         return photo.cohort in self.development and (not only or photo.concept in only)
 
+    @cached_property
+    def _masked(self) -> dict[str, list[Photo]]:
+        return {name: [p for p in photos if p.mask and self.generates(p)] for name, photos in self.by_cohort.items()}
+
     def masked(self, cohort: str) -> list[Photo]:
         """Photos of a cohort that have a mask and generate."""
-        return [p for p in self.by_cohort[cohort] if p.mask and self.generates(p)]
+        return self._masked[cohort]
 
     @cached_property
     def healthy_batches(self) -> dict[str, dict[str, list[str]]]:
@@ -212,10 +216,17 @@ class Plan:
             for cohort in self.canvases_for({p.cohort for p in photos})
         ]
 
+    @cached_property
+    def _labels(self) -> dict[str, set[bool | None]]:
+        found: dict[str, set[bool | None]] = defaultdict(set)
+        for photo in self.photos:
+            found[photo.concept].add(photo.malignant)
+        return dict(found)
+
     def concept_label(self, slug: str) -> bool | None:
         """Malignancy that samples of a concept carry: the one its photos agree on, else None."""
-        labels = {p.malignant for p in self.photos if p.concept == slug}
-        return labels.pop() if len(labels) == 1 else None
+        labels = self._labels.get(slug, set())
+        return next(iter(labels)) if len(labels) == 1 else None
 
     # ---- review ------------------------------------------------------------------------------------
 

@@ -46,10 +46,14 @@ def controllers(folder: Path) -> list[int]:
 
 def orphans(folder: Path) -> list[int]:
     """Pids of stage commands that a run started in a folder on this machine; call it when no controller is alive."""
+
+    def from_a_run(a: str, b: str) -> bool:
+        return (a == "--spec" and b[:1] == "{") or (a == "cgddi.cli" and b.startswith("@/dev/fd/"))
+
     return [
         pid
         for pid, words in _processes(folder.resolve())
-        if "cgddi.cli" in words and any(a == "--spec" and b[:1] == "{" for a, b in zip(words, words[1:], strict=False))
+        if "cgddi.cli" in words and any(from_a_run(*pair) for pair in zip(words, words[1:], strict=False))
     ]
 
 
