@@ -113,17 +113,99 @@ class ProbeSettings(Group):
 # ---- baselines (spec.settings of `cgddi fedd baseline`) --------------------------------------------------------------
 
 
+SEGMENTATION_NETWORKS = ("densenet121", "vgg16", "resnet50", "efficientnet-b0", "mobilenet_v2")
+"""Encoders of the U-Nets, as segmentation_models_pytorch names them."""
+
+CLASSIFICATION_NETWORKS = ("densenet121", "vgg16", "resnet50", "efficientnet_b0", "mobilenetv2_100", "deepderm")
+"""Malignancy classifiers, as timm names them, and DeepDerm."""
+
+
+class Augment(Group):
+    """Random views of a baseline's training photos."""
+
+    flip: float = Field(0.5, ge=0, le=1, description="probability of mirroring, along each axis")
+    rotation: float = Field(30.0, ge=0, le=180, description="largest rotation in degrees")
+    brightness: float = Field(0.2, ge=0, lt=1, description="largest change of brightness, as a share")
+    contrast: float = Field(0.2, ge=0, lt=1, description="largest change of contrast, as a share")
+    saturation: float = Field(0.2, ge=0, lt=1, description="largest change of saturation, as a share")
+
+
+class DeepDerm(Group):
+    """DeepDerm: Inception-v3 with published weights (Esteva 2017; the DDI paper, Daneshjou 2022, distributes them)."""
+
+    size: int = Field(299, ge=128, le=1024, description="side in px of its input (DDI paper)")
+    threshold: float = Field(
+        0.687,
+        ge=0,
+        le=1,
+        description="probability from which its own, not fine-tuned weights say malignant (DDI paper's code)",
+    )
+    finetune: bool = Field(
+        True, description="train it on the subset as the other classifiers (paper); false tests the weights as they are"
+    )
+
+
 class BaselinesSettings(Group):
     """Networks trained on the photos themselves, on the same subsets."""
 
     segmentation: tuple[str, ...] = Field(
-        ("densenet121", "vgg16", "resnet50", "efficientnet-b0", "mobilenet_v2"),
+        SEGMENTATION_NETWORKS,
         description="encoders of the U-Nets (paper; names of segmentation_models_pytorch)",
     )
     classification: tuple[str, ...] = Field(
-        ("densenet121", "vgg16", "resnet50", "efficientnet_b0", "mobilenetv2_100"),
-        description="malignancy classifiers (paper; names of timm), and `deepderm`",
+        CLASSIFICATION_NETWORKS[:-1],
+        description="malignancy classifiers (paper; names of timm), and `deepderm` once weight_files names its weights",
     )
+    weights: Literal["hub", "random"] = Field(
+        "hub", description="ImageNet weights from the hub or its cache, or random ones"
+    )
+    weight_files: dict[str, str] = Field(
+        {},
+        description='local weights instead, by "<task>/<network>": .safetensors of the encoder or backbone, and for '
+        '"classification/deepderm" the published deepderm.pth',
+    )
+    epochs: int = Field(100, ge=1, description="epochs at most (project's choice)")
+    patience: int = Field(15, ge=1, description="epochs without a better validation score before it stops")
+    batch_size: int = Field(8, ge=2, description="photos per step (project's choice)")
+    learning_rate: float = Field(1e-4, gt=0, description="Adam learning rate (project's choice)")
+    dice_weight: float = Field(1.0, ge=0, description="weight of the Dice loss beside cross-entropy, U-Nets only")
+    augment: Augment = Augment()
+    deepderm: DeepDerm = DeepDerm()
+
+    @field_validator("segmentation")
+    @classmethod
+    def _encoders_known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return _known("encoder", value, SEGMENTATION_NETWORKS)
+
+    @field_validator("classification")
+    @classmethod
+    def _classifiers_known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return _known("classifier", value, CLASSIFICATION_NETWORKS)
+
+    @model_validator(mode="after")
+    def _weights_given(self) -> BaselinesSettings:
+        keys = [f"segmentation/{name}" for name in SEGMENTATION_NETWORKS]
+        keys += [f"classification/{name}" for name in CLASSIFICATION_NETWORKS]
+        _known("key of weight_files", tuple(self.weight_files), tuple(keys))
+        if "deepderm" in self.classification and self.weights_of("classification", "deepderm") == "hub":
+            raise ValueError(
+                "deepderm is on no hub: download deepderm.pth (link in the DDI project's ddi_model.py) and name it in "
+                'weight_files: {"classification/deepderm": FILE}'
+            )
+        return self
+
+    def weights_of(self, task: str, network: str) -> str:
+        """Where a network's starting weights come from: a file, `hub` or `random`."""
+        return self.weight_files.get(f"{task}/{network}", self.weights)
+
+
+def _known(what: str, names: tuple[str, ...], known: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if name not in known:
+            raise ValueError(f"no {what} {name!r}; there are {', '.join(known)}")
+    if len(set(names)) < len(names):
+        raise ValueError(f"a {what} stands twice in {', '.join(names)}")
+    return names
 
 
 # ---- tables (spec.settings of `cgddi fedd tables`) -------------------------------------------------------------------

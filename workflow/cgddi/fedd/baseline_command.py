@@ -1,0 +1,30 @@
+"""Train a baseline of the study, a U-Net or a malignancy classifier, on the photos of one subset, and test it.
+
+Writes weights.safetensors, record.json and, for segmentation, test.csv, validation.csv and pictures.safetensors, for
+classification predictions.csv: the formats of the FEDD segmenter and probe.
+
+The spec holds task, network, subset, run_seed, size, crop, id_map, and the rows (image_id, file, mask, skin_tone, malignant)
+under train, validation and test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cgddi.command import stage_parser
+from cgddi.fedd.settings import BaselinesSettings
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `cgddi fedd baseline`."""
+    parser = stage_parser("fedd baseline", __doc__)
+    parser.add_argument("--output-dir", required=True, help="folder to write to")
+    parser.add_argument("--metrics", help="log of what the job used (JSON lines)")
+    args = parser.parse_args(argv)
+    from cgddi.fedd.baselines import run_baseline
+    from cgddi.masks.specs import checked
+
+    keys = ("task", "network", "subset", "run_seed", "size", "crop", "train", "validation", "test")
+    settings = checked(BaselinesSettings, args.spec, *keys)
+    run_baseline(args.spec, settings, args.output_dir, args.threads, args.metrics)
+    return 0
