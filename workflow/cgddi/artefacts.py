@@ -46,14 +46,19 @@ def temporary_beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
 
 
-def write_atomic(path: str | Path, data: bytes | str) -> None:
-    """Write a file so that it is either absent or whole: to a temporary name beside it, flushed, then renamed."""
+def write_atomic(path: str | Path, data: bytes | str | Iterable[bytes]) -> None:
+    """Write a file so that it is either absent or whole: to a temporary name beside it, flushed, then renamed.
+
+    Args:
+        path: the file.
+        data: its content; as an iterable of bytes it need never be in memory at once.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
     try:
         with open(temporary, "wb") as handle:
-            handle.write(data.encode() if isinstance(data, str) else data)
+            handle.writelines([data.encode()] if isinstance(data, str) else [data] if isinstance(data, bytes) else data)
             handle.flush()
             os.fsync(handle.fileno())
         os.replace(temporary, path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -17,39 +17,44 @@ DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", to
 """Tensor types the engine stores, by their safetensors name."""
 
 
-def to_bytes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
-    """The safetensors bytes of some tensors.
+def _pieces(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> Iterator[bytes]:
+    """The bytes of a safetensors file, piece by piece: the header, then each tensor's data in the order of the names.
 
-    The library's own writer orders the metadata at random; here names and metadata are sorted, so equal content gives equal bytes.
-    Layout: 8-byte little-endian header length, JSON header padded to 8 bytes, raw little-endian data
+    The library's own writer orders the metadata at random; here names and metadata are sorted, so equal content gives equal
+    bytes. Layout: 8-byte little-endian header length, JSON header padded to 8 bytes, raw little-endian data
     (safetensors README, "Format").
+    """
+    header: dict[str, object] = {"__metadata__": dict(sorted({"format": "pt", **(metadata or {})}.items()))}
+    offset = 0
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        end = offset + tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=True).encode()
+    text += b" " * (-len(text) % 8)
+    yield struct.pack("<Q", len(text)) + text
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().to("cpu").contiguous()
+        if tensor.numel():
+            yield tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def to_bytes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """The safetensors bytes of some tensors; equal content gives equal bytes.
 
     Args:
         tensors: name -> tensor of one of `DTYPES`, on any device.
         metadata: text facts for the header; "format": "pt" is added, which transformers and diffusers look for.
     """
-    header: dict[str, object] = {"__metadata__": dict(sorted({"format": "pt", **(metadata or {})}.items()))}
-    parts, offset = [], 0
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().to("cpu").contiguous()
-        data = tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
-        header[name] = {
-            "dtype": DTYPES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, offset + len(data)],
-        }
-        parts.append(data)
-        offset += len(data)
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=True).encode()
-    text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text + b"".join(parts)
+    return b"".join(_pieces(tensors, metadata))
 
 
 def write_tensors(
     path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write tensors as a safetensors file that is either absent or whole (see `to_bytes`)."""
-    write_atomic(path, to_bytes(tensors, metadata))
+    write_atomic(path, _pieces(tensors, metadata))
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

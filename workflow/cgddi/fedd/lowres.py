@@ -1,7 +1,7 @@
 """The first linear layer of a pixel classifier at the features' own resolution.
 
-FEDD upsamples all feature maps to the photo's size, joins them and feeds each pixel's vector to an MLP (Carrion and Norouzi 2023,
-section 2.1). Bilinear upsampling acts on each channel alone with weights that sum to one, so it commutes with the linear layer:
+FEDD upsamples all feature maps to the photo's size, joins them and feeds each pixel's vector to an MLP (Carrión and Norouzi
+2023). Bilinear upsampling acts on each channel alone with weights that sum to one, so it commutes with the linear layer:
 W up(x) + b = up(W x) + b, and W of joined maps is the sum of W's parts on each. Only the layer's few outputs are upsampled; the
 joined maps (32 GB for 120 images of 256 px and 1024 channels) never exist.
 """

@@ -1,0 +1,227 @@
+"""Frozen diffusion models as feature extractors: a photo, noised to a timestep, and what each decoder block makes of it.
+
+A decoder block is a residual block of the UNet's way up, with the attention after it where there is one; the last one of a level
+includes the upsampling. Counted from the deepest level, these are the `output_blocks` of the original layouts: 18 in the ADM
+(FEDD), 12 in Stable Diffusion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cgddi.diffusion import backbone as diffusion
+from cgddi.diffusion import models
+from cgddi.diffusion.families import FAMILIES
+from cgddi.diffusion.schedule import NoiseRule
+from cgddi.errors import UserError
+
+Visit = Callable[[int, torch.Tensor], None]
+
+
+class _LastBlockSeen(Exception):
+    """Ends a forward pass after the deepest-to-shallowest order has reached the last block asked for."""
+
+
+class FeatureBackbone:
+    """What the features stage needs of a model. Subclasses noise the photo in their own space and run their own UNet.
+
+    Args:
+        unet: with `up_blocks`.
+        rule: its noise schedule.
+        digest: content hash of the model.
+        folder: where it lies, for messages.
+    """
+
+    def __init__(self, unet: torch.nn.Module, rule: NoiseRule, digest: str, folder: Path):
+        self.unet, self.rule, self.digest, self.folder = unet, rule, digest, folder
+        self.decoder_blocks = decoder_blocks(unet, folder)
+
+    def input_shape(self, size: int) -> tuple[int, int, int]:
+        """(C, h, w) of the UNet's input, and so of the noise, for photos of `size` px. UserError: a size it cannot halve."""
+        raise NotImplementedError
+
+    def encode(self, pixels: np.ndarray) -> torch.Tensor:
+        """Photos (B, H, W, 3) uint8 in the UNet's space, (B, C, h, w) float32 on the device."""
+        raise NotImplementedError
+
+    def forward(self, noisy: torch.Tensor, steps: torch.Tensor) -> None:
+        """Run the UNet on (B, C, h, w) at timesteps (B,)."""
+        raise NotImplementedError
+
+    def clip(self, timestep: int) -> int:
+        """The timestep, at most the schedule's last (the published 1000 is 999)."""
+        return min(int(timestep), self.rule.steps - 1)
+
+    def check_blocks(self, blocks: Sequence[int]) -> None:
+        """Raise UserError for decoder blocks that this model does not have."""
+        count = len(self.decoder_blocks)
+        absent = sorted({block for block in blocks if not 0 <= block < count})
+        if absent:
+            raise UserError(
+                f"decoder block(s) {', '.join(map(str, absent))}: {self.folder} has {count}, numbered 0 to {count - 1} from "
+                "the deepest. Choose among these in fedd.features.blocks and ablation_blocks."
+            )
+
+    @torch.no_grad()
+    def run(
+        self, pixels: np.ndarray, noise: torch.Tensor, timestep: int, blocks: Sequence[int], visit: Visit, half: bool
+    ) -> None:
+        """Noise photos to a timestep, run the UNet once, and show what the blocks asked for put out.
+
+        Layers after the last block asked for are not run.
+
+        Args:
+            pixels: (B, H, W, 3) uint8.
+            noise: (B, C, h, w) standard normal, of `input_shape`.
+            timestep: see `clip`.
+            blocks: decoder blocks to show.
+            visit: called with (block, activations (B, C, h, w) on the device) in the order of the forward pass.
+            half: compute in float16 where that is safe (autocast; only on a GPU).
+        """
+        self.check_blocks(blocks)
+        wanted = sorted(set(blocks))
+        clean = self.encode(pixels)
+        steps = torch.full((len(clean),), self.clip(timestep), device=clean.device, dtype=torch.long)
+        noisy = self.rule.add_noise(clean, noise.to(clean), steps)
+
+        def hook(block: int):
+            def seen(_module, _inputs, output) -> None:
+                visit(block, output[0] if isinstance(output, tuple) else output)
+                if block == wanted[-1]:
+                    raise _LastBlockSeen
+
+            return seen
+
+        handles = [self.decoder_blocks[block].register_forward_hook(hook(block)) for block in wanted]
+        try:
+            with torch.autocast(clean.device.type, torch.float16, enabled=half):
+                self.forward(noisy, steps)
+        except _LastBlockSeen:
+            pass
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+class PixelBackbone(FeatureBackbone):
+    """A `UNet2DModel` on pixels scaled to -1..1, such as the ADM."""
+
+    def __init__(self, folder: Path, device: torch.device, variant: str | None):
+        from diffusers import UNet2DModel
+
+        unet = _load(UNet2DModel, folder, variant)
+        if unet.config.in_channels != 3:
+            raise UserError(
+                f"{folder}/unet takes {unet.config.in_channels} channels, photos have 3. Name another model."
+            )
+        unet.requires_grad_(False).eval().to(device)
+        unet.to(memory_format=torch.channels_last)
+        digest = models.combined(models.component_digests(folder, variant))
+        super().__init__(unet, NoiseRule(_scheduler_config(folder), device), digest, folder)
+        self.device = device
+
+    def input_shape(self, size: int) -> tuple[int, int, int]:
+        step = 2 ** (len(self.unet.config.block_out_channels) - 1)
+        if size % step:
+            raise UserError(f"fedd.features.size {size} is not a multiple of {step}, which {self.folder} needs.")
+        return 3, size, size
+
+    def encode(self, pixels: np.ndarray) -> torch.Tensor:
+        values = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device).permute(0, 3, 1, 2)
+        return values.float() / 127.5 - 1
+
+    def forward(self, noisy: torch.Tensor, steps: torch.Tensor) -> None:
+        self.unet(noisy.contiguous(memory_format=torch.channels_last), steps)
+
+
+class LatentBackbone(FeatureBackbone):
+    """A Stable Diffusion model: features of its UNet at the photo's latents (posterior mean), with the empty prompt."""
+
+    def __init__(self, model: Mapping[str, Any], device: torch.device, folder: Path):
+        self.model = diffusion.load({**model, "source": str(folder)}, device, "fp32")
+        super().__init__(self.model.unet, self.model.rule, self.model.digest, folder)
+        with torch.no_grad():
+            self.prompt = self.model.encode_prompts([""])
+
+    def input_shape(self, size: int) -> tuple[int, int, int]:
+        return self.model.latent_shape(size)
+
+    def encode(self, pixels: np.ndarray) -> torch.Tensor:
+        return self.model.scale_latents(self.model.encode_images(pixels)[0]).to(self.model.device)
+
+    def forward(self, noisy: torch.Tensor, steps: torch.Tensor) -> None:
+        prompts = self.prompt if len(noisy) == 1 else diffusion.Prompts.cat([self.prompt] * len(noisy))
+        self.model.denoise(noisy, steps, prompts)
+
+
+def decoder_blocks(unet: torch.nn.Module, folder: Path | str = "the model") -> list[torch.nn.Module]:
+    """The module that ends each decoder block, from the deepest block on.
+
+    Raises:
+        UserError: the UNet is of another kind (its way up has no residual blocks).
+    """
+    found: list[torch.nn.Module] = []
+    for level in getattr(unet, "up_blocks", []):
+        if not hasattr(level, "resnets"):
+            raise UserError(f"{folder}/unet: {type(level).__name__} has no residual blocks to take features from.")
+        ends = list(getattr(level, "attentions", None) or level.resnets)
+        if getattr(level, "upsamplers", None):
+            ends[-1] = level.upsamplers[-1]
+        found += ends
+    if not found:
+        raise UserError(f"{folder}/unet: no decoder blocks. Name a model whose UNet has a way up.")
+    return found
+
+
+def load(model: Mapping[str, Any], device: torch.device) -> FeatureBackbone:
+    """Load the model of a features job.
+
+    Args:
+        model: {"source": folder or hub id, "revision", "variant"}: a diffusers folder with a `UNet2DModel` (as `cgddi fedd convert`
+            writes) or a Stable Diffusion folder.
+        device: where it will run.
+
+    Raises:
+        UserError: no such folder, no UNet in it, or a UNet of an unknown kind.
+    """
+    folder = models.resolve(model)
+    kind = models.model_index(folder)
+    unet = (kind.get("unet") or [None, None])[-1]
+    if not (folder / "unet" / "config.json").is_file() or unet is None:
+        raise UserError(
+            f"{folder}: no unet in this folder, so there are no features to take. Name a diffusers folder with a UNet, for "
+            "example one that `cgddi fedd convert` wrote."
+        )
+    if unet == "UNet2DModel":
+        return PixelBackbone(folder, device, model.get("variant"))
+    if unet == "UNet2DConditionModel" and kind.get("_class_name") in FAMILIES:
+        return LatentBackbone(model, device, folder)
+    raise UserError(
+        f"{folder}: a {unet} in a {kind.get('_class_name')} gives no features here. Name a folder with a UNet2DModel, or one of "
+        f"{', '.join(sorted(FAMILIES))}."
+    )
+
+
+def _load(cls, folder: Path, variant: str | None):
+    try:
+        return cls.from_pretrained(
+            folder, subfolder="unet", variant=variant, use_safetensors=True, local_files_only=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"{folder}/unet: cannot be loaded ({str(error).splitlines()[0]}). Weights must be .safetensors (variant {variant})."
+        ) from error
+
+
+def _scheduler_config(folder: Path) -> dict[str, Any]:
+    import json
+
+    path = folder / "scheduler" / "scheduler_config.json"
+    if not path.is_file():
+        raise UserError(f"{path}: missing, so the noise schedule is unknown. Copy the model's scheduler folder there.")
+    return json.loads(path.read_text(encoding="utf-8"))
