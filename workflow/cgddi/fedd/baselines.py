@@ -66,7 +66,7 @@ def run_baseline(
     """
     task, network, run_seed = spec["task"], spec["network"], int(spec["run_seed"])
     facts = {"task": task, "network": network, "subset": str(spec["subset"]), "run_seed": run_seed}
-    with runtime.usage_log(metrics, stage="fedd baseline", **facts) as usage:
+    with runtime.usage_log(metrics, stage="fedd_baseline", **facts) as usage:
         device = runtime.start(threads)
         seed = seed_for(int(spec["seed"]), "fedd baseline", task, network, run_seed)
         torch.manual_seed(seed)

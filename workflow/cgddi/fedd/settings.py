@@ -133,7 +133,9 @@ class Augment(Group):
 class DeepDerm(Group):
     """DeepDerm: Inception-v3 with published weights (Esteva 2017; the DDI paper, Daneshjou 2022, distributes them)."""
 
-    size: int = Field(299, ge=128, le=1024, description="side in px of its input (DDI paper)")
+    size: int = Field(
+        299, ge=299, le=1024, description="side in px of its input (DDI paper), at least what its auxiliary head takes"
+    )
     threshold: float = Field(
         0.687,
         ge=0,
