@@ -7,7 +7,9 @@ import pytest
 from cgddi.artefacts import Archive
 from cgddi.errors import UserError
 from cgddi.images import LESION, MARKER, RULER, SKIN, decode_png
-from cgddi.masks.geometry import explained_variance, mask_flags, mask_to_size, photo_to_size
+from cgddi.masks.fit import explained_variance
+from cgddi.masks.flags import mask_flags
+from cgddi.masks.geometry import mask_to_size, photo_to_size
 from cgddi.masks.read import read_mask, read_photo
 from cgddi.masks.settings import MasksSettings
 from PIL import Image
@@ -131,13 +133,64 @@ def test_all_unreadable_files_are_named_in_one_report(tmp_path, capsys):
     made = {name: make(tmp_path) for name, make in BAD.items()}
     rows = [row_of(f"bad{number}", file, mask) for number, (file, mask, _) in enumerate(made.values())]
     rows += write_photos(tmp_path / "in", 1, 32)
-    assert write(rows, tmp_path / "m.tar", {"size": 32}) == 2
+    assert write(rows, tmp_path / "m.tar", {"size": 32, "bad_masks": "error"}) == 2
     report = capsys.readouterr().err
     assert f"{len(BAD)} problem(s)" in report
     for number, (_, _, words) in enumerate(made.values()):
         line = next(line for line in report.splitlines() if f"image bad{number}:" in line)
         assert words in line
     assert not (tmp_path / "m.tar").exists() and not list(tmp_path.glob(".*"))
+    np.save(tmp_path / "wide.npy", np.zeros((20, 50), int))
+    row = row_of("odd", good(tmp_path), tmp_path / "wide.npy")
+    assert write([row], tmp_path / "m.tar", {"size": 32, "bad_masks": "error"}) == 2
+    assert "50x20 px and neither square" in capsys.readouterr().err
+
+
+def test_unreadable_masks_are_left_out_and_the_photos_go_on(tmp_path, capsys):
+    made = {name: found for name, make in BAD.items() if (found := make(tmp_path))[1] is not None}
+    rows = [row_of(f"bad{number}", file, mask) for number, (file, mask, _) in enumerate(made.values())]
+    rows += write_photos(tmp_path / "in", 1, 32)
+    assert write(rows, tmp_path / "m.tar", {"size": 32}) == 0
+    archive = Archive(tmp_path / "m.tar")
+    *bad, fine = archive.rows
+    assert len(bad) == 8 and fine["has_mask"] and fine["mask_source"] == "human"
+    assert all(row["flags"] == ["mask_unreadable"] and not row["has_mask"] for row in bad)
+    assert all(row["mask_source"] is None and set(row["members"]) == {"png"} for row in bad)
+    reasons = {entry["id"]: entry["reason"] for entry in archive.record["skipped"]}
+    shown = capsys.readouterr().err
+    for number, (_, _, words) in enumerate(made.values()):
+        assert words in reasons[f"bad{number}"] and f"bad{number}: mask left out" in shown
+    assert archive.record["flags"] == {"mask_unreadable": 8} and archive.record["sources"] == {"human": 1}
+
+
+def turned_photos(folder, count):
+    """Photos whose rulers lie on different sides, as photos taken by hand do."""
+    rows = write_photos(folder, count, 64, lesion=0.1)
+    for number, row in enumerate(rows):
+        Image.open(row["file"]).rotate(90 * number).save(row["file"])
+        np.save(row["mask"], np.rot90(np.load(row["mask"]), number))
+    return rows
+
+
+def test_masks_under_each_others_names_are_said(tmp_path, capsys):
+    rows = turned_photos(tmp_path / "in", 6)
+    rows[1]["mask"], rows[4]["mask"] = rows[4]["mask"], rows[1]["mask"]
+    write(rows, tmp_path / "m.tar", {"size": 64})
+    found = {row["key"]: row for row in Archive(tmp_path / "m.tar").rows}
+    assert [key for key, row in found.items() if "mask_swapped" in row["flags"]] == ["000001", "000004"]
+    assert found["000001"]["mask_fits"] == "000004" and found["000001"]["has_mask"]
+    assert "the mask of 000001 fits this photo better" in capsys.readouterr().err
+
+
+def test_masks_that_went_one_further_are_said(tmp_path):
+    rows = turned_photos(tmp_path / "in", 4)
+    write(rows, tmp_path / "right.tar", {"size": 64})
+    assert all(row["flags"] == [] for row in Archive(tmp_path / "right.tar").rows)
+    masks = [row["mask"] for row in rows]
+    for row, mask in zip(rows, masks[1:] + masks[:1], strict=True):
+        row["mask"] = mask
+    write(rows, tmp_path / "m.tar", {"size": 64})
+    assert all("mask_swapped" in row["flags"] for row in Archive(tmp_path / "m.tar").rows)
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,15 @@
-"""Photo and mask to working size, and what can be said about how they fit."""
+"""Photo and mask to working size, and a mask back to its photo."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from PIL import Image
-from scipy import ndimage
 
-from cgddi.images import BACKGROUND, LESION, SKIN
+from cgddi.images import BACKGROUND
 
-CONNECTED = np.ones((3, 3), bool)
 ASPECT_TOLERANCE = 0.03
 
 
@@ -17,6 +18,11 @@ def centre_square(width: int, height: int) -> tuple[int, int, int, int]:
     side = min(width, height)
     left, upper = (width - side) // 2, (height - side) // 2
     return left, upper, left + side, upper + side
+
+
+def cropped(photo: Image.Image, crop: str) -> Image.Image:
+    """The part of a photo that the working size shows: all of it ("resize") or its central square ("square")."""
+    return photo.crop(centre_square(*photo.size)) if crop == "square" else photo
 
 
 def photo_to_size(photo: Image.Image, size: int, crop: str) -> np.ndarray:
@@ -47,49 +53,23 @@ def mask_to_size(mask: np.ndarray, photo: tuple[int, int], size: int, crop: str)
     return np.asarray(picture.resize((size, size), Image.Resampling.NEAREST))
 
 
-def explained_variance(photo: np.ndarray, mask: np.ndarray) -> float:
-    """Share (0 to 1) of the photo's colour variance that the mask's classes explain (eta squared).
+def to_photo(mask: np.ndarray, facts: Mapping[str, Any]) -> np.ndarray:
+    """A mask at working size, brought back onto its photo by nearest-neighbour sampling: the inverse of `mask_to_size`.
 
-    A mask that lies where it should separates the colours of lesion, skin, ruler and background better than one that is
-    shifted or stretched.
-    """
-    colours = photo.reshape(-1, 3).astype(np.float64)
-    total = ((colours - colours.mean(0)) ** 2).sum()
-    if total == 0:
-        return 0.0
-    within = 0.0
-    labels = mask.reshape(-1)
-    for class_id in np.unique(labels):
-        part = colours[labels == class_id]
-        within += ((part - part.mean(0)) ** 2).sum()
-    return float(1 - within / total)
-
-
-def mask_flags(mask: np.ndarray) -> list[str]:
-    """What a later stage should know about a five-class mask.
+    Args:
+        mask: (size, size) class ids.
+        facts: the row's `width`, `height` and `crop`.
 
     Returns:
-        Any of no_lesion, lesion_over_half, several_parts, touches_border, no_skin, lesion_covers_image.
+        (height, width) uint8; what a square crop cut away is background. `mask_to_size` gives the mask back exactly where the
+        photo is nowhere smaller than the working size.
     """
-    lesion = mask == LESION
-    flags = []
-    if not lesion.any():
-        flags.append("no_lesion")
-    else:
-        if lesion.mean() > 0.5:
-            flags.append("lesion_over_half")
-        if lesion.all():
-            flags.append("lesion_covers_image")
-        if ndimage.label(lesion, CONNECTED)[1] > 1:
-            flags.append("several_parts")
-        if lesion[[0, -1]].any() or lesion[:, [0, -1]].any():
-            flags.append("touches_border")
-    if not (mask == SKIN).any():
-        flags.append("no_skin")
-    return flags
-
-
-def class_shares(mask: np.ndarray) -> list[float]:
-    """Shares (0 to 1) of background, lesion, marker, ruler and skin, rounded to 6 digits."""
-    counts = np.bincount(mask.reshape(-1), minlength=SKIN + 1)[BACKGROUND : SKIN + 1]
-    return [round(float(count) / mask.size, 6) for count in counts]
+    width, height = facts["width"], facts["height"]
+    if facts["crop"] == "resize":
+        return np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
+    left, upper, right, lower = centre_square(width, height)
+    whole = np.full((height, width), BACKGROUND, np.uint8)
+    whole[upper:lower, left:right] = np.asarray(
+        Image.fromarray(mask).resize((right - left, lower - upper), Image.Resampling.NEAREST)
+    )
+    return whole
