@@ -37,7 +37,7 @@ def read_batch(rows: Sequence[Mapping[str, Any]], size: int, crop: str) -> dict[
         try:
             if name in photos:
                 raise UserError("it is named twice. Name it once.")
-            photos[name] = photo_to_size(read_photo(row["file"])[0], size, crop)
+            photos[name] = np.array(photo_to_size(read_photo(row["file"])[0], size, crop))  # torch wants it writable
         except UserError as error:
             message, _, remedy = str(error).rpartition(". ")
             problems.append(Problem(f"image {name}", message or str(error), remedy or "Mend or remove its row."))

@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
     from cgddi.fedd import backbones, features, features_io
     from cgddi.runtime import start, usage_log
 
-    facts = {"stage": "fedd features", "cohort": spec["cohort"], "batch": spec["batch"], "timestep": spec["timestep"]}
+    facts = {"stage": "fedd_features", "cohort": spec["cohort"], "batch": spec["batch"], "timestep": spec["timestep"]}
     with usage_log(options.metrics, **facts) as usage:
         photos = features.read_batch(spec["rows"], settings.size, spec["crop"])
         backbone = backbones.load(spec["model"], start(options.threads))
