@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -61,13 +62,33 @@ def pool_canvases(
         pool.facts["discarded"] = len(seen) - len(pool)
         pool.facts["verdicts_without_image"] = sorted(set(verdicts) - seen)
         if not len(pool):
-            raise UserError(
-                f"cohort {spec['cohort']!r} keeps no canvas of {len(seen)} healthy image(s). Keep some on the review page "
-                "(cgddi review), loosen the thresholds under healthy, or run it without this cohort's canvases."
-            )
+            raise UserError(_nothing_kept(spec["cohort"], archives, pool.skipped))
         missing = [tone for tone in TONES if not kept[tone]]
         if missing:
             tqdm.write(f"cohort {spec['cohort']}: no canvas of tone {', '.join(missing)} is kept", file=sys.stderr)
+
+
+def _nothing_kept(cohort: str, archives: Sequence[Archive], discarded: Sequence[Mapping[str, str]]) -> str:
+    """The error of a cohort without canvas: how many photos were lost where and why, and what can be done."""
+    unpainted = [entry for archive in archives for entry in archive.record.get("skipped", [])]
+    text = f"cohort {cohort!r} keeps no canvas of {len(discarded)} healthy image(s)"
+    if discarded:
+        text += f" ({_tally(discarded)})"
+    if unpainted:
+        text += f"; {len(unpainted)} photo(s) were not painted at all ({_tally(unpainted)})"
+    remedies = ["keep some on the review page (cgddi review) or loosen healthy.triage"] if discarded else []
+    if unpainted:
+        remedies.append(
+            "look at the masks (`cgddi masks-export`), mend them by hand and name them in the image sheet with masks.source "
+            "human, choose another masks.source for this cohort, or loosen masks.flags"
+        )
+    return f"{text}. Remedy: {'; '.join(remedies)}; or set the cohort's role to evaluation."
+
+
+def _tally(entries: Sequence[Mapping[str, str]]) -> str:
+    """Reasons with their counts, the commonest first; reasons that differ in a number only count as one."""
+    counts = Counter(re.sub(r"\d+(\.\d+)?", "#", entry["reason"]).partition(":")[0] for entry in entries)
+    return ", ".join(f"{count} x {reason}" for reason, count in counts.most_common(6))
 
 
 def _members(archive: Archive, row: Mapping[str, Any], sizes: Sequence[int]) -> dict[str, bytes]:

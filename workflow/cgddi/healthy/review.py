@@ -1,7 +1,8 @@
 """Write the review page: one self-contained HTML file on which a person keeps or discards healthy images.
 
-It shows original, painted region and result beside the triage scores, works by mouse or keys, filters by cohort, tone, disease
-and verdict, and exports review.csv (image_id, cohort, verdict, note). Name that file in the config: its verdicts override the
+It shows original, mask, painted region and result beside the triage scores, with the mask's source, flags and (where it has
+one) uncertainty; lists the photos that gave no image, with the reason; works by mouse or keys, filters by cohort, tone, disease,
+mask and verdict, and exports review.csv (image_id, cohort, verdict, note). Name that file in the config: its verdicts override the
 triage, image by image, and only what depends on them runs again.
 """
 
@@ -23,6 +24,7 @@ from tqdm import tqdm
 from cgddi.artefacts import Archive, sha256, write_atomic
 from cgddi.healthy.verdicts import read_review
 from cgddi.images import decode_png
+from cgddi.masks.overlay import COLOURS, NAMES, heat, overlay
 
 SHOWN_SCORES = (
     ("lesion_contrast", "lesion contrast (dE)"),
@@ -51,13 +53,17 @@ def write_page(
         How many images it shows.
     """
     decided = {(row["cohort"], row["image_id"]): {"verdict": row["verdict"], "note": row["note"]} for row in review}
-    cards, shown = [], []
+    cards, shown, left_out = [], [], []
     for path in archives:
         archive = Archive(path)
+        cohort = archive.record["spec"].get("cohort", "")
+        left_out += [{"cohort": cohort, **entry} for entry in archive.record.get("skipped", [])]
         for row in tqdm(archive.rows, desc=f"review {archive.path.stem}", unit="image"):
             cards.append(_card(archive, row, size, decided.get((row["cohort"], row["key"]))))
             shown.append(f"{row['cohort']}/{row['key']}/{row['sha256']}")
-    data = json.dumps({"cards": cards, "scores": SHOWN_SCORES}, sort_keys=True)
+    legend = [[NAMES[class_id], "rgb({},{},{})".format(*colour)] for class_id, colour in COLOURS.items()]
+    facts = {"cards": cards, "scores": SHOWN_SCORES, "legend": legend, "left_out": left_out}
+    data = json.dumps(facts, sort_keys=True)
     page = resources.files("cgddi.healthy").joinpath("review.html").read_text(encoding="utf-8")
     name = sha256("\n".join(sorted(shown)))[:16]  # verdicts kept in the browser belong to these very pictures
     page = page.replace("__NAME__", name).replace("__DATA__", data.replace("<", "\\u003c"))
@@ -67,7 +73,13 @@ def write_page(
 
 def _card(archive: Archive, row: dict[str, Any], size: int, decided: Mapping[str, str] | None) -> dict[str, Any]:
     before, result = decode_png(archive.read(row, "before.png")), decode_png(archive.read(row))
-    region = decode_png(archive.read(row, "region.png"))
+    pictures = {"original": before}
+    if "before.mask.png" in row["members"]:
+        pictures["mask"] = overlay(before, decode_png(archive.read(row, "before.mask.png")))
+    if "uncertainty.png" in row["members"]:
+        pictures["uncertainty"] = heat(before, decode_png(archive.read(row, "uncertainty.png")))
+    pictures["region"] = outlined(before, decode_png(archive.read(row, "region.png")))
+    pictures["result"] = result
     return {
         "image_id": row["key"],
         "cohort": row["cohort"],
@@ -75,7 +87,8 @@ def _card(archive: Archive, row: dict[str, Any], size: int, decided: Mapping[str
         "disease": row.get("disease", "healthy"),
         "triage": row["triage"],
         "decided": decided,
-        "pictures": [_embedded(picture, size) for picture in (before, outlined(before, region), result)],
+        "mask": {name: row.get(name) for name in ("mask_source", "flags", "uncertainty", "lesion_uncertainty")},
+        "pictures": [[name, _embedded(picture, size)] for name, picture in pictures.items()],
     }
 
 

@@ -17,6 +17,7 @@ from cgddi.healthy.settings import HealthySettings
 from cgddi.healthy.triage import triage
 from cgddi.images import SKIN, decode_png
 from cgddi.mapping.png import encode_png_fast
+from cgddi.masks.flags import why_unmasked
 from cgddi.seeds import seed_for
 
 
@@ -38,6 +39,7 @@ class Job:
     photo: np.ndarray
     mask: np.ndarray
     region: np.ndarray
+    uncertainty: bytes | None = None
     results: list[tuple[np.ndarray, dict[str, Any], int, int]] = field(default_factory=list)
     failed_seeds: list[int] = field(default_factory=list)
 
@@ -55,7 +57,8 @@ def paint_batch(
         spec: the job's spec: cohort, batch, images (ids with a mask), seed.
         settings: the stage's settings.
         photos: the batch's masks archive.
-        output: the archive to write; samples hold `png`, `before.png`, `region.png` and `mask.png`.
+        output: the archive to write; samples hold `png`, `before.png`, `region.png`, `mask.png` (of the result), `before.mask.png`
+            (of the photo) and, where the mask's source has it, `uncertainty.png`.
         make_painter: loads the model; called only when there is something to paint.
 
     Returns:
@@ -103,7 +106,7 @@ def _paintable(
 ) -> Iterator[Job]:
     for row in rows:
         if "mask.png" not in row["members"]:
-            archive.skip(row["key"], "it has no mask")
+            archive.skip(row["key"], why_unmasked(row))
             continue
         photo, mask = decode_png(source.read(row)), decode_png(source.read(row, "mask.png"))
         region = painted_region(mask, settings.dilation, settings.blur_sigma, settings.full_cover)
@@ -111,7 +114,8 @@ def _paintable(
         if reason:
             archive.skip(row["key"], reason)
             continue
-        yield Job(row, photo, mask, region)
+        doubt = source.read(row, "uncertainty.png") if "uncertainty.png" in row["members"] else None
+        yield Job(row, photo, mask, region, doubt)
 
 
 def _paint_group(group: Sequence[Job], painter: Painter, settings: HealthySettings, project_seed: int) -> None:
@@ -162,7 +166,10 @@ def _keep_best(archive: ArchiveWriter, job: Job, painter: Painter, settings: Hea
     result, verdict, candidate, seed = best
     level = settings.png_compress_level
     pictures = {"png": result, "before.png": job.photo, "region.png": job.region, "mask.png": healthy_mask(job.mask)}
+    pictures["before.mask.png"] = job.mask
     members = {suffix: encode_png_fast(picture, level) for suffix, picture in pictures.items()}
+    if job.uncertainty is not None:
+        members["uncertainty.png"] = job.uncertainty
     diffusion = painter.name == "diffusion"
     archive.add(
         key,
@@ -187,6 +194,9 @@ def _keep_best(archive: ArchiveWriter, job: Job, painter: Painter, settings: Hea
             "failed_seeds": job.failed_seeds,
             "painted": round(float((job.region > 0).mean()), 6),
             "flags": row.get("flags", []),
+            "mask_source": row.get("mask_source"),
+            "uncertainty": row.get("uncertainty"),
+            "lesion_uncertainty": row.get("lesion_uncertainty"),
             "triage": verdict,
         },
     )

@@ -20,6 +20,7 @@ from cgddi.mapping.lesion import NoLesion, chosen_parts, cut_out
 from cgddi.mapping.placement import allowed_positions
 from cgddi.mapping.png import encode_png_fast
 from cgddi.mapping.settings import LesionMappedSettings
+from cgddi.masks.flags import why_unmasked
 from cgddi.seeds import seed_for
 
 
@@ -97,7 +98,7 @@ def map_lesion(
         archive.facts["canvases"] = len(pool.rows)
         try:
             if not donor.get("has_mask", "mask.png" in donor["members"]):
-                raise NoLesion("the donor has no mask")
+                raise NoLesion(f"the donor gives no lesion: {why_unmasked(donor)}")
             geometry = Geometry(*load_sized(donors, donor, settings.image_size), settings)
         except NoLesion as reason:
             archive.skip(donor["key"], f"{reason}: no composite was made")
