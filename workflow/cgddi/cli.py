@@ -18,6 +18,7 @@ COMMANDS = {
     "status": ("cgddi.status", "show per concept what is done, running, stale or missing, and why"),
     "masks": ("cgddi.masks.command", "bring photos and their five-class masks to working size"),
     "fedd": ("cgddi.fedd.command", "masks and malignancy from diffusion features: `cgddi fedd --help`"),
+    "masks-export": ("cgddi.masks.export_command", "write masks at photo size as png files, to mend by hand"),
     "healthy": ("cgddi.healthy.command", "inpaint healthy skin over lesions and markers, and triage the result"),
     "review": ("cgddi.healthy.review", "write the page on which a person keeps or discards healthy images"),
     "canvases": ("cgddi.canvases.command", "pool the kept healthy images of a cohort"),
