@@ -16,6 +16,7 @@ if "images" not in config:
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 from cgddi.config import parse_config
 from cgddi.errors import UserError
+from cgddi.fedd.plan import STUDY, Baseline, Segmenter
 from cgddi.growth import grown_cohorts
 from cgddi.plan import Plan, safe_pattern
 from cgddi.shellprefix import shell_prefix
@@ -35,6 +36,11 @@ wildcard_constraints:
     cohort=safe_pattern(PLAN.by_cohort),
     canvas_cohort=safe_pattern(PLAN.canvas_cohorts),
     batch=r"[a-z0-9-]+\.\d{3}",
+    features_batch=rf"[a-z0-9-]+\.\d{{3}}|{STUDY}",
+    timestep=r"\d{4}",
+    variant="plain|reweight|augment",
+    subset=safe_pattern(PLAN.fedd.subsets),
+    network=r"[a-z0-9_.-]+",
     donor=r"[A-Za-z0-9_-]+",
     concept=r"[a-z0-9-]+",
     split=safe_pattern(PLAN.config.splits),
@@ -46,6 +52,7 @@ wildcard_constraints:
 
 
 include: "rules/common.smk"
+include: "rules/fedd.smk"
 include: "rules/masks.smk"
 include: "rules/healthy.smk"
 include: "rules/canvases.smk"
@@ -72,6 +79,7 @@ localrules:
 rule all:
     input:
         rules.report.output.page,
+        rules.fedd.input if PLAN.config.fedd.study else [],
         every_archive(),
 
 

@@ -66,6 +66,11 @@ def option(name, files):
     return f"{name} {shlex.quote(str(files[0]))}" if files else ""
 
 
+def options(name, files):
+    """`--name FILE FILE...` when there are files, nothing otherwise."""
+    return " ".join([name, *(shlex.quote(str(file)) for file in files)]) if files else ""
+
+
 def scope_of(split):
     """The scope whose generators serve a split."""
     return "all" if PLAN.config.generator_scope == "all" else split
@@ -87,3 +92,39 @@ def initial_weights(split, regime, method, run_seed):
     """Weights a regime starts from: none, or those of another regime with the same split, method and seed."""
     start = PLAN.config.regime(regime).init
     return [f"{R}/classify/{split}/{start}/{method}/{run_seed}/weights.safetensors"] if start else []
+
+
+def cohorts_by(source):
+    """Wildcard constraint: the cohorts whose masks come from a source."""
+    return safe_pattern(name for name in PLAN.by_cohort if PLAN.masks_settings(name).source == source)
+
+
+def batch_photos(wildcards):
+    """Photo files of a masks job."""
+    return [photo.file for photo in PLAN.batches[wildcards.cohort][wildcards.batch]]
+
+
+def batch_masks(wildcards):
+    """Mask files of the sheet that a masks job reads."""
+    return PLAN.mask_files(wildcards.cohort, wildcards.batch)
+
+
+def segmenter_files(chosen):
+    """The files of a trained segmenter."""
+    return [f"{PLAN.fedd.segmenter(chosen)}/{name}" for name in ("weights.safetensors", "record.json")]
+
+
+def chosen_segmenter(wildcards):
+    """The segmenter a job trains."""
+    return Segmenter(wildcards.variant, wildcards.subset, int(wildcards.run_seed))
+
+
+def chosen_baseline(wildcards):
+    """The baseline a job trains."""
+    return Baseline(wildcards.task, wildcards.network, wildcards.subset, int(wildcards.run_seed))
+
+
+def study_photos(subset, masks=True):
+    """Photo files of a subset, validation and test; with their mask files unless `masks` is false."""
+    photos = [*PLAN.fedd.study.train[subset], *PLAN.fedd.study.validation, *PLAN.fedd.study.test]
+    return [photo.file for photo in photos] + ([photo.mask for photo in photos] if masks else [])

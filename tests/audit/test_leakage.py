@@ -90,6 +90,52 @@ def test_prior_images_count_as_generator_images(tmp_path, world):
     assert [(leak["way"], leak["image"]) for leak in lineage_leaks(build(world, [path]))] == [("generator", "nel4")]
 
 
+def automatic(world, tmp_path, images):
+    """The world's photos with masks made by a segmenter that learnt from the given images."""
+    source = Archive(world.photos[0])
+    path = tmp_path / "automatic.tar"
+    with ArchiveWriter(path, {"stage": "masks", "versions": {}}) as archive:
+        archive.facts["segmenter_images"] = images
+        for row in source.rows:
+            facts = {key: value for key, value in row.items() if key not in ("key", "members", "sha256")}
+            members = {name: source.read(row, name) for name in ("png", "mask.png")}
+            archive.add(row["key"], members, {**facts, "has_mask": True, "mask_source": "fedd"})
+    return str(path)
+
+
+def test_a_segmenter_that_learnt_from_a_test_photo_is_a_leak(world, tmp_path):
+    roles = read_roles([world.split])
+    synthetic = [path for name in SYNTHETIC for path in getattr(world, name)]
+    honest = automatic(world, tmp_path, ["nel0", "wal1"])
+    kept, facts = build_index(roles, [honest], synthetic)
+    assert not [reason for reason in facts["dropped"] if "segmenter" in reason]
+    assert lineage_leaks(kept, [honest]) == [] and set(kept["kind"]) > {"real"}
+
+    leaky = automatic(world, tmp_path, ["nel0", "nel4"])
+    safe, facts = build_index(roles, [leaky], synthetic)
+    assert set(safe["kind"]) == {"real"}
+    assert {reason.partition(":")[0] for reason in facts["dropped"] if "segmenter" in reason} >= {
+        "healthy",
+        "lesion_mapped",
+    }
+
+    everything = build_index(roles, [leaky], synthetic, ("donor", "canvas", "generator"))[0]
+    leaks = lineage_leaks(everything, [leaky])
+    assert {(leak["way"], leak["image"], leak["role"]) for leak in leaks} == {("segmenter", "nel4", "test")}
+    made = everything[(everything["role"] == "train") & (everything["kind"] != "real")]
+    assert {leak["id"] for leak in leaks} == set(made["id"]) and {leak["kind"] for leak in leaks} == set(made["kind"])
+    everything.to_parquet(tmp_path / "i.parquet")
+    spec = {"stage": "audit", "seed": 1, "split": "toy", "versions": {}, "settings": SETTINGS}
+    files = ["--index", str(tmp_path / "i.parquet"), "--photos", leaky, "--output", str(tmp_path / "leakage.json")]
+    with pytest.raises(UserError, match="segmenter nel4 is a test image"):
+        main(["leakage", "--spec", json.dumps(spec), *files, "--threads", "1"])
+
+
+def test_automatic_masks_of_unknown_descent_are_refused(world, tmp_path):
+    with pytest.raises(UserError, match="Make its masks again"):
+        build_index(read_roles([world.split]), [automatic(world, tmp_path, [])], [])
+
+
 def test_the_gate_trusts_the_manifest_and_not_the_index(world):
     index = build(world, drop_touching=("donor", "generator"))
     index.loc[index["kind"] != "real", "canvas"] = "nel0"

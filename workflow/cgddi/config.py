@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from argparse import ArgumentParser
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -208,12 +209,32 @@ def parse_config(values: Mapping[str, Any], source: str = "config") -> Config:
         ) from None
 
 
-def load_config(path: str | Path) -> Config:
-    """Read and check a config file (YAML)."""
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except FileNotFoundError as error:
-        raise InvalidInput([Problem(str(path), "no such file", "Give --configfile a path that exists.")]) from error
-    except yaml.YAMLError as error:
-        raise InvalidInput([Problem(str(path), f"not YAML: {error}", "Mend the file.")]) from error
-    return parse_config(values, str(path))
+def load_config(*paths: str | Path) -> Config:
+    """Read and check config files (YAML); as with Snakemake, a later one changes keys of those before it."""
+    values: dict[str, Any] = {}
+    for path in paths:
+        try:
+            _update(values, yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {})
+        except FileNotFoundError as error:
+            raise InvalidInput([Problem(str(path), "no such file", "Give --configfile a path that exists.")]) from error
+        except yaml.YAMLError as error:
+            raise InvalidInput([Problem(str(path), f"not YAML: {error}", "Mend the file.")]) from error
+    return parse_config(values, " ".join(map(str, paths)))
+
+
+def _update(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    for key, value in changes.items():
+        if isinstance(value, Mapping) and isinstance(values.get(key), dict):
+            _update(values[key], value)
+        else:
+            values[key] = value
+
+
+def config_option(parser: ArgumentParser) -> None:
+    """Add `--configfile FILE [FILE ...]`, as Snakemake takes it."""
+    parser.add_argument(
+        "--configfile",
+        nargs="+",
+        default=["config/config.yaml"],
+        help="as for snakemake: one or more, a later one changes keys of those before (default: config/config.yaml)",
+    )

@@ -15,11 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from cgddi.config import load_config
+from cgddi.config import config_option, load_config
 from cgddi.errors import UserError
 from cgddi.jobs import GPU_STAGES, all_jobs
 from cgddi.plan import Plan
 from cgddi.status import survey
+
+BY_JOB = ("fedd_segmenter", "fedd_baseline", "audit", "classify")
+"""Stages whose jobs are alike enough to count them whole."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ def recorded(folders: Iterable[str | Path]) -> list[Used]:
                 except (json.JSONDecodeError, KeyError, TypeError, ValueError):
                     continue
                 amounts = {unit: float(facts[unit]) for unit in ("steps", "images") if facts.get(unit)}
-                if stage in GPU_STAGES and seconds > 0 and (amounts or stage in ("audit", "classify")):
+                if stage in GPU_STAGES and seconds > 0 and (amounts or stage in BY_JOB):
                     found.append(Used(stage, device, seconds, {**amounts, "jobs": 1}))
     return found
 
@@ -97,7 +100,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="cgddi cost", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--configfile", default="config/config.yaml", help="as for snakemake (default: %(default)s)")
+    config_option(parser)
     parser.add_argument(
         "--rates", action="append", default=[], metavar="DIR", help="results folder to take rates from too (repeatable)"
     )
@@ -109,7 +112,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     if args.gpus < 1:
         raise UserError("--gpus must be at least 1.")
-    plan = Plan(load_config(args.configfile))
+    plan = Plan(load_config(*args.configfile))
     used = recorded([plan.config.results, *args.rates])
     by_device: dict[str, float] = defaultdict(float)
     for job in used:
@@ -124,14 +127,14 @@ def main(argv: list[str]) -> int:
         for line in lines:
             print(json.dumps({**line.__dict__, "device": device}))
         return 0
-    print(f"GPU-hours of {args.configfile}, at rates recorded on {device or 'no device yet'}\n")
-    print(f"{'stage':10} {'jobs':>6} {'left':>6}  {'rate':22} {'GPU-hours':>10} {'left':>10}")
+    print(f"GPU-hours of {' '.join(args.configfile)}, at rates recorded on {device or 'no device yet'}\n")
+    print(f"{'stage':14} {'jobs':>6} {'left':>6}  {'rate':22} {'GPU-hours':>10} {'left':>10}")
     for line in lines:
         rate = "not known yet" if line.rate is None else f"{line.rate:.3g} s/{line.unit[:-1]} ({line.measured})"
         hours = ["?" if h is None else f"{h:.2f}" for h in (line.hours, line.hours_left)]
-        print(f"{line.stage:10} {line.jobs:6} {line.left:6}  {rate:22} {hours[0]:>10} {hours[1]:>10}")
+        print(f"{line.stage:14} {line.jobs:6} {line.left:6}  {rate:22} {hours[0]:>10} {hours[1]:>10}")
     total, left = (sum(getattr(line, key) or 0 for line in lines) for key in ("hours", "hours_left"))
-    print(f"{'together':10} {'':6} {'':6}  {'':22} {total:10.2f} {left:10.2f}")
+    print(f"{'together':14} {'':6} {'':6}  {'':22} {total:10.2f} {left:10.2f}")
     if any(line.rate is not None for line in lines):
         hours = left / args.gpus
         print(f"\nWhat is left takes at least {hours:.2f} h on {args.gpus} GPU(s), waiting in the queue not counted.")

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from cgddi.fedd.plan import STUDY
 from cgddi.plan import Plan
 
 CHAIN = ("masks", "healthy", "lesion_mapped", "embedding", "lora", "semantic")
 """Stages that work on one concept, in the order of the work."""
-GPU_STAGES = ("healthy", "embedding", "lora", "semantic", "audit", "classify")
-"""Stages that take a GPU (of the audits, `quality` does)."""
+GPU_STAGES = (
+    *("fedd_features", "fedd_segmenter", "fedd_baseline", "masks"),
+    *("healthy", "embedding", "lora", "semantic", "audit", "classify"),
+)
+"""Stages that take a GPU, in the order of the work (of the audits `quality` does, of the masks those by SAM 3)."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class Job:
         concept: slug of the concept it works for; None for a pooled job.
         amount: size of the work in the stage's unit (steps or images), as far as the plan knows it.
         unit: "steps", "images" or "jobs".
+        on_cpu: whether it takes no GPU although others of its stage do.
     """
 
     stage: str
@@ -38,11 +43,12 @@ class Job:
     concept: str | None = None
     amount: int = 1
     unit: str = "jobs"
+    on_cpu: bool = False
 
     @property
     def on_gpu(self) -> bool:
         """Whether it takes a GPU."""
-        return self.stage in GPU_STAGES and (self.stage != "audit" or self.name.startswith("quality"))
+        return self.stage in GPU_STAGES and not self.on_cpu
 
 
 def _archive(base: str) -> tuple[str, ...]:
@@ -51,7 +57,49 @@ def _archive(base: str) -> tuple[str, ...]:
 
 def all_jobs(plan: Plan) -> list[Job]:
     """Every job of `rule all` that makes a result, upstream before downstream. The split files and review page are left out."""
-    return [*_photos(plan), *_generators(plan), *_measures(plan)]
+    return [*_fedd(plan), *_photos(plan), *_generators(plan), *_measures(plan)]
+
+
+def _fedd(plan: Plan) -> Iterator[Job]:
+    """Jobs of the FEDD study, where the config asks for it, or those of them that automatic masks need."""
+    fedd, study = plan.fedd, plan.config.fedd.study
+    if not (study or fedd.mask_cohorts):
+        return
+    batches = [(fedd.cohort, timestep, STUDY) for timestep in (fedd.timesteps if study else [fedd.timestep])]
+    batches += [(cohort, fedd.timestep, batch) for cohort, batch in fedd.own_features]
+    for cohort, timestep, batch in batches:
+        files = (fedd.features(timestep, cohort, batch),)
+        record = files[0].replace(".safetensors", ".json")
+        yield Job(
+            "fedd_features", f"{cohort} {batch}, timestep {timestep}", (*files, record), record,
+            fedd.features_spec(cohort, timestep, batch),
+            amount=len(fedd.features_photos(cohort, batch)), unit="images",
+        )  # fmt: skip
+    main = (fedd.features(fedd.timestep),)
+    for chosen in dict.fromkeys(
+        [*(fedd.segmenters if study else []), *([fedd.masks_from] if fedd.mask_cohorts else [])]
+    ):
+        folder = fedd.segmenter(chosen)
+        names = ("weights.safetensors", "test.csv", "validation.csv", "pictures.safetensors", "record.json")
+        name = f"{chosen.variant}, subset {chosen.subset}, seed {chosen.seed}"
+        files = tuple(f"{folder}/{file}" for file in names)
+        yield Job("fedd_segmenter", name, files, files[-1], fedd.segmenter_spec(chosen), main)
+    if not study:
+        return
+    for subset, timestep in fedd.probes:
+        files = tuple(f"{fedd.probe(subset, timestep)}/{file}" for file in ("predictions.csv", "record.json"))
+        needs = (fedd.features(timestep),)
+        yield Job("fedd_probe", f"subset {subset}, timestep {timestep}", files, files[-1],
+                  fedd.probe_spec(subset, timestep), needs)  # fmt: skip
+    for chosen in fedd.baselines:
+        measures = "test.csv" if chosen.task == "segmentation" else "predictions.csv"
+        files = tuple(f"{fedd.baseline(chosen)}/{file}" for file in ("weights.safetensors", measures, "record.json"))
+        name = f"{chosen.task} by {chosen.network}, subset {chosen.subset}, seed {chosen.seed}"
+        yield Job("fedd_baseline", name, files, files[-1], fedd.baseline_spec(chosen))
+    record = f"{plan.config.results}/fedd/tables/summary.json"
+    measured = ("predictions.csv", "weights.safetensors")
+    needs = (*main, *(f"{folder}/{measured['/probe/' not in folder]}" for folder in fedd.runs))
+    yield Job("fedd_tables", "tables", (record,), record, fedd.tables_spec(), needs)
 
 
 def _photos(plan: Plan) -> Iterator[Job]:
@@ -59,10 +107,14 @@ def _photos(plan: Plan) -> Iterator[Job]:
     for cohort, batches in plan.batches.items():
         for batch, photos in batches.items():
             files = _archive(f"{root}/masks/{cohort}/{batch}")
-            spec = plan.masks_spec(cohort, batch)
+            spec, source = plan.masks_spec(cohort, batch), plan.masks_settings(cohort).source
+            needs = ()
+            if source == "fedd":
+                weights = f"{plan.fedd.segmenter(plan.fedd.masks_from)}/weights.safetensors"
+                needs = (weights, *plan.fedd.mask_features(cohort, batch))
             yield Job(
-                "masks", f"{cohort} {batch}", files, files[2], spec,
-                concept=photos[0].concept, amount=len(photos), unit="images",
+                "masks", f"{cohort} {batch}", files, files[2], spec, needs,
+                concept=photos[0].concept, amount=len(photos), unit="images", on_cpu=source != "sam3",
             )  # fmt: skip
     for cohort, batches in plan.healthy_batches.items():
         for batch, images in batches.items():
@@ -150,7 +202,7 @@ def _measures(plan: Plan) -> Iterator[Job]:
             report = f"{root}/audit/{split}/{kind}.json"
             audits.append(report)
             spec = plan.spec("audit", kind=kind, split=split)
-            yield Job("audit", f"{kind} ({split})", (report,), report, spec, (table,))
+            yield Job("audit", f"{kind} ({split})", (report,), report, spec, (table,), on_cpu=kind != "quality")
         for regime in plan.regimes:
             start = config.regime(regime).init
             for method in config.runs.methods:
@@ -167,4 +219,5 @@ def _measures(plan: Plan) -> Iterator[Job]:
     summary = f"{root}/fairness/summary.json"
     yield Job("fairness", "tables", (summary,), summary, plan.spec("fairness"), tuple(predictions))
     page = f"{root}/report/index.html"
-    yield Job("report", "page", (page,), None, plan.spec("report"), (summary, *audits))
+    study = (f"{root}/fedd/tables/summary.json",) if config.fedd.study else ()
+    yield Job("report", "page", (page,), None, plan.spec("report"), (summary, *audits, *study))

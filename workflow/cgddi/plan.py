@@ -15,7 +15,9 @@ from typing import Any
 from cgddi.artefacts import canonical
 from cgddi.config import Cohort, Config, Model
 from cgddi.errors import InvalidInput, Problem, UserError
+from cgddi.fedd.plan import FeddPlan
 from cgddi.healthy.verdicts import read_review, read_verdicts
+from cgddi.masks.settings import SOURCE_MODULES, SOURCE_VERSIONS, MasksSettings, Sam3Settings
 from cgddi.sheets import Concept, Photo, check_files, load_sheets
 from cgddi.sourcehash import pinned_versions, source_hash
 from cgddi.splits import SplitSettings, assign, gaps
@@ -26,6 +28,7 @@ STAGES = {
     "canvases": "canvases",
     "lesion_mapped": "mapping",
     "embedding": "embedding",
+    "fedd": "fedd",
     "lora": "lora",
     "semantic": "semantic",
     "index": "index",
@@ -39,10 +42,10 @@ STAGES = {
 
 
 @cache
-def stage_versions(stage: str) -> dict[str, str]:
-    """Pinned versions of the distributions that shape a stage's result (its settings module's VERSIONS)."""
+def stage_versions(stage: str, more: tuple[str, ...] = ()) -> dict[str, str]:
+    """Pinned versions of the distributions that shape a stage's result (its settings module's VERSIONS, and `more`)."""
     module = __import__(f"cgddi.{STAGES[stage]}.settings", fromlist=["VERSIONS"])
-    return {name: pinned_versions().get(name.lower(), "unpinned") for name in module.VERSIONS}
+    return {name: pinned_versions().get(name.lower(), "unpinned") for name in (*module.VERSIONS, *more)}
 
 
 @cache
@@ -102,6 +105,8 @@ class Plan:
                 Problem("config", f"the split has {gap}", "Change its method, seed or shares.", None, f"splits.{name}")
                 for gap in gaps(self.photos, self.roles[name], split)
             ]
+        self.fedd = FeddPlan(self)
+        problems += self.fedd.problems() if not problems else []
         if problems:
             raise InvalidInput(problems)
         self.verdicts = self._read_verdicts()
@@ -109,6 +114,10 @@ class Plan:
     def cohort(self, name: str) -> Cohort:
         """Settings of a cohort."""
         return self.config.cohorts.get(name, Cohort())
+
+    def masks_settings(self, cohort: str) -> MasksSettings:
+        """Masks settings of a cohort: its own, or the section's."""
+        return self.cohort(cohort).masks or self.config.masks
 
     def _roles(self, split: SplitSettings) -> dict[str, str]:
         roles: dict[str, str] = {}
@@ -156,10 +165,14 @@ class Plan:
 
     @cached_property
     def _masked(self) -> dict[str, list[Photo]]:
-        return {name: [p for p in photos if p.mask and self.generates(p)] for name, photos in self.by_cohort.items()}
+        automatic = {name for name in self.by_cohort if self.masks_settings(name).source != "human"}
+        return {
+            name: [p for p in photos if (p.mask or name in automatic) and self.generates(p)]
+            for name, photos in self.by_cohort.items()
+        }
 
     def masked(self, cohort: str) -> list[Photo]:
-        """Photos of a cohort that have a mask and generate."""
+        """Photos of a cohort that generate and have a mask file, or get a mask made (which may turn out to be of no use)."""
         return self._masked[cohort]
 
     @cached_property
@@ -269,12 +282,14 @@ class Plan:
         )
 
     def masks_spec(self, cohort: str, batch: str) -> str:
-        """Spec of a masks job."""
+        """Spec of a masks job: with an automatic source, also what its masks come from."""
+        chosen = self.masks_settings(cohort)
+        source, files = chosen.source, self.mask_files(cohort, batch)
         rows = [
             {
                 "image_id": p.image_id,
                 "file": p.file,
-                "mask": p.mask,
+                "mask": p.mask if p.mask in files else None,
                 "concept": p.concept,
                 "skin_tone": p.skin_tone,
                 "malignant": p.malignant,
@@ -282,9 +297,23 @@ class Plan:
             }
             for p in self.batches[cohort][batch]
         ]
-        return self.spec(
-            "masks", settings=self.cohort(cohort).masks or self.config.masks, cohort=cohort, batch=batch, rows=rows
-        )
+        facts: dict[str, Any] = {}
+        if source == "fedd":
+            facts = self.fedd.masks_facts()
+        if source == "sam3":
+            facts["model"] = model_spec(self.config.models.sam3)
+        else:
+            chosen = chosen.model_copy(update={"sam3": Sam3Settings()})
+        if source in SOURCE_MODULES:
+            facts["finder"] = source_hash(SOURCE_MODULES[source])
+        facts["versions"] = stage_versions("masks", SOURCE_VERSIONS[source])
+        return self.spec("masks", settings=chosen, cohort=cohort, batch=batch, rows=rows, **facts)
+
+    def mask_files(self, cohort: str, batch: str) -> list[str]:
+        """Mask files of the sheet that a masks job reads."""
+        chosen = self.masks_settings(cohort)
+        read = chosen.source == "human" or chosen.prefer_human
+        return [p.mask for p in self.batches[cohort][batch] if p.mask] if read else []
 
     def healthy_spec(self, cohort: str, batch: str) -> str:
         """Spec of a healthy job."""

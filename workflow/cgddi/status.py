@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from cgddi.artefacts import file_sha256
-from cgddi.config import load_config
+from cgddi.config import config_option, load_config
 from cgddi.errors import UserError
 from cgddi.jobs import CHAIN, Job, all_jobs
 from cgddi.plan import Plan
 from cgddi.recover import cluster_jobs, controllers
 
+PHOTOS = ("images", "rows", "train", "validation", "test")
+"""Keys of a spec that list photos."""
 STATES = ("done", "stale", "running", "queued", "missing")
 
 
@@ -39,7 +41,7 @@ def explain(made: Mapping[str, Any], planned: Mapping[str, Any], place: str = ""
             found.append("the stage's code changed")
         elif isinstance(old, Mapping) and isinstance(new, Mapping):
             found += explain(old, new, "" if key == "settings" else f"{name}.")
-        elif key in ("images", "rows") and isinstance(old, list) and isinstance(new, list):
+        elif key in PHOTOS and isinstance(old, list) and isinstance(new, list):
             found.append(_photos_changed(old, new))
         else:
             found.append(f"{name}: {_short(old)} -> {_short(new)}")
@@ -203,11 +205,11 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="cgddi status", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--configfile", default="config/config.yaml", help="as for snakemake (default: %(default)s)")
+    config_option(parser)
     parser.add_argument("--concept", action="append", default=[], metavar="SLUG", help="only this concept (repeatable)")
     parser.add_argument("--json", action="store_true", help="one JSON line per job: stage, name, concept, state, why")
     args = parser.parse_args(argv)
-    plan = Plan(load_config(args.configfile))
+    plan = Plan(load_config(*args.configfile))
     unknown = [slug for slug in args.concept if slug not in plan.concepts]
     if unknown:
         raise UserError(f"--concept {unknown[0]}: not in the disease sheet. Known: {', '.join(sorted(plan.concepts))}")

@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.kind == "leakage":
         from cgddi.audit.leakage import audit_leakage, explain
 
-        result = audit_leakage(index, settings, seed)
+        result = audit_leakage(index, settings, seed, args.photos)
     elif args.kind == "tone":
         from cgddi.audit.tone import audit_tone
 

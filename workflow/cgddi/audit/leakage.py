@@ -5,29 +5,34 @@ The gate does not trust the index: it reads lineage again from the archives' man
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from cgddi.artefacts import Archive
 from cgddi.audit.settings import AuditSettings
+from cgddi.index.masks import segmenter_images
 from cgddi.index.table import lineage
 
 
-def lineage_leaks(index: pd.DataFrame) -> list[dict[str, Any]]:
+def lineage_leaks(index: pd.DataFrame, photos: Iterable[str | Path] = ()) -> list[dict[str, Any]]:
     """Training rows whose donor, canvas, generator image or own pixels are those of a held-out image.
 
     Args:
         index: a split's index (see `cgddi.index.table.COLUMNS`).
+        photos: archives of the photos, whose records say which images taught the segmenter behind automatic masks.
 
     Returns:
-        One entry per row and way: id, archive, way (donor|canvas|generator|same image|same pixels|manifest), image (the
-        held-out image), role.
+        One entry per row and way: id, archive, way (donor|canvas|generator|segmenter|same image|same pixels|manifest), image
+        (the held-out image), role.
     """
     held = index[index["role"] != "train"]
     roles = dict(zip(held["image_id"], held["role"], strict=True))
     pixels = dict(zip(held["sha256"], held["image_id"], strict=True))
     train = index[index["role"] == "train"]
+    taught = segmenter_images(photos, lambda image: image in roles)
     leaks = []
     for path, rows in train.groupby("archive", sort=True):
         archive = Archive(path)
@@ -38,6 +43,9 @@ def lineage_leaks(index: pd.DataFrame) -> list[dict[str, Any]]:
                 leaks.append(_leak(row, "manifest", "the archive does not hold this image", "unknown"))
                 continue
             ways = lineage(made, archive.record) if made["kind"] != "real" else {"same image": [made["image_id"]]}
+            if taught and made["kind"] != "real":
+                ancestors = {image for images in ways.values() for image in images}
+                ways["segmenter"] = [image for ancestor in ancestors for image in taught.get(ancestor, ())]
             for way, images in ways.items():
                 leaks += [_leak(row, way, image, roles[image]) for image in sorted(set(images)) if image in roles]
             if row.sha256 in pixels:
@@ -49,7 +57,9 @@ def _leak(row, way: str, image: str, role: str) -> dict[str, Any]:
     return {"id": row.id, "kind": row.kind, "archive": row.archive, "way": way, "image": image, "role": role}
 
 
-def audit_leakage(index: pd.DataFrame, settings: AuditSettings, seed: int) -> dict[str, Any]:
+def audit_leakage(
+    index: pd.DataFrame, settings: AuditSettings, seed: int, photos: Iterable[str | Path] = ()
+) -> dict[str, Any]:
     """Both checks and their verdict.
 
     Returns:
@@ -57,7 +67,7 @@ def audit_leakage(index: pd.DataFrame, settings: AuditSettings, seed: int) -> di
     """
     from cgddi.audit.duplicates import near_duplicates
 
-    leaks = lineage_leaks(index)
+    leaks = lineage_leaks(index, photos)
     pairs = [] if settings.near_duplicates == "off" else near_duplicates(index, settings, seed)
     stopped = [leak for leak in leaks if settings.leakage_gate == "enforce"]
     stopped += [pair for pair in pairs if settings.near_duplicates == "enforce"]

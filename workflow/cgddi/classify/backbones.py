@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from cgddi.artefacts import file_sha256
 from cgddi.errors import UserError
-
-HUB = r"hub(@[\w.-]+)?"
-"""Values of `weights` that mean timm's pretrained weights, of the newest or of one revision."""
 
 
 def create_backbone(name: str, weights: str, image_size: int) -> tuple[torch.nn.Module, dict[str, Any]]:
@@ -24,7 +19,7 @@ def create_backbone(name: str, weights: str, image_size: int) -> tuple[torch.nn.
 
     Args:
         name: timm's name of the architecture, e.g. "resnet18" or "vit_base_patch16_224.augreg_in21k".
-        weights: "hub", "hub@COMMIT", "random" or the path of a .safetensors file.
+        weights: "hub", "random" or the path of a .safetensors file.
         image_size: side of its input in pixels; transformers with a fixed grid are built for it.
 
     Returns:
@@ -36,42 +31,22 @@ def create_backbone(name: str, weights: str, image_size: int) -> tuple[torch.nn.
     if not timm.is_model(name):
         close = timm.list_models(f"*{name.split('.')[0]}*")[:5]
         raise UserError(f"timm has no backbone {name!r}. Close names: {', '.join(close) or 'none'}.")
-    options: dict[str, Any] = {"img_size": image_size} if _fixed_grid(name) else {}
-    if re.fullmatch(HUB, weights):
-        return _from_hub(name, weights.partition("@")[2] or None, options)
-    model = timm.create_model(name, pretrained=False, num_classes=0, **options)
+    options: dict[str, Any] = {"num_classes": 0}
+    if _fixed_grid(name):
+        options["img_size"] = image_size
+    try:
+        model = timm.create_model(name, pretrained=weights == "hub", **options)
+    except Exception as error:  # timm, huggingface_hub and requests each raise their own
+        if weights != "hub":
+            raise
+        raise UserError(
+            f"pretrained weights of {name} cannot be had ({type(error).__name__}: {str(error)[:200]}). Download them once with "
+            "the hub reachable, or give `weights` a local .safetensors file or `random`."
+        ) from error
     facts = {"backbone": name, "weights": weights}
-    if weights != "random":
+    if weights not in ("hub", "random"):
         load_weights(model, weights, f"backbone {name}", ignored=_classifier(model))
         facts["weights_sha256"] = file_sha256(weights)
-    return model, facts
-
-
-def _from_hub(name: str, revision: str | None, options: dict[str, Any]) -> tuple[torch.nn.Module, dict[str, Any]]:
-    """A backbone with timm's pretrained weights, from the hub or its cache, safetensors only and every tensor of them."""
-    config = timm.get_pretrained_cfg(name)
-    repository = getattr(config, "hf_hub_id", None)
-    if not repository:
-        raise UserError(
-            f"timm has no pretrained weights of {name} on the hub: give `weights` a .safetensors file or `random`."
-        )
-    file = (config.hf_hub_filename or "model.safetensors").removesuffix(".bin").removesuffix(
-        ".safetensors"
-    ) + ".safetensors"
-    overlay = {"hf_hub_id": f"{repository}@{revision}" if revision else repository, "hf_hub_filename": file}
-    try:
-        # With its own classifier timm loads strictly; without one, a missing tensor would stay random and nobody would know.
-        model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
-    except Exception as error:  # timm, huggingface_hub and requests each raise their own
-        raise UserError(
-            f"pretrained weights of {name} cannot be had from {overlay['hf_hub_id']} ({type(error).__name__}: {str(error)[:300]}). "
-            f"Download {file} once with the hub reachable, or give `weights` a local .safetensors file or `random`."
-        ) from error
-    model.reset_classifier(0)
-    facts = {"backbone": name, "weights": "hub", "repository": repository}
-    found = try_to_load_from_cache(repository, file, revision=revision)
-    if isinstance(found, str):
-        facts |= {"revision": Path(found).parent.name, "weights_sha256": file_sha256(found)}
     return model, facts
 
 

@@ -89,8 +89,7 @@ class Training(BaseModel):
     backbone: str | None = Field(None, description="timm backbone (ResNet-18; PatchAlign: ViT-B/16)")
     weights: str | None = Field(
         None,
-        description="`hub` or `hub@COMMIT` (timm's pretrained weights, from the hub or its cache), `random`, or a local "
-        ".safetensors file",
+        description="`hub` (timm's pretrained weights, from the hub or its cache), `random`, or a local .safetensors file",
     )
     epochs: int | None = Field(None, ge=1, description="epochs (15; PatchAlign 20)")
     batch_size: int | None = Field(None, ge=2, description="images per step (64; PatchAlign 32)")

@@ -14,9 +14,10 @@ class IndexSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    drop_touching: tuple[Literal["donor", "canvas", "generator"], ...] = Field(
-        ("donor", "canvas", "generator"),
-        description="Leave a synthetic image out when this ancestor of it is not a training image of the split. Leaving "
-        "`generator` away keeps images of generators that saw test images, as the published code did; the leakage gate "
-        "then fails unless `audit.leakage_gate` is `report`, and every table says so (method.md, Leakage rules).",
+    drop_touching: tuple[Literal["donor", "canvas", "generator", "segmenter"], ...] = Field(
+        ("donor", "canvas", "generator", "segmenter"),
+        description="Leave a synthetic image out when this ancestor of it is not a training image of the split; segmenter: an "
+        "image that taught the segmenter behind a mask it was made with. Leaving `generator` away keeps images of generators "
+        "that saw test images, as the published code did; the leakage gate then fails unless `audit.leakage_gate` is "
+        "`report`, and every table says so.",
     )

@@ -13,6 +13,7 @@ import pandas as pd
 from cgddi.artefacts import Archive
 from cgddi.errors import InvalidInput, Problem, UserError
 from cgddi.images import TONES
+from cgddi.index.masks import segmenter_images
 
 ROLES = ("train", "validation", "test")
 COLUMNS = {
@@ -93,7 +94,7 @@ def build_index(
     roles: Mapping[str, str],
     photos: Sequence[str | Path],
     synthetic: Sequence[str | Path],
-    drop_touching: Sequence[str] = ("donor", "canvas", "generator"),
+    drop_touching: Sequence[str] = ("donor", "canvas", "generator", "segmenter"),
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The index of a split.
 
@@ -103,7 +104,8 @@ def build_index(
         synthetic: archives of kept healthy, lesion-mapped and semantic images. One is left out, and counted, when an ancestor
             named in `drop_touching` is not a training image of this split (a validation or test image, or one the split
             leaves out), or when the healthy stage's triage discarded it and no review kept it.
-        drop_touching: ancestors that must be training images.
+        drop_touching: ancestors that must be training images; `segmenter`: those that taught the segmenter behind the mask of a
+            donor, a canvas or a generator's image.
 
     Returns:
         The table (see `COLUMNS`), sorted by role, kind and id, and the facts for its record: counts, images dropped by
@@ -115,8 +117,9 @@ def build_index(
     rows: list[dict[str, Any]] = []
     dropped: Counter[str] = Counter()
     skipped: set[str] = set()
-    for path in photos:
-        archive = Archive(path)
+    opened = [Archive(path) for path in photos]
+    taught = segmenter_images(opened, lambda image: roles.get(image) != "train")
+    for archive in opened:
         skipped.update(str(entry["id"]) for entry in archive.record.get("skipped", []))
         for row in archive.rows:
             role = roles.get(row["image_id"])
@@ -133,12 +136,12 @@ def build_index(
     for path in synthetic:
         archive = Archive(path)
         verdicts = {} if archive.record["spec"].get("stage") != "healthy" else {"discard"}
-        outside: dict[str | None, bool] = {}
+        outside: dict[str | None, str | None] = {}
         for row in archive.rows:
             if verdicts and row.get("triage", {}).get("verdict") in verdicts:
                 dropped["healthy: discarded by triage"] += 1
                 continue
-            reason = _reason(row, archive, roles, drop_touching, outside)
+            reason = _reason(row, archive, roles, taught, drop_touching, outside)
             if reason:
                 dropped[f"{row['kind']}: {reason}"] += 1
             else:
@@ -176,20 +179,27 @@ def entry_of(row: Mapping[str, Any], archive: str | Path, role: str, image_id: s
     }
 
 
-def _reason(row, archive: Archive, roles, drop_touching, outside: dict[str | None, bool]) -> str | None:
+def _reason(row, archive: Archive, roles, taught, drop_touching, outside: dict[str | None, str | None]) -> str | None:
     """Why a synthetic image may not be trained on, or None. `outside` remembers the answer per generator."""
     generator = row.get("generator")
     ancestors = lineage({**row, "generator": None}, {})
     if generator not in outside:
         images = lineage(row, archive.record)["generator"]
-        outside[generator] = any(roles.get(image) != "train" for image in images)
-    for way in drop_touching:
+        outside[generator] = None
+        if "segmenter" in drop_touching and any(image in taught for image in images):
+            outside[generator] = SEGMENTER
+        if "generator" in drop_touching and any(roles.get(image) != "train" for image in images):
+            outside[generator] = "generator saw an image that is not for training"
+    for way in ("donor", "canvas"):
         for image in ancestors[way]:
-            if roles.get(image) != "train":
+            if way in drop_touching and roles.get(image) != "train":
                 return f"{way} is {'a ' + roles[image] + ' image' if image in roles else 'not in this split'}"
-        if way == "generator" and outside[generator]:
-            return "generator saw an image that is not for training"
-    return None
+            if "segmenter" in drop_touching and image in taught:
+                return SEGMENTER
+    return outside[generator]
+
+
+SEGMENTER = "a mask's segmenter saw an image that is not for training"
 
 
 def _check(table: pd.DataFrame) -> None:
