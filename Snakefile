@@ -19,6 +19,7 @@ from cgddi.errors import UserError
 from cgddi.fedd.plan import STUDY, Baseline, Segmenter
 from cgddi.growth import grown_cohorts
 from cgddi.plan import Plan, safe_pattern
+from cgddi.rates import save_prediction
 from cgddi.shellprefix import shell_prefix
 from cgddi.sourcehash import source_hash
 
@@ -74,6 +75,14 @@ localrules:
     review,
     generate,
     export,
+
+
+onstart:
+    # What the plan is predicted to take, for the report to compare with what it took.
+    try:
+        save_prediction(PLAN)
+    except OSError as error:
+        logger.warning(f"The predicted cost could not be kept: {error}")
 
 
 rule all:

@@ -42,7 +42,8 @@ rule audit:
     output:
         report=f"{R}/audit/{{split}}/{{kind}}.json",
     log:
-        f"{R}/logs/audit/{{split}}/{{kind}}.log",
+        text=f"{R}/logs/audit/{{split}}/{{kind}}.log",
+        metrics=f"{R}/logs/audit/{{split}}/{{kind}}.metrics.jsonl",
     benchmark:
         f"{R}/benchmarks/audit/{{split}}/{{kind}}.tsv"
     conda:
@@ -63,5 +64,6 @@ rule audit:
             --index {input.index:q} \
             --photos {input.photos:q} \
             --output {output.report:q} \
-            --threads {threads} 2>{log:q}
+            --metrics {log.metrics:q} \
+            --threads {threads} 2>{log.text:q}
         """

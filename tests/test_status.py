@@ -4,6 +4,7 @@ import base64
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -262,10 +263,16 @@ def test_cost_multiplies_recorded_rates_with_the_plans_work(folder, capsys):
         "hours": 3 * 300 / 3600, "hours_left": 300 / 3600, "device": "NVIDIA A100",
     }  # fmt: skip
     assert lines["classify"]["hours"] == 2 and lines["classify"]["left"] == 1  # the adapter it rests on is gone
-    assert lines["embedding"]["rate"] is None and lines["embedding"]["hours"] is None
+    assert lines["embedding"]["measured"] == 0
+    assert lines["embedding"]["hours"] == pytest.approx(
+        3 * 50 * 40 * 60 / 500 / 3600
+    )  # the paper's 40 minutes, by its steps
     assert cost.main(["--configfile", "config.yaml", "--gpus", "2"]) == 0
     text = capsys.readouterr().out
-    assert "at least 1.04 h on 2 GPU(s)" in text and "for want of a finished job: healthy, embedding, semantic" in text
+    left = sum(line["hours_left"] for line in lines.values()) / 2
+    assert f"at least {left:.2f} h on 2 GPU(s)" in text
+    assert "* No job has finished yet: healthy, embedding, semantic, audit." in text
+    assert re.search(r"^embedding .* 4\.8 s/step \*", text, re.M) and re.search(r"^lora .* 3 s/step \(3\)", text, re.M)
     assert cost.main(["--configfile", "config.yaml", "--json", "--device", "cpu"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[2])["rate"] == 30
     with pytest.raises(UserError, match="Recorded devices: NVIDIA A100, cpu"):

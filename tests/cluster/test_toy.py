@@ -66,4 +66,4 @@ def test_toy_world_on_slurm_equals_a_local_run(cluster, tmp_path, monkeypatch):
         check=True,
     )
     lines = {line["stage"]: line for line in map(json.loads, done.stdout.splitlines())}
-    assert all(lines[stage]["rate"] > 0 and lines[stage]["left"] == 0 for stage in GPU_RULES)
+    assert all(lines[stage]["measured"] > 0 and lines[stage]["left"] == 0 for stage in (*GPU_RULES, "audit"))

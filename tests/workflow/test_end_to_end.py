@@ -228,3 +228,15 @@ def test_the_report_judges_the_classical_baseline_on_the_same_photos(results):
     table = compare(examples)
     assert list(table["method"]) == ["run: diffusion", "baseline: biharmonic"] and (table["photos"] == 6).all()
     assert "baseline: biharmonic" in (results / "report/index.html").read_text()
+
+
+def test_every_gpu_job_left_its_rate_and_the_report_compares_plan_and_fact(finished, results):
+    """Of each stage that takes a GPU as many jobs are recorded as were planned; the launch kept a prediction."""
+    text = cgddi(finished, "cost", "--configfile", "config.yaml", "--json").stdout
+    lines = {line["stage"]: line for line in map(json.loads, text.splitlines())}
+    assert {"healthy", "embedding", "lora", "semantic", "audit", "classify"} <= set(lines)
+    assert all(line["measured"] == line["jobs"] and line["left"] == 0 for line in lines.values()), lines
+    page = (results / "report/index.html").read_text()
+    assert 'id="plan"' in page and page.count("default rate (no job had finished)") == len(lines)
+    (launch, *_) = map(json.loads, (results / "logs/plan.jsonl").read_text().splitlines())
+    assert [stage["jobs"] for stage in launch["stages"]] == [line["jobs"] for line in lines.values()]

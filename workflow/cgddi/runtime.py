@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from cgddi.watch import Watch
+
 
 def start(threads: int) -> torch.device:
     """Set torch up for one job: threads, deterministic kernels, and the device (CUDA if there is one).
@@ -23,23 +25,34 @@ def start(threads: int) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def device_name() -> str | None:
+    """UUID by which `nvidia-smi` knows the GPU of this process; None without one."""
+    if not torch.cuda.is_available():
+        return None
+    uuid = str(torch.cuda.get_device_properties(0).uuid)
+    return uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
+
+
 @contextmanager
 def usage_log(path: str | Path | None, **facts: Any):
-    """Append one JSON line on what a job used: seconds, peak device memory, and the facts the stage adds.
+    """Append one JSON line on what a job used: seconds, device, peak memory and utilisation of it, and the facts the stage adds.
 
     Args:
         path: the metrics file (JSON lines), kept apart from the artefacts since it changes from run to run; None writes none.
         facts: known at the start (stage, concept, ...). Yields a dict to which the stage adds counts such as `images` or `steps`.
     """
     began = time.perf_counter()
+    watch = Watch(None if path is None else device_name())
     try:
-        yield facts
+        with watch:
+            yield facts
     finally:
         if path is not None:
             facts["seconds"] = round(time.perf_counter() - began, 3)
             facts["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
             if torch.cuda.is_available():
                 facts["peak_device_bytes"] = torch.cuda.max_memory_allocated()
+            facts.update(watch.facts)
             for unit in ("images", "steps"):
                 if facts.get(unit):
                     facts[f"{unit}_per_second"] = round(facts[unit] / facts["seconds"], 3)

@@ -7,6 +7,9 @@ training image of each semantic image).
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from pydantic import ValidationError
 
 from cgddi.artefacts import Archive, record_for, write_record
@@ -25,6 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--semantic", nargs="*", default=[], help="archives of semantic images (in the index already)")
     parser.add_argument("--output", required=True, help="findings to write (.json)")
+    parser.add_argument("--metrics", help="file to append one JSON line on time and memory to")
     args = parser.parse_args(argv)
 
     import pandas as pd
@@ -36,29 +40,49 @@ def main(argv: list[str] | None = None) -> int:
     from cgddi import runtime
 
     runtime.start(args.threads)
-    index = pd.read_parquet(args.index)
-    seed = int(args.spec.get("seed", 0))
-    if args.kind == "leakage":
-        from cgddi.audit.leakage import audit_leakage, explain
-
-        result = audit_leakage(index, settings, seed, args.photos)
-    elif args.kind == "tone":
-        from cgddi.audit.tone import audit_tone
-
-        result = audit_tone(index, args.photos, settings)
-    elif args.kind == "quality":
-        from cgddi.audit.quality import audit_quality
-
-        result = audit_quality(index, settings, seed)
-    else:
-        from cgddi.audit.memorisation import audit_memorisation
-
-        result = audit_memorisation(index, settings, seed)
+    with runtime.usage_log(args.metrics, stage="audit", kind=args.kind) as usage:
+        result = audit(args.kind, pd.read_parquet(args.index), args.photos, settings, int(args.spec.get("seed", 0)))
+        usage["images"] = images_of(result)
     inputs = [args.index, *(Archive(path).manifest_path for path in args.photos)]
     record = record_for(args.spec, inputs, **result)
     if args.kind == "leakage" and not result["passed"]:
+        from cgddi.audit.leakage import explain
+
         failed = f"{args.output}.failed.json"
         write_record(failed, record)
         raise UserError(f"{explain(result)}\nAll rows are in {failed}.")
     write_record(args.output, record)
     return 0
+
+
+def audit(kind: str, index, photos: Sequence[str], settings: AuditSettings, seed: int) -> dict[str, Any]:
+    """Findings of one audit.
+
+    Args:
+        kind: one of `KINDS`.
+        index: the split's index, a data frame.
+        photos: archives of the photos.
+        settings: of stage audit.
+        seed: of the spec.
+    """
+    if kind == "leakage":
+        from cgddi.audit.leakage import audit_leakage
+
+        return audit_leakage(index, settings, seed, photos)
+    if kind == "tone":
+        from cgddi.audit.tone import audit_tone
+
+        return audit_tone(index, photos, settings)
+    if kind == "quality":
+        from cgddi.audit.quality import audit_quality
+
+        return audit_quality(index, settings, seed)
+    from cgddi.audit.memorisation import audit_memorisation
+
+    return audit_memorisation(index, settings, seed)
+
+
+def images_of(result: Mapping[str, Any]) -> int:
+    """How many images an audit looked at, for the log of rates; 0 where its findings do not say."""
+    cells = [cell for tones in result.get("by_kind", {}).values() for cell in tones.values()]
+    return int(result.get("images") or sum(cell["images"] for cell in cells))

@@ -20,6 +20,7 @@ from cgddi.images import TONES
 from cgddi.report.healthy import compare, draw_examples
 from cgddi.report.pictures import KINDS, contact_sheet, data_uri
 from cgddi.report.settings import ReportSettings
+from cgddi.report.usage import plan_and_fact, usage
 
 TABLES = {
     "metrics": "All classifiers",
@@ -104,32 +105,6 @@ def _table(frame: pd.DataFrame) -> str:
     return frame.to_html(index=False, border=0, na_rep="", float_format="%.3f")
 
 
-def usage(logs: Path) -> pd.DataFrame:
-    """What the jobs used, by stage, from their metrics files: jobs, hours, highest device memory, images and steps."""
-    rows = []
-    for path in sorted(logs.rglob("*.metrics.jsonl")):
-        lines = path.read_text().splitlines()
-        if lines:
-            rows.append({"stage": path.relative_to(logs).parts[0], **json.loads(lines[-1])})
-    if not rows:
-        return pd.DataFrame()
-    frame = pd.DataFrame(rows)
-    for column in ("images", "steps", "peak_device_bytes"):
-        if column not in frame:
-            frame[column] = 0
-    grouped = frame.groupby("stage")
-    return pd.DataFrame(
-        {
-            "jobs": grouped.size(),
-            "minutes": (grouped["seconds"].sum() / 60).round(1),
-            "longest job, s": grouped["seconds"].max().round(1),
-            "images": grouped["images"].sum().astype(int),
-            "steps": grouped["steps"].sum().astype(int),
-            "peak device memory, GB": (grouped["peak_device_bytes"].max() / 1e9).round(2),
-        }
-    ).reset_index()
-
-
 def write_page(
     spec: dict[str, Any],
     logs: str,
@@ -175,6 +150,7 @@ def write_page(
                 },
             }
         )
+    predicted = plan_and_fact(Path(logs))
     page = (
         _environment()
         .get_template("page.html")
@@ -199,7 +175,8 @@ def write_page(
             adapters=[
                 {"name": f"{Path(p).parts[-3]} / {Path(p).parts[-2]}", "picture": data_uri(p)} for p in sorted(samples)
             ],
-            usage=usage(Path(logs)).to_html(index=False, border=0),
+            usage=_table(usage(Path(logs))),
+            predicted=predicted and (predicted[0], _table(predicted[1])),
             review=os.path.relpath(review, Path(output).parent),
             spec=spec,
             versions=installed_versions(["cgddi", "snakemake", "torch", "diffusers", "peft", "transformers", "timm"]),
