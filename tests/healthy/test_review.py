@@ -127,6 +127,34 @@ def test_an_earlier_review_is_shown_as_decided(healthy, tmp_path, browser):
     assert read_review(csv)[0]["note"] == "a, b"
 
 
+def test_masks_are_shown_and_filtered_by_flag_and_source(tmp_path, browser):
+    rows = [{"mask_source": "fedd", "flags": ["several_parts"], "uncertainty": 0.12}, {"mask_source": "human"}]
+    samples = [(f"m{number}", *photo(number, 64, lesion=0.03), row) for number, row in enumerate(rows)]
+    bare = {"mask_source": None, "flags": ["mask_failed"]}
+    photos = write_samples(tmp_path / "masks.tar", [*samples, ("bare", photo(3, 64)[0], None, bare)])
+    spec = spec_of("healthy", {"method": "biharmonic"}, cohort="c", batch="b", images=["m0", "m1", "bare"])
+    assert run("healthy", "--photos", photos, "--output", tmp_path / "h.tar", spec=spec) == 0
+    write_page([tmp_path / "h.tar"], tmp_path / "review.html")
+    browser.open(tmp_path / "review.html")
+    shown = "[...document.querySelectorAll('.card')].map(c => c.dataset.id).join(' ')"
+    choose = "(() => {{ const s = document.getElementById('mask'); s.value = '{}'; s.dispatchEvent(new Event('change')); }})()"
+    assert browser.evaluate("[...document.getElementById('mask').options].map(o => o.value).join('|')") == (
+        "|several_parts|source fedd|source human"
+    )
+    browser.evaluate(choose.format("source human"))
+    assert browser.evaluate(shown) == "c/m1"
+    browser.evaluate(choose.format("several_parts"))
+    assert browser.evaluate(shown) == "c/m0"
+    assert browser.evaluate("document.querySelector('.mask').textContent") == (
+        "Mask: fedd, uncertainty 12 %; several_parts"
+    )
+    assert browser.evaluate("[...document.querySelectorAll('.card img')].map(i => i.alt).join()").startswith(
+        "original of m0,mask of m0,region of m0"
+    )
+    left = browser.evaluate("document.getElementById('left').textContent")
+    assert left == "1 photo gave no imagec/bare: it has no mask (mask_failed)"
+
+
 def test_every_mistake_in_a_review_is_reported_at_once(tmp_path):
     path = tmp_path / "review.csv"
     path.write_text("image_id,cohort,verdict,note\na,c,maybe,\na,c,keep,\n,c,keep,\nb,c,keep,x,y\nc,c,discard,\n")
