@@ -17,6 +17,7 @@ from cgddi.masks.sam3_model import load_sam3
 from cgddi.masks.settings import MasksSettings, Sam3Settings
 from cgddi.masks.source_sam3 import Sam3Finder
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import Sam3ImageProcessor
 from transformers.models.sam3.modeling_sam3 import Sam3ImageSegmentationOutput
 
@@ -179,8 +180,6 @@ def test_a_model_that_will_not_do_is_named_with_its_remedy(folder, tmp_path, mon
     (other / "pytorch_model.bin").write_bytes(b"pickle")
     assert "no .safetensors file" in refused(other)
 
-    from safetensors.torch import load_file, save_file
-
     for part in folder.iterdir():
         (other / part.name).write_bytes(part.read_bytes())
     weights = load_file(folder / "model.safetensors")
@@ -194,6 +193,33 @@ def test_a_model_that_will_not_do_is_named_with_its_remedy(folder, tmp_path, mon
     spec = spec_of("masks", {"source": "sam3"}, rows=[], cohort="c", batch="b")
     assert run("masks", "--output", tmp_path / "m.tar", spec=spec) == 2
     assert "models.sam3" in capsys.readouterr().err
+
+
+def test_the_published_folder_with_the_video_tracker_gives_the_same_detector(folder, tmp_path):
+    published = tmp_path / "published"
+    published.mkdir()
+    for part in folder.iterdir():
+        (published / part.name).write_bytes(part.read_bytes())
+    video = {"model_type": "sam3_video", "detector_config": json.loads((folder / "config.json").read_text())}
+    (published / "config.json").write_text(json.dumps(video))
+    weights = {f"detector_model.{name}": value for name, value in load_file(folder / "model.safetensors").items()}
+    weights |= {"tracker_model.x": torch.zeros(2), "tracker_neck.y": torch.zeros(2)}
+    save_file(weights, published / "model.safetensors", {"format": "pt"})
+    ours, theirs = (load_sam3({"source": str(place)}, torch.float32, CPU)[0] for place in (folder, published))
+    assert all(torch.equal(a, b) for a, b in zip(*(m.state_dict().values() for m in (ours, theirs)), strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_gives_nearly_the_same_masks(folder, dtype):
+    settings = MasksSettings(source="sam3", size=48, sam3={"confidence": 0.46})
+    photos = [(str(number), wide(number)) for number in range(2)]
+    single, half = (
+        Sam3Finder(settings, *load_sam3({"source": str(folder)}, kind, CPU)).find(photos)
+        for kind in (torch.float32, dtype)
+    )
+    for one, other in zip(single, half, strict=True):
+        assert (one.mask == other.mask).mean() > 0.97
+        assert np.abs(one.uncertainty.astype(int) - other.uncertainty).mean() < 3
 
 
 def test_a_gated_model_says_how_to_get_access(monkeypatch):
