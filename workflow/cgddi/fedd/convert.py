@@ -72,7 +72,7 @@ def to_diffusers(checkpoint: Mapping[str, torch.Tensor], config: Mapping[str, ob
         else:
             parts = [value]
         for target, part in zip(new, parts, strict=True):
-            converted[target] = part.reshape(wanted[target].shape).clone()
+            converted[target] = part.reshape(wanted[target].shape).contiguous()
     unet.load_state_dict(converted, strict=True, assign=True)
     return unet.eval()
 
