@@ -100,7 +100,7 @@ def markdown(metrics: pd.DataFrame, options: FairnessSettings) -> str:
     header = ["Setting", "Runs", *(name for *_, name in COLUMNS)]
     text = [f"## {options.title}", ""] if options.title else []
     text.append(f"Per cent; in brackets the {100 * options.confidence:.0f}% interval over test images{_runs(options)}.")
-    text += ["", _md(header), _md(["---"] * len(header)), *(_md(line) for line in lines), ""]
+    text += ["", md_row(header), md_row(["---"] * len(header)), *(md_row(line) for line in lines), ""]
     for heading, items in (
         ("Notes", notes),
         ("Counts", count_lines(metrics)),
@@ -115,7 +115,8 @@ def _runs(options: FairnessSettings) -> str:
     return " and runs" if options.resample_runs else ""
 
 
-def _md(cells: Sequence[str]) -> str:
+def md_row(cells: Sequence[str]) -> str:
+    """One row of a Markdown table."""
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
@@ -126,18 +127,19 @@ def latex(metrics: pd.DataFrame, options: FairnessSettings) -> str:
     text.append(" & ".join(["Setting", "Runs", *(name for *_, name in COLUMNS)]) + r" \\")
     text += [
         r"\midrule",
-        *(" & ".join(_tex(cell) for cell in line) + r" \\" for line in lines),
+        *(" & ".join(tex_text(cell) for cell in line) + r" \\" for line in lines),
         r"\bottomrule",
         r"\end{tabular}",
     ]
     title = f"{options.title}. " if options.title else ""
     about = f"{title}Per cent, with {100 * options.confidence:.0f}% intervals over test images{_runs(options)}."
     caption = " ".join([about, *(f"{line}." for line in [*notes, *count_lines(metrics)])])
-    text.append(rf"\caption{{{_tex(caption)}}}")
+    text.append(rf"\caption{{{tex_text(caption)}}}")
     return "\n".join([*text, r"\end{table}", ""])
 
 
-def _tex(text: str) -> str:
+def tex_text(text: str) -> str:
+    """A text with what LaTeX would take as commands escaped."""
     for plain, escaped in (
         ("\\", r"\textbackslash{}"), ("&", r"\&"), ("%", r"\%"), ("_", r"\_"), ("#", r"\#"), ("$", r"\$"),
         ("†", r"$\dagger$"), ("‡", r"$\ddagger$"),

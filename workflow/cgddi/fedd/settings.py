@@ -218,6 +218,11 @@ class TablesSettings(Group):
 
     bootstrap: int = Field(1000, ge=10, description="bootstrap replicates behind each interval (project's choice)")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="coverage of the intervals (project's choice)")
+    published: dict[str, str] = Field(
+        {"ddi": "ddi"},
+        description="cohort -> published data set (ddi); beside studies of other cohorts the published figures are marked as "
+        "reached on other data",
+    )
 
 
 class MaskSource(Group):
