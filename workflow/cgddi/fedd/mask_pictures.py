@@ -135,6 +135,7 @@ def kmeans_picture(
         for axis, block in zip(row[1:], columns, strict=True):
             if block in found:
                 axis.imshow(CLUSTERS[np.asarray(files.kmeans(name, block)) % len(CLUSTERS)], interpolation="nearest")
+    axes[0][0].set_title("photo", fontsize=7)
     for axis, block in zip(axes[0][1:], columns, strict=True):
         axis.set_title(f"{block}*" if block in blocks else str(block), fontsize=7)
     return png(figure)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 
 import numpy as np
@@ -35,11 +35,13 @@ def _styles(keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], dict]:
     }
 
 
-def _curves(axis, table: pd.DataFrame, value: str, subsets: Sequence[str], segments: bool) -> None:
-    """One line per model over the subsets, with intervals; published values as crosses, hollow when on other data."""
+def _curves(axis, table: pd.DataFrame, value: str, subsets: Mapping[str, int], segments: bool) -> None:
+    """One line per model over the subsets, with intervals; published values as crosses, pale when on other data."""
     keys = list(dict.fromkeys(zip(table["model"], table["variant"], strict=True)))
     for shift, (key, style) in enumerate(_styles(keys).items()):
-        mine = table[(table["model"] == key[0]) & (table["variant"] == key[1])].set_index("subset").reindex(subsets)
+        mine = (
+            table[(table["model"] == key[0]) & (table["variant"] == key[1])].set_index("subset").reindex(list(subsets))
+        )
         x = np.arange(len(subsets)) + (shift - (len(keys) - 1) / 2) * 0.06
         values, low, high = (mine[name].to_numpy(float) for name in (value, "low", "high"))
         axis.plot(x, values, label=name_of(*key, segments), **style)
@@ -48,7 +50,9 @@ def _curves(axis, table: pd.DataFrame, value: str, subsets: Sequence[str], segme
         same = np.array([flag is True for flag in mine["published_same"]])
         for here, alpha in ((same, 1.0), (~same, 0.45)):
             axis.plot(x[here], published[here], "x", c=style["c"], ms=7, mew=1.6, alpha=alpha)
-    axis.set_xticks(range(len(subsets)), subsets)
+    labels = [f"{name}\n{len(TONES) * per_tone} photos" for name, per_tone in subsets.items()]
+    axis.set_xticks(range(len(subsets)), labels, fontsize=8)
+    axis.set_xlabel("training subset", fontsize=8)
     axis.grid(axis="y", lw=0.3)
 
 
@@ -63,8 +67,12 @@ def _note(*tables: pd.DataFrame) -> str:
     return "published (pale: on other data)" if len(flags) and not flags.astype(bool).all() else "published"
 
 
-def learning_curves(iou: pd.DataFrame, subsets: Sequence[str]) -> bytes:
-    """IoU against the subset: all classes, lesion and skin overall, then lesion by tone, for every segmenter."""
+def learning_curves(iou: pd.DataFrame, subsets: Mapping[str, int]) -> bytes:
+    """IoU against the subset: all classes, lesion and skin overall, then lesion by tone, for every segmenter.
+
+    Args:
+        iou: see `iou_frame`. subsets: name -> training photos per tone, by size.
+    """
     panels = [("mean", "all"), ("lesion", "all"), ("skin", "all"), *(("lesion", tone) for tone in TONES)]
     figure, axes = plt.subplots(2, 3, figsize=(11, 7), sharey=True, layout="constrained")
     for axis, (name, tone) in zip(axes.flat, panels, strict=True):
@@ -77,22 +85,21 @@ def learning_curves(iou: pd.DataFrame, subsets: Sequence[str]) -> bytes:
         axis.set_ylim(0, 1)
     for axis in axes[:, 0]:
         axis.set_ylabel("IoU")
-    figure.supxlabel("training subset", fontsize=9)
     _legend(figure, axes.flat[0], _note(iou))
     return png(figure)
 
 
-def gap_plot(gap: pd.DataFrame, subsets: Sequence[str]) -> bytes:
+def gap_plot(gap: pd.DataFrame, subsets: Mapping[str, int]) -> bytes:
     """Lesion IoU of light minus that of dark skin, by subset, with intervals: zero is no gap."""
     figure, axis = plt.subplots(figsize=(7.5, 4.6), layout="constrained")
     _curves(axis, gap, "gap", subsets, segments=True)
     axis.axhline(0, c="black", lw=0.8)
-    axis.set(ylabel="lesion IoU, light minus dark", xlabel="training subset")
+    axis.set(ylabel="lesion IoU, light minus dark")
     _legend(figure, axis, _note(gap))
     return png(figure)
 
 
-def classification_plot(table: pd.DataFrame, subsets: Sequence[str]) -> bytes:
+def classification_plot(table: pd.DataFrame, subsets: Mapping[str, int]) -> bytes:
     """AUC overall and F1 by tone against the subset, for the chosen probes and the baselines."""
     panels = [("auc", "all"), *(("f1", tone) for tone in TONES)]
     figure, axes = plt.subplots(1, 4, figsize=(13, 4.2), sharey=True, layout="constrained")
@@ -104,7 +111,6 @@ def classification_plot(table: pd.DataFrame, subsets: Sequence[str]) -> bytes:
         counts = f"n={part['images'].iloc[0]}, {part['malignant'].iloc[0]} malignant"
         axis.set_title(f"{'AUC' if metric == 'auc' else 'F1'}, {tone} ({counts})", fontsize=9)
         axis.set_ylim(0, 1.02)
-    figure.supxlabel("training subset", fontsize=9)
     _legend(figure, axes[0], _note(table))
     return png(figure)
 

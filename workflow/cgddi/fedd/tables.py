@@ -61,20 +61,20 @@ def make_tables(
     iou, gap, paired = iou_frame(masks, context), gap_frame(masks, context), paired_frame(masks, context)
     if masks:
         files |= {"iou.csv": to_csv(iou), "gap.csv": to_csv(gap)}
-        files |= {"learning.png": plots.learning_curves(iou, subsets), "gap.png": plots.gap_plot(gap, subsets)}
+        files |= {"learning.png": plots.learning_curves(iou, per_tone), "gap.png": plots.gap_plot(gap, per_tone)}
         picture = masks_picture(masks, subsets[-1])
         files |= {"masks.png": picture} if picture else {}
     if len(paired):
         files["paired.csv"] = to_csv(paired)
     ablation = ablation_frame(found.predictions, context, int(spec["timestep"]))
-    settings_ = chosen_settings(found.predictions, ablation, context)
-    classification = classification_frame(settings_, context)
+    compared = chosen_settings(found.predictions, ablation, context)
+    classification = classification_frame(compared, context)
     if len(ablation):
         files |= {"ablation.csv": to_csv(ablation), "ablation.png": plots.ablation_plot(ablation, subsets)}
     if len(classification):
         files["classification.csv"] = to_csv(classification)
-        files["classification.png"] = plots.classification_plot(classification, subsets)
-        files["roc.png"] = plots.roc_plot(settings_, subsets, classification)
+        files["classification.png"] = plots.classification_plot(classification, per_tone)
+        files["roc.png"] = plots.roc_plot(compared, subsets, classification)
     if features:
         photos = {
             name: image["photo"] for run in found.segmentation for name, image in read_pictures(run.folder).items()
