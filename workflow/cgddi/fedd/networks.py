@@ -66,6 +66,11 @@ class Networks(nn.Module):
         """Logits (P, E, outputs) of P samples per member, x (P, E, inputs); members do not see each other's."""
         return self.rest(self.first(x))
 
+    def shared(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (P, E, outputs) of samples that all members see, x (P, inputs)."""
+        first = functional.linear(x, self.first.weight.flatten(0, 1), self.first.bias.flatten())
+        return self.rest(first.view(len(x), self.members, -1))
+
     def rest(self, x: torch.Tensor) -> torch.Tensor:
         """All after the first linear layer: (P, E, h1) -> (P, E, outputs)."""
         x = self._norm(self.norm1, x, self.dropout[0])

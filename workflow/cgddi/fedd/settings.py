@@ -11,7 +11,7 @@ VERSIONS = ("torch", "diffusers", "transformers", "timm", "segmentation_models_p
 """Distributions whose pinned version matters for the result."""
 
 Variant = Literal["plain", "reweight", "augment"]
-"""How the segmenter treats skin tones: as they come, with loss weights by tone, or with tone-augmented photos."""
+"""How the segmenter treats skin tones: as they come, drawn more often where it does poorly, or with exchanged tone statistics."""
 
 
 class Group(BaseModel):
@@ -93,7 +93,28 @@ class SegmenterSettings(Group):
     ensemble: int = Field(5, ge=1, le=50, description="networks that vote (paper)")
     hidden: tuple[int, int] = Field((128, 32), description="widths of the hidden layers (paper)")
     learning_rate: float = Field(1e-3, gt=0, description="Adam learning rate (paper)")
-    batch_pixels: int = Field(64, ge=2, description="pixels per training batch (paper)")
+    batch_pixels: int = Field(64, ge=2, description="pixels per training batch of each network (paper)")
+    steps: int = Field(20000, ge=1, description="batches at most (project's choice; training stops early)")
+    check_every: int = Field(250, ge=1, description="batches between looks at the validation photos")
+    patience: int = Field(12, ge=1, description="looks without a lower validation loss of any network before it stops")
+    validation_pixels: int = Field(
+        1000,
+        ge=5,
+        description="pixels of each validation photo that are looked at, the same number of each class it has",
+    )
+    standardise: bool = Field(
+        True,
+        description="standardise each channel over training pixels (folded into the first layer); false: features as they come",
+    )
+    reweight_rate: float = Field(
+        0.5, ge=0, description="variant reweight: step of group DRO's tone weights (Sagawa et al. 2020, algorithm 1)"
+    )
+    augment_share: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="variant augment: share of skin pixels given another tone's statistics (MixStyle: 0.5)",
+    )
 
 
 # ---- probe (spec.settings of `cgddi fedd probe`) ---------------------------------------------------------------------
