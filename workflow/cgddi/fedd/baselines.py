@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from cgddi.diffusion.weights import write_tensors
 from cgddi.errors import UserError
 from cgddi.fedd.baselines_networks import build_classifier, build_deepderm, build_unet
 from cgddi.fedd.baselines_train import Fit, predict, train
-from cgddi.fedd.photos import Photos, read_photos
+from cgddi.fedd.photos import read_photos, tone_counts
 from cgddi.fedd.results import iou_csv, pictures, predictions_csv
 from cgddi.fedd.settings import CLASSIFICATION_NETWORKS, SEGMENTATION_NETWORKS, BaselinesSettings
 from cgddi.seeds import seed_for
@@ -110,10 +109,3 @@ def run_baseline(
     metadata = {"cgddi": canonical({"task": task, "network": network})}
     write_tensors(out / "weights.safetensors", model.state_dict(), metadata)
     write_record(out / "record.json", record)
-
-
-def tone_counts(photos: Photos) -> dict[str, dict[str, int]]:
-    """Photos by tone: all, and malignant ones."""
-    tones = Counter(row["skin_tone"] for row in photos.rows)
-    malignant = Counter(row["skin_tone"] for row in photos.rows if row["malignant"])
-    return {tone: {"images": tones[tone], "malignant": malignant[tone]} for tone in sorted(tones)}

@@ -178,8 +178,8 @@ def check(networks: Networks, held: Held) -> tuple[torch.Tensor, torch.Tensor]:
     """How the members do on held-out pixels.
 
     Returns:
-        Cross-entropy per member and tone that has pixels (E, tones), and the ensemble's lesion IoU by tone (3,), NaN where a tone has
-        no lesion pixel in truth or prediction; both estimated for all pixels of the photos.
+        Cross-entropy per member and tone that has pixels (E, tones), and the lesion IoU of the vote by tone (3,), NaN where a tone
+        has no lesion pixel in truth or prediction; both estimated for all pixels of the photos.
     """
     networks.eval()
     logits = torch.cat([networks.shared(part) for part in held.x.split(4096)])

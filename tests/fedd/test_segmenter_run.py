@@ -1,0 +1,278 @@
+"""`cgddi fedd segmenter` on a made study: it learns what can be learnt, from training photos alone, and refuses bad input."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+from cgddi.errors import InvalidInput, UserError
+from cgddi.fairness.bootstrap import Bootstrap
+from cgddi.fedd.features_io import FeatureFiles, ImageFeatures, write_features
+from cgddi.fedd.iou import iou_rows, read_counts
+from cgddi.fedd.pixels import held_pixels, load_pixels, skin_statistics
+from cgddi.fedd.segmenter import load
+from cgddi.fedd.segmenter_command import main
+from cgddi.fedd.segmenter_train import _Draws
+from cgddi.fedd.settings import SegmenterSettings
+from safetensors import safe_open
+
+from tests.fedd.study import SIZE, make_study, truth_of
+
+PER_TONE = {"train": 4, "validation": 2, "test": 2}
+
+
+def segment(spec, folder, output, features="features.safetensors"):
+    argv = ["--spec", json.dumps(spec), "--features", str(folder / features), "--output-dir", str(output)]
+    assert main([*argv, "--threads", "1"]) == 0
+    return json.loads((output / "record.json").read_text())
+
+
+def iou(output) -> dict[tuple[str, str], float]:
+    rows = iou_rows([read_counts(output / "test.csv")], Bootstrap(20, 0.95, 0))
+    return {(row["class"], row["tone"]): row["iou"] for row in rows}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A study whose classes can be told apart, its spec, and the run of a plain segmenter."""
+    folder = tmp_path_factory.mktemp("study")
+    spec = make_study(folder, 4.0, PER_TONE)
+    record = segment(spec, folder, folder / "plain")
+    return folder, spec, record
+
+
+def test_it_learns_separable_classes(world) -> None:
+    folder, spec, record = world
+    found = iou(folder / "plain")
+    assert min(value for value in found.values()) > 0.9
+    assert record["training_images"] == sorted(row["image_id"] for row in spec["train"])
+    assert record["counts"]["test"]["dark"] == {"images": 2, "malignant": 1}
+    assert record["left_out"] == [] and record["variant"] == "plain" and record["subset"] == "20"
+    assert record["history"][0]["loss"] > record["history"][-1]["loss"]
+    doubt = record["disagreement"]["test"]
+    assert doubt["wrong"] is None or doubt["wrong"] > doubt["right"]
+    with safe_open(folder / "plain/pictures.safetensors", "np") as pictures:
+        shown = json.loads(pictures.metadata()["cgddi"])["images"]
+        assert len(shown) == 6 and pictures.get_tensor(shown[0]["image_id"] + "/uncertainty").shape == (SIZE, SIZE)
+
+
+def test_its_masks_are_those_in_the_table(world) -> None:
+    """The loaded weights give the masks whose counts the run wrote."""
+    folder, spec, _ = world
+    segmenter, files = load(folder / "plain"), FeatureFiles([folder / "features.safetensors"])
+    segmenter.check(files.facts)
+    row = spec["test"][0]
+    mask, _ = segmenter.predict(files.maps(row["image_id"], segmenter.blocks))
+    line = next(
+        x
+        for x in (folder / "plain/test.csv").read_text().splitlines()
+        if x.startswith(f"{row['image_id']},light,false,lesion")
+    )
+    truth = np.load(row["mask"])
+    assert line.split(",")[4] == str(((mask == 1) & (truth == 1)).sum())
+
+
+def test_same_bytes_and_nothing_learnt_from_the_test(world, tmp_path) -> None:
+    """Run again: the same bytes. With other test photos: the same weights."""
+    folder, spec, _ = world
+    segment(spec, folder, tmp_path / "again")
+    for name in ("weights.safetensors", "test.csv", "validation.csv", "pictures.safetensors", "record.json"):
+        assert (folder / "plain" / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
+    segment({**spec, "test": spec["test"][:1]}, folder, tmp_path / "other")
+    assert (tmp_path / "other/weights.safetensors").read_bytes() == (folder / "plain/weights.safetensors").read_bytes()
+
+
+def test_members_do_not_depend_on_their_number(world, tmp_path) -> None:
+    folder, spec, _ = world
+    fewer = {**spec, "settings": {**spec["settings"], "ensemble": 2, "steps": 50}}
+    more = {**spec, "settings": {**spec["settings"], "ensemble": 3, "steps": 50}}
+    weights = []
+    for name, job in (("fewer", fewer), ("more", more)):
+        segment(job, folder, tmp_path / name)
+        weights.append(load(tmp_path / name).networks.first.weight[:2])
+    assert torch.allclose(*weights, atol=1e-4)
+
+
+def test_it_does_not_learn_from_noise(tmp_path) -> None:
+    spec = make_study(tmp_path, 0.0, PER_TONE)
+    record = segment(spec, tmp_path, tmp_path / "run")
+    assert iou(tmp_path / "run")["lesion", "all"] < 0.3
+    assert record["disagreement"]["test"]["wrong"] > record["disagreement"]["test"]["right"]
+
+
+@pytest.mark.parametrize("variant", ["reweight", "augment"])
+def test_variants_learn_too(world, tmp_path, variant) -> None:
+    folder, spec, plain = world
+    record = segment({**spec, "variant": variant}, folder, tmp_path / variant)
+    assert iou(tmp_path / variant)["lesion", "all"] > 0.9
+    assert record["variant"] == variant and load(tmp_path / variant).facts["variant"] == variant
+    first, last = (record["history"][k]["tone_weights"] for k in (0, -1))
+    assert first == plain["history"][0]["tone_weights"] == {"light": 0.33333, "medium": 0.33333, "dark": 0.33333}
+    assert (last == first) == (variant == "augment")
+
+
+def loaded(folder, spec, role="train"):
+    truth = np.stack([np.load(row["mask"]) for row in spec[role]]).astype(np.uint8)
+    return load_pixels(FeatureFiles([folder / "features.safetensors"]), spec[role], truth, [2, 1], "cpu")
+
+
+def test_reweight_draws_the_tone_it_does_poorly(world) -> None:
+    folder, spec, _ = world
+    data, settings = loaded(folder, spec), SegmenterSettings(ensemble=1, reweight_rate=1.0)
+    draws = _Draws(data, settings, "reweight", [torch.Generator().manual_seed(0)])
+    draws.reweigh(torch.tensor([0.9, 0.9, 0.1]))
+    low, high = draws.tone_weights[0].item(), draws.tone_weights[2].item()
+    assert high / low == pytest.approx(np.exp(0.8), rel=1e-4)
+    draws.reweigh(torch.tensor([0.5, torch.nan, 0.5]))  # a tone without lesion pixels: as the others
+    assert draws.tone_weights[2].item() / draws.tone_weights[1].item() == pytest.approx(np.exp(0.8), rel=1e-4)
+
+
+def test_augment_gives_skin_another_tones_statistics(tmp_path) -> None:
+    """Dark skin is 5 above the others: with all pixels moved, its features are found between, and what is not skin stays."""
+    spec = make_study(tmp_path, 1.0, PER_TONE, tone_shift=5.0)
+    data = loaded(tmp_path, spec)
+    mean, deviation = skin_statistics(data)
+    assert (mean[8:] - mean[:4].mean(0)).mean().item() == pytest.approx(5, abs=0.3)
+    assert deviation.mean().item() == pytest.approx(1, abs=0.1)
+    draws = _Draws(
+        data, SegmenterSettings(ensemble=1, augment_share=1.0), "augment", [torch.Generator().manual_seed(1)]
+    )
+    image, place = torch.randint(12, (4000,)), torch.randint(SIZE**2, (4000,))
+    x = data.features(image, place // SIZE, place % SIZE)
+    y = data.truth.flatten(1)[image, place]
+    moved = draws._exchange(x, y, image)
+    off_skin = (y == 0) | (y == 3)
+    assert torch.equal(moved[off_skin], x[off_skin])
+    skin, dark = y == 4, data.tones[image] == 2
+    assert x[skin & dark].mean() - x[skin & ~dark].mean() == pytest.approx(5, abs=0.3)
+    # Evenly spread shares: dark skin goes half of the way down, the other tones (of which half meet dark photos) a quarter up.
+    assert moved[skin & dark].mean() - moved[skin & ~dark].mean() == pytest.approx(5 - 2.5 - 1.25, abs=0.4)
+
+
+def test_held_pixels_stand_for_all(world) -> None:
+    """Weighed, the validation pixels hold as many of each class as the masks; every class of a photo is among them."""
+    folder, spec, _ = world
+    data = loaded(folder, spec, "validation")
+    held = held_pixels(data, 100, 3)
+    for class_id in range(5):
+        assert held.weight[held.y == class_id].sum().item() == pytest.approx((data.truth == class_id).sum().item())
+    assert len(held.y) <= 600 and (held.y == 1).sum() >= 6 * 20
+
+
+def altered(name):
+    """A spec with one thing wrong; returns it with the words of the error."""
+
+    def no_mask(spec, folder):
+        spec["train"][1]["mask"] = None
+        return "train-light-1: has no human mask"
+
+    def unknown_ids(spec, folder):
+        mask = truth_of(1)
+        mask[0, 0] = 9
+        np.save(folder / "bad.npy", mask)
+        spec["test"][0]["mask"] = str(folder / "bad.npy")
+        return r"test-light-0.*no class \(9\)"
+
+    def float_mask(spec, folder):
+        np.save(folder / "float.npy", truth_of(1) * 0.5)
+        spec["validation"][0]["mask"] = str(folder / "float.npy")
+        return "whole numbers"
+
+    def other_shape(spec, folder):
+        np.save(folder / "wide.npy", truth_of(1)[:16])
+        spec["train"][0]["mask"] = str(folder / "wide.npy")
+        return "does not have the photo's shape"
+
+    def no_features(spec, folder):
+        spec["train"].append({**spec["train"][0], "image_id": "stranger"})
+        return "stranger: no map of block 1, 2"
+
+    def other_block(spec, folder):
+        spec["blocks"] = [2, 5]
+        return "no map of block 5"
+
+    def other_timestep(spec, folder):
+        spec["timestep"] = 50
+        return "timestep 100, and the spec asks for 50"
+
+    def other_size(spec, folder):
+        spec["size"] = 64
+        return "size 32, and the spec asks for 64"
+
+    def tested_on(spec, folder):
+        spec["test"].append(spec["train"][0])
+        return "train-light-0: is listed for test and also for train"
+
+    def no_validation(spec, folder):
+        spec["validation"] = []
+        return "no validation photos"
+
+    def no_lesion(spec, folder):
+        np.save(folder / "bare.npy", np.full((SIZE, SIZE), 4))
+        for row in spec["train"]:
+            row["mask"] = str(folder / "bare.npy")
+        return "none of the training masks has a lesion"
+
+    def all_lesion(spec, folder):
+        np.save(folder / "all.npy", np.ones((SIZE, SIZE), int))
+        for row in spec["train"]:
+            row["mask"] = str(folder / "all.npy")
+        return "every training mask is lesion all over"
+
+    def variant(spec, folder):
+        spec["variant"] = "fair"
+        return "no variant 'fair'"
+
+    def setting(spec, folder):
+        spec["settings"]["ensembles"] = 3
+        return "ensembles"
+
+    return locals()[name]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "no_mask",
+        "unknown_ids",
+        "float_mask",
+        "other_shape",
+        "no_features",
+        "other_block",
+        "other_timestep",
+        "other_size",
+    ]
+    + ["tested_on", "no_validation", "no_lesion", "all_lesion", "variant", "setting"],
+)
+def test_bad_input_stops_before_training(world, tmp_path, name) -> None:
+    folder, spec, _ = world
+    spec = copy.deepcopy(spec)
+    words = altered(name)(spec, tmp_path)
+    with pytest.raises((UserError, InvalidInput), match=words):
+        segment(spec, folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_training_mask_that_is_lesion_all_over_is_left_out(world, tmp_path) -> None:
+    folder, spec, _ = world
+    spec = copy.deepcopy(spec)
+    np.save(tmp_path / "all.npy", np.ones((SIZE, SIZE), int))
+    spec["train"][0]["mask"] = str(tmp_path / "all.npy")
+    spec["settings"]["steps"] = 50
+    record = segment(spec, folder, tmp_path / "out")
+    assert [line["image_id"] for line in record["left_out"]] == ["train-light-0"]
+    assert "train-light-0" not in record["training_images"]
+
+
+def test_features_that_are_no_numbers(world, tmp_path) -> None:
+    folder, spec, _ = world
+    files = FeatureFiles([folder / "features.safetensors"])
+    features = {image: ImageFeatures(maps=dict(files.maps(image, [1, 2]))) for image in files.images}
+    features["train-dark-2"].maps[1][0, 3, 3] = torch.nan
+    features["train-dark-3"].maps[2][0, 3, 3] = torch.inf
+    facts = {name: files.facts[name] for name in ("model", "size", "timestep", "crop", "blocks")}
+    write_features(tmp_path / "f.safetensors", features, {"settings": {}}, **facts)
+    with pytest.raises(InvalidInput, match="not numbers") as error:
+        segment(spec, tmp_path, tmp_path / "out", "f.safetensors")
+    assert [problem.source for problem in error.value.problems] == ["image train-dark-2", "image train-dark-3"]

@@ -1,0 +1,151 @@
+"""One segmenter run: read the subset's features and masks, train, segment validation and test photos, write the results."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cgddi import runtime
+from cgddi.artefacts import record_for, write_atomic, write_record
+from cgddi.errors import InvalidInput, Problem, UserError
+from cgddi.fedd.features_io import FeatureFiles
+from cgddi.fedd.photos import Photos, read_photos, tone_counts
+from cgddi.fedd.pixels import load_pixels, missing_maps
+from cgddi.fedd.results import iou_csv, pictures
+from cgddi.fedd.segmenter import Segmenter
+from cgddi.fedd.segmenter_train import fit
+from cgddi.fedd.settings import SegmenterSettings
+from cgddi.images import LESION
+
+ROLES = ("train", "validation", "test")
+
+
+def run_segmenter(
+    spec: Mapping[str, Any],
+    settings: SegmenterSettings,
+    features: Sequence[str | Path],
+    output: str | Path,
+    threads: int,
+    metrics: str | Path | None = None,
+) -> None:
+    """Train and test one segmenter (see `cgddi fedd segmenter --help`).
+
+    Args:
+        spec: the job's spec. settings: how to train. features: feature files that hold the study's photos. output: folder.
+        threads: CPU threads. metrics: usage log, or None.
+
+    Raises:
+        UserError: features of other settings than the spec's, a training photo that is also tested, no lesion to learn.
+        InvalidInput: photos without features or with a bad mask, all of them.
+    """
+    variant, run_seed, blocks = spec["variant"], int(spec["run_seed"]), list(spec["blocks"])
+    facts = {"variant": variant, "subset": str(spec["subset"]), "run_seed": run_seed}
+    with runtime.usage_log(metrics, stage="fedd_segmenter", **facts) as usage:
+        device = runtime.start(threads)
+        files = FeatureFiles(features)
+        check_features(files, spec, ("size", "timestep", "crop"))
+        check_roles(spec)
+        problems = [p for role in ROLES for p in missing_maps(files, spec[role], blocks)]
+        if problems:
+            raise InvalidInput(problems)
+        photos = {role: read_photos(spec[role], int(spec["size"]), spec["crop"], spec.get("id_map")) for role in ROLES}
+        photos["train"], left_out = without_covered(photos["train"])
+        data = {
+            role: load_pixels(files, photos[role].rows, photos[role].truth, blocks, device)
+            for role in ("train", "validation")
+        }
+        # The same pixels and initial weights for every variant: their difference is the treatment of tones alone.
+        names = (int(spec["seed"]), "fedd segmenter", str(spec["subset"]), run_seed)
+        fitted = fit(data["train"], data["validation"], settings, variant, names)
+        usage.update(images=len(photos["train"]), steps=fitted.steps)
+        known = {
+            **facts,
+            "blocks": blocks,
+            "channels": [block.shape[1] for block in data["train"].maps],
+            **{name: files.facts[name] for name in ("model", "size", "timestep", "crop")},
+            "settings": settings.model_dump(mode="json"),
+            "training_images": sorted(row["image_id"] for row in photos["train"].rows),
+        }
+        segmenter = Segmenter(fitted.networks, known)
+        out = Path(output)
+        doubt = {}
+        for role in ("validation", "test"):
+            masks = [segmenter.predict(files.maps(row["image_id"], blocks)) for row in photos[role].rows]
+            predicted, uncertainty = (np.stack(part) for part in zip(*masks, strict=True))
+            write_atomic(out / f"{role}.csv", iou_csv(photos[role].rows, predicted, photos[role].truth))
+            doubt[role] = disagreement(uncertainty, predicted == photos[role].truth)
+        test = photos["test"]
+        shown = pictures(test.rows, test.pixels, test.truth, predicted, uncertainty, int(spec["seed"]))
+    write_atomic(out / "pictures.safetensors", shown)
+    segmenter.save(out / "weights.safetensors")
+    record = record_for(
+        spec,
+        sorted({*map(str, features), *(row[key] for role in ROLES for row in spec[role] for key in ("file", "mask"))}),
+        **known,
+        counts={role: tone_counts(photos[role]) for role in ROLES},
+        left_out=left_out,
+        history=fitted.history,
+        chosen_steps=fitted.chosen_steps,
+        disagreement=doubt,
+    )
+    write_record(out / "record.json", record)
+
+
+def check_features(files: FeatureFiles, spec: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Refuse feature files of other settings than the spec's.
+
+    Raises:
+        UserError: a fact of `names` differs.
+    """
+    for name in names:
+        if name in spec and files.facts.get(name) != spec[name]:
+            raise UserError(
+                f"{files.paths[0]}: features of {name} {files.facts.get(name)}, and the spec asks for {spec[name]}. "
+                "Give the feature files of this study."
+            )
+
+
+def check_roles(spec: Mapping[str, Any]) -> None:
+    """Refuse a study that tests on a photo it learns from, or that lacks a role.
+
+    Raises:
+        UserError: a role is empty. InvalidInput: photos with two roles, or twice in one.
+    """
+    seen: dict[str, str] = {}
+    problems = []
+    for role in ROLES:
+        if not spec[role]:
+            raise UserError(f"--spec has no {role} photos. Give the spec the workflow wrote.")
+        for row in spec[role]:
+            other = seen.setdefault(row["image_id"], role)
+            if other != role or sum(r["image_id"] == row["image_id"] for r in spec[role]) > 1:
+                message = f"is listed for {role} and also for {other}"
+                problems.append(Problem(f"image {row['image_id']}", message, "A photo has one role; remove the other."))
+    if problems:
+        raise InvalidInput(problems)
+
+
+def without_covered(photos: Photos) -> tuple[Photos, list[dict[str, str]]]:
+    """Training photos less those that are lesion all over (nothing tells it from skin there), and a line on each of these."""
+    covered = (photos.truth == LESION).all((1, 2))
+    left_out = [
+        {"image_id": row["image_id"], "reason": "the mask is lesion all over"}
+        for row, all_lesion in zip(photos.rows, covered, strict=True)
+        if all_lesion
+    ]
+    for line in left_out:
+        print(f"image {line['image_id']} takes no part in training: {line['reason']}", file=sys.stderr)
+    rows = tuple(row for row, all_lesion in zip(photos.rows, covered, strict=True) if not all_lesion)
+    if not rows:
+        raise UserError("every training mask is lesion all over. Look at masks.id_map and the masks.")
+    return Photos(rows, photos.pixels[~covered], photos.truth[~covered]), left_out
+
+
+def disagreement(uncertainty: np.ndarray, right: np.ndarray) -> dict[str, float | None]:
+    """Mean disagreement of the members on pixels they have right, and on those they have wrong (null: there are none)."""
+    means = {"right": uncertainty[right], "wrong": uncertainty[~right]}
+    return {name: round(float(values.mean()), 5) if values.size else None for name, values in means.items()}
