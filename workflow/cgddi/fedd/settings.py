@@ -7,7 +7,16 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-VERSIONS = ("torch", "diffusers", "transformers", "timm", "segmentation_models_pytorch", "numpy", "pillow")
+VERSIONS = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "timm",
+    "segmentation_models_pytorch",
+    "scikit-learn",
+    "numpy",
+    "pillow",
+)
 """Distributions whose pinned version matters for the result."""
 
 Variant = Literal["plain", "reweight", "augment"]
