@@ -9,6 +9,8 @@ import torch
 from cgddi.errors import UserError
 from cgddi.fedd import backbones
 
+from tests.diffusion.tiny import make_model
+
 CPU = torch.device("cpu")
 
 
@@ -51,6 +53,12 @@ def test_stable_diffusion_blocks_equal_a_plain_diffusers_forward(sd_folder):
         assert found[block].shape == value.shape
         assert torch.allclose(found[block], value, atol=1e-4 * float(value.abs().max())), block
     assert found[0].shape[-1] * 2 == found[1].shape[-1]  # a level's last block is upsampled already
+
+
+def test_stable_diffusion_xl_as_backbone(tmp_path):
+    backbone = backbones.load({"source": str(make_model(tmp_path, xl=True))}, CPU)
+    found = run(backbone, 32)[0]
+    assert list(found) == [0, 1, 2, 3] and all(value.isfinite().all() for value in found.values())
 
 
 def test_the_last_timestep_is_the_published_1000(adm_folder):

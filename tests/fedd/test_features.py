@@ -160,6 +160,33 @@ def test_features_that_are_not_finite_name_the_photo(adm_folder, photos):
     assert len(caught.value.problems) == 1
 
 
+def test_batches_in_half_precision_as_on_a_gpu(adm_folder, photos):
+    backbone = backbones.load({"source": str(adm_folder)}, torch.device("cpu"))
+    pixels = features.read_batch(photos[:3], 64, "resize")
+    options = {"seed": 11, "timestep": 100, "maps": (6,), "pooled": (0,), "showcase": ["p2"], "batch": 2}
+    alone = features.extract(backbone, pixels, **options)
+    backbone.on_gpu = True
+    sizes, types = [], []
+
+    def watch(module, inputs, output):
+        sizes.append(len(output))
+        types.append(output.dtype)
+
+    watching = backbone.unet.conv_in.register_forward_hook(watch)
+    together = features.extract(backbone, pixels, **options)
+    assert sizes == [2, 1] and set(types) == {torch.float16}
+    for name, found in together.items():
+        wanted = alone[name].maps[6].float()
+        assert 0 < (found.maps[6].float() - wanted).norm() / wanted.norm() < 0.02
+    assert together["p2"].kmeans[6].shape == (8, 8) and not together["p1"].kmeans
+
+    watching.remove()
+    backbone.unet.conv_in.register_forward_hook(lambda _, __, out: out * 1e5 if out.dtype == torch.float16 else None)
+    again = features.extract(backbone, pixels, **options)
+    for name, found in again.items():  # what overflows in float16 is computed once more in float32
+        assert torch.allclose(found.maps[6].float(), alone[name].maps[6].float(), rtol=2e-3, atol=2e-3)
+
+
 def test_settings_and_specs_are_checked(adm_folder, photos, tmp_path, capsys):
     assert run(tmp_path / "x.safetensors", adm_folder, photos[:1], size=80) == 2
     assert "80 is not a multiple of 32" in capsys.readouterr().err

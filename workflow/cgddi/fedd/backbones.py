@@ -40,6 +40,7 @@ class FeatureBackbone:
     def __init__(self, unet: torch.nn.Module, rule: NoiseRule, digest: str, folder: Path):
         self.unet, self.rule, self.digest, self.folder = unet, rule, digest, folder
         self.decoder_blocks = decoder_blocks(unet, folder)
+        self.on_gpu = rule.signal.is_cuda
 
     def input_shape(self, size: int) -> tuple[int, int, int]:
         """(C, h, w) of the UNet's input, and so of the noise, for photos of `size` px. UserError: a size it cannot halve."""

@@ -89,7 +89,7 @@ def extract(
     backbone.check_blocks([*maps, *pooled])
     names = list(photos)
     shape = backbone.input_shape(photos[names[0]].shape[0]) if names else (0, 0, 0)
-    timestep, on_gpu = backbone.clip(timestep), backbone.rule.signal.is_cuda
+    timestep, on_gpu = backbone.clip(timestep), backbone.on_gpu
     features: dict[str, ImageFeatures] = {}
     problems: list[Problem] = []
     chunk = batch if on_gpu else 1
