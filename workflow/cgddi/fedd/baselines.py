@@ -15,12 +15,12 @@ from cgddi.diffusion.weights import write_tensors
 from cgddi.errors import UserError
 from cgddi.fedd.baselines_networks import build_classifier, build_deepderm, build_unet
 from cgddi.fedd.baselines_train import Fit, predict, train
-from cgddi.fedd.photos import read_photos, tone_counts
+from cgddi.fedd.photos import read_photos
 from cgddi.fedd.results import iou_csv, pictures, predictions_csv
 from cgddi.fedd.settings import CLASSIFICATION_NETWORKS, SEGMENTATION_NETWORKS, BaselinesSettings
+from cgddi.fedd.study_input import ROLES, tone_counts
 from cgddi.seeds import seed_for
 
-ROLES = ("train", "validation", "test")
 NETWORKS = {"segmentation": SEGMENTATION_NETWORKS, "classification": CLASSIFICATION_NETWORKS}
 
 
@@ -87,7 +87,7 @@ def run_baseline(
         **facts,
         training_images=sorted(row["image_id"] for row in spec["train"]) if fit.steps else [],
         model=model_facts,
-        counts={role: tone_counts(photos[role]) for role in ROLES},
+        counts={role: tone_counts(photos[role].rows) for role in ROLES},
         history=fit.history,
         chosen_epoch=fit.chosen_epoch,
     )

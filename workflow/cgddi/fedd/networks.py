@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+Masks = tuple[torch.Tensor | None, torch.Tensor | None]
+
 
 class Members(nn.Module):
     """A linear layer of each member: weight (E, out, in), bias (E, out), initialised as nn.Linear is."""
@@ -37,20 +39,12 @@ class Networks(nn.Module):
     Batch normalisation acts on each channel alone, so one BatchNorm1d over the members' joined channels is that of each member.
 
     Args:
-        members: E. inputs: width of a pixel's feature vector. hidden: h1 and h2. outputs: classes.
-        dropout: after each batch normalisation, (d1, d2).
+        members: E. inputs: width of a sample's feature vector. hidden: h1 and h2. outputs: classes.
     """
 
-    def __init__(
-        self,
-        members: int,
-        inputs: int,
-        hidden: tuple[int, int],
-        outputs: int,
-        dropout: tuple[float, float] = (0.0, 0.0),
-    ):
+    def __init__(self, members: int, inputs: int, hidden: tuple[int, int], outputs: int):
         super().__init__()
-        self.members, self.dropout = members, dropout
+        self.members = members
         self.first = Members(members, inputs, hidden[0])
         self.norm1 = nn.BatchNorm1d(members * hidden[0])
         self.second = Members(members, hidden[0], hidden[1])
@@ -62,24 +56,39 @@ class Networks(nn.Module):
         for layer in (self.first, self.second, self.last):
             layer.draw(generators)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits (P, E, outputs) of P samples per member, x (P, E, inputs); members do not see each other's."""
-        return self.rest(self.first(x))
+    def forward(self, x: torch.Tensor, masks: Masks = (None, None)) -> torch.Tensor:
+        """Logits (P, E, outputs) of P samples per member, x (P, E, inputs); members do not see each other's.
+
+        Args:
+            masks: dropout after each batch normalisation: factors (P, E, h1) and (P, E, h2), or None.
+        """
+        return self.rest(self.first(x), masks)
 
     def shared(self, x: torch.Tensor) -> torch.Tensor:
         """Logits (P, E, outputs) of samples that all members see, x (P, inputs)."""
         first = functional.linear(x, self.first.weight.flatten(0, 1), self.first.bias.flatten())
         return self.rest(first.view(len(x), self.members, -1))
 
-    def rest(self, x: torch.Tensor) -> torch.Tensor:
+    def rest(self, x: torch.Tensor, masks: Masks = (None, None)) -> torch.Tensor:
         """All after the first linear layer: (P, E, h1) -> (P, E, outputs)."""
-        x = self._norm(self.norm1, x, self.dropout[0])
-        x = self._norm(self.norm2, self.second(x), self.dropout[1])
+        x = self._norm(self.norm1, x, masks[0])
+        x = self._norm(self.norm2, self.second(x), masks[1])
         return self.last(x)
 
-    def _norm(self, norm: nn.BatchNorm1d, x: torch.Tensor, dropout: float) -> torch.Tensor:
+    def _norm(self, norm: nn.BatchNorm1d, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         x = norm(functional.relu(x).flatten(1)).view(x.shape)
-        return functional.dropout(x, dropout, self.training) if dropout else x
+        return x if mask is None else x * mask
+
+    @torch.no_grad()
+    def fold(self, shift: torch.Tensor, scale: torch.Tensor) -> None:
+        """Put a standardisation (x - shift) / scale into the first layer, so that it reads features as they are stored.
+
+        Args:
+            shift, scale: of all members (inputs,), or of each (E, inputs).
+        """
+        shift, scale = (value.expand(self.members, -1) for value in (shift, scale))
+        self.first.weight /= scale[:, None]
+        self.first.bias -= torch.bmm(self.first.weight, shift[..., None])[..., 0]
 
 
 def keep_better(best: dict[str, torch.Tensor], model: Networks, better: torch.Tensor) -> None:

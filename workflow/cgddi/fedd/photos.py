@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -88,10 +87,3 @@ def _attempt(problems: list[Problem], name: str, action: Callable[[], Any]) -> A
         message, _, remedy = str(error).rpartition(". ")
         problems.append(Problem(name, message or str(error), remedy or "Mend the image sheet."))
         return None
-
-
-def tone_counts(photos: Photos) -> dict[str, dict[str, int]]:
-    """Photos by tone: all, and malignant ones."""
-    tones = Counter(row["skin_tone"] for row in photos.rows)
-    malignant = Counter(row["skin_tone"] for row in photos.rows if row["malignant"])
-    return {tone: {"images": tones[tone], "malignant": malignant[tone]} for tone in sorted(tones)}

@@ -11,17 +11,16 @@ import numpy as np
 
 from cgddi import runtime
 from cgddi.artefacts import record_for, write_atomic, write_record
-from cgddi.errors import InvalidInput, Problem, UserError
+from cgddi.errors import InvalidInput, UserError
 from cgddi.fedd.features_io import FeatureFiles
-from cgddi.fedd.photos import Photos, read_photos, tone_counts
+from cgddi.fedd.photos import Photos, read_photos
 from cgddi.fedd.pixels import load_pixels, missing_maps
 from cgddi.fedd.results import iou_csv, pictures
 from cgddi.fedd.segmenter import Segmenter
 from cgddi.fedd.segmenter_train import fit
 from cgddi.fedd.settings import SegmenterSettings
+from cgddi.fedd.study_input import ROLES, check_features, check_roles, tone_counts
 from cgddi.images import LESION
-
-ROLES = ("train", "validation", "test")
 
 
 def run_segmenter(
@@ -86,47 +85,13 @@ def run_segmenter(
         spec,
         sorted({*map(str, features), *(row[key] for role in ROLES for row in spec[role] for key in ("file", "mask"))}),
         **known,
-        counts={role: tone_counts(photos[role]) for role in ROLES},
+        counts={role: tone_counts(photos[role].rows) for role in ROLES},
         left_out=left_out,
         history=fitted.history,
         chosen_steps=fitted.chosen_steps,
         disagreement=doubt,
     )
     write_record(out / "record.json", record)
-
-
-def check_features(files: FeatureFiles, spec: Mapping[str, Any], names: Sequence[str]) -> None:
-    """Refuse feature files of other settings than the spec's.
-
-    Raises:
-        UserError: a fact of `names` differs.
-    """
-    for name in names:
-        if name in spec and files.facts.get(name) != spec[name]:
-            raise UserError(
-                f"{files.paths[0]}: features of {name} {files.facts.get(name)}, and the spec asks for {spec[name]}. "
-                "Give the feature files of this study."
-            )
-
-
-def check_roles(spec: Mapping[str, Any]) -> None:
-    """Refuse a study that tests on a photo it learns from, or that lacks a role.
-
-    Raises:
-        UserError: a role is empty. InvalidInput: photos with two roles, or twice in one.
-    """
-    seen: dict[str, str] = {}
-    problems = []
-    for role in ROLES:
-        if not spec[role]:
-            raise UserError(f"--spec has no {role} photos. Give the spec the workflow wrote.")
-        for row in spec[role]:
-            other = seen.setdefault(row["image_id"], role)
-            if other != role or sum(r["image_id"] == row["image_id"] for r in spec[role]) > 1:
-                message = f"is listed for {role} and also for {other}"
-                problems.append(Problem(f"image {row['image_id']}", message, "A photo has one role; remove the other."))
-    if problems:
-        raise InvalidInput(problems)
 
 
 def without_covered(photos: Photos) -> tuple[Photos, list[dict[str, str]]]:

@@ -43,7 +43,7 @@ def fit(train: Pixels, validation: Pixels, settings: SegmenterSettings, variant:
     """Train an ensemble.
 
     Every member has its own initial weights and pixels (seeds by name and member, so another number of members changes none).
-    It stops when no member's validation loss has become better for `patience` checks; each member keeps its best.
+    Each member keeps the weights of its lowest validation loss, of those before `patience` checks without a lower one.
 
     Variants: `plain`; `reweight`: pixels are drawn by tone with weights that grow while lesion IoU on validation photos is
     poor (group DRO, Sagawa et al. 2020, algorithm 1, with 1 - lesion IoU on held-out pixels as the group's loss); `augment`: the
@@ -76,9 +76,9 @@ def fit(train: Pixels, validation: Pixels, settings: SegmenterSettings, variant:
     best = {name: value.clone() for name, value in networks.state_dict().items()}
     lowest = torch.full((settings.ensemble,), torch.inf)
     chosen = torch.zeros(settings.ensemble, dtype=torch.long)
-    stale = 0
+    wait = settings.patience * settings.check_every
     with tqdm(total=settings.steps, desc="segmenter", unit="step", mininterval=5) as bar:
-        while result.steps < settings.steps and stale < settings.patience:
+        while result.steps < settings.steps and result.steps - chosen.max() < wait:
             until = min(result.steps + settings.check_every, settings.steps)
             while result.steps < until:
                 count = min(CHUNK, until - result.steps)
@@ -98,16 +98,15 @@ def fit(train: Pixels, validation: Pixels, settings: SegmenterSettings, variant:
                     f"the segmenter's loss is not a number at step {result.steps}. Lower fedd.segmenter.learning_rate."
                 )
             score = losses.max(1).values if variant == "reweight" else losses.mean(1)
-            better = score < lowest
-            keep_better(best, networks, better)
-            lowest, chosen[better] = torch.minimum(score, lowest), result.steps
-            stale = 0 if better.any() else stale + 1
+            better = (score < lowest) & (result.steps - chosen <= wait)
+            keep_better(best, networks, better.to(device))
+            lowest, chosen[better] = torch.where(better, score, lowest), result.steps
             result.history.append(_line(result.steps, losses, iou, source.tone_weights))
             if variant == "reweight":
                 source.reweigh(iou)
     networks.load_state_dict(best)
     networks.eval()
-    _fold(networks, shift, scale)
+    networks.fold(shift, scale)
     result.chosen_steps = chosen.tolist()
     return result
 
@@ -210,13 +209,6 @@ def _standard(data: Pixels, settings: SegmenterSettings, seed: int) -> tuple[tor
     place = torch.randint(data.size**2, (4096,), generator=generator).to(device)
     x = data.features(image, place // data.size, place % data.size)
     return x.mean(0), x.std(0).clamp_min(1e-4)
-
-
-@torch.no_grad()
-def _fold(networks: Networks, shift: torch.Tensor, scale: torch.Tensor) -> None:
-    """Put the standardisation into the first layer: the saved networks read features as they are stored."""
-    networks.first.weight /= scale
-    networks.first.bias -= networks.first.weight @ shift
 
 
 def _line(step: int, losses: torch.Tensor, iou: torch.Tensor, weights: torch.Tensor) -> dict[str, Any]:

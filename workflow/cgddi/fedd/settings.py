@@ -137,7 +137,10 @@ class ProbeSettings(Group):
     learning_rate: float = Field(1e-3, gt=0, description="Adam learning rate")
     weight_decay: float = Field(1e-5, ge=0, description="Adam weight decay (paper)")
     epochs: int = Field(500, ge=1, description="full-batch epochs at most (paper)")
-    patience: int = Field(50, ge=1, description="epochs without a better validation loss before it stops")
+    patience: int = Field(50, ge=1, description="epochs without a better validation loss of any probe before they stop")
+    standardise: bool = Field(
+        True, description="standardise each feature over the training photos; false: features as they come"
+    )
 
 
 # ---- baselines (spec.settings of `cgddi fedd baseline`) --------------------------------------------------------------
