@@ -29,7 +29,7 @@ class Oracle:
     batch_size = 2
 
     def __init__(self, masks):
-        self.masks, self.facts, self.calls = masks, {"segmenter_images": ["t1", "t2"]}, []
+        self.masks, self.facts, self.calls = masks, {"segmenter_images": ["000000"]}, []
 
     def find(self, photos):
         self.calls.append([key for key, _ in photos])
@@ -80,7 +80,7 @@ def test_what_an_automatic_source_finds_is_used_unless_a_flag_says_no(tmp_path):
         assert {"rejected.mask.png", "uncertainty.png"} < set(row["members"]) and "mask.png" not in row["members"]
     assert failed["flags"] == ["mask_failed"] and set(failed["members"]) == {"png"}
     record = archive.record
-    assert record["segmenter_images"] == ["t1", "t2"] and (record["masked"], record["rejected"]) == (1, 2)
+    assert record["segmenter_images"] == ["000000"] and (record["masked"], record["rejected"]) == (1, 2)
     assert record["flags"] == {"mask_failed": 1, "no_lesion": 1, "no_skin": 1} and record["sources"] == {"fedd": 1}
     assert [entry["reason"] for entry in record["skipped"]] == [
         "mask by fedd not used: no_lesion",
@@ -152,7 +152,7 @@ def test_the_later_stages_go_on_without_the_photos_left_out(tmp_path):
     assert empty.record["skipped"][0]["reason"] == (
         "the donor gives no lesion: its mask by fedd is not used (no_lesion): no composite was made"
     )
-    roles = dict.fromkeys((row["key"] for row in archive.rows), "train")
+    roles = dict.fromkeys([row["key"] for row in archive.rows], "train")
     table, facts = build_index(roles, [archive.path], [pool, *composites])
     assert facts["counts"] == {"train": {"healthy": 2, "lesion_mapped": 2, "real": 4}}
 

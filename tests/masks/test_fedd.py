@@ -114,3 +114,14 @@ def test_a_damaged_segmenter_is_named(world, capsys):
     assert masks(folder, rows) == 2
     assert "weights.safetensors" in capsys.readouterr().err
     assert json.loads((folder / "segmenter" / "record.json").read_text())["training_images"] == ["b", "a"]
+
+
+def test_photos_that_keep_their_human_masks_need_no_features(world):
+    folder, rows = world
+    for number, row in enumerate(rows):
+        row["mask"] = str(folder / f"{number}.npy")
+        np.save(row["mask"], truth(number))
+    spec = spec_of("masks", {"source": "fedd", "size": 64, "prefer_human": True}, rows=rows, cohort="c", batch="b.000")
+    assert run("masks", "--output", folder / "m.tar", "--segmenter", folder / "segmenter", spec=spec) == 0
+    record = Archive(folder / "m.tar").record
+    assert record["sources"] == {"human": 3} and record["segmenter_images"] == []

@@ -17,7 +17,7 @@ from cgddi.healthy.settings import HealthySettings
 from cgddi.healthy.triage import triage
 from cgddi.images import SKIN, decode_png
 from cgddi.mapping.png import encode_png_fast
-from cgddi.masks.flags import why_unmasked
+from cgddi.masks.reasons import why_unmasked
 from cgddi.seeds import seed_for
 
 

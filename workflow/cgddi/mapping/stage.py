@@ -20,7 +20,7 @@ from cgddi.mapping.lesion import NoLesion, chosen_parts, cut_out
 from cgddi.mapping.placement import allowed_positions
 from cgddi.mapping.png import encode_png_fast
 from cgddi.mapping.settings import LesionMappedSettings
-from cgddi.masks.flags import why_unmasked
+from cgddi.masks.reasons import why_unmasked
 from cgddi.seeds import seed_for
 
 

@@ -35,8 +35,6 @@ def main(argv: Sequence[str]) -> int:
     if settings.source == "human":
         write_batch(spec, settings, options.output)
         return 0
-    if settings.source == "fedd" and not (options.features and options.segmenter):
-        raise UserError("masks.source fedd needs --features and --segmenter. Give the files the workflow made.")
     if settings.source == "sam3" and not (spec.get("model") or {}).get("source"):
         raise UserError("--spec lacks model.source. Name SAM 3's folder or hub id (config key models.sam3).")
     from cgddi.runtime import start, usage_log

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 from scipy import ndimage
 
@@ -68,15 +65,3 @@ def despeckled(mask: np.ndarray, share: float) -> np.ndarray:
         return mask
     nearest = ndimage.distance_transform_edt(specks, return_distances=False, return_indices=True)
     return mask[tuple(nearest)]
-
-
-def why_unmasked(row: Mapping[str, Any]) -> str:
-    """Why a photo of a masks archive has no mask to go on with.
-
-    Args:
-        row: its manifest row.
-    """
-    flags = ", ".join(row.get("flags") or ())
-    if "rejected.mask.png" in row["members"]:
-        return f"its mask by {row['mask_source']} is not used ({flags})"
-    return f"it has no mask ({flags})" if flags else "it has no mask"

@@ -61,15 +61,25 @@ class FeddFinder:
         return np.asarray(picture.resize((self.size, self.size), Image.Resampling.NEAREST))
 
 
-def inputs(features: Sequence[str], segmenter: str) -> list[Path]:
-    """Files whose hashes go into the archive's record (features by their records, which are small)."""
-    return [path for file in features if (path := Path(file).with_suffix(".json")).is_file()] + [
-        Path(segmenter) / "record.json"
-    ]
+def inputs(features: Sequence[str], segmenter: str | None) -> list[Path]:
+    """Files whose hashes go into the archive's record: the records of features and segmenter, which are small."""
+    records = [Path(file).with_suffix(".json") for file in features]
+    records += [Path(segmenter) / "record.json"] if segmenter else []
+    return [path for path in records if path.is_file()]
 
 
 def open_finder(
-    spec: Mapping[str, Any], settings: MasksSettings, device: torch.device, features: Sequence[str], segmenter: str
+    spec: Mapping[str, Any],
+    settings: MasksSettings,
+    device: torch.device,
+    features: Sequence[str],
+    segmenter: str | None,
 ) -> FeddFinder:
-    """The finder of a job."""
+    """The finder of a job.
+
+    Raises:
+        UserError: a photo needs a mask, and features or segmenter are not named.
+    """
+    if not (features and segmenter):
+        raise UserError("masks.source fedd needs --features and --segmenter. Give the files the workflow made.")
     return FeddFinder(settings, FeatureFiles(features), segmenter, device)
