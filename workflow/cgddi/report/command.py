@@ -15,6 +15,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--samples", nargs="*", default=[], help="lora/<scope>/<concept>/samples.png")
     parser.add_argument("--review", required=True, help="review/index.html")
     parser.add_argument("--healthy", nargs="*", default=[], help="healthy/<cohort>/<batch>.tar or .jsonl")
+    parser.add_argument("--fedd", help="fedd/tables/summary.json of the study; its tables and figures lie beside it")
+    parser.add_argument("--masks", nargs="*", default=[], help="masks/<cohort>/<batch>.jsonl, for the section on masks")
+    parser.add_argument("--canvases", nargs="*", default=[], help="canvases/<cohort>.jsonl, likewise")
+    parser.add_argument("--mapped", nargs="*", default=[], help="lesion_mapped/<cohort>/<donor>.jsonl, likewise")
     parser.add_argument("--output", required=True, help="the page to write")
     args = parser.parse_args(argv)
 
@@ -30,5 +34,9 @@ def main(argv: list[str]) -> int:
         review=args.review,
         healthy=args.healthy,
         output=args.output,
+        fedd=args.fedd,
+        masks=args.masks,
+        canvases=args.canvases,
+        mapped=args.mapped,
     )
     return 0

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from cgddi.artefacts import installed_versions, write_atomic
 from cgddi.errors import UserError
 from cgddi.images import TONES
+from cgddi.report import fedd as fedd_section
 from cgddi.report.healthy import compare, draw_examples
 from cgddi.report.pictures import KINDS, contact_sheet, data_uri
 from cgddi.report.settings import ReportSettings
@@ -115,6 +116,10 @@ def write_page(
     review: str,
     healthy: Sequence[str],
     output: str,
+    fedd: str | None = None,
+    masks: Sequence[str] = (),
+    canvases: Sequence[str] = (),
+    mapped: Sequence[str] = (),
 ) -> None:
     """Write the report.
 
@@ -128,6 +133,8 @@ def write_page(
         review: the review page, linked.
         healthy: healthy archives, for pictures before and after.
         output: the page; one file, all pictures inside.
+        fedd: fedd/tables/summary.json, where there is a study.
+        masks, canvases, mapped: archives, given where the page has a section on masks.
     """
     try:
         settings = ReportSettings.model_validate(spec["settings"])
@@ -169,6 +176,7 @@ def write_page(
                 for tone in TONES
             },
             comparison=_table(compare(examples)),
+            fedd=fedd_section.section(spec, settings, fedd, masks, canvases, mapped),
             kinds=KINDS,
             tones=TONES,
             audits=audit_tables(audits),
