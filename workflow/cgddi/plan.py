@@ -281,6 +281,31 @@ class Plan:
             }
         )
 
+    @cached_property
+    def automatic_cohorts(self) -> list[str]:
+        """Cohorts whose masks are made, not given."""
+        return [name for name in self.by_cohort if self.masks_settings(name).source != "human"]
+
+    @property
+    def reports_masks(self) -> bool:
+        """Whether the report has a section on masks and FEDD."""
+        return bool(self.config.fedd.study or self.automatic_cohorts)
+
+    @cached_property
+    def human_masks(self) -> dict[str, dict[str, Any]]:
+        """Cohorts with automatic masks -> crop, id_map and files (image id -> file) of human masks to compare them with."""
+        found = {}
+        for name in self.automatic_cohorts:
+            files = {p.image_id: p.mask for p in self.by_cohort[name] if p.mask}
+            chosen = self.masks_settings(name)
+            if files:
+                found[name] = {"crop": chosen.crop, "id_map": chosen.id_map, "files": files}
+        return found
+
+    def report_spec(self) -> str:
+        """Spec of the report."""
+        return self.spec("report", **({"human_masks": self.human_masks} if self.human_masks else {}))
+
     def masks_spec(self, cohort: str, batch: str) -> str:
         """Spec of a masks job: with an automatic source, also what its masks come from."""
         chosen = self.masks_settings(cohort)

@@ -59,14 +59,19 @@ def section(
         folder = Path(summary).parent
         facts = json.loads(Path(summary).read_text(encoding="ascii"))
         text = (folder / "table.md").read_text(encoding="utf-8")
-        found["study"] = {"cohort": facts["cohort"], "table": markdown.markdown(text, extensions=["tables", "sane_lists"])}
+        found["study"] = {
+            "cohort": facts["cohort"],
+            "table": markdown.markdown(text, extensions=["tables", "sane_lists"]),
+        }
         names = set(facts["files"])
         found["plots"] = {text: data_uri(folder / f"{n}.png") for n, text in PLOTS.items() if f"{n}.png" in names}
         found["details"] = {
             text: _table(pd.read_csv(folder / f"{n}.csv")) for n, text in TABLES.items() if f"{n}.csv" in names
         }
     if archives:
-        found["tables"]["Masks by cohort and skin tone, and what was noticed about them"] = _table(flag_counts(archives))
+        found["tables"]["Masks by cohort and skin tone, and what was noticed about them"] = _table(
+            flag_counts(archives)
+        )
         made = [Archive(path) for path in mapped]
         for caption, table in against_human(archives, spec.get("human_masks") or {}, int(spec["seed"])):
             found["tables"][caption] = _table(table)

@@ -12,7 +12,7 @@ import pandas as pd
 from cgddi.artefacts import Archive
 from cgddi.errors import UserError
 from cgddi.fairness.bootstrap import Bootstrap
-from cgddi.fedd.iou import CLASSES, COUNTS, MaskRun, iou_rows
+from cgddi.fedd.iou import COUNTS, MaskRun, iou_rows
 from cgddi.fedd.results import pixel_counts
 from cgddi.images import TONES, decode_png
 from cgddi.masks.geometry import mask_to_size
@@ -122,10 +122,11 @@ def _iou_table(runs: Sequence[tuple[Mapping[str, Any], list[dict[str, Any]]]], s
         line = {"IoU": "mean of classes" if name == "mean" else name}
         for tone in ("all", *TONES):
             row = names[name, tone]
-            figure = f"{row['iou']:.2f} [{row['low']:.2f}, {row['high']:.2f}]" if np.isfinite(row["iou"]) else "undefined"
+            figure = (
+                f"{row['iou']:.2f} [{row['low']:.2f}, {row['high']:.2f}]" if np.isfinite(row["iou"]) else "undefined"
+            )
             line[f"{tone} (n={row['images']})"] = figure
         table.append(line)
-    assert len(table) == len(CLASSES) + 1
     return pd.DataFrame(table)
 
 
@@ -170,7 +171,9 @@ def idle_donors(mapped: Sequence[Archive]) -> int:
     return len({archive.path.stem for archive in mapped} - {archive.path.stem for archive in mapped if archive.rows})
 
 
-def examples(archives: Sequence[Archive], count: int, width: int, seed: int) -> dict[str, list[tuple[str, str, str, str]]]:
+def examples(
+    archives: Sequence[Archive], count: int, width: int, seed: int
+) -> dict[str, list[tuple[str, str, str, str]]]:
     """Automatic masks by tone: data URIs of photo, mask drawn on it and its uncertainty ("" without), and a line on it.
 
     Args:
@@ -194,5 +197,7 @@ def examples(archives: Sequence[Archive], count: int, width: int, seed: int) -> 
                 doubt = data_uri(heat(photo, decode_png(archive.read(row, "uncertainty.png"))), width)
             flags = ", ".join(row["flags"]) or "no flags"
             text = f"{row['mask_source']}: {flags}" if row["has_mask"] else f"not used: {flags}"
-            found.setdefault(tone, []).append((data_uri(photo, width), data_uri(overlay(photo, mask), width), doubt, text))
+            found.setdefault(tone, []).append(
+                (data_uri(photo, width), data_uri(overlay(photo, mask), width), doubt, text)
+            )
     return found
