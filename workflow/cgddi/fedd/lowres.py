@@ -122,7 +122,7 @@ def sample(
     """Features of single pixels of the upsampled maps, gathered from the four cells around each: what training reads.
 
     Args:
-        maps: [(N, C_k, h_k, w_k)]; fastest as `stack` stores them. Projected maps work as well.
+        maps: [(N, C_k, h_k, w_k)]; as `stack` stores them; others are copied in each call. Projected maps work as well.
         image: (P,) which of the N images.
         row: (P,) pixel row, 0 to size - 1.
         column: (P,) pixel column.
@@ -133,11 +133,15 @@ def sample(
     """
     found = []
     for block in maps:
-        places = block.permute(0, 2, 3, 1)
-        top, bottom, down = _neighbours(row, block.shape[2], size)
-        left, right, across = _neighbours(column, block.shape[3], size)
-        down, across = down[:, None], across[:, None]
-        upper = torch.lerp(places[image, top, left].float(), places[image, top, right].float(), across)
-        lower = torch.lerp(places[image, bottom, left].float(), places[image, bottom, right].float(), across)
-        found.append(torch.lerp(upper, lower, down))
+        _, channels, height, width = block.shape
+        cells = block.permute(0, 2, 3, 1).reshape(-1, channels)  # a view of maps from `stack`, else a copy
+        top, bottom, down = _neighbours(row, height, size)
+        left, right, across = _neighbours(column, width, size)
+        upper, lower = (
+            torch.lerp(
+                cells.index_select(0, at + left).float(), cells.index_select(0, at + right).float(), across[:, None]
+            )
+            for at in ((image * height + top) * width, (image * height + bottom) * width)
+        )
+        found.append(torch.lerp(upper, lower, down[:, None]))
     return torch.cat(found, dim=1)
