@@ -52,6 +52,29 @@ def test_one_image_per_job(world):
     assert (found["masks"], found["healthy"]) == (656, 334)
 
 
+def test_study_and_automatic_masks_add_few_jobs(world):
+    """The paper's subsets on the shipped sheet; as its masks are invented, malignancy is left as it falls."""
+    folder, config = world
+    (folder / "model").mkdir(exist_ok=True)
+    changes = {"models": {"fedd": {"source": "./model"}}, "fedd": {"study": True, "subsets": {"balance": "tone"}}}
+    (folder / "study.yaml").write_text(yaml.safe_dump(changes))
+    found = counts(folder, "--configfile", str(config), "study.yaml")
+    fedd = {rule: n for rule, n in found.items() if rule.startswith("fedd")}
+    assert fedd == {
+        "fedd_features": 21,
+        "fedd_segmenter": 8,
+        "fedd_probe": 84,
+        "fedd_baseline": 20,
+        "fedd_classifier": 20,
+        "fedd_tables": 1,
+    }
+    assert sum(found.values()) <= 1000 and found["masks"] == 67
+    (folder / "fill.yaml").write_text(yaml.safe_dump({"masks": {"source": "fedd", "prefer_human": True}}))
+    found = counts(folder, "--configfile", str(config), "study.yaml", "fill.yaml")
+    assert (found["fedd_masks"], found["lesion_mapped"], found["healthy"]) == (67, 656, 67)
+    assert 21 < found["fedd_features"] <= 21 + 67 and "masks" not in found
+
+
 def test_one_disease_for_a_smoke_test(world):
     folder, config = world
     found = counts(folder, "--configfile", str(config), "--config", 'only_concepts=["melanoma"]')
