@@ -68,8 +68,8 @@ class SubsetsSettings(Group):
         min_length=1,
         description="subset (its name: a share of the data in %) -> training photos per tone, half of them malignant (paper)",
     )
-    validation_per_tone: int = Field(10, ge=2, description="validation photos per tone (paper)")
-    test_per_tone: int = Field(10, ge=2, description="test photos per tone (paper)")
+    validation_per_tone: int = Field(10, ge=1, description="validation photos per tone (paper)")
+    test_per_tone: int = Field(10, ge=1, description="test photos per tone (paper)")
     balance: Literal["tone_and_malignancy", "tone"] = Field(
         "tone_and_malignancy",
         description="tone_and_malignancy: half of each tone's photos are malignant (paper); tone: as many photos of each tone, "
@@ -88,8 +88,8 @@ class SubsetsSettings(Group):
         for name, count in value.items():
             if not re.fullmatch("[a-z0-9]+", name):
                 raise ValueError(f"{name!r} is no subset name: lowercase letters and digits")
-            if count < 2:
-                raise ValueError(f"subset {name}: {count} photos per tone; give at least 2")
+            if count < 1:
+                raise ValueError(f"subset {name}: {count} photos per tone; give at least 1")
         return value
 
 
