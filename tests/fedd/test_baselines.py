@@ -193,6 +193,24 @@ def test_without_the_hub_the_error_names_the_remedy(monkeypatch, tmp_path):
         build_unet("resnet50", "hub")
 
 
+def test_encoder_weights_come_from_the_hub_cache_without_a_network(monkeypatch, tmp_path):
+    import huggingface_hub.constants as constants
+    from segmentation_models_pytorch.encoders import encoders
+
+    source = encoders["mobilenet_v2"]["pretrained_settings"]["imagenet"]
+    folder = tmp_path / f"models--{source['repo_id'].replace('/', '--')}" / "snapshots" / source["revision"]
+    folder.mkdir(parents=True)
+    torch.manual_seed(6)
+    state = build_unet("mobilenet_v2", "random")[0].encoder.state_dict()
+    save_file({name: value.contiguous() for name, value in state.items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text("{}")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    model, facts = build_unet("mobilenet_v2", "hub")
+    assert facts["weights"] == "hub"
+    assert all(torch.equal(value, state[name]) for name, value in model.encoder.state_dict().items())
+
+
 def test_unknown_networks_are_refused_with_the_list():
     with pytest.raises(ValidationError, match=f"no encoder 'resnet51'; there are {', '.join(SEGMENTATION_NETWORKS)}"):
         BaselinesSettings(segmentation=("resnet51",))

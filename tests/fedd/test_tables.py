@@ -130,7 +130,7 @@ def test_published_figures_of_other_data_are_marked(study, tmp_path):
 def test_tables_read_as_tables(study):
     text = (study[0] / "tables/table.md").read_text()
     assert re.search(r"\| FEDD plain \| 20 \| 1 \| 0\.\d\d \[0\.\d\d, 0\.\d\d\] \(published 0\.78\)", text)
-    assert "Test images: light 4 (400 lesion px)" in text and "deepderm: malignant from a probability of 0.687." in text
+    assert "Test images: light 4 (400 lesion px)" in text and "DeepDerm: malignant from a probability of 0.687." in text
     tex = (study[0] / "tables/table.tex").read_text()
     assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == 3
     for line in tex.splitlines():

@@ -22,7 +22,7 @@ def name_of(model: str, variant: str = "", segments: bool = True) -> str:
     """What figures and tables call a model."""
     if model == FEDD:
         return f"FEDD {variant}".strip()
-    return f"U-Net {model}" if segments else model
+    return f"U-Net {model}" if segments else {"deepderm": "DeepDerm"}.get(model, model)
 
 
 def _styles(keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], dict]:

@@ -110,7 +110,10 @@ def _classification(table: pd.DataFrame) -> Block:
     counts = ", ".join(f"{t} {first.loc[t, 'images']} ({first.loc[t, 'malignant']} malignant)" for t in TONES)
     notes = [f"Test images: {counts}.", "Blocks are chosen by accuracy on the validation images."]
     other = {model: limit for model, limit in zip(table["model"], table["threshold"], strict=True) if limit != 0.5}
-    notes += [f"{model}: malignant from a probability of {limit:g}." for model, limit in other.items()]
+    notes += [
+        f"{name_of(model, segments=False)}: malignant from a probability of {limit:g}."
+        for model, limit in other.items()
+    ]
     return Block("Malignancy", header, rows, notes + _marks(table))
 
 
