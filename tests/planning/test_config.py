@@ -35,7 +35,7 @@ BAD = [
     ({"regimes": {"a": {"name": "b", "sources": ["real"]}}}, "regimes.a"),
     ({"regimes": {"a": {"name": "a", "sources": ["real"], "init": "nosuch"}}, "runs": {"regimes": ["a"]}}, "nosuch"),
     ({"runs": {"methods": ["patchalign"]}, "classify": {}}, "label texts"),
-    ({"lora": {"concepts_per_job": 4}}, "concepts_per_job"),
+    ({"lora": {"concepts_per_job": 4, "use_dora": True}}, "concepts_per_job"),
     ({"images_per_job": 1000}, "images_per_job"),
 ]
 

@@ -157,11 +157,6 @@ class Config(Section):
         for name in self.runs.methods:
             if name not in METHODS:
                 raise ValueError(f"runs.methods: {name!r} is none of {', '.join(METHODS)}")
-        if self.lora.concepts_per_job != 1:
-            raise ValueError(
-                "lora.concepts_per_job must be 1 in the workflow, which tracks one job per concept; several concepts in one "
-                "process are for `cgddi lora` by hand (see its --help)"
-            )
         texts = self.classify.label_texts
         if "patchalign" in self.runs.methods and texts.file is None and texts.text_encoder is None:
             raise ValueError(

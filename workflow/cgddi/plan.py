@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -18,6 +19,7 @@ from cgddi.errors import InvalidInput, Problem, UserError
 from cgddi.fedd.plan import FeddPlan
 from cgddi.healthy.verdicts import read_review, read_verdicts
 from cgddi.masks.settings import SOURCE_MODULES, SOURCE_VERSIONS, MasksSettings, Sam3Settings
+from cgddi.packs import packs_of
 from cgddi.sheets import Concept, Photo, check_files, load_sheets
 from cgddi.sourcehash import pinned_versions, source_hash
 from cgddi.splits import SplitSettings, assign, gaps
@@ -220,6 +222,16 @@ class Plan:
         return dict(found)
 
     @cached_property
+    def packs(self) -> dict[tuple[str, str], list[str]]:
+        """(scope, pack) -> concepts whose adapters one lora job trains together (`lora.concepts_per_job` above 1)."""
+        return packs_of(self.training, self.config.lora.concepts_per_job)
+
+    @cached_property
+    def pack_of(self) -> dict[tuple[str, str], str]:
+        """(scope, concept) -> its pack."""
+        return {(scope, concept): pack for (scope, pack), concepts in self.packs.items() for concept in concepts}
+
+    @cached_property
     def samples(self) -> list[tuple[str, str, str]]:
         """(scope, canvas cohort, concept) of every semantic job."""
         return [
@@ -360,14 +372,24 @@ class Plan:
         return self.training[scope, concept]
 
     def generator_spec(self, stage: str, scope: str, concept: str) -> str:
-        """Spec of an embedding or lora job."""
+        """Spec of one concept's token or adapter; an adapter trained with others also names them and their images."""
+        facts = {}
+        if stage == "lora" and self.config.lora.concepts_per_job > 1:
+            together = self.packs[scope, self.pack_of[scope, concept]]
+            facts["trained_with"] = {c: [p.image_id for p in self.training[scope, c]] for c in together}
         return self.spec(
             stage,
             scope=scope,
             concept=self._concept(concept),
             images=[p.image_id for p in self.generator_photos(stage, scope, concept)],
             model=model_spec(self.config.models.base),
+            **facts,
         )
+
+    def pack_spec(self, scope: str, pack: str) -> str:
+        """Spec of a lora job that trains several concepts: their specs, in the pack's order."""
+        specs = [json.loads(self.generator_spec("lora", scope, concept)) for concept in self.packs[scope, pack]]
+        return canonical({"pack": specs})
 
     def semantic_spec(self, scope: str, cohort: str, concept: str) -> str:
         """Spec of a semantic job."""

@@ -1,7 +1,8 @@
 """Train LoRA adapters: `pytorch_lora_weights.safetensors`, `record.json` and `samples.png` in the output folder.
 
-One concept per call, or several at once: give --embedding and --output-dir once per concept, and a spec {"pack": [spec, ...]}
-with one spec per concept in the same order; all photos archives together in --photos.
+One concept per call, or several at once: a spec {"pack": [spec, ...]} with one spec per concept, --embedding with one file per
+concept in the same order, all photos archives together in --photos, and --output-dir with one folder per concept, or
+--output-pack with one tar that gets a folder per concept.
 """
 
 from __future__ import annotations
@@ -23,28 +24,34 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--embedding", type=Path, nargs="+", required=True, help="learned_embeds.safetensors, one per concept"
     )
-    parser.add_argument("--output-dir", type=Path, nargs="+", required=True, help="one per concept")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--output-dir", type=Path, nargs="+", help="one per concept")
+    where.add_argument("--output-pack", type=Path, help="a tar with the files of concept c in its folder c")
     from cgddi.diffusion.jobs import engine_options
 
     engine_options(parser)
     args = parser.parse_args(argv)
     specs = args.spec.get("pack", [args.spec])
-    if not len(specs) == len(args.embedding) == len(args.output_dir):
+    places = args.output_dir or [args.output_pack] * len(specs)
+    if not len(specs) == len(args.embedding) == len(places):
         raise UserError(
-            f"{len(specs)} concept(s), {len(args.embedding)} embedding(s), {len(args.output_dir)} output(s) given."
+            f"{len(specs)} concept(s) in the spec, {len(args.embedding)} embedding(s), {len(places)} output(s) given."
         )
     from cgddi import runtime
     from cgddi.lora.data import LoraJob
+    from cgddi.lora.pack import folders
     from cgddi.lora.train import train_lora
 
     device = runtime.start(args.threads)
-    pack = [
-        LoraJob(spec, args.photos, args.canvases, args.split, embedding, output)
-        for spec, embedding, output in zip(specs, args.embedding, args.output_dir, strict=True)
-    ]
-    with runtime.usage_log(
-        args.metrics, stage="lora", concept=[s.get("concept", {}).get("slug") for s in specs]
-    ) as used:
+    slugs = [spec.get("concept", {}).get("slug") for spec in specs]
+    with (
+        runtime.usage_log(args.metrics, stage="lora", concept=slugs) as used,
+        folders(args.output_dir, args.output_pack, slugs) as outputs,
+    ):
+        pack = [
+            LoraJob(spec, args.photos, args.canvases, args.split, embedding, output)
+            for spec, embedding, output in zip(specs, args.embedding, outputs, strict=True)
+        ]
         train_lora(pack, args.state, args.cache, device)
-        used["steps"] = specs[0].get("settings", {}).get("steps", 0)
+        used["steps"] = len(specs) * specs[0].get("settings", {}).get("steps", 0)
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 VERSIONS = ("torch", "diffusers", "transformers", "tokenizers", "peft", "pillow", "numpy")
 """Distributions whose version can change the adapter."""
@@ -92,7 +92,11 @@ class LoraSettings(BaseModel):
         "auto", description="of the frozen base model: auto is bf16 on a GPU, fp32 on a CPU (published: fp16)"
     )
     concepts_per_job: int = Field(
-        1, ge=1, le=64, description="concepts that one process trains together over one frozen base"
+        1,
+        ge=1,
+        le=64,
+        description="concepts that one job trains together over one frozen base; each adapter is what it would be alone, up to "
+        "rounding. A pack is concepts of one cohort in the sheet's order, so a new cohort's concepts leave old packs alone",
     )
     checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints")
     log_every: int = Field(10, ge=1, description="steps between metric lines")
@@ -103,6 +107,12 @@ class LoraSettings(BaseModel):
     grid_every: int = Field(
         0, ge=0, description="steps between sample grids during training; 0 makes one at the end only"
     )
+
+    @model_validator(mode="after")
+    def _alone(self) -> LoraSettings:
+        if self.concepts_per_job > 1 and (self.use_dora or self.text_encoder_rank):
+            raise ValueError("concepts_per_job above 1 goes with plain LoRA only: no use_dora, no text_encoder_rank")
+        return self
 
     @property
     def scale(self) -> float:
