@@ -31,8 +31,16 @@ class World:
     def lora(self) -> Path:
         return self.root / "lora/pytorch_lora_weights.safetensors"
 
-    def job(self, slug: str = "nevus", output: str = "lora", embedding: Path | None = None, **settings) -> LoraJob:
-        """A LoRA job on this world's archives."""
+    def job(
+        self,
+        slug: str = "nevus",
+        output: str = "lora",
+        embedding: Path | None = None,
+        concept: str | None = None,
+        **settings,
+    ) -> LoraJob:
+        """A LoRA job on this world's archives; `concept`: by that name, from this world's learned token."""
+        slug = concept or slug
         spec = tiny.spec_for("lora", self.model, self.images, slug, **{**tiny.LORA, **settings})
         token = embedding or self.embedding
         return LoraJob(spec, [self.root / "masks.tar"], [self.root / "canvases.tar"], None, token, self.root / output)

@@ -77,13 +77,12 @@ def test_loss_options_ema_and_previews(world, tmp_path):
         "crops": 1,
     }
     job = world.job(output=str(tmp_path / "out"), **extra, grid_every=3, validate_every=3, accumulation=3)
-    record = train_lora([job], state=tmp_path / "state")[0]
+    record = train_lora([job], curves=tmp_path / "logs/run")[0]
     assert {"loss_light", "loss_medium", "loss_dark"} <= set(record["last"])
-    assert [p.name for p in sorted((tmp_path / "state").glob("samples-*.png"))] == [
-        "samples-000003.png",
-        "samples-000006.png",
-    ]
-    assert list((tmp_path / "state/lora.tensorboard").glob("events*"))
+    logs = tmp_path / "logs"
+    assert sorted(p.name for p in logs.glob("*.png")) == ["run.nevus-000003.png", "run.nevus-000006.png"]
+    assert list((logs / "run.tensorboard").glob("events*"))
+    assert (logs / "run.training.jsonl").read_text().count("loss_dark") == 2
 
 
 def test_accumulation_changes_nothing_but_memory(world, tmp_path):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 import torch
 from cgddi.diffusion.adapters import read_adapter
-from cgddi.diffusion.fit import Flat
 from cgddi.diffusion.lora_layers import StackedLoRA, inject, remove
+from cgddi.diffusion.optimise import Flat
 from cgddi.embedding.train import train_embedding
 from cgddi.errors import UserError
+from cgddi.images import decode_png
 from cgddi.lora.train import train_lora
 from peft import LoraConfig
 from torch import nn
@@ -48,6 +50,26 @@ def test_a_pack_equals_single_runs(world, tmp_path):
             assert torch.allclose(one.down[name], other.down[name], atol=2e-4, rtol=1e-2), name
     differs = [read_adapter(j.output / "pytorch_lora_weights.safetensors").up for j in together[:2]]
     assert max(float((differs[0][n] - differs[1][n]).abs().max()) for n in differs[0]) > 1e-2
+
+
+def test_curves_and_previews_of_each_concept_in_a_pack(world, tmp_path):
+    options = {"validate_every": 3, "grid_every": 3}
+    jobs = [world.job(output=str(tmp_path / "out" / name), concept=name, **options) for name in ("one", "two")]
+    alone = dataclasses.replace(jobs[1], output=tmp_path / "alone")
+    train_lora(jobs, curves=tmp_path / "logs/pack")
+    train_lora([alone], curves=tmp_path / "logs/alone")
+    lines = [
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (jobs[1].output, alone.output, jobs[0].output)
+    ]
+    for a, b in zip(*lines[:2], strict=True):
+        assert a == pytest.approx(b, rel=1e-2)
+    assert lines[0] != lines[2] and {"loss_light", "loss_dark"} <= set(lines[0][-1])
+    pictures = {p.name: decode_png(p.read_bytes()).astype(int) for p in (tmp_path / "logs").glob("*.png")}
+    assert set(pictures) == {f"{a}.{b}-{n}.png" for a, b in (("pack", "one"), ("pack", "two"), ("alone", "two"))
+                             for n in ("000003", "000006")}  # fmt: skip
+    assert abs(pictures["pack.two-000003.png"] - pictures["alone.two-000003.png"]).max() <= 2
+    assert abs(pictures["pack.two-000006.png"] - pictures["pack.one-000006.png"]).max() > 2
 
 
 def test_a_pack_needs_equal_settings(world, tmp_path):

@@ -58,18 +58,50 @@ def test_lora_resumes_to_the_same_bytes(world, tmp_path, monkeypatch, how):
     assert not list((tmp_path / "state").glob("lora-*.safetensors"))
 
 
-def test_embedding_resumes_to_the_same_bytes(world, tmp_path, monkeypatch):
+@pytest.mark.parametrize("how", ["kill", "term"])
+def test_embedding_resumes_to_the_same_bytes(world, tmp_path, monkeypatch, how):
+    spec = tiny.spec_for("embedding", world.model, world.images, **tiny.TI)
+    out, state = tmp_path / "out", tmp_path / "state"
+    for step in random.Random(how).sample(range(1, 4), 2):
+        with monkeypatch.context() as patch, pytest.raises((Killed, SystemExit)):
+            stop_at(patch, step, how)
+            train_embedding(spec, [world.root / "masks.tar"], out, state=state)
+        assert not out.exists(), "half a result"
+    train_embedding(spec, [world.root / "masks.tar"], out, state=state)
+    for name in ("learned_embeds.safetensors", "metrics.jsonl", "record.json"):
+        assert (out / name).read_bytes() == (world.embedding.parent / name).read_bytes(), name
+    assert not list(state.iterdir())
+
+
+def test_embedding_goes_on_from_its_checkpoint(world, tmp_path, monkeypatch):
     spec = tiny.spec_for("embedding", world.model, world.images, **tiny.TI)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         stop_at(patch, 5, "kill")
         train_embedding(spec, [world.root / "masks.tar"], tmp_path / "out", state=tmp_path / "state")
     calls = []
-    with monkeypatch.context() as patch:
-        real = fit.Fit.update
-        patch.setattr(fit.Fit, "update", lambda self, batch: calls.append(1) or real(self, batch))
-        train_embedding(spec, [world.root / "masks.tar"], tmp_path / "out", state=tmp_path / "state")
+    real = fit.Fit.update
+    monkeypatch.setattr(fit.Fit, "update", lambda self, batch: calls.append(1) or real(self, batch))
+    train_embedding(spec, [world.root / "masks.tar"], tmp_path / "out", state=tmp_path / "state")
     assert len(calls) == 2, "the checkpoint of step 4 was not used"
-    assert (tmp_path / "out/learned_embeds.safetensors").read_bytes() == world.embedding.read_bytes()
+
+
+@pytest.mark.parametrize("how", ["kill", "term"])
+def test_a_pack_resumes_to_the_same_bytes(world, tmp_path, monkeypatch, how):
+    def pack(folder):
+        return [world.job(output=str(folder / s), concept=s) for s in ("one", "two")]
+
+    train_lora(pack(tmp_path / "undisturbed"))
+    for step in random.Random(how).sample(range(1, 4), 2):
+        with monkeypatch.context() as patch, pytest.raises((Killed, SystemExit)):
+            stop_at(patch, step, how)
+            train_lora(pack(tmp_path / "killed"), state=tmp_path / "state")
+        assert not (tmp_path / "killed").exists(), "half a result"
+    train_lora(pack(tmp_path / "killed"), state=tmp_path / "state")
+    for slug in ("one", "two"):
+        for name in ("pytorch_lora_weights.safetensors", "metrics.jsonl", "record.json", "samples.png"):
+            killed, undisturbed = (tmp_path / how / slug / name for how in ("killed", "undisturbed"))
+            assert killed.read_bytes() == undisturbed.read_bytes(), name
+    assert not list((tmp_path / "state").iterdir())
 
 
 def test_other_settings_never_see_the_checkpoint(world, tmp_path, monkeypatch):

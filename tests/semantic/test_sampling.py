@@ -140,7 +140,7 @@ def test_published_preset_runs_pndm_for_73_calls(world_xl, tmp_path):
     assert len(drawer.timesteps()[1]) == 73
     default = SemanticSettings()
     how = dataclasses.replace(how, sampler=default.sampler, steps=default.steps)
-    assert len(sampler.Sampler(backbone, how, tiny.SIZE, 1, backbone.empty_negative("")).timesteps()[1]) == 18
+    assert len(sampler.Sampler(backbone, how, tiny.SIZE, 1, backbone.empty_negative("")).timesteps()[1]) == 15
 
 
 def test_the_record_repeats_the_lineage(world, tmp_path):

@@ -176,10 +176,12 @@ def test_nothing_is_written_outside_results_logs_and_cache(finished):
     assert not list(finished.rglob("*.tmp"))
 
 
-def test_finished_jobs_leave_no_checkpoint(results):
-    """What stays in the state folder is the training curves only."""
-    left = [path.name for path in (results / ".state").rglob("*") if path.is_file()]
-    assert [name for name in left if not name.endswith("metrics.jsonl") and not name.startswith("events.out.")] == []
+def test_finished_jobs_leave_no_state_and_their_curves_in_the_logs(results):
+    assert not [path for path in (results / ".state").rglob("*") if path.is_file()]
+    for stage in ("embedding", "lora"):
+        for folder in (results / stage / "main").iterdir():
+            assert (folder / "metrics.jsonl").read_text().count('"loss"')
+            assert list((results / f"logs/{stage}/main/{folder.name}.tensorboard").glob("events.out.*"))
 
 
 def test_status_says_done(finished):

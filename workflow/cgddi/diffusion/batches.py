@@ -135,9 +135,7 @@ class Batches:
         return [self.table.names[number] for number in self.numbers(step)["image"]]
 
     def _move(self, tensor: torch.Tensor) -> torch.Tensor:
-        if self.device.type == "cuda":
-            return tensor.pin_memory().to(self.device, non_blocking=True)
-        return tensor
+        return tensor.to(self.device, non_blocking=True)
 
 
 def normal(seed: int, shape: Sequence[int]) -> torch.Tensor:

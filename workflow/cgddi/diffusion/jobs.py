@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,7 +52,9 @@ def engine_options(parser: argparse.ArgumentParser) -> None:
         "--state", type=Path, help="folder of checkpoints, kept apart from results and cleared on success"
     )
     parser.add_argument("--cache", type=Path, help="folder of latents and text embeddings, shared by all jobs")
-    parser.add_argument("--metrics", type=Path, help="JSON lines file on what the job used (time, memory)")
+    parser.add_argument(
+        "--metrics", type=Path, help="JSON lines file on what the job used (time, memory); training curves go beside it"
+    )
 
 
 def suffix_of(photo: Photo, settings: Any) -> str:
@@ -90,26 +93,36 @@ class PromptList:
         return self.texts.index(text)
 
 
-class MetricsFile:
-    """Live metrics of a run (JSON lines) in the state folder, and TensorBoard events beside it where tensorboard is installed."""
+class Curves:
+    """What a run shows while it trains: `NAME.training.jsonl`, TensorBoard events in `NAME.tensorboard` where tensorboard is
+    installed, and pictures.
 
-    def __init__(self, folder: Path | None, name: str):
-        self.path = folder / f"{name}.metrics.jsonl" if folder else None
-        self.board = None
-        if self.path:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.unlink(missing_ok=True)
-            try:
-                from torch.utils.tensorboard import SummaryWriter
+    Args:
+        base: NAME, a path without suffix, in the log folder; None keeps nothing.
+    """
 
-                self.board = SummaryWriter(str(folder / f"{name}.tensorboard"))
-            except ImportError:
-                pass
+    def __init__(self, base: Path | None):
+        self.base, self.board = base, None
+        if base is None:
+            return
+        base.parent.mkdir(parents=True, exist_ok=True)
+        self.path("training.jsonl").unlink(missing_ok=True)
+        shutil.rmtree(self.path("tensorboard"), ignore_errors=True)
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(str(self.path("tensorboard")))
+        except ImportError:
+            pass
+
+    def path(self, suffix: str) -> Path:
+        """A file of this run."""
+        return self.base.with_name(f"{self.base.name}.{suffix}")
 
     def __call__(self, line: Mapping[str, Any]) -> None:
         """Add one line."""
-        if self.path:
-            with open(self.path, "a") as log:
+        if self.base:
+            with open(self.path("training.jsonl"), "a") as log:
                 log.write(json.dumps(line) + "\n")
         if self.board:
             for key, value in line.items():
@@ -120,6 +133,11 @@ class MetricsFile:
         """Close the TensorBoard file."""
         if self.board:
             self.board.close()
+
+
+def curves_beside(metrics: Path | None) -> Path | None:
+    """Where the curves go: beside the file of `--metrics`, by its name."""
+    return metrics and metrics.with_name(metrics.name.removesuffix(".jsonl").removesuffix(".metrics"))
 
 
 def write_history(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:

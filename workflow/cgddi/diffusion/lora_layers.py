@@ -6,7 +6,8 @@ The batch holds K equal groups, group k first to last; group k passes through ad
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,7 @@ class StackedLoRA(nn.Module):
     def __init__(self, base: nn.Linear | nn.Conv2d, adapters: int, rank: int, scale: float):
         super().__init__()
         self.base, self.adapters, self.rank, self.scale = base, adapters, rank, scale
+        self.only: int | None = None  # the one adapter that every sample passes through, see `only`
         device = base.weight.device
         if isinstance(base, nn.Linear):
             down, up = (rank, base.in_features), (base.out_features, rank)
@@ -38,7 +40,8 @@ class StackedLoRA(nn.Module):
 
     def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         """x is (K * n, ..., C) for a linear layer, (K * n, C, H, W) for a convolution."""
-        down, up = self.down.to(x.dtype), self.up.to(x.dtype)
+        some = slice(None) if self.only is None else slice(self.only, self.only + 1)
+        down, up = self.down[some].to(x.dtype), self.up[some].to(x.dtype)
         if self.scale != 1:
             up = up * self.scale
         if isinstance(self.base, nn.Linear):
@@ -46,14 +49,14 @@ class StackedLoRA(nn.Module):
         return self.base(x) + self._convolution(x, down, up)
 
     def _linear(self, x: torch.Tensor, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-        if self.adapters == 1:
+        if len(down) == 1:
             return F.linear(F.linear(x, down.flatten(0, 1)), up.flatten(0, 1))
-        grouped = x.reshape(self.adapters, -1, x.shape[-1])
+        grouped = x.reshape(len(down), -1, x.shape[-1])
         hidden = torch.bmm(grouped, down.transpose(1, 2))
         return torch.bmm(hidden, up.transpose(1, 2)).reshape(*x.shape[:-1], -1)
 
     def _convolution(self, x: torch.Tensor, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-        base, k = self.base, self.adapters
+        base, k = self.base, len(down)
         if k > 1:  # K groups along the channels: (n, K * C, H, W)
             x = x.reshape(k, -1, *x.shape[1:]).transpose(0, 1).flatten(1, 2)
         hidden = F.conv2d(x, down.flatten(0, 1), None, base.stride, base.padding, base.dilation, groups=k)
@@ -91,6 +94,18 @@ def inject(model: nn.Module, targets: Iterable[str], adapters: int, rank: int, s
         setattr(place, last, layer) if not last.isdigit() else place.__setitem__(int(last), layer)
         made[name] = layer
     return made
+
+
+@contextmanager
+def only(layers: Mapping[str, StackedLoRA], adapter: int) -> Iterator[None]:
+    """For the length of a `with` block every sample passes through one adapter, in batches of any size."""
+    for layer in layers.values():
+        layer.only = adapter
+    try:
+        yield
+    finally:
+        for layer in layers.values():
+            layer.only = None
 
 
 def remove(model: nn.Module, layers: dict[str, StackedLoRA]) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from cgddi.diffusion import graphs
 from cgddi.diffusion.backbone import Backbone, Prompts
-from cgddi.diffusion.schedule import solver
+from cgddi.diffusion.schedule import partial_timesteps, solver
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class SampleSettings:
     """How to sample (see `SemanticSettings` for the fields' meaning)."""
 
     sampler: str = "dpmsolver++"
-    steps: int = 25
+    steps: int = 20
     strength: float | None = 0.725
     guidance: float = 8.75
     guidance_rescale: float = 0.0
@@ -40,16 +41,25 @@ class Sampler:
         self.backbone, self.settings, self.size, self.batch = backbone, settings, size, batch
         self.shape = backbone.latent_shape(size)
         self.negative = negative
-        self._graph: Any = None
+        self._graph: graphs.Step | None = None
 
     def timesteps(self) -> tuple[Any, torch.Tensor]:
-        """A fresh solver and the timesteps it will run (img2img drops the noisiest share, as diffusers does)."""
-        scheduler = solver(self.settings.sampler, self.backbone.scheduler_config)
-        scheduler.set_timesteps(self.settings.steps, device=self.backbone.device)
+        """A fresh solver and the timesteps it will run.
+
+        Image-to-image starts DPM-Solver++ at exactly `strength`; other solvers take no timesteps of one's own, and drop the
+        noisiest share of a full run, as diffusers does.
+        """
+        how, device = self.settings, self.backbone.device
+        scheduler = solver(how.sampler, self.backbone.scheduler_config)
+        if how.strength is not None and how.sampler == "dpmsolver++":
+            scheduler.set_timesteps(
+                timesteps=partial_timesteps(how.steps, how.strength, self.backbone.rule.steps), device=device
+            )
+            return scheduler, scheduler.timesteps
+        scheduler.set_timesteps(how.steps, device=device)
         steps = scheduler.timesteps
-        if self.settings.strength is not None:
-            run = min(int(self.settings.steps * self.settings.strength), self.settings.steps)
-            first = max(self.settings.steps - run, 0) * scheduler.order
+        if how.strength is not None:
+            first = (how.steps - min(int(how.steps * how.strength), how.steps)) * scheduler.order
             steps = steps[first:]
             if hasattr(scheduler, "set_begin_index"):
                 scheduler.set_begin_index(first)
@@ -101,43 +111,17 @@ class Sampler:
         return guided
 
     def _denoise(self, latents: torch.Tensor, step: torch.Tensor, prompts: Prompts) -> torch.Tensor:
-        if self.backbone.device.type != "cuda":
+        if not graphs.wanted(self.backbone.device):
             return self.backbone.denoise(latents, step, prompts)
+        batch = {"latents": latents, "step": step, **prompts.tensors()}
         if self._graph is None:
-            plain = self.backbone.denoise(latents, step, prompts)
-            try:
-                self._graph = _Captured(self.backbone, latents, step, prompts)
-                same = torch.allclose(self._graph(latents, step, prompts), plain, rtol=0.05, atol=0.02)
-            except RuntimeError:  # a model that waits for the device inside its forward pass cannot be captured
-                same = False
-            if not same:
-                self._graph = self.backbone.denoise
-        return self._graph(latents, step, prompts)
 
+            def denoise(batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+                given = Prompts(batch["embeds"], batch.get("pooled"))
+                return (self.backbone.denoise(batch["latents"], batch["step"], given),)
 
-class _Captured:
-    """The denoiser as a CUDA graph: one launch per call instead of thousands (shapes are static)."""
-
-    def __init__(self, backbone: Backbone, latents: torch.Tensor, step: torch.Tensor, prompts: Prompts):
-        self.latents, self.step = latents.clone(), step.clone()
-        self.prompts = Prompts(*(value.clone() for value in prompts.tensors().values()))
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(2):
-                backbone.denoise(self.latents, self.step, self.prompts)
-        torch.cuda.current_stream().wait_stream(side)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.out = backbone.denoise(self.latents, self.step, self.prompts)
-
-    def __call__(self, latents: torch.Tensor, step: torch.Tensor, prompts: Prompts) -> torch.Tensor:
-        self.latents.copy_(latents)
-        self.step.copy_(step)
-        for mine, given in zip(self.prompts.tensors().values(), prompts.tensors().values(), strict=True):
-            mine.copy_(given)
-        self.graph.replay()
-        return self.out
+            self._graph = graphs.captured(denoise, batch)
+        return self._graph(batch)[0]
 
 
 def is_blank(image: torch.Tensor) -> bool:

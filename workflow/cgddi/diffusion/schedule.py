@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -87,3 +88,22 @@ def solver(name: str, config: Mapping[str, Any]):
             raise UserError("sampler 'pndm' cannot follow a zero-terminal-SNR model. Choose 'dpmsolver++' or 'ddim'.")
         return diffusers.PNDMScheduler.from_config(config, skip_prk_steps=True)
     raise UserError(f"unknown sampler {name!r}: dpmsolver++, ddim, pndm, unipc or model.")
+
+
+def partial_timesteps(steps: int, strength: float, trained: int) -> list[int]:
+    """Timesteps of image-to-image that start at exactly `strength` of the noise schedule, evenly spaced down to it (trailing).
+
+    diffusers keeps the last int(steps * strength) timesteps of the full run, whose first can lie below the strength asked for:
+    at 0.725 20 steps start at 0.70 and 25 at 0.72, which moves the picture more than the solver's own error does.
+
+    Args:
+        steps: steps of a full run, from pure noise.
+        strength: in (0, 1].
+        trained: length of the noise schedule.
+
+    Returns:
+        ceil(steps * strength) timesteps, the noisiest first.
+    """
+    count = math.ceil(steps * strength - 1e-9)
+    top = strength * trained
+    return [round(top - number * top / count) - 1 for number in range(count)]

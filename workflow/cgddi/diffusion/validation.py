@@ -21,6 +21,7 @@ def tone_losses(
     prompts: np.ndarray,
     timesteps: int,
     seed: int,
+    places: Sequence[int] | None = None,
     per_tone: int = 4,
     times: int = 4,
 ) -> Callable[[], dict[str, float]]:
@@ -28,12 +29,14 @@ def tone_losses(
 
     Args:
         objective: the loss in training (its weights apply).
-        table, photos, prompts: the images (first in the table), and the prompt number of each.
+        table, photos, prompts: the images, and the prompt number of each.
         timesteps: length of the noise schedule.
         seed: of the fixed noise.
+        places: where the photos stand in the table; None: they are its first.
     """
     chosen = {tone: [i for i, p in enumerate(photos) if p.tone == tone][:per_tone] for tone in TONES}
     device = table.mean.device
+    place = torch.as_tensor(np.arange(len(photos)) if places is None else np.asarray(places), device=device)
 
     def measure() -> dict[str, float]:
         found = {}
@@ -46,6 +49,7 @@ def tone_losses(
             )
             noise = normal(seed_for(seed, "validation", tone), (len(image), *table.mean.shape[2:])).to(device)
             prompt = torch.from_numpy(prompts)[image.cpu()].to(device)
+            image = place[image]
             batch = {"latents": table.mean[image, 0], "noise": noise, "steps": steps, "prompt": prompt}
             if table.weights is not None:
                 batch["weights"] = table.weights[image, 0]

@@ -1,10 +1,14 @@
-"""Learn a concept's token by textual inversion: `learned_embeds.safetensors` and `record.json` in the output folder."""
+"""Learn a concept's token by textual inversion: `learned_embeds.safetensors` and `record.json` in the output folder.
+
+Several tokens at once, each as it would be alone: a spec {"pack": [spec, ...]} and one --output-dir per concept in its order.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from cgddi.command import stage_parser
+from cgddi.errors import UserError
 
 
 def main(argv: list[str]) -> int:
@@ -13,16 +17,22 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--photos", type=Path, nargs="+", required=True, help="masks archives that hold the training images"
     )
-    parser.add_argument("--output-dir", type=Path, required=True)
+    parser.add_argument("--output-dir", type=Path, nargs="+", required=True, help="one per concept")
     from cgddi.diffusion.jobs import engine_options
 
     engine_options(parser)
     args = parser.parse_args(argv)
     from cgddi import runtime
-    from cgddi.embedding.train import train_embedding
+    from cgddi.diffusion.jobs import curves_beside
+    from cgddi.embedding.train import TokenJob, train_tokens
 
+    specs = args.spec.get("pack", [args.spec])
+    if len(specs) != len(args.output_dir):
+        raise UserError(f"{len(specs)} concept(s) in the spec, {len(args.output_dir)} output folder(s) given.")
     device = runtime.start(args.threads)
-    with runtime.usage_log(args.metrics, stage="embedding", concept=args.spec.get("concept", {}).get("slug")) as used:
-        train_embedding(args.spec, args.photos, args.output_dir, args.state, args.cache, device)
-        used["steps"] = args.spec.get("settings", {}).get("steps", 0)
+    slugs = [spec.get("concept", {}).get("slug") for spec in specs]
+    with runtime.usage_log(args.metrics, stage="embedding", concept=slugs) as used:
+        pack = [TokenJob(spec, args.photos, output) for spec, output in zip(specs, args.output_dir, strict=True)]
+        train_tokens(pack, args.state, args.cache, device, curves=curves_beside(args.metrics))
+        used["steps"] = len(specs) * specs[0].get("settings", {}).get("steps", 0)
     return 0

@@ -1,23 +1,25 @@
-"""Textual inversion of one concept: only the new rows of the token table are trained."""
+"""Textual inversion of one concept, or of several together: only the new rows of the token table are trained."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from cgddi.artefacts import installed_versions, record_for, write_record
+from cgddi.artefacts import canonical, installed_versions, record_for, write_record
 from cgddi.diffusion import jobs
 from cgddi.diffusion.backbone import Backbone, Prompts, load
 from cgddi.diffusion.batches import Batches, Pool, Table, tone_chances
 from cgddi.diffusion.cache import Store
 from cgddi.diffusion.checkpoint import Checkpoint
-from cgddi.diffusion.fit import Fit, Plan
+from cgddi.diffusion.fit import Fit
 from cgddi.diffusion.latents import Views, latents_of, loss_weights
 from cgddi.diffusion.objective import Objective
+from cgddi.diffusion.optimise import Plan, loss_scale
 from cgddi.diffusion.photos import Photo, read_photos
 from cgddi.diffusion.tokens import start_rows
 from cgddi.diffusion.validation import tone_losses
@@ -29,51 +31,86 @@ from cgddi.seeds import seed_for
 FILE = "learned_embeds.safetensors"
 
 
+@dataclass(frozen=True)
+class TokenJob:
+    """What one token is made of and where it goes.
+
+    Args:
+        spec: concept {slug, name, token}, images (training ids), model, settings, seed.
+        photos: masks archives that hold the images.
+        output: folder to write to.
+    """
+
+    spec: Mapping[str, Any]
+    photos: Sequence[Path]
+    output: Path
+
+    @property
+    def slug(self) -> str:
+        """The concept's slug."""
+        return self.spec["concept"]["slug"]
+
+    @property
+    def token(self) -> str:
+        """The token as written in prompts."""
+        return self.spec["concept"]["token"]
+
+
 def train_embedding(
-    spec: Mapping[str, Any],
-    archives: Sequence[Path],
-    output: Path,
+    spec: Mapping[str, Any], archives: Sequence[Path], output: Path, *args: Any, **options: Any
+) -> dict[str, Any]:
+    """Train one concept's token: `train_tokens` with one job; gives its record."""
+    return train_tokens([TokenJob(spec, archives, output)], *args, **options)[0]
+
+
+def train_tokens(
+    pack: Sequence[TokenJob],
     state: Path | None = None,
     cache: Path | None = None,
     device: torch.device | str = "cpu",
     backbone: Backbone | None = None,
-) -> dict[str, Any]:
-    """Train a concept's token and write `learned_embeds.safetensors`, `record.json` and `metrics.jsonl`.
+    curves: Path | None = None,
+) -> list[dict[str, Any]]:
+    """Train the tokens of some concepts together, each as it would be alone, and write `learned_embeds.safetensors`,
+    `record.json` and `metrics.jsonl` for each.
 
     Args:
-        spec: concept {slug, name, token}, images (training ids), model, settings, seed.
-        archives: masks archives that hold the images.
-        output: folder to write to.
+        pack: the jobs; equal settings, model and seed.
         state, cache: folders of checkpoints and of latents.
         device: where to train.
-        backbone: a loaded model of the same source, else it is loaded.
+        backbone: a loaded model of the same source without added tokens, else it is loaded.
+        curves: name of the files that show the training (see `jobs.Curves`).
 
     Returns:
-        The record.
+        The records.
 
     Raises:
         UserError: bad settings, unreadable photos, a loss that is not a number, or a token that stayed where it started.
     """
-    settings = jobs.settings_of(spec, EmbeddingSettings)
-    concept, images, model, seed = jobs.need(spec, "concept", "images", "model", "seed")
-    if not images:
-        raise UserError(f"concept {concept['slug']}: no training image. Give it one, or leave the concept out.")
-    photos = read_photos(archives, images)
+    settings, model, seed = _common(pack)
+    photos = [read_photos(job.photos, job.spec["images"]) for job in pack]
     backbone = backbone or load(model, torch.device(device), settings.precision)
-    size, token = settings.image_size, concept["token"]
-    cells = backbone.latent_shape(size)[1]
     views = Views(settings.hflip > 0, settings.crops, settings.crop_scale)
-    mean, std = latents_of(backbone, Store(cache), photos, size, views)
-    weights = None
-    if settings.lesion_weight != 1 or settings.ignore_mask_classes:
-        weights = loss_weights(photos, size, cells, views, settings.lesion_weight, settings.ignore_mask_classes)
-    move = backbone.device
-    table = Table(mean.to(move), std.to(move), None if weights is None else weights.to(move), [p.id for p in photos])
+    every = list({photo.id: photo for some in photos for photo in some}.values())
+    table, place = _table(backbone, Store(cache), every, views, settings), {p.id: n for n, p in enumerate(every)}
 
     pairs = zip(backbone.tokenizers, backbone.text_encoders, strict=True)
     start = [start_rows(tokenizer, encoder, settings.init_token, settings.vectors) for tokenizer, encoder in pairs]
-    rows = [holder.rows for holder in backbone.add_token(token, start)]
-    prompts, numbers = _prompts(photos, settings, token)
+    for job in pack:
+        holders = backbone.add_token(job.token, start)
+    rows = [holder.grouped(len(pack)) for holder in holders]
+    known, pools = jobs.PromptList(), []
+    for job, some in zip(pack, photos, strict=True):
+        pools.append(
+            Pool(
+                seed_for(seed, "embedding", job.slug),
+                np.array([place[photo.id] for photo in some]),
+                tone_chances(some, settings.tone_exponent),
+                _prompts(known, some, settings, job.token),
+                settings.batch * settings.accumulation,
+            )
+        )
+    prompts = known.texts
     ids = backbone.tokenize(prompts)
 
     def encode(wanted: torch.Tensor) -> Prompts:
@@ -81,62 +118,88 @@ def train_embedding(
             return backbone.encode_ids(ids)[wanted]
         return backbone.encode_ids([batch[wanted] for batch in ids])
 
-    pool = Pool(
-        seed_for(seed, "embedding", concept["slug"]),
-        np.arange(len(photos)),
-        tone_chances(photos, settings.tone_exponent),
-        numbers,
-        settings.batch * settings.accumulation,
-    )
-    batches = Batches(table, [[pool]], views, settings.hflip, backbone.rule.steps, settings.noise_offset)
-    objective = Objective(backbone, encode, 1, 0.0, 0.0, settings.min_snr)
-    facts = [dict(spec), backbone.digest, [p.sha256 for p in photos], installed_versions(VERSIONS)]
+    single = [[pool] for pool in pools]
+    batches = Batches(table, single, views, settings.hflip, backbone.rule.steps, settings.noise_offset)
+    objective = Objective(backbone, encode, len(pack), 0.0, 0.0, settings.min_snr)
+    facts: list[Any] = [[dict(job.spec) for job in pack], backbone.digest]
+    facts += [[[p.sha256 for p in some] for some in photos], installed_versions(VERSIONS)]
     checkpoint = Checkpoint(state, "embedding", facts)
-    live = jobs.MetricsFile(state, "embedding")
+    one = replace(objective, adapters=1)
+    measures = [
+        tone_losses(one, table, some, pool.prompts[:, 0], backbone.rule.steps, pool.seed, pool.images)
+        for some, pool in zip(photos, pools, strict=True)
+    ]
+    live = jobs.Curves(curves)
     fit = Fit(
         {f"rows.{i}": value for i, value in enumerate(rows)},
-        1,
+        len(pack),
         objective,
         batches,
-        _plan(settings),
+        _plan(settings, backbone.dtype),
         checkpoint,
-        tone_losses(objective, table, photos, numbers[:, 0], backbone.rule.steps, pool.seed)
-        if settings.validate_every
-        else None,
+        lambda: [measure() for measure in measures],
         live,
-        f"token {concept['slug']}",
+        f"token {'+'.join(job.slug for job in pack)}",
     )
     outcome = fit.run()
     live.close()
-    _check_moved(concept["slug"], rows, start)
-    learned = [value.detach().float().cpu() for value in rows]
-    tensors = {token: learned[0]} if len(learned) == 1 else {"clip_l": learned[0], "clip_g": learned[1]}
-    metadata = jobs.header(
-        spec,
-        concept=concept,
-        model=model,
-        base_sha256=backbone.digest,
-        prompts=prompts,
-        images=[[p.id, p.sha256] for p in photos],
-    )
-    write_tensors(output / FILE, tensors, {"token": token, **metadata})
-    jobs.write_history(output, outcome.history)
-    moved = [float((a - b.cpu()).norm()) for a, b in zip(learned, start, strict=True)]
-    record = record_for(
-        spec,
-        archives,
-        training_images=list(images),
-        base_sha256=backbone.digest,
-        prompts=prompts,
-        moved=[float(f"{value:.6g}") for value in moved],
-        last=outcome.history[-1] if outcome.history else {},
-    )
-    write_record(output / "record.json", record)
+    records = []
+    for k, job in enumerate(pack):
+        learned = [value[k].detach().float().cpu() for value in rows]
+        _check_moved(job.slug, learned, start)
+        tensors = {job.token: learned[0]} if len(learned) == 1 else {"clip_l": learned[0], "clip_g": learned[1]}
+        texts = [prompts[i] for i in sorted(set(pools[k].prompts.flatten().tolist()))]
+        facts = {"base_sha256": backbone.digest, "prompts": texts}
+        metadata = jobs.header(
+            job.spec,
+            concept=job.spec["concept"],
+            model=model,
+            images=[[p.id, p.sha256] for p in photos[k]],
+            **facts,
+        )
+        write_tensors(job.output / FILE, tensors, {"token": job.token, **metadata})
+        history = outcome.of(k)
+        jobs.write_history(job.output, history)
+        moved = [float((a - b.cpu()).norm()) for a, b in zip(learned, start, strict=True)]
+        record = record_for(
+            job.spec,
+            job.photos,
+            training_images=list(job.spec["images"]),
+            moved=[float(f"{value:.6g}") for value in moved],
+            last=history[-1] if history else {},
+            **facts,
+        )
+        write_record(job.output / "record.json", record)
+        records.append(record)
     checkpoint.remove()
-    return record
+    return records
 
 
-def _plan(settings: EmbeddingSettings) -> Plan:
+def _common(pack: Sequence[TokenJob]) -> tuple[EmbeddingSettings, Mapping[str, Any], int]:
+    for job in pack:
+        jobs.need(job.spec, "concept", "images", "model", "seed")
+        if not job.spec["images"]:
+            raise UserError(f"concept {job.slug}: no training image. Give it one, or leave the concept out.")
+    first = pack[0].spec
+    if len({canonical([job.spec.get("settings", {}), job.spec["model"], job.spec["seed"]]) for job in pack}) != 1:
+        raise UserError("embedding: concepts trained together must have equal settings, model and seed.")
+    return jobs.settings_of(first, EmbeddingSettings), first["model"], first["seed"]
+
+
+def _table(
+    backbone: Backbone, store: Store, photos: Sequence[Photo], views: Views, settings: EmbeddingSettings
+) -> Table:
+    size, move = settings.image_size, backbone.device
+    cells = backbone.latent_shape(size)[1]
+    mean, std = latents_of(backbone, store, photos, size, views)
+    weights = None
+    if settings.lesion_weight != 1 or settings.ignore_mask_classes:
+        weights = loss_weights(photos, size, cells, views, settings.lesion_weight, settings.ignore_mask_classes)
+        weights = weights.to(move)
+    return Table(mean.to(move), std.to(move), weights, [photo.id for photo in photos])
+
+
+def _plan(settings: EmbeddingSettings, dtype: torch.dtype) -> Plan:
     return Plan(
         steps=settings.steps,
         lr=settings.lr,
@@ -145,23 +208,24 @@ def _plan(settings: EmbeddingSettings) -> Plan:
         weight_decay=settings.weight_decay,
         ema=settings.ema,
         accumulation=settings.accumulation,
+        loss_scale=loss_scale(dtype),
         checkpoint_every=settings.checkpoint_every,
         log_every=settings.log_every,
         validate_every=settings.validate_every,
     )
 
 
-def _prompts(photos: Sequence[Photo], settings: EmbeddingSettings, token: str) -> tuple[list[str], np.ndarray]:
-    """All prompts, and per photo the numbers of those it may be shown with, (n, templates)."""
-    known = jobs.PromptList()
-    numbers = [
+def _prompts(known: jobs.PromptList, photos: Sequence[Photo], settings: EmbeddingSettings, token: str) -> np.ndarray:
+    """Per photo the numbers of the prompts it may be shown with, (n, templates)."""
+    return np.array(
         [
-            known.number(jobs.fill_prompt(t, token, photo.tone) + jobs.suffix_of(photo, settings))
-            for t in settings.prompts
+            [
+                known.number(jobs.fill_prompt(t, token, photo.tone) + jobs.suffix_of(photo, settings))
+                for t in settings.prompts
+            ]
+            for photo in photos
         ]
-        for photo in photos
-    ]
-    return known.texts, np.array(numbers)
+    )
 
 
 def _check_moved(slug: str, rows: Sequence[torch.Tensor], start: Sequence[torch.Tensor]) -> None:

@@ -38,6 +38,7 @@ def main(argv: list[str]) -> int:
             f"{len(specs)} concept(s) in the spec, {len(args.embedding)} embedding(s), {len(places)} output(s) given."
         )
     from cgddi import runtime
+    from cgddi.diffusion.jobs import curves_beside
     from cgddi.lora.data import LoraJob
     from cgddi.lora.pack import folders
     from cgddi.lora.train import train_lora
@@ -52,6 +53,6 @@ def main(argv: list[str]) -> int:
             LoraJob(spec, args.photos, args.canvases, args.split, embedding, output)
             for spec, embedding, output in zip(specs, args.embedding, outputs, strict=True)
         ]
-        train_lora(pack, args.state, args.cache, device)
+        train_lora(pack, args.state, args.cache, device, curves=curves_beside(args.metrics))
         used["steps"] = len(specs) * specs[0].get("settings", {}).get("steps", 0)
     return 0

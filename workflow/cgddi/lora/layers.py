@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from diffusers.utils.peft_utils import recurse_remove_peft_layers
 from peft import LoraConfig, get_peft_model_state_dict
@@ -9,7 +11,7 @@ from torch import nn
 
 from cgddi.diffusion import adapters
 from cgddi.diffusion.backbone import Backbone
-from cgddi.diffusion.lora_layers import find_targets, inject, remove
+from cgddi.diffusion.lora_layers import find_targets, inject, only, remove
 from cgddi.lora.settings import LoraSettings
 from cgddi.seeds import seed_for
 
@@ -49,6 +51,10 @@ class PeftLayers:
         parts = [("unet", self.backbone.unet), *self.backbone.parts_of_text()]
         return {f"{part}.{n}": p for part, module in parts for n, p in module.named_parameters() if "lora_" in n}
 
+    def only(self, which: int) -> AbstractContextManager:
+        """Use one adapter for a while: there is but one."""
+        return nullcontext()
+
     def export(self, which: int = 0) -> dict[str, torch.Tensor]:
         """Tensors in diffusers' names, the scale multiplied into B (alpha = rank for every reader)."""
         tensors = {f"unet.{n}": v for n, v in get_peft_model_state_dict(self.backbone.unet).items()}
@@ -71,7 +77,7 @@ class PeftLayers:
 
 
 class OwnLayers:
-    """The stacked layers behind the same three methods, for any number of concepts (see `lora_layers`)."""
+    """The stacked layers behind the same methods, for any number of concepts (see `lora_layers`)."""
 
     def __init__(self, backbone: Backbone, settings: LoraSettings, slugs: list[str], seed: int):
         self.backbone = backbone
@@ -86,6 +92,10 @@ class OwnLayers:
     def parameters(self) -> dict[str, nn.Parameter]:
         """What is trained; the first dimension counts the adapters."""
         return {f"{name}.{end}": getattr(layer, end) for name, layer in self.layers.items() for end in ("down", "up")}
+
+    def only(self, which: int) -> AbstractContextManager:
+        """Use one adapter for a while (see `lora_layers.only`)."""
+        return only(self.layers, which)
 
     def export(self, which: int = 0) -> dict[str, torch.Tensor]:
         """Tensors of one adapter in diffusers' names."""

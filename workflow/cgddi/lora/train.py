@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from cgddi.diffusion.backbone import Backbone, load
 from cgddi.diffusion.batches import Batches, Pool, Table, tone_chances
 from cgddi.diffusion.cache import Store
 from cgddi.diffusion.checkpoint import Checkpoint
-from cgddi.diffusion.fit import Fit, Plan
+from cgddi.diffusion.fit import Fit
 from cgddi.diffusion.latents import Views, latents_of, loss_weights, prompts_of
 from cgddi.diffusion.objective import Objective
+from cgddi.diffusion.optimise import Plan, loss_scale
 from cgddi.diffusion.photos import Photo, read_photos
 from cgddi.diffusion.tokens import read_embedding
 from cgddi.diffusion.validation import tone_losses
@@ -35,6 +37,7 @@ def train_lora(
     cache: Path | None = None,
     device: torch.device | str = "cpu",
     backbone: Backbone | None = None,
+    curves: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Train the adapters of a pack and write, per job, `pytorch_lora_weights.safetensors`, `record.json` and `metrics.jsonl`.
 
@@ -43,6 +46,7 @@ def train_lora(
         state, cache: folders of checkpoints and of latents.
         device: where to train.
         backbone: a loaded model of the same source without this pack's tokens, else it is loaded.
+        curves: name of the files that show the training (see `jobs.Curves`).
 
     Returns:
         The records.
@@ -98,28 +102,41 @@ def train_lora(
     batches = Batches(table, pools, views, settings.hflip, backbone.rule.steps, settings.noise_offset)
     share = settings.priors_per_step / (settings.instances + settings.priors_per_step) if len(pools[0]) == 2 else 0.0
     objective = Objective(backbone, encode, count, share, settings.prior_weight, settings.min_snr)
-    measure = None
-    if settings.validate_every and count == 1:
-        measure = tone_losses(
-            objective, table, instances[0], pools[0][0].prompts[:, 0], backbone.rule.steps, pools[0][0].seed
-        )
+    one = replace(objective, adapters=1)
+    measures = [
+        tone_losses(one, table, photos, pool[0].prompts[:, 0], backbone.rule.steps, pool[0].seed, pool[0].images)
+        for photos, pool in zip(instances, pools, strict=True)
+    ]
+
+    def validate() -> list[dict[str, float]]:
+        found = []
+        for k, measure in enumerate(measures):
+            with layers.only(k):
+                found.append(measure())
+        return found
+
     facts = [[dict(job.spec) for job in pack], backbone.digest, [file_sha256(job.embedding) for job in pack]]
     facts += [[[p.sha256 for p in photos] for photos in (*instances, *priors)], installed_versions(VERSIONS)]
     checkpoint = Checkpoint(state, "lora", facts)
-    live = jobs.MetricsFile(state, "lora")
+    live = jobs.Curves(curves)
+
+    def preview(step: int) -> None:
+        for k, job in enumerate(pack):
+            with layers.only(k):
+                grid.write_sheet(live.path(f"{job.slug}-{step:06d}.png"), backbone, job, settings)
+
     fit = Fit(
         layers.parameters,
         count,
         objective,
         batches,
-        _plan(settings),
+        _plan(settings, backbone.dtype),
         checkpoint,
-        measure,
+        validate,
         live,
         f"lora {'+'.join(slugs)}",
     )
-    if settings.grid_every and state and count == 1:
-        fit.preview = lambda step: grid.write_sheet(state / f"samples-{step:06d}.png", backbone, pack[0], settings)
+    fit.preview = preview if curves else None
     try:
         outcome = fit.run()
         live.close()
@@ -139,7 +156,8 @@ def train_lora(
             priors=[[p.id, p.sha256] for p in priors[k]],
         )
         adapters.write_adapter(job.output / adapters.FILE, tensors[k], metadata)
-        jobs.write_history(job.output, outcome.history)
+        history = outcome.of(k)
+        jobs.write_history(job.output, history)
         grid.write_grid(backbone, job, settings)
         files = [*job.photos, *job.canvases, *([job.split] if job.split else []), job.embedding]
         record = record_for(
@@ -149,7 +167,7 @@ def train_lora(
             prior_images=[p.id for p in priors[k]],
             base_sha256=backbone.digest,
             parameters=sum(t.numel() for t in tensors[k].values()),
-            last=outcome.history[-1] if outcome.history else {},
+            last=history[-1] if history else {},
         )
         write_record(job.output / "record.json", record)
         records.append(record)
@@ -206,7 +224,7 @@ def _check_moved(slug: str, tensors: Mapping[str, torch.Tensor]) -> None:
         raise UserError(f"concept {slug}: the adapter did not move (B is still zero). Raise learning_rate or steps.")
 
 
-def _plan(settings: LoraSettings) -> Plan:
+def _plan(settings: LoraSettings, dtype: torch.dtype) -> Plan:
     return Plan(
         steps=settings.steps,
         lr=settings.learning_rate,
@@ -216,6 +234,7 @@ def _plan(settings: LoraSettings) -> Plan:
         clip=settings.clip,
         ema=settings.ema,
         accumulation=settings.accumulation,
+        loss_scale=loss_scale(dtype),
         checkpoint_every=settings.checkpoint_every,
         preview_every=settings.grid_every,
         log_every=settings.log_every,
