@@ -33,6 +33,11 @@ if workflow.is_main_process:
         logger.warning(line)
 
 
+if PLAN.config.container:
+
+    container: PLAN.config.container
+
+
 wildcard_constraints:
     cohort=safe_pattern(PLAN.by_cohort),
     canvas_cohort=safe_pattern(PLAN.canvas_cohorts),

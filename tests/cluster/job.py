@@ -1,8 +1,8 @@
 """One job of the test workflow: note that it ran, do as `plan/<name>` says, write the output whole.
 
 usage: job.py NAME OUTPUT. The plan is `seconds SECONDS` or `memory MB`; the default is to finish at once.
-`runs/<name>` gets a line for each start (SLURM job, GPUs seen), `work/<name>` a dot for each second worked in any attempt,
-and `state/<name>` is the checkpoint: seconds done.
+`runs/<name>` gets a line for each start (SLURM job, what the site gave it), `work/<name>` a dot for each second worked in any
+attempt, and `state/<name>` is the checkpoint: seconds done.
 """
 
 import os
@@ -14,7 +14,9 @@ name, output = sys.argv[1], Path(sys.argv[2])
 for folder in ("runs", "state", "work"):
     Path(folder).mkdir(exist_ok=True)
 with open(f"runs/{name}", "a") as log:
-    log.write(f"{os.environ.get('SLURM_JOB_ID')} gpus={os.environ.get('CUDA_VISIBLE_DEVICES', '')}\n")
+    facts = {"module": "SITE_MODULE", "tmp": "TMPDIR", "gpus": "CUDA_VISIBLE_DEVICES"}
+    seen = " ".join(f"{word}={os.environ.get(name, '')}" for word, name in facts.items())
+    log.write(f"{os.environ.get('SLURM_JOB_ID')} {seen}\n")
 plan = Path(f"plan/{name}")
 what, amount = plan.read_text().split() if plan.exists() else ("seconds", "0")
 if what == "memory":

@@ -14,7 +14,7 @@ PROFILE = (ROOT / "profiles/slurm/config.yaml").read_text()
 
 def all_live():
     """The profile with the mark of each site line removed: a `#` without a space, or before an indented key."""
-    return yaml.safe_load(re.sub(r"^#(?=[a-z]|  +[a-z])", "", PROFILE, flags=re.M))
+    return yaml.safe_load(re.sub(r"^#(?=[a-z]|  +[a-z-])", "", PROFILE, flags=re.M))
 
 
 def test_every_site_line_is_valid_yaml_once_its_mark_is_removed():
@@ -25,11 +25,13 @@ def test_every_site_line_is_valid_yaml_once_its_mark_is_removed():
     gpu = live["set-resources"]["healthy"]
     assert set(gpu) == {"slurm_partition", "gpu_model", "constraint", "gpu", "gres"}
     assert all(live["set-resources"][rule] == gpu for rule in ("embedding", "lora", "semantic", "classify"))
-    assert live["software-deployment-method"] == "conda"
+    assert live["software-deployment-method"] == "apptainer" and live["config"] == ["container=cgddi.sif"]
+    assert {"precommand", "apptainer-args"} <= set(live)
 
 
 def test_gpu_rules_of_the_profile_are_the_rules_that_take_gpus():
-    rules = {path.stem for path in (ROOT / "rules").glob("*.smk") if "gpu=" in path.read_text()}
+    texts = "".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
+    rules = {name for name, text in re.findall(r"^rule (\w+):\n(.*?)(?=^\w|\Z)", texts, re.M | re.S) if "gpu=" in text}
     assert set(all_live()["set-resources"]) == rules
 
 
@@ -57,6 +59,7 @@ def test_gpu_settings_reach_the_gpu_jobs_and_no_others(cluster, tmp_path, gpu, a
     profile = yaml.safe_load(PROFILE)
     profile["default-resources"] |= {"slurm_extra": "--nice=5", "tmpdir": "/var/tmp"}
     profile["set-resources"] = {"train": gpu}
+    profile["precommand"] = "export SITE_MODULE='cuda 12'"
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "config.yaml").write_text(yaml.safe_dump(profile))
     run = Run(tmp_path, "--profile", str(tmp_path / "site"), *FAST, *SNAKEFILE, "out/train1.txt", "out/cut1.txt")
@@ -70,5 +73,6 @@ def test_gpu_settings_reach_the_gpu_jobs_and_no_others(cluster, tmp_path, gpu, a
     assert "TresPerJob" not in cut and "TresPerNode" not in cut
     assert train["Partition"] == gpu.get("slurm_partition", "main") and cut["Partition"] == "main"
     assert {job["Nice"] for job in jobs.values()} == {"5"}
-    seen = (tmp_path / "runs" / "train1").read_text()
-    assert re.search(r"gpus=[01]$", seen), seen
+    for name, gpus in (("train1", "[01]"), ("cut1", "")):
+        seen = (tmp_path / "runs" / name).read_text()
+        assert re.fullmatch(rf"\d+ module=cuda 12 tmp=/var/tmp gpus={gpus}\n", seen), seen

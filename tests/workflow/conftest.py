@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.workflow.hostile import make_hostile
 from tests.workflow.paper_scale import ROOT, cgddi, snakemake
 
 SMALL = {
@@ -33,7 +34,7 @@ def merge(base: dict, changes: dict) -> dict:
 
 
 def small_world(folder: Path) -> Path:
-    """Write and ingest the small toy world; return the working directory, with its config.yaml."""
+    """Write and ingest the small toy world, some of its names hostile; return the working directory, with its config.yaml."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copytree(ROOT / "config", folder / "config")
     cgddi(folder, "toy-world", "--output", "data/toy", "--preset", "small")
@@ -59,16 +60,25 @@ def small_world(folder: Path) -> Path:
             ),
             *("--output", "data/toy/images.csv"),
         )
+    make_hostile(folder, "data/toy/images.csv", "config/toy/diseases.csv", "button-naevule")
     config = merge(yaml.safe_load((ROOT / "config/toy/config.yaml").read_text()), SMALL)
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     return folder
 
 
+SECRETS = {
+    name: f"secret-{name}-7c1f" for name in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "WANDB_API_KEY")
+}
+"""What a user's environment may hold, and no file of a run may."""
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> Path:
-    """The small toy world after a whole run."""
+    """The small toy world after a whole run, by a user with secrets in the environment and an empty home (`../home`)."""
     folder = small_world(tmp_path_factory.mktemp("finished") / "work")
-    snakemake(folder, *RUN, "--cores", str(os.cpu_count()))
+    home = folder.parent / "home"
+    home.mkdir()
+    snakemake(folder, *RUN, "--cores", str(os.cpu_count()), env=SECRETS | {"HOME": str(home)})
     return folder
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,12 @@ from cgddi.ingest.diseases import read_diseases
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def snakemake(folder: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
-    """Run this project's workflow in a working directory."""
+def snakemake(
+    folder: Path, *arguments: str, check: bool = True, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess:
+    """Run this project's workflow in a working directory, with some more in its environment."""
     command = [sys.executable, "-m", "snakemake", "--directory", str(folder), "-s", str(ROOT / "Snakefile"), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env={**os.environ, **(env or {})})
     if check and done.returncode:
         raise AssertionError(f"{' '.join(arguments)} failed:\n{done.stdout[-6000:]}\n{done.stderr[-6000:]}")
     return done

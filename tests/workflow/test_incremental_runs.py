@@ -66,6 +66,7 @@ def new_rows(folder):
         return [row for row in csv.DictReader(handle) if row["cohort"] not in ("toy", "toy-test")]
 
 
+@pytest.mark.slow
 def test_a_new_disease_runs_its_own_jobs_and_the_pooled_ones_and_nothing_else(grown):
     folder, before, planned, ran = grown
     assert ran == planned
@@ -77,6 +78,7 @@ def test_a_new_disease_runs_its_own_jobs_and_the_pooled_ones_and_nothing_else(gr
     assert {text.split()[0] for text in own} == {text.split()[0] for text in OWN}
 
 
+@pytest.mark.slow
 def test_old_results_keep_their_bytes_and_times(grown):
     """Every file of the first run, but for those of jobs that pool."""
     folder, before, _, _ = grown
@@ -87,6 +89,7 @@ def test_old_results_keep_their_bytes_and_times(grown):
     assert kept == {"masks", "healthy", "canvases", "lesion_mapped", "embedding", "lora", "semantic", "splits"}
 
 
+@pytest.mark.slow
 def test_the_new_disease_is_in_what_is_pooled(grown):
     folder, _, _, _ = grown
     ids = {row["image_id"] for row in new_rows(folder)}
@@ -94,6 +97,7 @@ def test_the_new_disease_is_in_what_is_pooled(grown):
     assert ids <= set(index["image_id"]) and ids & set(index["donor"].dropna())
 
 
+@pytest.mark.slow
 def test_a_disease_that_goes_leaves_the_pooled_files_as_they_were_before(grown):
     """Its rows are gone from the index, no generator runs, and every pooled table has the bytes of the first run."""
     folder, before, _, _ = grown

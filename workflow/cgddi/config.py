@@ -91,6 +91,12 @@ class Config(Section):
     cache: str = Field(
         ".cache/cgddi", description="folder of cached latents and text embeddings; may be deleted any time"
     )
+    container: str | None = Field(
+        None,
+        pattern=r"[^\s'\"]+",
+        description="image that the jobs run in with `--software-deployment-method apptainer`: a .sif file or docker://...; a "
+        "site names its own in its profile",
+    )
     seed: int = Field(2026, ge=0, description="the project's seed; every draw derives from it and from its own name")
     images: str = Field("config/images.csv", description="image sheet, written by `cgddi ingest`")
     diseases: str = Field("builtin:ddi", description="disease sheet, or builtin:ddi, builtin:fitzpatrick17k")

@@ -199,6 +199,8 @@ def _cell_faults(cells: dict[str, str]) -> Iterator[Fault]:
     for column in ("file", "mask", "group"):
         if wrong := path_fault(cells.get(column, "")):
             yield column, wrong, "Rename it."
+        elif column != "group" and set("{}") & set(cells.get(column, "")):
+            yield column, "holds a brace, which Snakemake would read as a wildcard", "Rename the file."
     if cells["skin_tone"] and cells["skin_tone"].casefold() not in TONE_NAMES:
         remedy = "Write light, medium or dark; 12, 34 or 56; or a Fitzpatrick type 1 to 6."
         yield "skin_tone", "is no skin tone", remedy
