@@ -58,10 +58,8 @@ def tree(tmp_path_factory) -> Path:
         shutil.copyfile(folder / f"data/ddi/masks/{stem}.npy", new / f"masks/9{stem[1:]}.npy")
     table = [header, *(row.replace(f",{row.split(',')[2]},", f",9{row.split(',')[2][1:]},") for row in chosen)]
     (new / "ddi_metadata.csv").write_text("\n".join(table) + "\n")
-    (folder / "config/smoke.yaml").write_text(
-        (folder / "config/config.yaml").read_text().replace("only_concepts: []", "only_concepts: [melanoma]")
-    )
     run(folder, commands("README.md")[4])
+    run(folder, next(command for command in commands("docs/cluster.md") if command.startswith("printf ")))
     return folder
 
 
@@ -97,8 +95,6 @@ def test_cgddi_commands_run(command, tree):
     words = shlex.split(command)
     if words[1] == "lease":
         command = "cgddi lease -- true"
-    if words[1] == "status":
-        command = command.replace("cgddi status", "cgddi status --configfile config/config.yaml")
     run(tree, command)
 
 
@@ -108,5 +104,21 @@ def test_snakemake_commands_plan(command, tree):
 
 
 def test_nothing_else_is_asked_of_the_reader():
-    rest = [c for c in OURS if not c.startswith(("make ", "cgddi ", "snakemake", "python -m"))]
+    rest = [c for c in OURS if not c.startswith(("make ", "cgddi ", "snakemake", "python -m", "printf "))]
     assert rest == []
+
+
+def test_the_smoke_test_of_the_cluster_page_plans_one_disease(tree):
+    """What the page has the reader write, on top of the large config: one adapter, in results of its own."""
+    (command,) = [c for c in commands("docs/cluster.md") if "smoke.yaml" in c and " -n " in c]
+    text = run(tree, command).stdout
+    assert re.findall(r"^Job \d+: adapter of (.*)$", text, re.M) == ["melanoma (main)"]
+    assert "results/smoke/lora/main/melanoma" in text and "results/ddi/" not in text
+
+
+def test_every_site_line_that_the_cluster_page_names_is_in_the_profile():
+    page, profile = ((ROOT / name).read_text() for name in ("docs/cluster.md", "profiles/slurm/config.yaml"))
+    table = page.split("| your site wants | line |")[1].split("\n\n")[0]
+    keys = set(re.findall(r"`([a-z][a-z_-]+)[:`]", table))
+    assert {"slurm_partition", "tmpdir", "precommand", "set-resources", "software-deployment-method"} <= keys
+    assert [key for key in keys if f"{key}:" not in profile] == []
