@@ -42,7 +42,7 @@ rule index:
         mem_mb=gb(8),
         runtime=minutes(60),
     params:
-        spec=lambda w: PLAN.spec("index", split=w.split),
+        spec=lambda w: PLAN.index_spec(w.split),
     message:
         "index of split {wildcards.split}"
     shell:

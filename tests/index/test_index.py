@@ -47,6 +47,17 @@ def test_synthetic_images_descend_from_training_images_only(world):
     assert len(everything) == len(table) + sum(facts["dropped"].values())
 
 
+def test_a_dropped_concept_leaves_with_all_that_was_made_with_it(world):
+    """Its photos, its samples, its lesions elsewhere and other lesions on its canvases; nothing else changes."""
+    table, _ = build(world)
+    less, facts = build(world, drop_concepts=["nevus"])
+    photos = set(table["image_id"][(table["kind"] == "real") & (table["concept"] == "nevus")])
+    touched = table["concept"].eq("nevus") | table["donor"].isin(photos) | table["canvas"].isin(photos)
+    assert photos and touched.sum() > len(photos) and set(table["kind"][touched]) == set(table["kind"])
+    pd.testing.assert_frame_equal(less, table[~touched].reset_index(drop=True))
+    assert sum(n for why, n in facts["dropped"].items() if why.endswith("concept dropped")) >= touched.sum()
+
+
 def test_byte_ranges_hold_the_images(world):
     table, _ = build(world)
     for row in table.groupby("kind").head(2).itertuples(index=False):

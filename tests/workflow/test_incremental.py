@@ -72,6 +72,17 @@ def test_a_new_disease_pays_only_for_its_own_jobs(copy):
     assert {rule: n for rule, n in found.items() if rule not in rest} == POOLED
 
 
+def test_a_dropped_disease_runs_the_pooled_jobs_only(copy):
+    """Of the first cohort, whose canvases and priors all others use: nothing generated runs again."""
+    slug = sorted((copy / "results/toy/semantic/main/toy").glob("*.tar"))[0].stem
+    change(copy, {"drop_concepts": [slug]})
+    assert counts(copy, *RUN) == POOLED
+    assert not [text for text in messages(copy, *RUN) if slug in text]
+    change(copy, {"drop_concepts": ["nosuch"]})
+    done = snakemake(copy, "-n", *RUN, check=False)
+    assert done.returncode and "column drop_concepts: no such concept" in (done.stdout + done.stderr)
+
+
 def test_growing_a_finished_cohort_says_what_it_costs(copy):
     rows = sheet(copy)
     donor = next(row for row in rows if row["cohort"] == "toy" and row["mask"])
@@ -82,6 +93,15 @@ def test_growing_a_finished_cohort_says_what_it_costs(copy):
     assert "Cohort toy has grown by 1 masked photo(s)" in text
     assert int(re.search(r"(\d+) finished mapping", text)[1]) > before
     assert counts(copy, *RUN)["lesion_mapped"] == before + 1
+
+
+def test_a_finished_cohort_that_loses_photos_says_what_it_costs_and_how_to_avoid_it(copy):
+    rows = sheet(copy)
+    donor = next(row for row in rows if row["cohort"] == "toy" and row["mask"])
+    write_sheet(copy, [row for row in rows if row is not donor])
+    done = snakemake(copy, "-n", "--cores", "1", *RUN)
+    text = done.stdout + done.stderr
+    assert "Cohort toy has lost 1 masked photo(s)" in text and "drop_concepts" in text
 
 
 def test_a_new_evaluation_cohort_generates_nothing(copy):

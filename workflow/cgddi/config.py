@@ -112,6 +112,11 @@ class Config(Section):
         "no job to old concepts), or those of every cohort",
     )
     only_concepts: tuple[str, ...] = Field((), description="slugs to generate for, e.g. for a smoke test; empty: all")
+    drop_concepts: tuple[str, ...] = Field(
+        (),
+        description="slugs taken out of the pooled results (index, classifiers, tables), with all images that show them or were "
+        "made with them; what other concepts generated stays as it is, which removing the rows from the sheet would make again",
+    )
     mixed_malignancy: Literal["error", "unlabelled", "split"] = Field(
         "unlabelled",
         description="a concept with malignant and benign photos: error; unlabelled (its samples carry no malignancy and stay "

@@ -202,7 +202,7 @@ def _measures(plan: Plan) -> Iterator[Job]:
             *(f"{root}/semantic/{s}/{c}/{concept}.jsonl" for s, c, concept in plan.samples if s == scope),
         )
         record = f"{root}/index/{split}.json"
-        yield Job("index", split, (table, record), record, plan.spec("index", split=split), needs)
+        yield Job("index", split, (table, record), record, plan.index_spec(split), needs)
         for kind in ("leakage", "quality", "tone", "memorisation"):
             report = f"{root}/audit/{split}/{kind}.json"
             audits.append(report)

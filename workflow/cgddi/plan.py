@@ -93,6 +93,11 @@ class Plan:
             Problem("config", "no such concept", "Name slugs of the disease sheet.", None, "only_concepts", s)
             for s in unknown
         ]
+        problems += [
+            Problem("config", "no such concept", "Name slugs of the disease sheet.", None, "drop_concepts", s)
+            for s in config.drop_concepts
+            if s not in self.concepts
+        ]
         self.by_cohort: dict[str, list[Photo]] = defaultdict(list)
         for photo in self.photos:
             self.by_cohort[photo.cohort].append(photo)
@@ -202,7 +207,13 @@ class Plan:
     @cached_property
     def pairs(self) -> list[tuple[str, Photo]]:
         """(canvas cohort, donor) of every lesion_mapped job."""
-        return [(c, donor) for d in self.canvas_cohorts for donor in self.masked(d) for c in self.canvases_for([d])]
+        return [
+            (c, donor)
+            for d in self.canvas_cohorts
+            for donor in self.masked(d)
+            if donor.concept not in self.config.drop_concepts
+            for c in self.canvases_for([d])
+        ]
 
     # ---- generators ------------------------------------------------------------------------------
 
@@ -217,6 +228,8 @@ class Plan:
         found: dict[tuple[str, str], list[Photo]] = defaultdict(list)
         for scope in self.scopes:
             for photo in self.photos:
+                if photo.concept in self.config.drop_concepts:
+                    continue
                 if self.generates(photo) and (scope == "all" or self.roles[scope].get(photo.image_id) == "train"):
                     found[scope, photo.concept].append(photo)
         return dict(found)
@@ -405,6 +418,11 @@ class Plan:
     def _concept(self, slug: str) -> dict[str, str]:
         concept = self.concepts[slug]
         return {"slug": concept.slug, "name": concept.name, "token": concept.token}
+
+    def index_spec(self, split: str) -> str:
+        """Spec of an index job."""
+        dropped = {"drop_concepts": sorted(self.config.drop_concepts)} if self.config.drop_concepts else {}
+        return self.spec("index", split=split, **dropped)
 
     # ---- classifiers -------------------------------------------------------------------------------
 

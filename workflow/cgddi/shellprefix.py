@@ -18,11 +18,12 @@ def shell_prefix(python: str, workflow: str | Path, cache: str) -> str:
     Args:
         python: the interpreter, as words of shell.
         workflow: the folder that holds the package `cgddi`.
-        cache: the cache folder.
+        cache: the cache folder; matplotlib's list of fonts goes there too, since a run writes nothing at the user's home.
     """
     return (
         "set -euo pipefail; "
         f"export PYTHONPATH={shlex.quote(str(workflow))} CGDDI_CACHE={shlex.quote(cache)}; "
+        'export MPLCONFIGDIR="$CGDDI_CACHE/matplotlib"; '
         'cgddi() { local all="$*"; '
         f'if (( ${{#all}} < {LONGEST} )); then {python} -m cgddi.cli "$@"; '
         f"else {python} -m cgddi.cli @<(printf '%s\\0' \"$@\"); fi; }}; "

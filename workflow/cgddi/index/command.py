@@ -35,7 +35,9 @@ def main(argv: list[str] | None = None) -> int:
     except ValidationError as error:
         raise UserError(f"settings of stage index: {error}") from error
     synthetic = [*args.healthy, *args.mapped, *args.semantic]
-    table, facts = build_index(read_roles(args.splits), args.photos, synthetic, settings.drop_touching)
+    table, facts = build_index(
+        read_roles(args.splits), args.photos, synthetic, settings.drop_touching, args.spec.get("drop_concepts", ())
+    )
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False)
     inputs = [*args.splits, *(Archive(path).manifest_path for path in [*args.photos, *synthetic])]

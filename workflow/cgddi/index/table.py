@@ -95,6 +95,7 @@ def build_index(
     photos: Sequence[str | Path],
     synthetic: Sequence[str | Path],
     drop_touching: Sequence[str] = ("donor", "canvas", "generator", "segmenter"),
+    drop_concepts: Sequence[str] = (),
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The index of a split.
 
@@ -106,6 +107,7 @@ def build_index(
             leaves out), or when the healthy stage's triage discarded it and no review kept it.
         drop_touching: ancestors that must be training images; `segmenter`: those that taught the segmenter behind the mask of a
             donor, a canvas or a generator's image.
+        drop_concepts: concepts that leave the index: their photos, images of them, and images on their canvases.
 
     Returns:
         The table (see `COLUMNS`), sorted by role, kind and id, and the facts for its record: counts, images dropped by
@@ -119,15 +121,18 @@ def build_index(
     skipped: set[str] = set()
     opened = [Archive(path) for path in photos]
     taught = segmenter_images(opened, lambda image: roles.get(image) != "train")
+    gone = {row["image_id"] for archive in opened for row in archive.rows if row["concept"] in drop_concepts}
     for archive in opened:
         skipped.update(str(entry["id"]) for entry in archive.record.get("skipped", []))
         for row in archive.rows:
             role = roles.get(row["image_id"])
             if role is None:
                 dropped["real: no role in this split"] += 1
+            elif row["image_id"] in gone:
+                dropped["real: concept dropped"] += 1
             else:
                 rows.append(entry_of(row, archive.path, role, row["image_id"]))
-    missing = sorted(set(roles) - {row["image_id"] for row in rows} - skipped)
+    missing = sorted(set(roles) - {row["image_id"] for row in rows} - skipped - gone)
     if missing:
         raise UserError(
             f"{len(missing)} image(s) of the split have no photo in the archives given (first: {', '.join(missing[:5])}). "
@@ -142,7 +147,11 @@ def build_index(
                 dropped["healthy: discarded by triage"] += 1
                 continue
             reason = _reason(row, archive, roles, taught, drop_touching, outside)
-            if reason:
+            if row["concept"] in drop_concepts or not gone.isdisjoint(
+                (row.get("donor"), row.get("canvas"), row["key"])
+            ):
+                dropped[f"{row['kind']}: concept dropped"] += 1
+            elif reason:
                 dropped[f"{row['kind']}: {reason}"] += 1
             else:
                 rows.append(entry_of(row, archive.path, "train", row.get("image_id") or ""))
