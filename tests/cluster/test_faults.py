@@ -150,11 +150,15 @@ def test_a_preempted_job_comes_back_and_goes_on(cluster, start, tmp_path):
 
 @pytest.mark.slow
 def test_a_dead_nodes_jobs_move_to_the_other_node(cluster, start, tmp_path):
-    plan(tmp_path, train1="seconds 10", train2="seconds 10")
+    plan(tmp_path, train1="seconds 20", train2="seconds 20")
     run = start(tmp_path, *SNAKEFILE)
-    number = until(lambda: job_of(cluster, tmp_path, "rule_train_wildcards_1"), lambda: f"no job:\n{run.log}")
+
+    def node_of_train1():
+        number = job_of(cluster, tmp_path, "rule_train_wildcards_1")
+        return [job["NodeList"] for job in cluster.jobs() if job["JobId"] in number]
+
+    (node,) = until(node_of_train1, lambda: f"no job:\n{run.log}")
     until(lambda: seconds_done(tmp_path, "train1") >= 2, "train1 does not run")
-    node = next(job["NodeList"] for job in cluster.jobs() if job["JobId"] in number)
     cluster.kill_node(node)
     try:
         assert run.finish(300) == 0, run.log

@@ -1,4 +1,7 @@
-"""The shrunken toy world, all stages, on a real SLURM: disturbed, and still equal to an undisturbed run on one machine."""
+"""The shrunken toy world, all stages, on a real SLURM: disturbed, and still equal to an undisturbed run on one machine.
+
+One job is cancelled, one requeued, and all that run at the time are preempted.
+"""
 
 import filecmp
 import json
@@ -15,6 +18,8 @@ from tests.cluster.running import FAST, ROOT, Run, until
 from tests.workflow.conftest import RUN, small_world
 
 GPU_RULES = ("healthy", "embedding", "lora", "semantic", "classify")
+URGENT = ["sbatch", "--partition=night", "--nodes=2", "--gpus-per-node=2", "--output=/dev/null", "--wrap"]
+"""Someone's urgent job takes all GPUs: SLURM puts what runs on them back into the queue."""
 ONE_THREAD = ["--set-threads", *(f"{rule}=1" for rule in (*GPU_RULES, "audit"))]
 """As profiles/local-cpu has it: sums over another number of threads differ in the last bit."""
 
@@ -26,7 +31,12 @@ def test_toy_world_on_slurm_equals_a_local_run(cluster, tmp_path, monkeypatch):
     undisturbed = Run(local, "-s", str(ROOT / "Snakefile"), *RUN, "--cores", "2")
     run = Run(queued, "-s", str(ROOT / "Snakefile"), "--configfile", "config.yaml", *profile)
     try:
-        for rule, command in (("rule_embedding", ["scancel"]), ("rule_lora", ["scontrol", "requeue"])):
+        disturbances = (
+            ("rule_embedding", ["scancel"]),
+            ("rule_lora", ["scontrol", "requeue"]),
+            ("rule_semantic", [*URGENT, "sleep 5"]),
+        )
+        for rule, command in disturbances:
             number = until(
                 lambda rule=rule: [
                     job["id"]
@@ -36,7 +46,7 @@ def test_toy_world_on_slurm_equals_a_local_run(cluster, tmp_path, monkeypatch):
                 lambda rule=rule: f"no {rule} runs:\n{run.log[-3000:]}",
                 600,
             )
-            subprocess.run([*command, *number], check=True)
+            subprocess.run(command if command[0] == "sbatch" else [*command, *number], check=True, cwd=tmp_path)
         assert run.finish(1500) == 0, run.log[-6000:]
         assert undisturbed.finish(900) == 0, undisturbed.log[-6000:]
     finally:
@@ -44,6 +54,7 @@ def test_toy_world_on_slurm_equals_a_local_run(cluster, tmp_path, monkeypatch):
         undisturbed.end()
 
     jobs = [job for job in cluster.jobs(every=True) if job["WorkDir"] == str(queued)]
+    assert any(int(job["Restarts"]) for job in jobs if job["Comment"].startswith("rule_semantic"))
     rule_of = {job["JobId"]: job["Comment"].removeprefix("rule_").split("_wildcards_")[0] for job in jobs}
     asked = {rule_of[job["JobId"]] for job in jobs if "gres:gpu" in job.get("TresPerJob", "")}
     assert asked == {*GPU_RULES, "audit"}

@@ -9,7 +9,7 @@ from cgddi.plan import Plan
 
 
 def grown_cohorts(plan: Plan) -> list[str]:
-    """What growing or shrinking a finished cohort costs: one line for each cohort whose canvases are no longer those that were pooled.
+    """What growing or shrinking a finished cohort costs: a line for each whose canvases are no longer those that were pooled.
 
     Args:
         plan: the plan; its results folder is looked at.
