@@ -140,7 +140,7 @@ SchedulerParameters=bf_interval=1,sched_interval=1,sched_min_interval=0,batch_sc
 SlurmdTimeout=10
 KillWait=3
 OverTimeLimit=0
-MinJobAge=300
+MinJobAge=3600
 ReturnToService=2
 JobRequeue=1
 PreemptType=preempt/partition_prio
@@ -256,7 +256,7 @@ PartitionName=night Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10
         """Jobs as `scontrol show job` tells them (JobId, JobState, Comment, TresPerJob, MinMemoryNode, ...).
 
         Args:
-            every: finished ones too (as long as SLURM remembers them, 300 s).
+            every: finished ones too (as long as SLURM remembers them, an hour).
         """
         done = subprocess.run(["scontrol", "show", "job", "--oneliner"], capture_output=True, text=True, timeout=30)
         found = []

@@ -54,7 +54,7 @@ def test_toy_world_on_slurm_equals_a_local_run(cluster, tmp_path, monkeypatch):
         undisturbed.end()
 
     jobs = [job for job in cluster.jobs(every=True) if job["WorkDir"] == str(queued)]
-    assert any(int(job["Restarts"]) for job in jobs if job["Comment"].startswith("rule_semantic"))
+    assert sum(int(job["Restarts"]) for job in jobs) >= 2  # by the requeue, and by the preemption
     rule_of = {job["JobId"]: job["Comment"].removeprefix("rule_").split("_wildcards_")[0] for job in jobs}
     asked = {rule_of[job["JobId"]] for job in jobs if "gres:gpu" in job.get("TresPerJob", "")}
     assert asked == {*GPU_RULES, "audit"}
