@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from cgddi.classify.reach import reached
 from cgddi.classify.rows import choose_rows
 from cgddi.classify.settings import DEFAULTS, REGIMES, ClassifySettings, Regime, Training, training_of
 from cgddi.errors import UserError
@@ -110,6 +112,38 @@ def test_synthetic_images_of_a_small_real_set_descend_from_it(index):
     made = rows.train[rows.train["kind"] != "real"]
     assert set(made["canvas"].dropna()) | set(made["donor"].dropna()) <= known
     assert rows.left_out["donor or canvas outside the real images used"] > 0
+
+
+def test_generators_that_saw_more_than_the_subset_are_counted_or_left_out(index):
+    """Each generator learnt from every training image of its concept, so a subset of half is beyond its knowledge."""
+    few = Regime(name="few", sources=("lesion_mapped", "semantic"), real_fraction=0.5)
+    rows = choose_rows(index, few, SETTINGS, 1)
+    outside = reached(rows.train) & rows.unused_real
+    assert "semantic" in set(rows.train["kind"]) and outside and not outside & rows.used_real
+    assert reached(rows.train[rows.train["kind"] == "lesion_mapped"]) <= rows.used_real
+    kept = choose_rows(index, few.model_copy(update={"generators": "inside"}), SETTINGS, 1)
+    assert set(kept.train["kind"]) == {"lesion_mapped"} and reached(kept.train) <= kept.used_real
+    assert kept.left_out["generator saw images outside the real images used"] == len(rows.train) - len(kept.train)
+    whole = choose_rows(index, REGIMES["synthetic"], SETTINGS, 1)
+    assert not whole.unused_real and reached(whole.train) <= whole.used_real
+
+
+def test_a_generator_inside_the_subset_stays(tmp_path):
+    """A generator whose every training image is used is no reason to leave its images out."""
+    world = make_world(tmp_path, per_cell=6, generator_images={})
+    spec = json.dumps({"stage": "index", "versions": {}, "split": "toy"})
+    index_main(["--spec", spec, *world.index_args(tmp_path / "i.parquet")])
+    index = pd.read_parquet(tmp_path / "i.parquet")
+    few = Regime(name="few", sources=("semantic",), real_fraction=0.5, generators="inside")
+    with pytest.raises(UserError, match="no synthetic image is left"):
+        choose_rows(index, few, SETTINGS, 1)
+    used = sorted(choose_rows(index, Regime(name="r", sources=("real",), real_fraction=0.5), SETTINGS, 1).used_real)
+    for path in world.semantic:
+        record = Path(path).with_suffix(".json")
+        facts = json.loads(record.read_text()) | {"generator_images": used[:3], "prior_images": used[3:5]}
+        record.write_text(json.dumps(facts))
+    kept = choose_rows(index, few, SETTINGS, 1)
+    assert set(kept.train["kind"]) == {"semantic"} and reached(kept.train) <= kept.used_real
 
 
 def test_synthetic_images_per_real_one(index):

@@ -108,6 +108,28 @@ def test_fine_tuning_starts_from_the_other_regimes_weights_and_stops_early(place
         classify(place, tmp_path / "x", "synthetic_real", "fairdisco", init=weights)
 
 
+def test_what_starting_weights_learnt_from_is_recorded_and_must_be_known(place, tmp_path):
+    classify(place, tmp_path / "s", "synthetic")
+    weights = tmp_path / "s/weights.safetensors"
+    _, record = classify(place, tmp_path / "c", "synthetic_real_20", init=weights)
+    _, alone = classify(place, tmp_path / "a", "real_20")
+    assert record["real_images"]["used"] == alone["real_images"]["used"] == 12
+    assert record["real_images"]["beyond"] > 0, "canvases and generators of the other training images"
+    assert alone["real_images"]["beyond"] == 0
+    within = {"name": "within", "sources": ["healthy", "lesion_mapped"], "real_fraction": 0.7, "generators": "inside"}
+    classify(place, tmp_path / "i", within)
+    then = {**within, "name": "within_real", "sources": ["real"], "init": "within"}
+    _, inside = classify(place, tmp_path / "j", then, init=tmp_path / "i/weights.safetensors")
+    assert inside["real_images"]["beyond"] == 0 and inside["init"] == "within"
+    facts = json.loads((tmp_path / "s/record.json").read_text())
+    (tmp_path / "s/record.json").write_text(json.dumps({**facts, "inputs": {"i.parquet": "0" * 64}}))
+    with pytest.raises(UserError, match="trained on another index.*test images may be among"):
+        classify(place, tmp_path / "x", "synthetic_real", init=weights)
+    (tmp_path / "s/record.json").unlink()
+    with pytest.raises(UserError, match="what they learnt from is unknown"):
+        classify(place, tmp_path / "x", "synthetic_real", init=weights)
+
+
 def test_selection_on_the_test_images_is_recorded(place, tmp_path):
     _, record = classify(place, tmp_path / "a", selection="test", selection_metric="accuracy")
     assert record["selection"] == "test" and "held_out" in record["history"][0]

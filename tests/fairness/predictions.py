@@ -38,6 +38,7 @@ def write_run(
         "classes": ["benign", "malignant"],
         "selection": "validation",
         "leakage": {"gate": "enforce", "clean": True},
+        "real_images": {"used": 57, "beyond": 0},
         "concept_images": {"all": sizes, "train": sizes},
         "cohorts": {"train": ["ddi"], "test": ["ddi"]},
         **record,

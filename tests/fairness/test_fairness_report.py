@@ -86,6 +86,30 @@ def test_marks_reach_every_table(tmp_path):
     assert r"$\dagger$" in (tmp_path / "out/table.tex").read_text()
 
 
+def test_a_mark_stands_in_every_table_and_plot(tmp_path):
+    """Selection on the test, a waived gate and a generator beyond its learning curve: in each csv, md, tex and summary."""
+    curve = {"used": 12, "beyond": 45}
+    facts = {"selection": "test", "leakage": {"gate": "report", "clean": False}, "real_images": curve}
+    plain, marked = tmp_path / "plain", tmp_path / "marked"
+    run(write_all(tmp_path / "a", seeds=(0,)), plain)
+    run(write_all(tmp_path / "b", seeds=(0,), **facts), marked)
+    texts = ["epoch chosen on the test images", "leakage gate waived", "saw real images outside the subset"]
+    for name in ("metrics.csv", "by_tone.csv", "by_rarity.csv", "by_disease.csv", "paired.csv"):
+        table = pd.read_csv(marked / name)
+        for text in texts:
+            assert table["marks"].str.contains(text).all(), (name, text)
+        if name != "paired.csv":
+            assert (table["real_used"] == 12).all() and (table["real_beyond"] == 45).all(), name
+        assert pd.read_csv(plain / name)["marks"].isna().all(), name
+    for name in ("table.md", "summary.json"):
+        assert all(text in (marked / name).read_text() for text in texts), name
+        assert not any(text in (plain / name).read_text() for text in texts), name
+    assert "baseline, real†‡§" in (marked / "table.md").read_text()
+    assert r"real$\dagger$$\ddagger$\S{}" in (marked / "table.tex").read_text()
+    for name in ("roc.png", "metrics.png", "calibration.png"):
+        assert (marked / name).read_bytes() != (plain / name).read_bytes(), name
+
+
 def test_published_figures_only_where_the_data_match(tmp_path):
     paths = write_all(tmp_path, seeds=(0,), cohorts={"train": ["clinic"], "test": ["ddi"]})
     run(paths, tmp_path / "out")

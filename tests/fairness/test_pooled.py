@@ -110,7 +110,7 @@ def test_one_command_pools_the_results_of_all_data_seeds(tmp_path, monkeypatch, 
     order = ["--configfile", "toy.yaml", "--tables-only", "--seeds"]
     assert claim.main([*order, "1", "2", "3"]) == 0
     text = capsys.readouterr().out
-    assert "| baseline, synthetic_real † | 3 | 6 |" in text and "† epoch chosen on the test images" in text
+    assert "| baseline, synthetic_real† | 3 | 6 |" in text and "† epoch chosen on the test images" in text
     written = {path.name for path in Path("results/claim").glob("claim*")}
     assert written == {"claim.csv", "claim_by_seed.csv", "claim_paired.csv", "claim.md", "claim.png"}
     first = {name: Path("results/claim", name).read_bytes() for name in written}

@@ -34,7 +34,7 @@ BAD = [
     ({"runs": {"regimes": ["nosuch"]}}, "nosuch"),
     ({"regimes": {"a": {"name": "b", "sources": ["real"]}}}, "regimes.a"),
     ({"regimes": {"a": {"name": "a", "sources": ["real"], "init": "nosuch"}}, "runs": {"regimes": ["a"]}}, "nosuch"),
-    ({"runs": {"methods": ["patchalign"]}, "classify": {}}, "label texts"),
+    ({"runs": {"methods": ["patchalign"]}, "classify": {"label_texts": {}}}, "label texts"),
     ({"lora": {"concepts_per_job": 4, "use_dora": True}}, "concepts_per_job"),
     ({"images_per_job": 1000}, "images_per_job"),
 ]

@@ -155,6 +155,14 @@ class Config(Section):
                 raise ValueError(f"{name!r} is no safe name: lowercase letters, digits, - and _, not 'all'")
         return named
 
+    @field_validator("classify", mode="before")
+    @classmethod
+    def _default_texts(cls, values: Any) -> Any:
+        """A section that says nothing of label texts keeps their default, as one that is left out does."""
+        if isinstance(values, Mapping) and "label_texts" not in values:
+            return {**values, "label_texts": {"text_encoder": BASE_MODEL}}
+        return values
+
     @field_validator("results", "cache")
     @classmethod
     def _plain_path(cls, path: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from cgddi.artefacts import canonical, file_sha256, record_for, write_atomic, write_record
-from cgddi.classify.settings import METHODS, REGIMES, ClassifySettings, Regime, training_of
+from cgddi.classify.settings import METHODS, ClassifySettings, Regime, training_of
 from cgddi.command import stage_parser
 from cgddi.errors import UserError
 from cgddi.seeds import seed_for
@@ -34,15 +34,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def read_settings(spec: dict[str, Any], init: str | None) -> tuple[ClassifySettings, Regime]:
-    """Settings and regime of a job's spec; `regime` is a name of `REGIMES` or a regime written out."""
+    """Settings and regime of a job's spec (see `cgddi.classify.reach.regime_of`)."""
+    from cgddi.classify.reach import regime_of
+
     try:
         settings = ClassifySettings(**spec.get("settings", {}))
-        named = spec["regime"]
-        if isinstance(named, str) and named not in REGIMES:
-            raise UserError(
-                f"no regime {named!r}; built in are {', '.join(REGIMES)}. Others are written out in the config."
-            )
-        regime = REGIMES[named] if isinstance(named, str) else Regime(**named)
+        regime = regime_of(spec)
     except ValidationError as error:
         raise UserError(f"settings of stage classify: {error}") from error
     if spec["method"] not in METHODS:
@@ -77,6 +74,7 @@ def run(spec: dict[str, Any], settings: ClassifySettings, regime: Regime, leakag
     from cgddi.classify.backbones import load_weights
     from cgddi.classify.data import verify
     from cgddi.classify.methods import build
+    from cgddi.classify.reach import reached, starting_regime
     from cgddi.classify.results import predictions_csv
     from cgddi.classify.rows import choose_rows
     from cgddi.classify.train import predict, train
@@ -87,6 +85,10 @@ def run(spec: dict[str, Any], settings: ClassifySettings, regime: Regime, leakag
         device = runtime.start(args.threads)
         index = pd.read_parquet(args.index)
         rows = choose_rows(index, regime, settings, int(spec.get("seed", 0)))
+        learnt = reached(rows.train)
+        if args.init:
+            start = starting_regime(args.init, args.index)
+            learnt |= reached(choose_rows(index, start, settings, int(spec.get("seed", 0))).train)
         held = {"validation": rows.validation, "test": rows.test, "last": None}[settings.selection]
         concepts = sorted(set(rows.train["concept"]) - {"healthy"})
         seed = seed_for(int(spec.get("seed", 0)), "classify", method, run_seed)
@@ -129,6 +131,7 @@ def run(spec: dict[str, Any], settings: ClassifySettings, regime: Regime, leakag
         model=model_facts,
         counts=rows.counts(),
         left_out=rows.left_out,
+        real_images={"used": len(rows.used_real), "beyond": len(learnt & rows.unused_real)},
         concept_images=concept_sizes(index),
         cohorts=real_cohorts(index),
         history=fit.history,

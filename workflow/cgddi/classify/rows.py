@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from cgddi.artefacts import sha256
+from cgddi.classify.reach import generator_images
 from cgddi.classify.settings import ClassifySettings, Regime
 from cgddi.errors import UserError
 from cgddi.images import TONES
@@ -21,6 +22,9 @@ class Rows:
     test: pd.DataFrame
     classes: tuple[str, ...]
     left_out: dict[str, int] = field(default_factory=dict)
+    used_real: frozenset[str] = frozenset()
+    unused_real: frozenset[str] = frozenset()
+    """Real training images (ids) inside and outside the regime's subset; without a learning curve none is outside."""
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Images by role and "kind/tone/class"."""
@@ -66,6 +70,8 @@ def choose_rows(index: pd.DataFrame, regime: Regime, settings: ClassifySettings,
         real[real["role"] == "test"].sort_values("id", ignore_index=True),
         classes,
         left_out,
+        frozenset(used_real["image_id"]),
+        frozenset(train_real["image_id"]) - frozenset(used_real["image_id"]),
     )
     _check(rows, regime, settings, set(train_real["tone"]))
     return rows
@@ -171,6 +177,11 @@ def _synthetic(index, kinds, train_real, used_real, regime: Regime, settings: Cl
         )
         left_out["donor or canvas outside the real images used"] = int(strange.sum())
         rows = rows[~strange]
+        if regime.generators == "inside":
+            outside = {name for name, images in generator_images(rows).items() if not images <= known}
+            strange = rows["generator"].isin(outside)
+            left_out["generator saw images outside the real images used"] = int(strange.sum())
+            rows = rows[~strange]
     if regime.synthetic_per_real is not None:
         rows = _by_name(rows, seed).head(round(regime.synthetic_per_real * len(used_real)))
     if rows.empty:

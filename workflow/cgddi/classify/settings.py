@@ -42,6 +42,11 @@ class Regime(BaseModel):
     synthetic_per_real: float | None = Field(
         None, gt=0, description="synthetic images used per real training image (learning curve), nested"
     )
+    generators: Literal["any", "inside"] = Field(
+        "any",
+        description="learning curves: semantic images of generators that saw real images outside the subset are used, and every "
+        "table is marked (any), or left out (inside); donors and canvases are always inside",
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> Regime:
@@ -73,6 +78,9 @@ def _regimes() -> dict[str, Regime]:
         made.append(
             Regime(name=f"synthetic_real_{percent}", sources=("real",), real_fraction=percent / 100, init="synthetic")
         )
+        within = {"real_fraction": percent / 100, "generators": "inside"}
+        made.append(Regime(name=f"within_{percent}", sources=SYNTHETIC, **within))
+        made.append(Regime(name=f"within_real_{percent}", sources=("real",), init=f"within_{percent}", **within))
     made += [Regime(name=f"synthetic_x{n}", sources=SYNTHETIC, synthetic_per_real=n) for n in (1, 5, 20, 100)]
     return {regime.name: regime for regime in made}
 

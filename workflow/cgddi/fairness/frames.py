@@ -21,7 +21,8 @@ RARITIES = ("common", "rare", "very rare")
 
 
 def heading(setting: Setting) -> dict[str, Any]:
-    """The columns that name a setting."""
+    """The columns that name a setting. `real_used` counts the real training images of its (first) run's subset, `real_beyond` the
+    others that generators or starting weights learnt from."""
     return {
         "split": setting.split,
         "regime": setting.regime,
@@ -29,6 +30,8 @@ def heading(setting: Setting) -> dict[str, Any]:
         "task": setting.runs[0].record["task"],
         "runs": len(setting.runs),
         "selection": setting.runs[0].record["selection"],
+        "real_used": setting.runs[0].record["real_images"]["used"],
+        "real_beyond": max(run.record["real_images"]["beyond"] for run in setting.runs),
         "marks": "; ".join(setting.marks),
     }
 
@@ -102,7 +105,11 @@ def by_tone_frame(metrics: pd.DataFrame) -> pd.DataFrame:
         row = dict(zip(keys, key, strict=True))
         first = part.iloc[0]
         row.update(
-            {name: first[name] for name in part.columns if name.startswith("images") or name in ("runs", "marks")}
+            {
+                name: first[name]
+                for name in part.columns
+                if name.startswith("images") or name in ("runs", "marks", "real_used", "real_beyond")
+            }
         )
         for line in part.itertuples(index=False):
             row.update({line.metric: line.value, f"{line.metric}_low": line.low, f"{line.metric}_high": line.high})

@@ -81,6 +81,7 @@ def compare(first: Setting, second: Setting, bootstrap: Bootstrap, bins: int) ->
             "runs": len(common),
             "images": sum(len(vote[0]) for vote in votes),
             "undefined_replicates": estimate.undefined,
+            "marks": "; ".join(dict.fromkeys([*first.marks, *second.marks])),
         }
         if key == ("accuracy", "all"):
             row.update(mcnemar_only_first=only_first, mcnemar_only_second=only_second, p_mcnemar=p_mcnemar)

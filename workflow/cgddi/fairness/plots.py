@@ -11,6 +11,7 @@ import pandas as pd
 from sklearn.metrics import roc_curve
 
 from cgddi.fairness.runs import Setting
+from cgddi.fairness.tables import signs
 from cgddi.images import TONES
 
 matplotlib.use("Agg")
@@ -38,6 +39,10 @@ def _panels(settings: Sequence[Setting]):
     return figure, list(axes.flat)
 
 
+def _title(setting: Setting) -> str:
+    return setting.name.replace("/", " / ") + signs("; ".join(setting.marks))
+
+
 def roc_by_tone(settings: Sequence[Setting]) -> bytes:
     """ROC curves by tone, averaged over runs at equal false positive rate; one panel per setting with two classes."""
     settings = [setting for setting in settings if len(setting.runs[0].classes) == 2]
@@ -57,7 +62,7 @@ def roc_by_tone(settings: Sequence[Setting]) -> bytes:
                 GRID, np.mean(curves, axis=0) if curves else np.full_like(GRID, np.nan), c=COLOURS[group], label=label
             )
         axis.plot([0, 1], [0, 1], ":", c="grey", lw=0.8)
-        axis.set(title=setting.name.replace("/", " / "), xlabel="false positive rate", ylabel="true positive rate")
+        axis.set(title=_title(setting), xlabel="false positive rate", ylabel="true positive rate")
         axis.title.set_fontsize(8)
         axis.legend(fontsize=6, loc="lower right")
     return png(figure)
@@ -67,6 +72,8 @@ def metrics_with_intervals(metrics: pd.DataFrame) -> bytes:
     """Each metric of each setting with its interval and, as a cross, the published value; accuracy also by tone."""
     wanted = [("accuracy", tone) for tone in TONES] + [(metric, "all") for metric in SHOWN]
     names = list(dict.fromkeys(zip(metrics["split"], metrics["regime"], metrics["method"], strict=True)))
+    marks = metrics.groupby(["split", "regime", "method"], sort=False)["marks"].first()
+    labels = [" / ".join(name) + signs(marks[name]) for name in names]
     figure, axes = plt.subplots(
         2, 5, figsize=(16, 2.2 + 0.5 * len(names)), sharey=True, squeeze=False, layout="constrained"
     )
@@ -84,7 +91,7 @@ def metrics_with_intervals(metrics: pd.DataFrame) -> bytes:
         axis.set(
             title=metric if group == "all" else f"{metric}, {group}", xlim=(0, 1.02), ylim=(len(names) - 0.5, -0.5)
         )
-        axis.set_yticks(range(len(names)), [" / ".join(name) for name in names], fontsize=7)
+        axis.set_yticks(range(len(names)), labels, fontsize=7)
         axis.grid(axis="x", lw=0.3)
     return png(figure)
 
@@ -111,7 +118,7 @@ def calibration(settings: Sequence[Setting], bins: int = 10) -> bytes:
             axis.plot(x, y, "o-", c=COLOURS[group], ms=3, lw=1, label=group)
         axis.plot([0, 1], [0, 1], ":", c="grey", lw=0.8)
         share = "share of positives" if binary else "share right"
-        axis.set(title=setting.name.replace("/", " / "), xlabel="probability", ylabel=share)
+        axis.set(title=_title(setting), xlabel="probability", ylabel=share)
         axis.title.set_fontsize(8)
         axis.legend(fontsize=6, loc="upper left")
     return png(figure)

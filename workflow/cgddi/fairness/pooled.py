@@ -26,7 +26,6 @@ TESTED = (
     *(("accuracy", group) for group in GROUPS),
     *((metric, "all") for metric in ("balanced_accuracy", "auc", "sensitivity", "specificity", "pqd", "dpm", "eom")),
 )
-MARK = "epoch chosen on the test images, or leakage gate waived"
 
 
 def run_values(run: Run, options: FairnessSettings) -> dict[tuple[str, str], tuple[float, int]]:
@@ -54,24 +53,22 @@ def by_dataset(runs: Mapping[str, Iterable[Run]], options: FairnessSettings) -> 
         runs: name of the data set -> its runs. options: rarity and calibration as in the fairness stage.
 
     Returns:
-        Columns dataset, method, regime, metric, group, value, runs, images, marked.
+        Columns dataset, method, regime, metric, group, value, runs, images, marks.
     """
     rows = []
     for dataset, members in runs.items():
         for run in members:
             about = {"dataset": dataset, "method": run.record["method"], "regime": run.record["regime"]}
-            marked = run.record["selection"] == "test" or not run.record["leakage"]["clean"]
+            about["marks"] = "; ".join(run.marks)
             for (metric, group), (value, images) in run_values(run, options).items():
-                rows.append(
-                    {**about, "metric": metric, "group": group, "value": value, "images": images, "marked": marked}
-                )
+                rows.append({**about, "metric": metric, "group": group, "value": value, "images": images})
     table = pd.DataFrame(rows)
     grouped = table.groupby(["dataset", *KEYS], sort=False)
     made = grouped.agg(
         value=("value", lambda v: v.mean(skipna=False)),
         runs=("value", "size"),
         images=("images", "first"),
-        marked=("marked", "any"),
+        marks=("marks", _joined),
     )
     return made.reset_index()
 
@@ -100,9 +97,14 @@ def pooled(table: pd.DataFrame, confidence: float) -> pd.DataFrame:
         row.update(zip(("value", "low", "high"), (_rounded(v) for v in figures), strict=True))
         row["std_datasets"] = _rounded(values.std(ddof=1)) if good.all() and len(values) > 1 else None
         row.update(datasets=len(values), defined=int(good.sum()), runs=int(part["runs"].sum()))
-        row.update(images=int(part["images"].sum()), marks=MARK if part["marked"].any() else "")
+        row.update(images=int(part["images"].sum()), marks=_joined(part["marks"]))
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _joined(marks: Iterable[str]) -> str:
+    """Every different mark once."""
+    return "; ".join(dict.fromkeys(mark for text in marks for mark in text.split("; ") if mark))
 
 
 def _rounded(value):

@@ -6,6 +6,7 @@ import pandas as pd
 
 from cgddi.fairness.frames import RARITIES
 from cgddi.fairness.plots import plt, png
+from cgddi.fairness.tables import SIGNS, signs
 from cgddi.images import TONES
 
 COLUMNS = (
@@ -35,11 +36,11 @@ def markdown(table: pd.DataFrame, tests: pd.DataFrame, confidence: float) -> str
     for (method, regime), part in table.groupby(["method", "regime"], sort=False):
         cells = {(row.metric, row.group): row for row in part.itertuples(index=False)}
         first = part.iloc[0]
-        name = f"{method}, {regime}" + (" †" if (part["marks"] != "").any() else "")
+        name = f"{method}, {regime}{signs(first['marks'])}"
         figures = [_cell(cells.get(column[:2]), "value") for column in COLUMNS]
         lines.append(_row([name, str(first["datasets"]), str(first["runs"]), *figures]))
-    marks = [mark for mark in dict.fromkeys(table["marks"]) if mark]
-    lines += ["", *(f"† {mark}" for mark in marks), *([""] if marks else [])]
+    marks = dict.fromkeys(mark for text in table["marks"] for mark in text.split("; ") if mark)
+    lines += ["", *(f"{SIGNS[mark]} {mark}" for mark in marks), *([""] if marks else [])]
     lines += [
         f"Differences paired by data set, in points, with the {about}; p: Student's paired test, exact sign flips.",
         "",

@@ -39,6 +39,18 @@ class Run:
         """Names of the classes."""
         return tuple(self.record["classes"])
 
+    @property
+    def marks(self) -> list[str]:
+        """What a reader must know before believing this run's figures."""
+        found = []
+        if self.record["selection"] == "test":
+            found.append("epoch chosen on the test images")
+        if not self.record["leakage"]["clean"]:
+            found.append("leakage gate waived: training images touch held-out images")
+        if self.record["real_images"]["beyond"]:
+            found.append("learning curve: generators or starting weights saw real images outside the subset")
+        return found
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -57,12 +69,7 @@ class Setting:
     @property
     def marks(self) -> list[str]:
         """What a reader must know before believing the figures."""
-        found = []
-        if any(run.record["selection"] == "test" for run in self.runs):
-            found.append("epoch chosen on the test images")
-        if any(not run.record["leakage"]["clean"] for run in self.runs):
-            found.append("leakage gate waived: training images touch held-out images")
-        return found
+        return list(dict.fromkeys(mark for run in self.runs for mark in run.marks))
 
 
 def read_run(path: str | Path) -> Run:

@@ -18,11 +18,20 @@ COLUMNS = (
     ("dpm", "all", "DPM"),
     ("eom", "all", "EOM"),
 )
-SIGNS = {"epoch chosen on the test images": "†", "leakage gate waived: training images touch held-out images": "‡"}
+SIGNS = {
+    "epoch chosen on the test images": "†",
+    "leakage gate waived: training images touch held-out images": "‡",
+    "learning curve: generators or starting weights saw real images outside the subset": "§",
+}
 ZERO_WIDTH = (
     "an interval of zero width means that every resample gave the same value, not that the value is certain: see wilson_low and "
     "wilson_high in metrics.csv"
 )
+
+
+def signs(marks: str) -> str:
+    """The signs of a cell of column `marks`."""
+    return "".join(SIGNS[mark] for mark in marks.split("; ") if mark)
 
 
 def rows_of(metrics: pd.DataFrame) -> tuple[list[list[str]], list[str]]:
@@ -42,7 +51,7 @@ def rows_of(metrics: pd.DataFrame) -> tuple[list[list[str]], list[str]]:
             for row in (cells[c[:2]] for c in COLUMNS if c[:2] in cells)
         ):
             notes.append(ZERO_WIDTH)
-        name = f"{split}: {method}, {regime}{''.join(SIGNS[mark] for mark in marks)}"
+        name = f"{split}: {method}, {regime}{signs(first['marks'])}"
         lines.append([name, f"{first['runs']}", *(_cell(cells.get(column[:2])) for column in COLUMNS)])
         published = [_published(cells.get(column[:2])) for column in COLUMNS]
         if any(published):
@@ -142,7 +151,7 @@ def tex_text(text: str) -> str:
     """A text with what LaTeX would take as commands escaped."""
     for plain, escaped in (
         ("\\", r"\textbackslash{}"), ("&", r"\&"), ("%", r"\%"), ("_", r"\_"), ("#", r"\#"), ("$", r"\$"),
-        ("†", r"$\dagger$"), ("‡", r"$\ddagger$"),
+        ("†", r"$\dagger$"), ("‡", r"$\ddagger$"), ("§", r"\S{}"),
     ):  # fmt: skip
         text = text.replace(plain, escaped)
     return text
