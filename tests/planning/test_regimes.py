@@ -19,9 +19,9 @@ def example(number: int) -> dict:
 
 
 def sheet(tmp_path) -> str:
-    """An image sheet: two cohorts of three diseases (one malignant) x three tones x eight photos."""
+    """An image sheet: three cohorts of three diseases (one malignant) x three tones x eight photos."""
     rows = ["image_id,file,cohort,disease,skin_tone,malignant,mask,group"]
-    for cohort in ("ddi", "f17k"):
+    for cohort in ("ddi", "f17k", "clinic"):
         for d, disease in enumerate(["melanoma", "melanocytic-nevi", "verruca-vulgaris"]):
             for tone in ("12", "34", "56"):
                 rows += [f"{cohort}{d}{tone}{n},x.png,{cohort},{disease},{tone},{d == 0},x.npy," for n in range(8)]
@@ -56,6 +56,7 @@ def test_every_built_in_regime_and_the_examples_plan_from_one_line_each(tmp_path
     assert list(plan.config.splits) == list(example(1)["splits"])
     for name in names:
         assert f'"name":"{name}"' in plan.classify_spec("main", name, "baseline", 0)
+    assert {role for _, role in plan.split_rows("held-out", "clinic")} == {"test"}
     f17k = {role for _, role in plan.split_rows("to-f17k", "f17k")}
     assert f17k == {"test"} and "test" not in {role for _, role in plan.split_rows("to-f17k", "ddi")}
     assert {role for _, role in plan.split_rows("to-ddi", "ddi")} == {"test"}
