@@ -112,8 +112,9 @@ class SegmenterSettings(Group):
         description="pixels of each validation photo that are looked at, the same number of each class it has",
     )
     standardise: bool = Field(
-        True,
-        description="standardise each channel over training pixels (folded into the first layer); false: features as they come",
+        False,
+        description="standardise each channel over training pixels (folded into the first layer); false: features as they come "
+        "(paper)",
     )
     reweight_rate: float = Field(
         0.5, ge=0, description="variant reweight: step of group DRO's tone weights (Sagawa et al. 2020, algorithm 1)"
