@@ -211,6 +211,21 @@ def test_encoder_weights_come_from_the_hub_cache_without_a_network(monkeypatch, 
     assert all(torch.equal(value, state[name]) for name, value in model.encoder.state_dict().items())
 
 
+def test_what_cannot_be_learnt_from_is_refused_or_left_out(study, tmp_path, capsys):
+    benign = {**study, "train": [row for row in study["train"] if not row["malignant"]]}
+    assert run(spec_of(benign, "classification", "mobilenetv2_100"), tmp_path / "a") == 2
+    assert "all training photos of subset 5 are benign" in capsys.readouterr().err
+    twice = {**study, "test": [*study["test"], study["train"][0]]}
+    assert run(spec_of(twice, "segmentation", "mobilenet_v2"), tmp_path / "b") == 2
+    assert "listed for test and also for train" in capsys.readouterr().err
+    np.save(tmp_path / "all.npy", np.ones((72, 72), np.int32))
+    covered = {**study, "train": [{**study["train"][0], "mask": str(tmp_path / "all.npy")}, *study["train"][1:]]}
+    assert run(spec_of(covered, "segmentation", "mobilenet_v2", {"epochs": 1}), tmp_path / "c") == 0
+    record = json.loads((tmp_path / "c/record.json").read_text())
+    assert [line["image_id"] for line in record["left_out"]] == [study["train"][0]["image_id"]]
+    assert sum(tone["images"] for tone in record["counts"]["train"].values()) == 5
+
+
 def test_unknown_networks_are_refused_with_the_list():
     with pytest.raises(ValidationError, match=f"no encoder 'resnet51'; there are {', '.join(SEGMENTATION_NETWORKS)}"):
         BaselinesSettings(segmentation=("resnet51",))

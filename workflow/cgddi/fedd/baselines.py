@@ -15,10 +15,10 @@ from cgddi.diffusion.weights import write_tensors
 from cgddi.errors import UserError
 from cgddi.fedd.baselines_networks import build_classifier, build_deepderm, build_unet
 from cgddi.fedd.baselines_train import Fit, predict, train
-from cgddi.fedd.photos import read_photos
+from cgddi.fedd.photos import Photos, read_photos, without_covered
 from cgddi.fedd.results import iou_csv, pictures, predictions_csv
 from cgddi.fedd.settings import CLASSIFICATION_NETWORKS, SEGMENTATION_NETWORKS, BaselinesSettings
-from cgddi.fedd.study_input import ROLES, tone_counts
+from cgddi.fedd.study_input import ROLES, check_roles, tone_counts
 from cgddi.seeds import seed_for
 
 NETWORKS = {"segmentation": SEGMENTATION_NETWORKS, "classification": CLASSIFICATION_NETWORKS}
@@ -67,15 +67,20 @@ def run_baseline(
     facts = {"task": task, "network": network, "subset": str(spec["subset"]), "run_seed": run_seed}
     with runtime.usage_log(metrics, stage="fedd_baseline", **facts) as usage:
         device = runtime.start(threads)
+        check_roles(spec)
         seed = seed_for(int(spec["seed"]), "fedd baseline", task, network, run_seed)
         torch.manual_seed(seed)
         model, model_facts, size, threshold = build(task, network, settings, int(spec["size"]))
         masks = task == "segmentation"
         photos = {role: read_photos(spec[role], size, spec["crop"], spec.get("id_map"), masks) for role in ROLES}
-        fit = Fit()
+        fit, left_out = Fit(), []
+        if masks:
+            photos["train"], left_out = without_covered(photos["train"])
         if network == "deepderm" and not settings.deepderm.finetune:
             model.to(device)
         else:
+            if not masks:
+                _two_kinds(photos["train"], spec["subset"])
             fit = train(model, photos["train"], photos["validation"], task, settings, device, seed)
         found = {role: predict(model, photos[role], settings, device) for role in ("validation", "test")}
         usage.update(images=fit.images, steps=fit.steps)
@@ -85,9 +90,10 @@ def run_baseline(
         spec,
         sorted(set(files)),
         **facts,
-        training_images=sorted(row["image_id"] for row in spec["train"]) if fit.steps else [],
+        training_images=sorted(row["image_id"] for row in photos["train"].rows) if fit.steps else [],
         model=model_facts,
         counts={role: tone_counts(photos[role].rows) for role in ROLES},
+        left_out=left_out,
         history=fit.history,
         chosen_epoch=fit.chosen_epoch,
     )
@@ -109,3 +115,12 @@ def run_baseline(
     metadata = {"cgddi": canonical({"task": task, "network": network})}
     write_tensors(out / "weights.safetensors", model.state_dict(), metadata)
     write_record(out / "record.json", record)
+
+
+def _two_kinds(photos: Photos, subset: str) -> None:
+    kinds = {bool(row["malignant"]) for row in photos.rows}
+    if len(kinds) < 2:
+        raise UserError(
+            f"all training photos of subset {subset} are {'malignant' if True in kinds else 'benign'}; a classifier learns from "
+            "both kinds. Raise fedd.subsets.train_per_tone, or set fedd.subsets.balance: tone_and_malignancy."
+        )

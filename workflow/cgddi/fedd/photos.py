@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from cgddi.errors import InvalidInput, Problem, UserError
+from cgddi.images import LESION
 from cgddi.masks.geometry import mask_to_size, photo_to_size
 from cgddi.masks.read import read_mask, read_photo
 
@@ -87,3 +89,19 @@ def _attempt(problems: list[Problem], name: str, action: Callable[[], Any]) -> A
         message, _, remedy = str(error).rpartition(". ")
         problems.append(Problem(name, message or str(error), remedy or "Mend the image sheet."))
         return None
+
+
+def without_covered(photos: Photos) -> tuple[Photos, list[dict[str, str]]]:
+    """Training photos less those that are lesion all over (nothing tells it from skin there), and a line on each of these."""
+    covered = (photos.truth == LESION).all((1, 2))
+    left_out = [
+        {"image_id": row["image_id"], "reason": "the mask is lesion all over"}
+        for row, all_lesion in zip(photos.rows, covered, strict=True)
+        if all_lesion
+    ]
+    for line in left_out:
+        print(f"image {line['image_id']} takes no part in training: {line['reason']}", file=sys.stderr)
+    rows = tuple(row for row, all_lesion in zip(photos.rows, covered, strict=True) if not all_lesion)
+    if not rows:
+        raise UserError("every training mask is lesion all over. Look at masks.id_map and the masks.")
+    return Photos(rows, photos.pixels[~covered], photos.truth[~covered]), left_out

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,16 +10,15 @@ import numpy as np
 
 from cgddi import runtime
 from cgddi.artefacts import record_for, write_atomic, write_record
-from cgddi.errors import InvalidInput, UserError
+from cgddi.errors import InvalidInput
 from cgddi.fedd.features_io import FeatureFiles
-from cgddi.fedd.photos import Photos, read_photos
+from cgddi.fedd.photos import read_photos, without_covered
 from cgddi.fedd.pixels import load_pixels, missing_maps
 from cgddi.fedd.results import iou_csv, pictures
 from cgddi.fedd.segmenter import Segmenter
 from cgddi.fedd.segmenter_train import fit
 from cgddi.fedd.settings import SegmenterSettings
 from cgddi.fedd.study_input import ROLES, check_features, check_roles, tone_counts
-from cgddi.images import LESION
 
 
 def run_segmenter(
@@ -92,22 +90,6 @@ def run_segmenter(
         disagreement=doubt,
     )
     write_record(out / "record.json", record)
-
-
-def without_covered(photos: Photos) -> tuple[Photos, list[dict[str, str]]]:
-    """Training photos less those that are lesion all over (nothing tells it from skin there), and a line on each of these."""
-    covered = (photos.truth == LESION).all((1, 2))
-    left_out = [
-        {"image_id": row["image_id"], "reason": "the mask is lesion all over"}
-        for row, all_lesion in zip(photos.rows, covered, strict=True)
-        if all_lesion
-    ]
-    for line in left_out:
-        print(f"image {line['image_id']} takes no part in training: {line['reason']}", file=sys.stderr)
-    rows = tuple(row for row, all_lesion in zip(photos.rows, covered, strict=True) if not all_lesion)
-    if not rows:
-        raise UserError("every training mask is lesion all over. Look at masks.id_map and the masks.")
-    return Photos(rows, photos.pixels[~covered], photos.truth[~covered]), left_out
 
 
 def disagreement(uncertainty: np.ndarray, right: np.ndarray) -> dict[str, float | None]:
