@@ -100,6 +100,7 @@ def test_memorisation_audit_finds_the_copy(audited):
     found = audited["memorisation"]
     assert found["nearest"][0]["id"] == "semantic/toy/copy" and found["nearest"][0]["image"] == "nel1"
     assert found["nearest"][0]["bits"] == 0 and found["nearest"][0]["similarity"] > 0.999 and found["copies"] >= 1
+    assert 1 <= found["closer_than_real"] < found["images"], "the copy is, most samples are not"
 
 
 def test_frechet_distance_is_the_formula():

@@ -59,7 +59,11 @@ def test_table_sets_published_figures_beneath_ours_in_both_formats(tables):
     assert text[ours + 1].startswith("| published: baseline, synthetic_real |") and "86.6" in text[ours + 1]
     assert any("test images all 120 (60 benign, 60 malignant)" in line for line in text)
     assert any("becomes" in line for line in text)
+    rarity = next(n for n, line in enumerate(text) if line.startswith("| Accuracy by rarity")) + 2
+    ours = next(n for n in range(rarity, len(text)) if text[n].startswith("| single: baseline, synthetic |"))
+    assert text[ours + 1] == "| published: baseline, synthetic |  | 85.0 | 94.7 | 83.3 |" and text[ours].count("(") == 3
     latex = (tables / "table.tex").read_text()
+    assert latex.count(r"\begin{table}") == latex.count(r"\end{table}") == 2 and "94.7" in latex
     assert r"synthetic\_real" in latex and r"\bottomrule" in latex and "90.9" in latex
 
 

@@ -22,7 +22,9 @@ def audit_memorisation(index: pd.DataFrame, settings: AuditSettings, seed: int) 
 
     Returns:
         images, copies (similarity at or above `memorised_similarity`), similarity and bits (quantiles over images), between_real
-        (the same quantiles from each real image to its nearest other: the yardstick), nearest (the most similar pairs).
+        (the same quantiles from each real image to its nearest other: the yardstick), closer_than_real (images nearer to a real
+        one than any two real ones are to each other, which says something even where all photos are alike), nearest (the most
+        similar pairs).
     """
     train = index[index["role"] == "train"]
     real = rows_of(train[train["kind"] == "real"])
@@ -48,6 +50,7 @@ def audit_memorisation(index: pd.DataFrame, settings: AuditSettings, seed: int) 
         "similarity": _quantiles(closest),
         "bits": _quantiles(distance.min(axis=1)),
         "between_real": _quantiles(between.max(axis=1)),
+        "closer_than_real": int((closest > between.max()).sum()),
         "nearest": [
             {
                 "id": semantic[i].id,

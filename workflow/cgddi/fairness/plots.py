@@ -93,6 +93,8 @@ def metrics_with_intervals(metrics: pd.DataFrame) -> bytes:
         )
         axis.set_yticks(range(len(names)), labels, fontsize=7)
         axis.grid(axis="x", lw=0.3)
+    crosses = "" if metrics["published"].isna().all() else "; orange cross: published"
+    figure.supxlabel(f"dot: ours, with its interval{crosses}", fontsize=8)
     return png(figure)
 
 

@@ -60,7 +60,8 @@ def report(
         "paired": paired_frame(settings, bootstrap, options),
     }
     files: dict[str, bytes | str] = {f"{name}.csv": table.to_csv(index=False) for name, table in frames.items()}
-    files["table.md"], files["table.tex"] = markdown(metrics, options), latex(metrics, options)
+    tables = (metrics, frames["by_rarity"], options)
+    files["table.md"], files["table.tex"] = markdown(*tables), latex(*tables)
     files["roc.png"] = roc_by_tone(settings)
     files["metrics.png"] = metrics_with_intervals(metrics)
     files["calibration.png"] = calibration(settings)

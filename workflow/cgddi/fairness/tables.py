@@ -18,6 +18,7 @@ COLUMNS = (
     ("dpm", "all", "DPM"),
     ("eom", "all", "EOM"),
 )
+RARITY_COLUMNS = tuple(("accuracy", rarity, rarity.capitalize()) for rarity in ("common", "rare", "very rare"))
 SIGNS = {
     "epoch chosen on the test images": "†",
     "leakage gate waived: training images touch held-out images": "‡",
@@ -34,11 +35,14 @@ def signs(marks: str) -> str:
     return "".join(SIGNS[mark] for mark in marks.split("; ") if mark)
 
 
-def rows_of(metrics: pd.DataFrame) -> tuple[list[list[str]], list[str]]:
-    """Cells of the table (per cent) and its footnotes.
+def rows_of(
+    metrics: pd.DataFrame, columns: Sequence[tuple[str, str, str]] = COLUMNS
+) -> tuple[list[list[str]], list[str]]:
+    """Cells of a table (per cent) and its footnotes.
 
     Args:
         metrics: see `cgddi.fairness.frames.metrics_frame`.
+        columns: (metric, group, heading) of each column.
     """
     lines, notes = [], []
     for (split, regime, method), part in metrics.groupby(["split", "regime", "method"], sort=False):
@@ -48,17 +52,27 @@ def rows_of(metrics: pd.DataFrame) -> tuple[list[list[str]], list[str]]:
         cells = {(row.metric, row.group): row for row in part.itertuples(index=False)}
         if any(
             row.value != "undefined" and row.low == row.high
-            for row in (cells[c[:2]] for c in COLUMNS if c[:2] in cells)
+            for row in (cells[c[:2]] for c in columns if c[:2] in cells)
         ):
             notes.append(ZERO_WIDTH)
         name = f"{split}: {method}, {regime}{signs(first['marks'])}"
-        lines.append([name, f"{first['runs']}", *(_cell(cells.get(column[:2])) for column in COLUMNS)])
-        published = [_published(cells.get(column[:2])) for column in COLUMNS]
+        lines.append([name, f"{first['runs']}", *(_cell(cells.get(column[:2])) for column in columns)])
+        published = [_published(cells.get(column[:2])) for column in columns]
         if any(published):
             lines.append([f"published: {method}, {regime}", "", *published])
         else:
             notes.append(f"{split}: {method}, {regime}: no published figure for this setting")
     return lines, list(dict.fromkeys(notes))
+
+
+def rarity_rows(by_rarity: pd.DataFrame) -> list[list[str]]:
+    """Cells of the table of accuracy by rarity of the disease (per cent), published figures beneath ours.
+
+    Args:
+        by_rarity: see `cgddi.fairness.frames.by_rarity_frame`.
+    """
+    overall = by_rarity[by_rarity["group"] == "all"]
+    return rows_of(overall.assign(group=overall["rarity"]), RARITY_COLUMNS)[0]
 
 
 def _cell(row) -> str:
@@ -103,13 +117,15 @@ def flip_lines(metrics: pd.DataFrame) -> list[str]:
     return lines
 
 
-def markdown(metrics: pd.DataFrame, options: FairnessSettings) -> str:
-    """The table as Markdown, with notes, counts and the effect of one flipped image."""
+def markdown(metrics: pd.DataFrame, by_rarity: pd.DataFrame, options: FairnessSettings) -> str:
+    """The tables as Markdown, with notes, counts and the effect of one flipped image."""
     lines, notes = rows_of(metrics)
     header = ["Setting", "Runs", *(name for *_, name in COLUMNS)]
     text = [f"## {options.title}", ""] if options.title else []
     text.append(f"Per cent; in brackets the {100 * options.confidence:.0f}% interval over test images{_runs(options)}.")
     text += ["", md_row(header), md_row(["---"] * len(header)), *(md_row(line) for line in lines), ""]
+    header = ["Accuracy by rarity of the disease", "Runs", *(name for *_, name in RARITY_COLUMNS)]
+    text += [md_row(header), md_row(["---"] * len(header)), *(md_row(line) for line in rarity_rows(by_rarity)), ""]
     for heading, items in (
         ("Notes", notes),
         ("Counts", count_lines(metrics)),
@@ -129,22 +145,21 @@ def md_row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def latex(metrics: pd.DataFrame, options: FairnessSettings) -> str:
-    """The table as LaTeX (booktabs), notes and counts beneath it."""
+def latex(metrics: pd.DataFrame, by_rarity: pd.DataFrame, options: FairnessSettings) -> str:
+    """Two LaTeX tables (booktabs): the figures, notes and counts beneath them; and accuracy by rarity of the disease."""
     lines, notes = rows_of(metrics)
-    text = [r"\begin{table}", r"\centering", r"\begin{tabular}{l" + "r" * (len(COLUMNS) + 1) + "}", r"\toprule"]
-    text.append(" & ".join(["Setting", "Runs", *(name for *_, name in COLUMNS)]) + r" \\")
-    text += [
-        r"\midrule",
-        *(" & ".join(tex_text(cell) for cell in line) + r" \\" for line in lines),
-        r"\bottomrule",
-        r"\end{tabular}",
-    ]
     title = f"{options.title}. " if options.title else ""
     about = f"{title}Per cent, with {100 * options.confidence:.0f}% intervals over test images{_runs(options)}."
     caption = " ".join([about, *(f"{line}." for line in [*notes, *count_lines(metrics)])])
-    text.append(rf"\caption{{{tex_text(caption)}}}")
-    return "\n".join([*text, r"\end{table}", ""])
+    rarity = f"{about} Accuracy by rarity of the disease."
+    return _tabular(COLUMNS, lines, caption) + _tabular(RARITY_COLUMNS, rarity_rows(by_rarity), rarity)
+
+
+def _tabular(columns, lines, caption: str) -> str:
+    text = [r"\begin{table}", r"\centering", r"\begin{tabular}{l" + "r" * (len(columns) + 1) + "}", r"\toprule"]
+    text.append(" & ".join(["Setting", "Runs", *(name for *_, name in columns)]) + r" \\")
+    text += [r"\midrule", *(" & ".join(tex_text(cell) for cell in line) + r" \\" for line in lines), r"\bottomrule"]
+    return "\n".join([*text, r"\end{tabular}", rf"\caption{{{tex_text(caption)}}}", r"\end{table}", ""])
 
 
 def tex_text(text: str) -> str:

@@ -94,7 +94,8 @@ def _memorisation(values: dict[str, Any]) -> tuple[str, str]:
     frame = pd.DataFrame({"samples": values["similarity"], "real photos among themselves": values["between_real"]})
     caption = (
         f"Memorisation: {values['copies']} of {values['images']} samples come nearer than {values['threshold']} to a training "
-        f"photo. Quantiles of the similarity to the nearest one; features: {values['features']}"
+        f"photo, {values['closer_than_real']} nearer than any two training photos are to each other. Quantiles of the similarity "
+        f"to the nearest one; features: {values['features']}"
     )
     return caption, _table(frame.rename_axis("quantile").reset_index())
 
