@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := --profile profiles/local-cpu --configfile config/toy/config.yaml
 
-.PHONY: demo claim test test-all lint bench profiles recover config toy-model env clean-demo
+.PHONY: demo demo-fedd claim test test-all lint bench profiles recover config toy-model env clean-demo
 
 env: $(READY)
 
@@ -22,6 +22,11 @@ $(READY): requirements.txt pyproject.toml
 demo: $(READY) data/toy/images.csv
 	$(BIN)/snakemake $(DEMO)
 	@echo "Report: results/toy/report/index.html"
+
+## The same with automatic masks, and the FEDD study they come from.
+demo-fedd: $(READY) data/toy/images.csv
+	$(BIN)/snakemake $(DEMO) config/toy/fedd.yaml
+	@echo "Report: results/toy-fedd/report/index.html"
 
 data/toy/images.csv: | $(READY)
 	rm -f $@.part
@@ -60,7 +65,7 @@ toy-model: $(READY)
 	$(BIN)/cgddi toy-model --output config/toy/model
 
 clean-demo:
-	rm -rf data/toy results/toy
+	rm -rf data/toy results/toy results/toy-fedd
 
 ## After Snakemake itself was killed: cancel its orphaned jobs and remove its lock.
 recover: $(READY)
