@@ -104,6 +104,12 @@ def test_automatic_masks_count_as_masks_everywhere(folder):
     assert plan.fedd.mask_features("archive", "wart.000") == [plan.fedd.features(100, "archive", "wart.000")]
 
 
+def test_a_cohort_names_only_the_masks_keys_in_which_it_differs(folder):
+    plan = make(cohorts=AUTOMATIC, masks={"size": 64, "crop": "square"})
+    own, section = plan.masks_settings("archive"), plan.masks_settings("clinic")
+    assert (own.source, own.size, own.crop) == ("fedd", 64, "square") and section.source == "human"
+
+
 def test_the_studys_own_photos_are_not_computed_twice(folder):
     plan = make(cohorts={"clinic": {"masks": {"source": "fedd"}}})
     inside = {photo.image_id for photo in plan.fedd.study.photos}

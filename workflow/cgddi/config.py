@@ -73,7 +73,9 @@ class Cohort(Section):
     role: Literal["development", "evaluation"] = Field(
         "development", description="evaluation: photos only test classifiers; nothing is generated from them"
     )
-    masks: MasksSettings | None = Field(None, description="masks settings of this cohort; null: the section `masks`")
+    masks: MasksSettings | None = Field(
+        None, description="keys of the section `masks` that are different for this cohort"
+    )
 
 
 class Runs(Section):
@@ -192,6 +194,13 @@ class Config(Section):
             if regime.name != name:
                 raise ValueError(f"regimes.{name}: its name is {regime.name!r}; give both the same")
         return self
+
+    def masks_of(self, cohort: str) -> MasksSettings:
+        """Masks settings of a cohort: the section's, with the keys the cohort has of its own."""
+        own = self.cohorts[cohort].masks if cohort in self.cohorts else None
+        if own is None:
+            return self.masks
+        return self.masks.model_copy(update={key: getattr(own, key) for key in own.model_fields_set})
 
     def regime(self, name: str) -> Regime:
         """A regime by name: one of the config's own, or a built-in one."""

@@ -123,8 +123,8 @@ class Plan:
         return self.config.cohorts.get(name, Cohort())
 
     def masks_settings(self, cohort: str) -> MasksSettings:
-        """Masks settings of a cohort: its own, or the section's."""
-        return self.cohort(cohort).masks or self.config.masks
+        """Masks settings of a cohort: the section's, with the keys it has of its own."""
+        return self.config.masks_of(cohort)
 
     def _roles(self, split: SplitSettings) -> dict[str, str]:
         roles: dict[str, str] = {}

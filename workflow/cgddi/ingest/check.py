@@ -162,7 +162,11 @@ def main(argv: list[str] | None = None) -> int:
     """Run `cgddi validate`."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="cgddi validate", description=__doc__, formatter_class=raw)
-    parser.add_argument("--config", help="config file; its sheets and its mixed_malignancy are used unless given here")
+    parser.add_argument(
+        "--config",
+        nargs="+",
+        help="config file, or several as for snakemake; its sheets and its mixed_malignancy are used unless given here",
+    )
     parser.add_argument("--images", help="image sheet")
     parser.add_argument("--diseases", help="disease sheet, or builtin:ddi, builtin:fitzpatrick17k")
     parser.add_argument(
@@ -181,12 +185,12 @@ def main(argv: list[str] | None = None) -> int:
         if args.config:
             from cgddi.config import load_config
 
-            config = load_config(args.config)
+            config = load_config(*args.config)
             images, diseases = images or config.images, diseases or config.diseases
             mixed = mixed or config.mixed_malignancy
             if args.mask_ids is None:
                 ids = config.masks.id_map
-                cohort_ids = {name: cohort.masks.id_map for name, cohort in config.cohorts.items() if cohort.masks}
+                cohort_ids = {name: config.masks_of(name).id_map for name in config.cohorts}
         if not images or not diseases:
             raise UserError("give --config, or --images and --diseases")
         sheets, problems, warnings = validate(images, diseases, ids, mixed or "error", args.threads, cohort_ids)
