@@ -30,8 +30,10 @@ def test_every_site_line_is_valid_yaml_once_its_mark_is_removed():
 
 
 def test_gpu_rules_of_the_profile_are_the_rules_that_take_gpus():
-    texts = "".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
-    rules = {name for name, text in re.findall(r"^rule (\w+):\n(.*?)(?=^\w|\Z)", texts, re.M | re.S) if "gpu=" in text}
+    text = "\n".join(path.read_text() for path in sorted((ROOT / "rules").glob("*.smk")))
+    own = dict(re.findall(r"^rule (\w+):\n(.*?)(?=^\S|\Z)", text, re.M | re.S))
+    rules = {name for name, body in own.items() if "gpu=" in body}
+    rules |= {name for base, name in re.findall(r"^use rule (\w+) as (\w+) with:", text, re.M) if base in rules}
     assert set(all_live()["set-resources"]) == rules
 
 
