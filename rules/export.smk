@@ -7,8 +7,8 @@
 rule export:
     input:
         index=expand(f"{R}/index/{{split}}.parquet", split=PLAN.config.splits),
-        lora=[f"{R}/lora/{scope}/{concept}/pytorch_lora_weights.safetensors" for scope, concept in PLAN.training],
-        embedding=[f"{R}/embedding/{scope}/{concept}/learned_embeds.safetensors" for scope, concept in PLAN.training],
+        lora=[f"{R}/lora/{scope}/{concept}/pytorch_lora_weights.safetensors" for scope, concept in PLAN.adapters],
+        embedding=[f"{R}/embedding/{scope}/{concept}/learned_embeds.safetensors" for scope, concept in PLAN.adapters],
     output:
         card=f"{R}/export/README.md",
         record=f"{R}/export/record.json",

@@ -47,7 +47,9 @@ rule lora:
             PLAN.generator_spec("lora", w.scope, w.concept) if TOGETHER == 1 else PLAN.pack_spec(w.scope, w.pack)
         ),
         place=lambda w, output: (
-            f"--output-dir {Path(output[0]).parent}" if TOGETHER == 1 else f"--output-pack {output.pack}"
+            option("--output-dir", [Path(output[0]).parent])
+            if TOGETHER == 1
+            else option("--output-pack", [output.pack])
         ),
         split=lambda w, input: option("--split", input.split),
         state=f"{R}/.state/lora/{{scope}}/{WHO}",

@@ -13,7 +13,7 @@ rule report:
             kind=["leakage", "quality", "tone", "memorisation"],
         ),
         index=expand(f"{R}/index/{{split}}.parquet", split=PLAN.config.splits),
-        samples=[f"{R}/lora/{scope}/{concept}/samples.png" for scope, concept in PLAN.training],
+        samples=[f"{R}/lora/{scope}/{concept}/samples.png" for scope, concept in PLAN.adapters],
         review=rules.review.output.page,
         healthy=all_healthy_archives(PLAN.canvas_cohorts),
         fedd=[f"{R}/fedd/tables/summary.json"] if PLAN.config.fedd.study else [],

@@ -1,6 +1,7 @@
 """Change one thing after a finished run, and compare the exact set of jobs that would run."""
 
 import csv
+import json
 import os
 import re
 import shutil
@@ -78,6 +79,8 @@ def test_a_dropped_disease_runs_the_pooled_jobs_only(copy):
     change(copy, {"drop_concepts": [slug]})
     assert counts(copy, *RUN) == POOLED
     assert not [text for text in messages(copy, *RUN) if slug in text]
+    again = cgddi(copy, "status", "--configfile", "config.yaml", "--json").stdout
+    assert {json.loads(line)["state"] for line in again.splitlines() if '"lora"' in line} == {"done"}
     change(copy, {"drop_concepts": ["nosuch"]})
     done = snakemake(copy, "-n", *RUN, check=False)
     assert done.returncode and "column drop_concepts: no such concept" in (done.stdout + done.stderr)

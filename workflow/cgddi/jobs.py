@@ -144,7 +144,7 @@ def _generators(plan: Plan) -> Iterator[Job]:
         return tuple(sorted({f"{root}/masks/{p.cohort}/{plan.batch_of[p.image_id]}.jsonl" for p in chosen}))
 
     priors = tuple(f"{root}/canvases/{cohort}.jsonl" for cohort in plan.canvas_cohorts[:1])
-    for scope, concept in plan.training:
+    for scope, concept in plan.adapters:
         pack = plan.pack_of[scope, concept]
         together = plan.packs[scope, pack]
         tar = (f"{root}/lora/{scope}/packs/{pack}.tar",) if config.lora.concepts_per_job > 1 else ()

@@ -228,11 +228,14 @@ class Plan:
         found: dict[tuple[str, str], list[Photo]] = defaultdict(list)
         for scope in self.scopes:
             for photo in self.photos:
-                if photo.concept in self.config.drop_concepts:
-                    continue
                 if self.generates(photo) and (scope == "all" or self.roles[scope].get(photo.image_id) == "train"):
                     found[scope, photo.concept].append(photo)
         return dict(found)
+
+    @cached_property
+    def adapters(self) -> list[tuple[str, str]]:
+        """(scope, concept) of every adapter that is wanted: all that can be trained, but for dropped concepts."""
+        return [(scope, concept) for scope, concept in self.training if concept not in self.config.drop_concepts]
 
     @cached_property
     def packs(self) -> dict[tuple[str, str], list[str]]:
@@ -249,8 +252,8 @@ class Plan:
         """(scope, canvas cohort, concept) of every semantic job."""
         return [
             (scope, cohort, concept)
-            for (scope, concept), photos in self.training.items()
-            if len(photos) >= self.config.sample_min_images
+            for scope, concept in self.adapters
+            if len(photos := self.training[scope, concept]) >= self.config.sample_min_images
             for cohort in self.canvases_for({p.cohort for p in photos})
         ]
 
