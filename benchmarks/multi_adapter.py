@@ -26,7 +26,7 @@ def measure(model: Path, folder: Path, size: int, steps: int, device: torch.devi
     """Time one adapter alone and four together."""
     _, tar, names = _engine.photos(folder / "photos", size, 16)
     together, alone = [], []
-    for _ in range(2):
+    for _ in range(3):
         alone.append(_train(model, tar, names, folder, size, steps, 1, device))
         together.append(_train(model, tar, names, folder, size, steps, ADAPTERS, device))
     one, four = min(alone), min(together)

@@ -14,6 +14,8 @@ from benchmarks import _engine
 
 PROMPT = "An image of lesion on the skin of a dark-skinned individual"
 
+ROUNDS = 3
+
 
 def run() -> dict:
     """The toy backbone on a CPU (8 images a step), random-weight SD 2.1 at 512 px on a GPU (16 images a step)."""
@@ -39,12 +41,13 @@ def measure(model: Path, folder: Path, size: int, batch: int, steps: int, device
     argv += f"--initializer_token lesion --resolution {size} --train_batch_size {batch} --max_train_steps {steps * 2}".split()
     argv += f"--learning_rate 5e-4 --lr_scheduler constant --output_dir {folder}/theirs --seed 0 --save_steps 100000".split()
     argv += ["--mixed_precision", "bf16" if device.type == "cuda" else "no", "--lr_warmup_steps", "0"]
-    ours = [_ours(model, tar, names, folder, settings, device)]
-    limit = [_bare(model, size, batch, steps, device)]
-    clock = _engine.script("textual_inversion/textual_inversion.py", argv, steps)
-    theirs = clock.seconds(10) if clock else None
-    _engine.device()
-    limit.append(_bare(model, size, batch, steps, device))
+    ours, limit, theirs = [], [], []
+    for _ in range(ROUNDS):  # in turn, so that other work on the machine meets all of them
+        ours.append(_ours(model, tar, names, folder, settings, device))
+        limit.append(_bare(model, size, batch, steps, device))
+        clock = _engine.script("textual_inversion/textual_inversion.py", argv, steps)
+        theirs += [clock.seconds(10)] if clock else []
+        _engine.device()
     peak = 0
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -53,7 +56,9 @@ def measure(model: Path, folder: Path, size: int, batch: int, steps: int, device
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated()
     more = {"peak_gib": round(peak / 2**30, 2), "seconds_per_500_steps": round(500 * min(ours), 1)} if peak else {}
-    return _engine.result("ti_step", min(ours), theirs, min(limit), image_size=size, batch=batch, **more)
+    return _engine.result(
+        "ti_step", min(ours), min(theirs, default=None), min(limit), image_size=size, batch=batch, **more
+    )
 
 
 def _ours(model: Path, tar: Path, names: list[str], folder: Path, settings: dict, device: torch.device) -> float:

@@ -49,7 +49,7 @@ def ours(world, settings, canvas, seed, fuse=None):
     backbone = load({"source": str(world.model)}, torch.device("cpu"))
     token, rows = read_embedding(world.embedding, "<nevus>")
     backbone.add_token(token, rows)
-    applied = Applied(backbone.unet, read_adapter(world.lora), fuse)
+    applied = Applied(backbone.denoiser, read_adapter(world.lora), fuse)
     sampler = Sampler(backbone, settings, tiny.SIZE, 2, backbone.empty_negative(""))
     mean = std = None
     if canvas is not None:
@@ -135,13 +135,13 @@ def test_fused_and_beside_agree(world):
 
 def test_applied_is_taken_off_bit_for_bit_and_swaps(world):
     backbone = load({"source": str(world.model)}, torch.device("cpu"))
-    before = {name: value.clone() for name, value in backbone.unet.state_dict().items()}
+    before = {name: value.clone() for name, value in backbone.denoiser.state_dict().items()}
     adapter = read_adapter(world.lora)
     for fuse in (True, False):
-        applied = Applied(backbone.unet, adapter, fuse)
+        applied = Applied(backbone.denoiser, adapter, fuse)
         applied.swap(adapter)
         applied.remove()
-        after = backbone.unet.state_dict()
+        after = backbone.denoiser.state_dict()
         assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
 
 
@@ -202,5 +202,5 @@ def test_an_adapter_for_another_model_is_refused(world, tmp_path):
     )
     backbone = load({"source": str(world.model)}, torch.device("cpu"))
     with pytest.raises(UserError, match="does not fit this base model: layer mid_block.nothing"):
-        Applied(backbone.unet, read_adapter(tmp_path / "x.safetensors"))
+        Applied(backbone.denoiser, read_adapter(tmp_path / "x.safetensors"))
     assert adapter.is_plain

@@ -13,7 +13,7 @@ from tests.diffusion import tiny
 
 def test_nothing_but_the_rows_changes(world, tmp_path):
     backbone = load({"source": str(world.model)}, torch.device("cpu"))
-    modules = (backbone.unet, backbone.vae, *backbone.text_encoders)
+    modules = (backbone.denoiser, backbone.vae, *backbone.text_encoders)
     before = [{name: value.clone() for name, value in module.state_dict().items()} for module in modules]
     spec = tiny.spec_for("embedding", world.model, world.images, **tiny.TI)
     train_embedding(spec, [world.root / "masks.tar"], tmp_path, backbone=backbone)

@@ -27,7 +27,7 @@ def picture(world, file) -> np.ndarray:
     sampler = Sampler(backbone, SampleSettings("ddim", 4, None, 4.0), tiny.SIZE, 1, backbone.empty_negative(""))
     image = sampler.draw(backbone.encode_prompts([PROMPT]), [3], None, None)[0].numpy()
     applied.remove()
-    assert not [name for name, _ in backbone.unet.named_parameters() if "lora" in name]
+    assert not [name for name, _ in backbone.denoiser.named_parameters() if "lora" in name]
     return image
 
 

@@ -49,12 +49,16 @@ class Adapter:
         return not self.others
 
 
-def export(layers: Mapping[str, StackedLoRA], which: int = 0) -> dict[str, torch.Tensor]:
+PARTS = ("unet", "transformer")
+"""What diffusers calls a denoiser, before the names of its layers."""
+
+
+def export(layers: Mapping[str, StackedLoRA], which: int = 0, part: str = "unet") -> dict[str, torch.Tensor]:
     """Tensors of adapter `which` in diffusers' names; its scale is multiplied into B, so that every reader's alpha = r is right."""
     tensors = {}
     for name, layer in layers.items():
-        tensors[f"unet.{name}.lora_A.weight"] = layer.down[which].detach().float().contiguous()
-        tensors[f"unet.{name}.lora_B.weight"] = (layer.up[which].detach().float() * layer.scale).contiguous()
+        tensors[f"{part}.{name}.lora_A.weight"] = layer.down[which].detach().float().contiguous()
+        tensors[f"{part}.{name}.lora_B.weight"] = (layer.up[which].detach().float() * layer.scale).contiguous()
     return tensors
 
 
@@ -73,8 +77,8 @@ def read_adapter(path: str | Path) -> Adapter:
     down, up, others, alphas = {}, {}, {}, {}
     for name, value in tensors.items():
         inner = name
-        while inner.startswith("unet."):
-            inner = inner[len("unet.") :]
+        while inner.startswith(tuple(f"{part}." for part in PARTS)):
+            inner = inner.partition(".")[2]
         if name == inner and name.startswith(("text_encoder", "lora_")):
             others[name] = value
         elif inner.endswith(".alpha"):
@@ -87,7 +91,9 @@ def read_adapter(path: str | Path) -> Adapter:
         else:
             others[name] = value
     if not down or set(down) != set(up):
-        raise UserError(f"{path}: holds no LoRA of a UNet (or half of one). Name a pytorch_lora_weights.safetensors.")
+        raise UserError(
+            f"{path}: holds no LoRA of a denoiser (or half of one). Name a pytorch_lora_weights.safetensors."
+        )
     scaled = {
         layer: value * (alphas[layer] / down[layer].shape[0]) if layer in alphas else value
         for layer, value in up.items()
@@ -166,7 +172,7 @@ class PeftApplied:
         from diffusers.loaders import StableDiffusionLoraLoaderMixin as Loader
 
         self.backbone = backbone
-        Loader.load_lora_into_unet(dict(adapter.tensors), None, backbone.unet, adapter_name="cgddi")
+        Loader.load_lora_into_unet(dict(adapter.tensors), None, backbone.denoiser, adapter_name="cgddi")
         for part, encoder in backbone.parts_of_text():
             if any(name.startswith(f"{part}.") for name in adapter.tensors):
                 Loader.load_lora_into_text_encoder(
@@ -178,7 +184,7 @@ class PeftApplied:
 
     def remove(self) -> None:
         """Take the adapter off."""
-        self.backbone.unet.delete_adapters("cgddi")
+        self.backbone.denoiser.delete_adapters("cgddi")
         for _, encoder in self.backbone.parts_of_text():
             recurse_remove_peft_layers(encoder)
         self.backbone.text_adapter = None
@@ -186,7 +192,7 @@ class PeftApplied:
 
 def apply(backbone: Backbone, adapter: Adapter) -> Applied | PeftApplied:
     """Put an adapter on a model; `remove()` of what comes back takes it off."""
-    return Applied(backbone.unet, adapter) if adapter.is_plain else PeftApplied(backbone, adapter)
+    return Applied(backbone.denoiser, adapter) if adapter.is_plain else PeftApplied(backbone, adapter)
 
 
 def _product(adapter: Adapter, name: str, device: torch.device) -> torch.Tensor:

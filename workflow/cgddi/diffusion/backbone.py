@@ -62,31 +62,32 @@ class Backbone:
     """
 
     family = "sd"
+    part = "unet"  # the denoiser's folder, and the prefix of its layers in adapter files
     encoders = (("tokenizer", "text_encoder"),)
     attention_targets = ("to_q", "to_k", "to_v", "to_out.0")
 
     def __init__(
         self, folder: Path, device: torch.device, dtype: torch.dtype = torch.float32, variant: str | None = None
     ):
-        from diffusers import AutoencoderKL, UNet2DConditionModel
+        from diffusers import AutoencoderKL
 
         self.folder, self.device, self.dtype, self.variant = folder, torch.device(device), dtype, variant
         self.index = models.model_index(folder)
         self.digests = models.component_digests(folder, variant)
         self.digest = models.combined(self.digests)
         options: dict[str, Any] = {"use_safetensors": True, "variant": variant, "local_files_only": True}
-        self.unet = self._component("unet", UNet2DConditionModel, torch_dtype=dtype, **options)
+        self.denoiser = self._component(self.part, self._denoiser_class(), torch_dtype=dtype, **options)
         self.vae = self._component("vae", AutoencoderKL, torch_dtype=self.vae_dtype(), **options)
         self.tokenizers, self.text_encoders = [], []
         for tokenizer, encoder in self.encoders:
             self.tokenizers.append(self._tokenizer(tokenizer))
             self.text_encoders.append(self._text_encoder(encoder, dtype=torch.float32, **options))
         self.scheduler_config = self._scheduler_config()
-        self.rule = NoiseRule(self.scheduler_config, self.device)
-        for module in (self.unet, self.vae, *self.text_encoders):
+        self.rule = self._noise_rule()
+        for module in (self.denoiser, self.vae, *self.text_encoders):
             module.requires_grad_(False).eval().to(self.device)
             use_fast_products(module)
-        for module in (self.unet, self.vae):  # what oneDNN and cuDNN convolve fastest
+        for module in (self.denoiser, self.vae):  # what oneDNN and cuDNN convolve fastest
             module.to(memory_format=torch.channels_last)
         if self.device.type == "cuda":
             torch.set_float32_matmul_precision("high")
@@ -94,9 +95,9 @@ class Backbone:
         self.tokens: dict[str, int] = {}
         self._token_facts: dict[str, str] = {}
         self.text_adapter: str | None = None  # hash of an adapter on the text encoders, while one is applied
-        if self.unet.config.in_channels != self.vae.config.latent_channels:
+        if self.denoiser.config.in_channels != self.vae.config.latent_channels:
             raise UserError(
-                f"{folder}: the UNet takes {self.unet.config.in_channels} channels, the autoencoder gives "
+                f"{folder}: the denoiser takes {self.denoiser.config.in_channels} channels, the autoencoder gives "
                 f"{self.vae.config.latent_channels}: an inpainting model? Name the text-to-image base model."
             )
 
@@ -113,6 +114,14 @@ class Backbone:
                 f"{self.folder}/{part}: cannot be loaded ({str(error).splitlines()[0]}). Weights must be .safetensors "
                 f"(variant {self.variant}); fetch that form of the model or convert it once."
             ) from error
+
+    def _denoiser_class(self):
+        from diffusers import UNet2DConditionModel
+
+        return UNet2DConditionModel
+
+    def _noise_rule(self) -> NoiseRule:
+        return NoiseRule(self.scheduler_config, self.device)
 
     def _tokenizer(self, part: str):
         from transformers import CLIPTokenizer
@@ -139,35 +148,37 @@ class Backbone:
         """(C, h, w) of the latents of a square image of `size` px.
 
         Raises:
-            UserError: the UNet cannot halve that size often enough.
+            UserError: the denoiser cannot take that size.
         """
-        step = self.factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        step = self.factor * self._cells_together()
         if size % step:
             raise UserError(f"image_size {size} is not a multiple of {step}, which this base model needs.")
         return self.vae.config.latent_channels, size // self.factor, size // self.factor
 
+    def _cells_together(self) -> int:
+        """Latent cells of which a side must be a multiple: a UNet halves them; a transformer joins them to patches."""
+        return 2 ** (len(self.denoiser.config.block_out_channels) - 1)
+
     @torch.no_grad()
     def encode_images(self, pixels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Posterior mean and standard deviation of the latents, not scaled.
+        """Posterior mean and standard deviation of the latents, in the denoiser's units.
 
         Args:
             pixels: (B, H, W, 3) uint8 RGB.
 
         Returns:
-            Two (B, C, h, w) float32 tensors on the CPU; a draw is `scale_latents(mean + std * noise)`.
+            Two (B, C, h, w) float32 tensors on the CPU; a draw is mean + std * noise.
         """
         values = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
         posterior = self.vae.encode(values.to(self.vae.dtype)).latent_dist
-        return posterior.mean.float().cpu(), posterior.std.float().cpu()
-
-    def scale_latents(self, latents: torch.Tensor) -> torch.Tensor:
-        """Autoencoder latents in the denoiser's units."""
-        return latents * self.vae.config.scaling_factor
+        scale, shift = self.vae.config.scaling_factor, self.vae.config.shift_factor or 0
+        return (posterior.mean.float().cpu() - shift) * scale, posterior.std.float().cpu() * scale
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Denoiser latents (B, C, h, w) -> pixels (B, H, W, 3) uint8 on the device; not-a-number becomes 0 (see `sampling`)."""
-        image = self.vae.decode((latents / self.vae.config.scaling_factor).to(self.vae.dtype), return_dict=False)[0]
+        latents = latents / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0)
+        image = self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0]
         image = (image.float() / 2 + 0.5).clamp(0, 1).nan_to_num(0.0)
         return (image.permute(0, 2, 3, 1) * 255).round().to(torch.uint8)
 
@@ -253,7 +264,7 @@ class Backbone:
         prompts = prompts.to(self.dtype)
         extra = self.conditions(prompts, noisy.shape[-1] * self.factor)
         noisy = noisy.to(self.dtype, memory_format=torch.channels_last)
-        return self.unet(noisy, steps, prompts.embeds, added_cond_kwargs=extra, return_dict=False)[0]
+        return self.denoiser(noisy, steps, prompts.embeds, added_cond_kwargs=extra, return_dict=False)[0]
 
 
 def load(model: Mapping[str, Any], device: torch.device, precision: str = "auto") -> Backbone:

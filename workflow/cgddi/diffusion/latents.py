@@ -69,7 +69,7 @@ def latents_of(
 
         def compute(photo: Photo = photo) -> dict[str, torch.Tensor]:
             mean, deviation = backbone.encode_images(views.of(photo, size))
-            return {"mean": backbone.scale_latents(mean), "std": backbone.scale_latents(deviation)}
+            return {"mean": mean, "std": deviation}
 
         kept = store.get("latents", facts, compute)
         means.append(kept["mean"])

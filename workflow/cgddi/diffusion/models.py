@@ -14,7 +14,7 @@ from typing import Any
 from cgddi.artefacts import canonical, file_sha256, sha256
 from cgddi.errors import UserError
 
-COMPONENTS = ("scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "vae")
+COMPONENTS = ("scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "transformer", "unet", "vae")
 """Parts of a Stable Diffusion folder the engine loads; the safety checker and feature extractor are not among them."""
 
 BLOB = re.compile(r"[0-9a-f]{64}")

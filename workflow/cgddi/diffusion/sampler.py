@@ -10,7 +10,6 @@ import torch
 
 from cgddi.diffusion import graphs
 from cgddi.diffusion.backbone import Backbone, Prompts
-from cgddi.diffusion.schedule import partial_timesteps, solver
 
 
 @dataclass(frozen=True)
@@ -44,26 +43,8 @@ class Sampler:
         self._graph: graphs.Step | None = None
 
     def timesteps(self) -> tuple[Any, torch.Tensor]:
-        """A fresh solver and the timesteps it will run.
-
-        Image-to-image starts DPM-Solver++ at exactly `strength`; other solvers take no timesteps of one's own, and drop the
-        noisiest share of a full run, as diffusers does.
-        """
-        how, device = self.settings, self.backbone.device
-        scheduler = solver(how.sampler, self.backbone.scheduler_config)
-        if how.strength is not None and how.sampler == "dpmsolver++":
-            scheduler.set_timesteps(
-                timesteps=partial_timesteps(how.steps, how.strength, self.backbone.rule.steps), device=device
-            )
-            return scheduler, scheduler.timesteps
-        scheduler.set_timesteps(how.steps, device=device)
-        steps = scheduler.timesteps
-        if how.strength is not None:
-            first = (how.steps - min(int(how.steps * how.strength), how.steps)) * scheduler.order
-            steps = steps[first:]
-            if hasattr(scheduler, "set_begin_index"):
-                scheduler.set_begin_index(first)
-        return scheduler, steps
+        """A fresh solver and the timesteps it will run."""
+        return self.backbone.rule.sampling(self.settings.sampler, self.settings.steps, self.settings.strength)
 
     @torch.inference_mode()
     def draw(
@@ -84,16 +65,14 @@ class Sampler:
             return torch.stack([torch.randn(self.shape, generator=g) for g in generators])[fill].to(device)
 
         scheduler, steps = self.timesteps()
-        if mean is None:
-            latents = noise() * scheduler.init_noise_sigma
-        else:
-            clean = mean[fill].to(device) + std[fill].to(device) * noise()
-            latents = scheduler.add_noise(clean, noise(), steps[:1].repeat(self.batch))
+        rule = self.backbone.rule
+        clean = None if mean is None else mean[fill].to(device) + std[fill].to(device) * noise()
+        latents = rule.begin(scheduler, noise(), clean, steps[:1])
         both = Prompts.cat([self.negative[[0] * self.batch].to(device), prompts[fill].to(device)]).to(
             self.backbone.dtype
         )
         for step in steps:
-            predicted = self._guided(scheduler.scale_model_input(latents, step), step, both)
+            predicted = self._guided(rule.seen(scheduler, latents, step), step, both)
             latents = scheduler.step(predicted, step, latents, return_dict=False)[0]
         return self.backbone.decode(latents)[:count]
 

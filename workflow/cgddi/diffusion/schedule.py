@@ -48,6 +48,41 @@ class NoiseRule:
             return clean
         return _per_sample(self.signal, steps) * noise - _per_sample(self.noise, steps) * clean
 
+    def sampling(self, name: str, steps: int, strength: float | None) -> tuple[Any, torch.Tensor]:
+        """A fresh solver and the timesteps it will run.
+
+        Image-to-image starts DPM-Solver++ at exactly `strength`; other solvers take no timesteps of one's own, and drop the
+        noisiest share of a full run, as diffusers does.
+
+        Args:
+            name: see `solver`.
+            steps: steps of a full run.
+            strength: share of the noise schedule that is run on an image; None starts from noise alone.
+        """
+        device, scheduler = self.signal.device, solver(name, self.config)
+        if strength is not None and name == "dpmsolver++":
+            scheduler.set_timesteps(timesteps=partial_timesteps(steps, strength, self.steps), device=device)
+            return scheduler, scheduler.timesteps
+        scheduler.set_timesteps(steps, device=device)
+        if strength is None:
+            return scheduler, scheduler.timesteps
+        first = (steps - min(int(steps * strength), steps)) * scheduler.order
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(first)
+        return scheduler, scheduler.timesteps[first:]
+
+    def begin(
+        self, scheduler: Any, noise: torch.Tensor, clean: torch.Tensor | None, step: torch.Tensor
+    ) -> torch.Tensor:
+        """Latents (B, C, h, w) that sampling starts from: noise alone, or clean latents noised to the first timestep."""
+        if clean is None:
+            return noise * scheduler.init_noise_sigma
+        return scheduler.add_noise(clean, noise, step.repeat(len(clean)))
+
+    def seen(self, scheduler: Any, latents: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+        """Latents as the network is to see them."""
+        return scheduler.scale_model_input(latents, step)
+
     def min_snr_weight(self, steps: torch.Tensor, gamma: float) -> torch.Tensor:
         """Min-SNR loss weight per sample, (B,) (Hang et al. 2023, section 3.4): min(snr, gamma) / snr, / (snr + 1), or as it is."""
         snr = self.snr[steps]

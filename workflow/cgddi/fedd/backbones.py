@@ -145,7 +145,7 @@ class LatentBackbone(FeatureBackbone):
 
     def __init__(self, model: Mapping[str, Any], device: torch.device, folder: Path):
         self.model = diffusion.load({**model, "source": str(folder)}, device, "fp32")
-        super().__init__(self.model.unet, self.model.rule, self.model.digest, folder)
+        super().__init__(self.model.denoiser, self.model.rule, self.model.digest, folder)
         with torch.no_grad():
             self.prompt = self.model.encode_prompts([""])
 
@@ -153,7 +153,7 @@ class LatentBackbone(FeatureBackbone):
         return self.model.latent_shape(size)
 
     def encode(self, pixels: np.ndarray) -> torch.Tensor:
-        return self.model.scale_latents(self.model.encode_images(pixels)[0]).to(self.model.device)
+        return self.model.encode_images(pixels)[0].to(self.model.device)
 
     def forward(self, noisy: torch.Tensor, steps: torch.Tensor) -> None:
         prompts = self.prompt if len(noisy) == 1 else diffusion.Prompts.cat([self.prompt] * len(noisy))

@@ -30,8 +30,8 @@ class PeftLayers:
     def __init__(self, backbone: Backbone, settings: LoraSettings, slug: str, seed: int):
         self.backbone, self.settings = backbone, settings
         common = {"init_lora_weights": "gaussian", "use_rslora": settings.use_rslora, "use_dora": settings.use_dora}
-        targets = find_targets(backbone.unet, settings.target_modules)
-        backbone.unet.add_adapter(
+        targets = find_targets(backbone.denoiser, settings.target_modules)
+        backbone.denoiser.add_adapter(
             LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=targets, **common)
         )
         if settings.text_encoder_rank:
@@ -48,7 +48,7 @@ class PeftLayers:
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
         """What is trained, by part and name."""
-        parts = [("unet", self.backbone.unet), *self.backbone.parts_of_text()]
+        parts = [("unet", self.backbone.denoiser), *self.backbone.parts_of_text()]
         return {f"{part}.{n}": p for part, module in parts for n, p in module.named_parameters() if "lora_" in n}
 
     def only(self, which: int) -> AbstractContextManager:
@@ -57,7 +57,7 @@ class PeftLayers:
 
     def export(self, which: int = 0) -> dict[str, torch.Tensor]:
         """Tensors in diffusers' names, the scale multiplied into B (alpha = rank for every reader)."""
-        tensors = {f"unet.{n}": v for n, v in get_peft_model_state_dict(self.backbone.unet).items()}
+        tensors = {f"unet.{n}": v for n, v in get_peft_model_state_dict(self.backbone.denoiser).items()}
         for name in tensors:
             if name.endswith("lora_B.weight"):
                 tensors[name] = tensors[name] * self.settings.scale
@@ -70,7 +70,7 @@ class PeftLayers:
 
     def remove(self) -> None:
         """Take the adapters off."""
-        self.backbone.unet.delete_adapters("default")
+        self.backbone.denoiser.delete_adapters("default")
         if self.settings.text_encoder_rank:
             for _, encoder in self.backbone.parts_of_text():
                 recurse_remove_peft_layers(encoder)
@@ -81,8 +81,8 @@ class OwnLayers:
 
     def __init__(self, backbone: Backbone, settings: LoraSettings, slugs: list[str], seed: int):
         self.backbone = backbone
-        targets = find_targets(backbone.unet, settings.target_modules)
-        self.layers = inject(backbone.unet, targets, len(slugs), settings.rank, settings.scale)
+        targets = find_targets(backbone.denoiser, settings.target_modules)
+        self.layers = inject(backbone.denoiser, targets, len(slugs), settings.rank, settings.scale)
         for name, layer in self.layers.items():
             for k, slug in enumerate(slugs):
                 generator = torch.Generator().manual_seed(seed_for(seed, "lora-start", slug, name))
@@ -99,8 +99,10 @@ class OwnLayers:
 
     def export(self, which: int = 0) -> dict[str, torch.Tensor]:
         """Tensors of one adapter in diffusers' names."""
-        return {name: value.cpu().clone() for name, value in adapters.export(self.layers, which).items()}
+        return {
+            name: value.cpu().clone() for name, value in adapters.export(self.layers, which, self.backbone.part).items()
+        }
 
     def remove(self) -> None:
         """Take the layers off."""
-        remove(self.backbone.unet, self.layers)
+        remove(self.backbone.denoiser, self.layers)
