@@ -74,7 +74,9 @@ class Sampler:
         for step in steps:
             predicted = self._guided(rule.seen(scheduler, latents, step), step, both)
             latents = scheduler.step(predicted, step, latents, return_dict=False)[0]
-        return self.backbone.decode(latents)[:count]
+        images = self.backbone.decode(latents)
+        images[~torch.isfinite(latents).flatten(1).all(dim=1)] = 0  # a failed draw is black all over, see `is_blank`
+        return images[:count]
 
     def _guided(self, latents: torch.Tensor, step: torch.Tensor, both: Prompts) -> torch.Tensor:
         scale = self.settings.guidance

@@ -9,8 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field
 VERSIONS = ("torch", "diffusers", "transformers", "tokenizers", "pillow", "numpy")
 """Distributions whose version can change the learned token."""
 
-PAPER: dict[str, object] = {"images": "all", "preset": "paper"}
-"""What the published script did where that differs from the default: every token trained on the whole data set, test included."""
+PAPER: dict[str, object] = {"images": "all", "preset": "paper", "tone_exponent": 0.0}
+"""What the published script did where that differs from the default. Its faults: every token trained on the whole data set,
+whatever its disease, so that all tokens learn nearly the same; test images among them (with `generator_scope: all`); tones as
+frequent as in the data, so that dark skin is seen least."""
 
 
 class EmbeddingSettings(BaseModel):
@@ -50,7 +52,12 @@ class EmbeddingSettings(BaseModel):
     crops: int = Field(
         0, ge=0, le=16, description="random square crops per image besides the full frame (published: none)"
     )
-    crop_scale: float = Field(0.8, gt=0, le=1, description="smallest side of a crop as a share of the full side")
+    crop_scale: float = Field(
+        0.8,
+        gt=0,
+        le=1,
+        description="smallest side of a crop as a share of the full side (0.8: as in the published classifiers' crops)",
+    )
     prompts: tuple[str, ...] = Field(
         ("An image of {token} on the skin of a {tone}-skinned individual",),
         min_length=1,
@@ -71,13 +78,22 @@ class EmbeddingSettings(BaseModel):
     ignore_mask_classes: tuple[Literal["background", "marker", "ruler", "skin"], ...] = Field(
         (), description="mask classes without loss (published: none)"
     )
-    min_snr: float = Field(0.0, ge=0, description="gamma of min-SNR weighting (Hang et al. 2023 use 5); 0 is off")
-    noise_offset: float = Field(0.0, ge=0, description="noise offset; 0 is off")
+    min_snr: float = Field(
+        0.0, ge=0, description="gamma of min-SNR weighting (Hang et al. 2023 use 5); 0 is off (published)"
+    )
+    noise_offset: float = Field(
+        0.0,
+        ge=0,
+        description='noise offset (Guttenberg 2023, "Diffusion with Offset Noise"; 0.1 there); 0 is off (published)',
+    )
     ema: float = Field(
-        0.0, ge=0, lt=1, description="decay of the moving average of the rows that becomes the result; 0 is off"
+        0.0,
+        ge=0,
+        lt=1,
+        description="decay of the moving average of the rows that becomes the result; 0 is off (published)",
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="of the frozen UNet: auto is bf16 on a GPU, fp32 on a CPU (published: fp16)"
+        "auto", description="of the frozen denoiser: auto is bf16 on a GPU, fp32 on a CPU (published: fp16)"
     )
     checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints")
     log_every: int = Field(10, ge=1, description="steps between metric lines")

@@ -1,0 +1,50 @@
+"""What only a GPU can show: half precision, and CUDA graphs against plain steps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cgddi.diffusion.adapters import read_adapter
+from cgddi.diffusion.tokens import read_embedding
+from cgddi.embedding.train import train_embedding
+from cgddi.images import decode_png
+from cgddi.lora.train import train_lora
+from cgddi.semantic.sample import sample_concept
+
+from tests.diffusion import tiny
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: there is none here")
+
+
+def run(world, folder, precision):
+    """Token, adapter and samples on the device."""
+    spec = tiny.spec_for("embedding", world.model, world.images, **tiny.TI, precision=precision)
+    train_embedding(spec, [world.root / "masks.tar"], folder / "token", device="cuda")
+    job = world.job(
+        output=str(folder / "lora"), embedding=folder / "token/learned_embeds.safetensors", precision=precision
+    )
+    train_lora([job], device="cuda")
+    spec = tiny.spec_for("semantic", world.model, world.images, **tiny.SEMANTIC, precision=precision)
+    weights = folder / "lora/pytorch_lora_weights.safetensors"
+    sample_concept(spec, [world.root / "canvases.tar"], None, job.embedding, weights, folder / "a.tar", device="cuda")
+    from cgddi.artefacts import Archive
+
+    archive = Archive(folder / "a.tar")
+    token = read_embedding(job.embedding)[1][0]
+    return token, read_adapter(weights).up, [decode_png(archive.read(row)).astype(int) for row in archive.rows]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_device_learns_what_a_cpu_learns(world, tmp_path, precision):
+    token, up, pictures = run(world, tmp_path, precision)
+    assert torch.allclose(token, read_embedding(world.embedding)[1][0], atol=2e-2 if precision == "fp32" else 0.1)
+    assert all(torch.isfinite(value).all() for value in up.values()) and len(pictures) == 9
+
+
+def test_graphs_equal_plain_steps(world, tmp_path, monkeypatch):
+    plain = run(world, tmp_path / "plain", "fp32")
+    monkeypatch.setenv("CGDDI_CUDA_GRAPHS", "1")
+    graph = run(world, tmp_path / "graph", "fp32")
+    assert torch.allclose(plain[0], graph[0], atol=1e-3)
+    assert all(torch.allclose(plain[1][name], graph[1][name], atol=1e-3) for name in plain[1])
+    assert all(abs(a - b).max() <= 2 for a, b in zip(plain[2], graph[2], strict=True))
