@@ -168,6 +168,14 @@ def test_what_cannot_work_is_said_at_planning(folder, fedd, cohorts, text):
         make(fedd, cohorts)
 
 
+def test_a_subset_of_one_kind_is_refused_where_a_probe_would_learn_from_it(folder):
+    write_sheet([{**row, "malignant": str(int(row["image_id"][1:]) >= 48)} for row in sheet()])
+    subsets = {**SIZES, "balance": "tone", "train_per_tone": {"5": 1}}
+    with pytest.raises(InvalidInput, match="3 training photos of subset 5 are all benign"):
+        make({"study": True, "subsets": subsets})
+    make({"subsets": subsets, "masks_from": {"subset": "5"}}, AUTOMATIC)
+
+
 def test_automatic_masks_need_a_labelled_development_cohort(folder):
     with pytest.raises(InvalidInput, match=r"archive: 0 of 12.*sam3"):
         make(None, {"clinic": {"role": "evaluation"}, **AUTOMATIC}, splits={"main": {"method": "holdout"}})

@@ -67,7 +67,24 @@ class FeddPlan:
             found += error.problems
         except UserError as error:
             found.append(Problem("config", str(error).rstrip("."), "It is used by fedd.", None, "models.fedd"))
+        else:
+            found += self._one_sided() if self.settings.study else []
         return found + (self._mask_problems() if self.mask_cohorts else [])
+
+    def _one_sided(self) -> list[Problem]:
+        """Subsets from which no classifier can learn: only malignant or only benign photos (possible with balance `tone`)."""
+        return [
+            Problem(
+                "config",
+                f"the {len(photos)} training photos of subset {name} are all {'malignant' if kinds == {True} else 'benign'}",
+                "Raise its size, or set fedd.subsets.balance: tone_and_malignancy.",
+                None,
+                "fedd.subsets.train_per_tone",
+            )
+            for name, photos in self.study.train.items()
+            for kinds in [{photo.malignant for photo in photos}]
+            if len(kinds) < 2
+        ]
 
     def _mask_problems(self) -> list[Problem]:
         found, subsets = [], self.settings.subsets
