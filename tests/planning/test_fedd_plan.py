@@ -86,7 +86,7 @@ def test_jobs_of_the_study(folder):
         assert spec["maps"] == ([6, 8] if spec["timestep"] == 100 else [])
         assert len(spec["showcase"]) == (6 if spec["timestep"] == 100 else 0)
     counts = {stage: sum(job.stage == stage for job in jobs) for stage in {job.stage for job in jobs}}
-    expected = {"fedd_features": 3, "fedd_segmenter": 4, "fedd_probe": 6, "fedd_baseline": 20, "fedd_tables": 1}
+    expected = {"fedd_features": 3, "fedd_segmenter": 6, "fedd_probe": 6, "fedd_baseline": 20, "fedd_tables": 1}
     assert counts == expected
     made = {path for job in jobs for path in job.outputs}
     assert all(need in made for job in jobs for need in job.needs)

@@ -12,6 +12,7 @@ import torch
 from cgddi.errors import InvalidInput, Problem
 from cgddi.fedd import lowres
 from cgddi.fedd.features_io import FeatureFiles
+from cgddi.fedd.segmenter import centred
 from cgddi.images import LESION, MARKER, SKIN, TONES
 
 
@@ -42,13 +43,19 @@ class Pixels:
 
 
 def load_pixels(
-    files: FeatureFiles, rows: Sequence[Mapping[str, Any]], truth: np.ndarray, blocks: Sequence[int], device
+    files: FeatureFiles,
+    rows: Sequence[Mapping[str, Any]],
+    truth: np.ndarray,
+    blocks: Sequence[int],
+    device: torch.device | str,
+    centre: bool = False,
 ) -> Pixels:
     """Maps of the rows' photos beside their masks.
 
     Args:
         files: feature files that hold every photo.
         rows: image_id and skin_tone of each. truth: class ids (N, size, size). blocks: decoder blocks, in order.
+        centre: take each channel less its mean over the photo (see `centred`).
 
     Raises:
         InvalidInput: features that are NaN or infinite, or of other shapes than the rest; every photo is named.
@@ -63,7 +70,7 @@ def load_pixels(
         elif found and [block.shape for block in maps] != [block.shape for block in found[0]]:
             message = "its features have other shapes than the other photos'"
             problems.append(Problem(f"image {row['image_id']}", message, "Make all features with one model."))
-        found.append(maps)
+        found.append([centred(block) for block in maps] if centre else maps)
     if problems:
         raise InvalidInput(problems)
     return Pixels(

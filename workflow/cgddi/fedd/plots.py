@@ -14,8 +14,8 @@ from cgddi.fedd.malignancy_tables import setting_of
 from cgddi.fedd.study_runs import FEDD, Predictions
 from cgddi.images import TONES
 
-OWN = {"plain": "#0072b2", "": "#0072b2", "reweight": "#d55e00", "augment": "#009e73"}
-OTHERS = ("#999999", "#cc79a7", "#e69f00", "#56b4e9", "#7f6d5f", "#6a4c93")
+OWN = {"plain": "#0072b2", "": "#0072b2", "reweight": "#d55e00", "augment": "#009e73", "centre": "#56b4e9"}
+OTHERS = ("#999999", "#cc79a7", "#e69f00", "#7f6d5f", "#6a4c93")
 
 
 def name_of(model: str, variant: str = "", segments: bool = True) -> str:

@@ -32,7 +32,7 @@ class Segmenter:
     Args:
         networks: the ensemble, in evaluation mode.
         facts: blocks (decoder blocks, in order), channels (of each), size (side of the masks), timestep, model (content hash of
-            the backbone), training_images, and what else the run wants to keep; JSON values.
+            the backbone), training_images, variant, and what else the run wants to keep; JSON values.
     """
 
     networks: Networks
@@ -106,7 +106,8 @@ class Segmenter:
                 raise UserError(
                     f"the features of block {block} are not all numbers (NaN or infinite). Make them again."
                 )
-            stacked.append(maps[block].to(self.networks.first.weight)[None])
+            block_map = centred(maps[block]) if self.facts.get("variant") == "centre" else maps[block]
+            stacked.append(block_map.to(self.networks.first.weight)[None])
         return stacked
 
     def save(self, path: str | Path) -> None:
@@ -137,6 +138,16 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Segmenter:
     except (KeyError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: no segmenter of `cgddi fedd segmenter` ({error}). Train it again.") from error
     return Segmenter(networks.to(device).eval(), facts)
+
+
+def centred(block_map: torch.Tensor) -> torch.Tensor:
+    """A map less each channel's mean over the photo (variant `centre`), (C, h, w) float16.
+
+    The mean carries what a photo is like as a whole, its tone of skin above all; what is left tells places apart. Upsampling acts
+    on both alike, so the upsampled map less the mean is the same.
+    """
+    values = block_map.float()
+    return (values - values.mean((1, 2), keepdim=True)).half()
 
 
 def vote(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,7 +3,7 @@
 Writes weights.safetensors, validation.csv and test.csv (pixel counts per photo and class), pictures.safetensors (a few test masks
 beside the truth) and record.json.
 
-The spec holds variant (plain, reweight or augment), subset, run_seed, size, timestep, blocks, crop, id_map, and the rows
+The spec holds variant (plain, reweight, augment or centre), subset, run_seed, size, timestep, blocks, crop, id_map, and the rows
 (image_id, file, mask, skin_tone, malignant) under train, validation and test.
 """
 

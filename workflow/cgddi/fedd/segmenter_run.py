@@ -52,7 +52,7 @@ def run_segmenter(
         photos = {role: read_photos(spec[role], int(spec["size"]), spec["crop"], spec.get("id_map")) for role in ROLES}
         photos["train"], left_out = without_covered(photos["train"])
         data = {
-            role: load_pixels(files, photos[role].rows, photos[role].truth, blocks, device)
+            role: load_pixels(files, photos[role].rows, photos[role].truth, blocks, device, variant == "centre")
             for role in ("train", "validation")
         }
         # The same pixels and initial weights for every variant: their difference is the treatment of tones alone.

@@ -47,12 +47,13 @@ def fit(train: Pixels, validation: Pixels, settings: SegmenterSettings, variant:
 
     Variants: `plain`; `reweight`: pixels are drawn by tone with weights that grow while lesion IoU on validation photos is
     poor (group DRO, Sagawa et al. 2020, algorithm 1, with 1 - lesion IoU on held-out pixels as the group's loss); `augment`: the
-    channel statistics of skin are exchanged between tones (MixStyle, Zhou et al. 2021, with tones as domains).
+    channel statistics of skin are exchanged between tones (MixStyle, Zhou et al. 2021, with tones as domains); `centre` differs
+    from plain in the features alone, which are given less each photo's own mean.
 
     Args:
         train, validation: photos; nothing else is read.
         settings: of the segmenter.
-        variant: plain, reweight or augment.
+        variant: plain, reweight, augment or centre.
         seed_names: project seed and names of the run, for `seed_for`.
 
     Raises:

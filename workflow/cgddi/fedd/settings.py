@@ -19,8 +19,9 @@ VERSIONS = (
 )
 """Distributions whose pinned version matters for the result."""
 
-Variant = Literal["plain", "reweight", "augment"]
-"""How the segmenter treats skin tones: as they come, drawn more often where it does poorly, or with exchanged tone statistics."""
+Variant = Literal["plain", "reweight", "augment", "centre"]
+"""How the segmenter treats skin tones: as they come, drawn more often where it does poorly, with exchanged tone statistics, or
+with each photo's mean taken from its features."""
 
 
 class Group(BaseModel):
@@ -280,7 +281,7 @@ class FeddSettings(Group):
     subsets: SubsetsSettings = SubsetsSettings()
     segmenter: SegmenterSettings = SegmenterSettings()
     variants: tuple[Variant, ...] = Field(
-        ("plain", "reweight"),
+        ("plain", "reweight", "centre"),
         min_length=1,
         description="segmenters the study trains; the tone-gap figure compares them",
     )
