@@ -123,6 +123,10 @@ def test_the_page_shows_the_study_and_the_masks(world, tmp_path):
     page = template.render(**empty | {"fedd": found, "tones": TONES, "healthy": dict.fromkeys(TONES, ())})
     part = page[page.index('<h2 id="fedd">') : page.index('<h2 id="audits">')]
     assert part.count("data:image/png;base64,") == 7 + 3 * 2 * 3
-    assert "The FEDD study on cohort clinic" in part and "0.78‡" in part and "1 donor(s) gave no lesion" in part
+    assert (
+        "The FEDD study on cohort clinic" in part
+        and "<br>(published 0.78‡)" in part
+        and "1 donor(s) gave no lesion" in part
+    )
     assert re.search(r"<td>dark</td>\s*<td>4</td>\s*<td>3</td>\s*<td>1</td>", part)
     assert 'href="#fedd"' in page and 'id="fedd"' not in template.render(**empty | {"fedd": None})

@@ -58,21 +58,15 @@ def blocks_of(
 
 def _segmentation(iou: pd.DataFrame, gap: pd.DataFrame, context: Context) -> Block:
     wanted = [("mean", "all"), ("lesion", "all"), *(("lesion", tone) for tone in TONES)]
-    header = [
-        "Segmenter",
-        "Subset",
-        "Runs",
-        "Mean IoU",
-        "Lesion IoU",
-        *(f"Lesion, {tone}" for tone in TONES),
-        "Light - dark",
-    ]
+    tones = [f"Lesion, {tone}" for tone in TONES]
+    header = ["Segmenter", "Subset", "Runs", "Mean IoU", "Lesion IoU", "Light - dark", *tones]
     gaps = gap.set_index(["model", "variant", "subset"])
     rows = []
     for key, part in iou.groupby(["model", "variant", "subset"], sort=False):
         mine = gaps.loc[key]
-        last = cell(mine["gap"], mine["low"], mine["high"], mine["published"], mine["published_same"])
-        rows.append([name_of(*key[:2]), key[2], str(part["runs"].iloc[0]), *_cells(part, "class", "iou", wanted), last])
+        between = cell(mine["gap"], mine["low"], mine["high"], mine["published"], mine["published_same"])
+        overall, by_tone = _cells(part, "class", "iou", wanted[:2]), _cells(part, "class", "iou", wanted[2:])
+        rows.append([name_of(*key[:2]), key[2], str(part["runs"].iloc[0]), *overall, between, *by_tone])
     first = iou[iou["class"] == "lesion"].drop_duplicates("tone").set_index("tone")
     counts = ", ".join(f"{tone} {first.loc[tone, 'images']} ({first.loc[tone, 'truth']} lesion px)" for tone in TONES)
     notes = [f"Test images: {counts}.", _sizes(context)]

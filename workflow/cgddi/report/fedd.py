@@ -59,10 +59,8 @@ def section(
         folder = Path(summary).parent
         facts = json.loads(Path(summary).read_text(encoding="ascii"))
         text = (folder / "table.md").read_text(encoding="utf-8")
-        found["study"] = {
-            "cohort": facts["cohort"],
-            "table": markdown.markdown(text, extensions=["tables", "sane_lists"]),
-        }
+        table = markdown.markdown(text, extensions=["tables"]).replace(" (published", "<br>(published")
+        found["study"] = {"cohort": facts["cohort"], "table": table}
         names = set(facts["files"])
         found["plots"] = {text: data_uri(folder / f"{n}.png") for n, text in PLOTS.items() if f"{n}.png" in names}
         found["details"] = {
