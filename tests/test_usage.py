@@ -86,6 +86,8 @@ def test_the_prediction_that_is_judged_is_the_first_from_recorded_rates():
         prediction(3, (3, 3, 3), (4, 4, 1)),
     )
     assert choose([guess, part, whole, prediction(4, (4, 4, 4), (9, 9, 9))]) is whole
+    late = {**whole, "stages": [{**stage, "left": 0} for stage in whole["stages"]]}
+    assert choose([late, guess, late]) is guess and choose([late]) is None
     assert choose([guess, part]) is part and choose([guess]) is guess and choose([]) is None
 
 

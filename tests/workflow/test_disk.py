@@ -40,6 +40,7 @@ def archives(folder):
     return sorted((folder / "results/toy").rglob("*.tar"))
 
 
+@pytest.mark.slow
 def test_a_run_on_a_disk_that_fills_up_stops_clean_and_goes_on_when_there_is_room(finished, disk):
     """The message names the remedy, what is there is whole, and the same command then ends with the undisturbed run's bytes."""
     folder, resize = disk

@@ -148,7 +148,8 @@ def save_prediction(plan: Plan, lines: Iterable[Line] | None = None, device: str
         lines: the prediction; made here, from this folder's own rates, when not given (as a run does when it starts).
         device: the model of device behind the rates.
     """
-    if lines is None:
+    launched = lines is None
+    if launched:
         used = recorded([plan.config.results])
         device = main_device(used)
         lines = predict(plan, all_jobs(plan), [job for job in used if job.device == device], set())
@@ -156,6 +157,6 @@ def save_prediction(plan: Plan, lines: Iterable[Line] | None = None, device: str
     path.parent.mkdir(parents=True, exist_ok=True)
     when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     keys = ("stage", "jobs", "unit", "rate", "measured", "hours")
-    stages = [{key: getattr(line, key) for key in keys} for line in lines]
+    stages = [{key: getattr(line, key) for key in keys} | {"left": None if launched else line.left} for line in lines]
     with open(path, "a", encoding="ascii") as log:
         log.write(json.dumps({"when": when, "device": device, "stages": stages}) + "\n")

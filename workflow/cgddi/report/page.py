@@ -21,7 +21,7 @@ from cgddi.report import fedd as fedd_section
 from cgddi.report.healthy import compare, draw_examples
 from cgddi.report.pictures import KINDS, contact_sheet, data_uri
 from cgddi.report.settings import ReportSettings
-from cgddi.report.usage import plan_and_fact, usage
+from cgddi.report.usage import plan_and_fact, short, usage
 
 TABLES = {
     "metrics": "All classifiers",
@@ -103,8 +103,8 @@ def _memorisation(values: dict[str, Any]) -> tuple[str, str]:
 AUDITS = {"leakage": _leakage, "tone": _tone, "quality": _quality, "memorisation": _memorisation}
 
 
-def _table(frame: pd.DataFrame) -> str:
-    return frame.to_html(index=False, border=0, na_rep="", float_format="%.3f")
+def _table(frame: pd.DataFrame, number: str | Callable[[float], str] = "%.3f") -> str:
+    return frame.to_html(index=False, border=0, na_rep="", float_format=number)
 
 
 def write_page(
@@ -184,8 +184,8 @@ def write_page(
             adapters=[
                 {"name": f"{Path(p).parts[-3]} / {Path(p).parts[-2]}", "picture": data_uri(p)} for p in sorted(samples)
             ],
-            usage=_table(usage(Path(logs))),
-            predicted=predicted and (predicted[0], _table(predicted[1])),
+            usage=_table(usage(Path(logs)), short),
+            predicted=predicted and (predicted[0], _table(predicted[1], short)),
             review=os.path.relpath(review, Path(output).parent),
             spec=spec,
             versions=installed_versions(["cgddi", "snakemake", "torch", "diffusers", "peft", "transformers", "timm"]),

@@ -48,17 +48,28 @@ def usage(logs: Path) -> pd.DataFrame:
         for unit in ("images", "steps"):
             counted = jobs[jobs[unit].notna() & (jobs[unit] != 0)]
             total, time = counted[unit].sum(), counted["seconds"].sum()
-            row[unit] = int(total)
+            row[unit] = total if time else None
             row[f"{unit} / s"] = round(total / time, 2) if time else None
         memory, busy = jobs["peak_device_bytes"].max(), jobs["utilisation"].mean()
         row["peak device memory, GB"] = None if pd.isna(memory) else round(memory / 1e9, 2)
         row["device at work, %"] = None if pd.isna(busy) else round(100 * busy)
         rows.append(row)
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    numbers = [name for name in table.columns if name not in ("stage", "device")]
+    return table.assign(**table[numbers].apply(pd.to_numeric)).dropna(axis=1, how="all")
+
+
+def short(number: float) -> str:
+    """A number as the tables show it: three digits of a small one, all of a large one."""
+    return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
 
 
 def choose(lines: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The prediction to judge: the first that rests on recorded rates throughout, else the first in part, else the first."""
+    """The prediction to judge: the first that rests on recorded rates throughout, else the first in part, else the first.
+
+    One that was asked for when no job was left predicts nothing, and does not count.
+    """
+    lines = [line for line in lines if any(stage.get("left") != 0 for stage in line["stages"])]
     for enough in (all, any):
         for line in lines:
             if line["stages"] and enough(stage["measured"] for stage in line["stages"]):
