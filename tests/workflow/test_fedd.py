@@ -17,11 +17,12 @@ SMALLER = {
     "only_concepts": [CONCEPT],
     "runs": {"regimes": ["real"]},
     "fedd": {
-        "features": {"size": 64, "ablation_timesteps": [100, 500], "showcase": 1},
+        "features": {"size": 64, "ablation_timesteps": [500], "showcase": 1},
         "subsets": {
             "train_per_tone": {"5": 0, "10": 0, "15": 0, "20": 2},
             "validation_per_tone": 1,
             "test_per_tone": 1,
+            "balance": "tone_and_malignancy",
         },
         "segmenter": {"ensemble": 2, "steps": 400, "check_every": 100},
         "variants": ["plain"],
