@@ -63,6 +63,9 @@ def test_means_and_intervals_are_scipys(runs):
     assert (row["value"], row["low"], row["high"]) == pytest.approx((values.mean(), low, high), abs=1e-6)
     assert (row["datasets"], row["runs"], row["images"]) == (5, 10, 200)
     assert np.isnan(interval(np.array([0.5]), 0.95)).all()
+    wide = datasets.assign(value=np.where(datasets["dataset"] == "0", 0.1, 0.99))
+    table = pooled(wide, 0.95)
+    assert (table["high"] == 1).all() and (table["value"].astype(float) < 1).all(), "no figure is above one"
 
 
 def test_differences_are_paired_by_data_set(runs):

@@ -82,7 +82,7 @@ def interval(values: np.ndarray, confidence: float) -> tuple[float, float]:
 
 
 def pooled(table: pd.DataFrame, confidence: float) -> pd.DataFrame:
-    """Mean over data sets with its interval; `undefined` where the figure does not exist in every data set.
+    """Mean over data sets with its interval, cut at 0 and 1; `undefined` where the figure does not exist in every data set.
 
     Args:
         table: see `by_dataset`. confidence: coverage.
@@ -92,7 +92,8 @@ def pooled(table: pd.DataFrame, confidence: float) -> pd.DataFrame:
         values = part["value"].to_numpy()
         good = np.isfinite(values)
         row: dict[str, Any] = dict(zip(KEYS, key, strict=True))
-        low, high = interval(values, confidence)
+        # Every figure lies between 0 and 1; Student's interval knows nothing of that.
+        low, high = np.clip(interval(values, confidence), 0, 1)
         figures = (values.mean(), low, high) if good.all() else ("undefined",) * 3
         row.update(zip(("value", "low", "high"), (_rounded(v) for v in figures), strict=True))
         row["std_datasets"] = _rounded(values.std(ddof=1)) if good.all() and len(values) > 1 else None

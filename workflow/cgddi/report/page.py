@@ -91,6 +91,8 @@ def _quality(values: dict[str, Any]) -> tuple[str, str]:
 
 
 def _memorisation(values: dict[str, Any]) -> tuple[str, str]:
+    if "similarity" not in values:
+        return "Memorisation: there is no sample, or no real training photo, to compare.", ""
     frame = pd.DataFrame({"samples": values["similarity"], "real photos among themselves": values["between_real"]})
     caption = (
         f"Memorisation: {values['copies']} of {values['images']} samples come nearer than {values['threshold']} to a training "
