@@ -188,7 +188,7 @@ def compare_rows(first: Sequence[MaskRun], second: Sequence[MaskRun], bootstrap:
         good = differences[np.isfinite(differences)]
         p = float("nan")
         if estimate.defined and len(good):
-            p = min(1.0, 2 * (min((good <= 0).sum(), (good >= 0).sum()) + 1) / (len(good) + 1))
+            p = min(1.0, 2 * (min(int((good <= 0).sum()), int((good >= 0).sum())) + 1) / (len(good) + 1))
         rows.append(
             {
                 "metric": key[0],
