@@ -25,6 +25,8 @@ from cgddi.sourcehash import source_hash
 
 try:
     PLAN = Plan(parse_config(config))
+    if "fedd" in sys.argv:  # as a target: Snakemake itself knows its targets only after the rules are read
+        PLAN.fedd.check()
 except UserError as error:
     raise WorkflowError(str(error)) from None
 R = PLAN.config.results

@@ -75,6 +75,14 @@ def test_study_and_automatic_masks_add_few_jobs(world):
     assert 21 < found["fedd_features"] <= 21 + 67 and "masks" not in found
 
 
+def test_a_study_that_cannot_be_made_is_refused_without_traceback(world):
+    folder, config = world
+    done = snakemake(folder, "-n", "--configfile", str(config), "--", "fedd", check=False)
+    text = done.stdout + done.stderr
+    assert done.returncode and "cgddi fedd convert" in text and "photos of light skin" in text
+    assert "Traceback" not in text
+
+
 def test_one_disease_for_a_smoke_test(world):
     folder, config = world
     found = counts(folder, "--configfile", str(config), "--config", 'only_concepts=["melanoma"]')

@@ -56,19 +56,31 @@ class FeddPlan:
         """Cohorts whose masks the segmenter makes."""
         return [name for name in self.plan.by_cohort if self.plan.masks_settings(name).source == "fedd"]
 
-    def problems(self) -> list[Problem]:
-        """What keeps the study or automatic masks from being made; looked at only where the config asks for them."""
-        if not (self.settings.study or self.mask_cohorts):
+    def check(self) -> None:
+        """Raise InvalidInput when the study cannot be made: for a run that names it as its target."""
+        if problems := self.problems(study=True):
+            raise InvalidInput(problems)
+
+    def problems(self, study: bool = False) -> list[Problem]:
+        """What keeps the study or automatic masks from being made; looked at only where they are asked for.
+
+        Args:
+            study: whether the study is asked for, also where `fedd.study` is false.
+        """
+        study = study or self.settings.study
+        if not (study or self.mask_cohorts):
             return []
         found: list[Problem] = []
         try:
-            _ = self.study, self.model
-        except InvalidInput as error:
-            found += error.problems
+            _ = self.model
         except UserError as error:
             found.append(Problem("config", str(error).rstrip("."), "It is used by fedd.", None, "models.fedd"))
+        try:
+            _ = self.study
+        except InvalidInput as error:
+            found += error.problems
         else:
-            found += self._one_sided() if self.settings.study else []
+            found += self._one_sided() if study else []
         return found + (self._mask_problems() if self.mask_cohorts else [])
 
     def _one_sided(self) -> list[Problem]:
