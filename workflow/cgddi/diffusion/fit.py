@@ -142,8 +142,7 @@ class Fit:
                 if name in state:
                     state[name].copy_(tensors[name])
                 else:
-                    place = value.device if name != "step" or self.graphs or value.is_cuda else "cpu"
-                    state[name] = tensors[name].detach().to(place).float().clone()
+                    state[name] = tensors[name].detach().to(value.device).float().clone()
             if self.average is not None:
                 self.average.copy_(tensors["average"])
 
