@@ -49,10 +49,14 @@ def markdown(table: pd.DataFrame, tests: pd.DataFrame, confidence: float) -> str
     for row in tests.itertuples(index=False):
         figure = row.metric if row.group == "all" else f"{row.metric}, {row.group}"
         undefined = row.difference == "undefined"
-        p = ["undefined"] * 2 if undefined else [f"{row.p_t:.3f}", f"{row.p_sign_flips:.3f}"]
+        p = ["undefined"] * 2 if undefined else [_p(row.p_t), _p(row.p_sign_flips)]
         name = f"{row.method}: {row.first} - {row.second}"
         lines.append(_row([name, figure, _cell(row, "difference"), f"{row.first_better} of {row.datasets}", *p]))
     return "\n".join([*lines, ""])
+
+
+def _p(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
 
 
 def _cell(row, name: str) -> str:
