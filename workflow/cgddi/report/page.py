@@ -109,6 +109,12 @@ def _table(frame: pd.DataFrame, number: str | Callable[[float], str] = "%.3f") -
     return frame.to_html(index=False, border=0, na_rep="", float_format=number)
 
 
+def fairness_tables(folder: Path) -> dict[str, str]:
+    """Caption -> table of the fairness folder's csv files; a file without rows is left out (one regime: nothing to pair)."""
+    files = {caption: folder / f"{name}.csv" for name, caption in TABLES.items()}
+    return {caption: _table(pd.read_csv(path)) for caption, path in files.items() if path.read_text().strip()}
+
+
 def write_page(
     spec: dict[str, Any],
     logs: str,
@@ -167,7 +173,7 @@ def write_page(
         .render(
             title=settings.title,
             table=markdown.markdown((fairness / "table.md").read_text(), extensions=["tables"]),
-            tables={caption: _table(pd.read_csv(fairness / f"{name}.csv")) for name, caption in TABLES.items()},
+            tables=fairness_tables(fairness),
             plots={caption: data_uri(fairness / f"{name}.png") for name, caption in PLOTS.items()},
             splits=splits,
             healthy={
