@@ -71,6 +71,11 @@ def options(name, files):
     return " ".join([name, *(shlex.quote(str(file)) for file in files)]) if files else ""
 
 
+def trained_together(wildcards):
+    """Concepts whose adapters a lora job trains: its own, or those of its pack."""
+    return PLAN.packs[wildcards.scope, wildcards.pack] if "pack" in wildcards.keys() else [wildcards.concept]
+
+
 def scope_of(split):
     """The scope whose generators serve a split."""
     return "all" if PLAN.config.generator_scope == "all" else split

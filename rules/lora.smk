@@ -16,17 +16,12 @@ ADAPTER = {
 WHO = "{concept}" if TOGETHER == 1 else "packs/{pack}"
 
 
-def members(wildcards):
-    """Concepts that a lora job trains."""
-    return [wildcards.concept] if TOGETHER == 1 else PLAN.packs[wildcards.scope, wildcards.pack]
-
-
 rule lora:
     input:
-        photos=lambda w: photo_archives(p for c in members(w) for p in PLAN.training[w.scope, c]),
+        photos=lambda w: photo_archives(p for c in trained_together(w) for p in PLAN.training[w.scope, c]),
         canvases=f"{R}/canvases/{PRIORS}.jsonl",
         split=lambda w: split_of(w.scope, PRIORS),
-        embedding=lambda w: [f"{R}/embedding/{w.scope}/{c}/learned_embeds.safetensors" for c in members(w)],
+        embedding=lambda w: [f"{R}/embedding/{w.scope}/{c}/learned_embeds.safetensors" for c in trained_together(w)],
     output:
         **(ADAPTER if TOGETHER == 1 else {"pack": f"{R}/lora/{{scope}}/packs/{{pack}}.tar"}),
     log:
@@ -53,7 +48,7 @@ rule lora:
         ),
         split=lambda w, input: option("--split", input.split),
         state=f"{R}/.state/lora/{{scope}}/{WHO}",
-        who=lambda w: f"adapter{'s' * (TOGETHER > 1)} of {', '.join(members(w))}",
+        who=lambda w: f"adapter{'s' * (TOGETHER > 1)} of {', '.join(trained_together(w))}",
     message:
         "{params.who} ({wildcards.scope})"
     shell:
@@ -85,6 +80,8 @@ if TOGETHER > 1:
         log:
             f"{R}/logs/lora/{{scope}}/{{concept}}.log",
         priority: 20
+        conda:
+            "../envs/diffusion.yaml"
         threads: 1
         resources:
             mem_mb=100,
