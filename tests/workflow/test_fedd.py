@@ -15,9 +15,10 @@ from tests.workflow.paper_scale import ROOT, cgddi, snakemake
 CONCEPT = "inkblot-naevoma"
 SMALLER = {
     "only_concepts": [CONCEPT],
+    "sample_min_images": 99,
     "runs": {"regimes": ["real"]},
     "fedd": {
-        "features": {"size": 64, "ablation_timesteps": [500], "showcase": 1},
+        "features": {"size": 64, "ablation_timesteps": [], "showcase": 1},
         "subsets": {
             "train_per_tone": {"5": 0, "10": 0, "15": 0, "20": 2},
             "validation_per_tone": 1,
