@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import get_args
 
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
@@ -17,6 +18,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 from cgddi.config import parse_config
 from cgddi.errors import UserError
 from cgddi.fedd.plan import STUDY, Baseline, Segmenter
+from cgddi.fedd.settings import Variant
 from cgddi.growth import grown_cohorts
 from cgddi.plan import Plan, safe_pattern
 from cgddi.rates import save_prediction
@@ -46,7 +48,7 @@ wildcard_constraints:
     batch=r"[a-z0-9-]+\.\d{3}",
     features_batch=rf"[a-z0-9-]+\.\d{{3}}|{STUDY}",
     timestep=r"\d{4}",
-    variant="plain|reweight|augment",
+    variant=safe_pattern(get_args(Variant)),
     subset=safe_pattern(PLAN.fedd.subsets),
     network=r"[a-z0-9_.-]+",
     donor=r"[A-Za-z0-9_-]+",
