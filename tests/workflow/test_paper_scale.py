@@ -62,7 +62,7 @@ def test_study_and_automatic_masks_add_few_jobs(world):
     fedd = {rule: n for rule, n in found.items() if rule.startswith("fedd")}
     assert fedd == {
         "fedd_features": 21,
-        "fedd_segmenter": 8,
+        "fedd_segmenter": 12,
         "fedd_probe": 84,
         "fedd_baseline": 20,
         "fedd_classifier": 20,
