@@ -11,6 +11,7 @@ VERSIONS = (
     "torch",
     "diffusers",
     "transformers",
+    "torchvision",
     "timm",
     "segmentation_models_pytorch",
     "scikit-learn",
