@@ -15,6 +15,7 @@ if "images" not in config:
 
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
+from cgddi.artefacts import canonical
 from cgddi.config import parse_config
 from cgddi.errors import UserError
 from cgddi.fedd.plan import STUDY, Baseline, Segmenter

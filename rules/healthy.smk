@@ -1,4 +1,4 @@
-# Healthy: lesions and markers of masked photos inpainted with healthy skin, and triaged.
+# Healthy: lesions and markers of masked photos inpainted with healthy skin, and scored for the triage.
 #
 # In:  masks/<cohort>/<batch>.tar
 # Out: healthy/<cohort>/<batch>.tar: png, before.png, region.png, mask.png
@@ -53,11 +53,13 @@ rule review:
         runtime=minutes(20),
     params:
         source=source_hash("cgddi.healthy.review"),
+        triage=canonical(PLAN.config.canvases.triage.model_dump(mode="json")),
     message:
         "review page of the healthy images"
     shell:
         """
         cgddi review \
             --healthy {input.healthy:q} \
+            --triage {params.triage:q} \
             --output {output.page:q} 2>{log:q}
         """

@@ -114,7 +114,7 @@ def test_a_changed_setting_makes_its_stage_and_what_follows_stale(folder):
     finish()
     set_config({"lora": {"steps": 9}})
     found = not_done(folder)
-    steps = plan().config.model_fields["lora"].default.steps
+    steps = type(plan().config).model_fields["lora"].default.steps
     assert found.pop(("lora", "nevus (all)")) == ("stale", f"steps: {steps} -> 9")
     assert found.pop(("semantic", "nevus on here (all)")) == ("stale", "waits for 1 lora")
     assert {stage for stage, _ in found} == {"lora", "semantic", "index", "audit", "classify", "fairness", "report"}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from cgddi.healthy import triage
 from cgddi.healthy.biharmonic import BiharmonicPainter, grain_for
 from cgddi.healthy.region import blend, healthy_mask, match_border, painted_region, why_unpaintable
 from cgddi.healthy.settings import TriageSettings
-from cgddi.healthy.triage import triage
 from cgddi.images import LESION, MARKER, SKIN
 from cgddi.mapping.colour import lab_to_rgb, rgb_to_lab
 from hypothesis import given, settings
@@ -79,7 +79,7 @@ def test_a_usual_photo_can_become_a_canvas():
 
 
 def judged(painted_photo, before, mask, region):
-    return triage(before, painted_photo, region, mask, TriageSettings())
+    return triage.judged(triage.scores_of(before, painted_photo, region, mask), TriageSettings())
 
 
 @pytest.mark.parametrize("tone", ["light", "medium", "dark"])

@@ -91,17 +91,6 @@ def test_images_outside_the_split_are_left_out_with_what_was_made_of_them(world)
     assert "nel0" not in set(table["image_id"]) | set(table["donor"].dropna()) | set(table["canvas"].dropna())
 
 
-def test_triage_discards_unreviewed_healthy_images(tmp_path, world):
-    path = tmp_path / "healthy.tar"
-    with ArchiveWriter(path, {"stage": "healthy", "versions": {}}) as archive:
-        for key, verdict in (("nel0", "keep"), ("nel1", "discard")):
-            row = {"id": f"healthy/{key}", "kind": "healthy", "cohort": "toy", "concept": "healthy", "tone": "light"}
-            archive.add(key, {"png": b"x"}, {**row, "malignant": None, "triage": {"verdict": verdict}})
-    table, facts = build_index(world.roles, world.photos, [path])
-    assert list(table[table["kind"] == "healthy"]["canvas"]) == ["nel0"]
-    assert facts["dropped"] == {"healthy: discarded by triage": 1}
-
-
 def test_bad_roles_are_named_by_row(tmp_path):
     path = tmp_path / "c.csv"
     path.write_text("image_id,role\na,train\nb,tset\na,test\n")

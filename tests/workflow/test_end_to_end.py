@@ -221,9 +221,12 @@ def test_a_users_mistake_shows_no_traceback(finished):
 
 
 def test_the_report_judges_the_classical_baseline_on_the_same_photos(results):
+    from cgddi.healthy.settings import TriageSettings
     from cgddi.report.healthy import compare, draw_examples
 
-    examples = draw_examples([str(path) for path in sorted((results / "healthy").rglob("*.tar"))], 2, 0)
+    examples = draw_examples(
+        [str(path) for path in sorted((results / "healthy").rglob("*.tar"))], 2, 0, TriageSettings()
+    )
     assert len(examples) == 6
     for example in examples:
         assert (example.baseline != example.before).any() and (example.baseline != example.after).any()

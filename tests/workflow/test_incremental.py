@@ -187,6 +187,13 @@ def test_a_review_exported_from_the_page_reruns_what_depends_on_it(copy, tmp_pat
     assert found == {"canvases": 1, "lesion_mapped": donors, "lora": adapters, "semantic": samples} | POOLED
 
 
+def test_another_triage_threshold_paints_nothing_again(copy):
+    change(copy, {"canvases": {"triage": {"texture": [0.2, 3.0]}}})
+    found = counts(copy, *RUN)
+    assert {"review", "canvases", "lesion_mapped"} <= set(found)
+    assert not set(found) & {"masks", "healthy", "embedding"}
+
+
 def test_a_review_of_an_unknown_photo_is_named(copy):
     (copy / "review.csv").write_text("image_id,cohort,verdict,note\nnosuch,toy,discard,\n")
     change(copy, {"review": "review.csv"})

@@ -225,4 +225,4 @@ def _measures(plan: Plan) -> Iterator[Job]:
     yield Job("fairness", "tables", (summary,), summary, plan.spec("fairness"), tuple(predictions))
     page = f"{root}/report/index.html"
     study = (f"{root}/fedd/tables/summary.json",) if config.fedd.study else ()
-    yield Job("report", "page", (page,), None, plan.spec("report"), (summary, *audits, *study))
+    yield Job("report", "page", (page,), None, plan.report_spec(), (summary, *audits, *study))

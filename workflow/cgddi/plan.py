@@ -332,7 +332,8 @@ class Plan:
 
     def report_spec(self) -> str:
         """Spec of the report."""
-        return self.spec("report", **({"human_masks": self.human_masks} if self.human_masks else {}))
+        facts = {"human_masks": self.human_masks} if self.human_masks else {}
+        return self.spec("report", triage=self.config.canvases.triage.model_dump(mode="json"), **facts)
 
     def masks_spec(self, cohort: str, batch: str) -> str:
         """Spec of a masks job: with an automatic source, also what its masks come from."""

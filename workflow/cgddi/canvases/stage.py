@@ -17,6 +17,7 @@ from tqdm import tqdm
 from cgddi.artefacts import Archive, ArchiveWriter
 from cgddi.canvases.settings import CanvasesSettings
 from cgddi.errors import UserError
+from cgddi.healthy.triage import judged
 from cgddi.images import TONES
 
 
@@ -52,6 +53,7 @@ def pool_canvases(
                         f"{archive.path}: image {image_id} is in two healthy archives. Name every archive once."
                     )
                 seen.add(image_id)
+                row = {**row, "triage": judged(row["triage"], settings.triage)}
                 if verdicts.get(image_id, row["triage"]["verdict"]) == "keep":
                     source = "review" if image_id in verdicts else "triage"
                     pool.add(image_id, _members(archive, row, settings.sizes), _row(row, source))
@@ -76,7 +78,7 @@ def _nothing_kept(cohort: str, archives: Sequence[Archive], discarded: Sequence[
         text += f" ({_tally(discarded)})"
     if unpainted:
         text += f"; {len(unpainted)} photo(s) were not painted at all ({_tally(unpainted)})"
-    remedies = ["keep some on the review page (cgddi review) or loosen healthy.triage"] if discarded else []
+    remedies = ["keep some on the review page (cgddi review) or loosen canvases.triage"] if discarded else []
     if unpainted:
         remedies.append(
             "look at the masks (`cgddi masks-export`), mend them by hand and name them in the image sheet with masks.source "

@@ -19,9 +19,13 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from pydantic import ValidationError
 from tqdm import tqdm
 
 from cgddi.artefacts import Archive, sha256, write_atomic
+from cgddi.errors import UserError
+from cgddi.healthy.settings import TriageSettings
+from cgddi.healthy.triage import judged
 from cgddi.healthy.verdicts import read_review
 from cgddi.images import decode_png
 from cgddi.masks.overlay import COLOURS, NAMES, heat, overlay
@@ -39,7 +43,11 @@ SHOWN_SCORES = (
 
 
 def write_page(
-    archives: Sequence[str | Path], output: str | Path, size: int = 256, review: Sequence[Mapping[str, str]] = ()
+    archives: Sequence[str | Path],
+    output: str | Path,
+    size: int = 256,
+    review: Sequence[Mapping[str, str]] = (),
+    limits: TriageSettings | None = None,
 ) -> int:
     """Write the page for some healthy archives.
 
@@ -48,18 +56,20 @@ def write_page(
         output: the HTML file.
         size: side in px at which pictures are embedded (JPEG).
         review: rows of an earlier review, shown as decided.
+        limits: thresholds of the proposed verdicts; None: the default ones.
 
     Returns:
         How many images it shows.
     """
     decided = {(row["cohort"], row["image_id"]): {"verdict": row["verdict"], "note": row["note"]} for row in review}
+    limits = limits or TriageSettings()
     cards, shown, left_out = [], [], []
     for path in archives:
         archive = Archive(path)
         cohort = archive.record["spec"].get("cohort", "")
         left_out += [{"cohort": cohort, **entry} for entry in archive.record.get("skipped", [])]
         for row in tqdm(archive.rows, desc=f"review {archive.path.stem}", unit="image"):
-            cards.append(_card(archive, row, size, decided.get((row["cohort"], row["key"]))))
+            cards.append(_card(archive, row, size, decided.get((row["cohort"], row["key"])), limits))
             shown.append(f"{row['cohort']}/{row['key']}/{row['sha256']}")
     legend = [[NAMES[class_id], "rgb({},{},{})".format(*colour)] for class_id, colour in COLOURS.items()]
     facts = {"cards": cards, "scores": SHOWN_SCORES, "legend": legend, "left_out": left_out}
@@ -71,7 +81,9 @@ def write_page(
     return len(cards)
 
 
-def _card(archive: Archive, row: dict[str, Any], size: int, decided: Mapping[str, str] | None) -> dict[str, Any]:
+def _card(
+    archive: Archive, row: dict[str, Any], size: int, decided: Mapping[str, str] | None, limits: TriageSettings
+) -> dict[str, Any]:
     before, result = decode_png(archive.read(row, "before.png")), decode_png(archive.read(row))
     pictures = {"original": before}
     if "before.mask.png" in row["members"]:
@@ -85,7 +97,7 @@ def _card(archive: Archive, row: dict[str, Any], size: int, decided: Mapping[str
         "cohort": row["cohort"],
         "tone": row["tone"],
         "disease": row.get("disease", "healthy"),
-        "triage": row["triage"],
+        "triage": judged(row["triage"], limits),
         "decided": decided,
         "mask": {name: row.get(name) for name in ("mask_source", "flags", "uncertainty", "lesion_uncertainty")},
         "pictures": [[name, _embedded(picture, size)] for name, picture in pictures.items()],
@@ -115,8 +127,17 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--output", required=True, help="the HTML page to write")
     parser.add_argument("--verdicts", help="an earlier review.csv, whose verdicts are shown as decided")
     parser.add_argument("--size", type=int, default=256, help="side in px of the embedded pictures (default 256)")
+    parser.add_argument(
+        "--triage", help="thresholds of the proposed verdicts, as JSON (config section canvases.triage)"
+    )
     options = parser.parse_args(argv)
+    limits = None
+    if options.triage:
+        try:
+            limits = TriageSettings.model_validate_json(options.triage)
+        except ValidationError as error:
+            raise UserError(f"--triage: {error}") from None
     review = read_review(options.verdicts) if options.verdicts else []
-    count = write_page(options.healthy, options.output, options.size, review)
+    count = write_page(options.healthy, options.output, options.size, review, limits)
     print(f"{options.output}: {count} images. Open it in a browser; export review.csv and name it in the config.")
     return 0

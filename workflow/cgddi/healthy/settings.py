@@ -11,7 +11,11 @@ VERSIONS = ("torch", "diffusers", "transformers", "numpy", "scipy", "scikit-imag
 
 
 class TriageSettings(BaseModel):
-    """Thresholds of the four discard criteria (lesion still there, unreal texture, wrong tone, artefacts)."""
+    """Thresholds of the four discard criteria (lesion still there, unreal texture, wrong tone, artefacts).
+
+    The healthy stage writes scores; the canvases stage and the review page compare them with these, so that another threshold
+    costs no GPU time.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -79,7 +83,9 @@ class HealthySettings(BaseModel):
     dtype: Literal["float16", "bfloat16", "float32"] = Field(
         "float16", description="precision on a GPU; a CPU always uses float32"
     )
-    candidates: int = Field(1, ge=1, le=16, description="results per photo, of which triage takes the best")
+    candidates: int = Field(
+        1, ge=1, le=16, description="results per photo, of which the one with the fewest faults is taken"
+    )
     retries: int = Field(
         3, ge=0, le=20, description="new seeds to try after a NaN or black result, before the photo is skipped"
     )
@@ -105,7 +111,6 @@ class HealthySettings(BaseModel):
     min_skin: float = Field(
         0.02, ge=0, le=1, description="skip a photo when less than this share of it is skin to go on"
     )
-    triage: TriageSettings = Field(default_factory=TriageSettings, description="thresholds of the proposed verdict")
     png_compress_level: int = Field(
         1, ge=1, le=9, description="png compression: 1 fast run lengths, more: zlib's own search"
     )

@@ -13,8 +13,8 @@ from tqdm import tqdm
 from cgddi.artefacts import Archive, ArchiveWriter
 from cgddi.errors import UserError
 from cgddi.healthy.region import blend, healthy_mask, match_border, painted_region, why_unpaintable
-from cgddi.healthy.settings import HealthySettings
-from cgddi.healthy.triage import triage
+from cgddi.healthy.settings import HealthySettings, TriageSettings
+from cgddi.healthy.triage import judge, scores_of
 from cgddi.images import SKIN, decode_png
 from cgddi.mapping.png import encode_png_fast
 from cgddi.masks.reasons import why_unmasked
@@ -150,11 +150,14 @@ def _finish(job: Job, picture: np.ndarray, settings: HealthySettings) -> tuple[n
     if settings.match_border:
         picture = match_border(job.photo, picture, job.region)
     result = blend(job.photo, picture, job.region)
-    return result, triage(job.photo, result, job.region, job.mask, settings.triage)
+    return result, scores_of(job.photo, result, job.region, job.mask)
 
 
 def _keep_best(archive: ArchiveWriter, job: Job, painter: Painter, settings: HealthySettings, cohort: str) -> None:
-    """Write the candidate with the fewest reasons against it, then the least contrast; skip a photo that has none."""
+    """Write the candidate with the fewest faults, then the least contrast; skip a photo that has none.
+
+    Faults are those of the default thresholds: the run's own come later, so that another threshold paints nothing again.
+    """
     row, key = job.row, job.row["key"]
     if not job.results:
         archive.skip(
@@ -162,8 +165,10 @@ def _keep_best(archive: ArchiveWriter, job: Job, painter: Painter, settings: Hea
             f"every result was NaN or black (seeds {', '.join(map(str, job.failed_seeds))}). Try healthy.dtype: float32.",
         )
         return
-    best = min(job.results, key=lambda each: (len(each[1]["reasons"]), each[1]["lesion_contrast"], each[2]))
-    result, verdict, candidate, seed = best
+    best = min(
+        job.results, key=lambda each: (len(judge(each[1], TriageSettings())), each[1]["lesion_contrast"], each[2])
+    )
+    result, scores, candidate, seed = best
     level = settings.png_compress_level
     pictures = {"png": result, "before.png": job.photo, "region.png": job.region, "mask.png": healthy_mask(job.mask)}
     pictures["before.mask.png"] = job.mask
@@ -197,6 +202,6 @@ def _keep_best(archive: ArchiveWriter, job: Job, painter: Painter, settings: Hea
             "mask_source": row.get("mask_source"),
             "uncertainty": row.get("uncertainty"),
             "lesion_uncertainty": row.get("lesion_uncertainty"),
-            "triage": verdict,
+            "triage": scores,
         },
     )

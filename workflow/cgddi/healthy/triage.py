@@ -137,10 +137,7 @@ def judge(scores: Mapping[str, float | None], limits: TriageSettings) -> list[st
     return reasons
 
 
-def triage(
-    before: np.ndarray, after: np.ndarray, region: np.ndarray, mask: np.ndarray, limits: TriageSettings
-) -> dict[str, Any]:
-    """Scores, proposed verdict and reasons, for the manifest row."""
-    scores = scores_of(before, after, region, mask)
+def judged(scores: Mapping[str, float | None], limits: TriageSettings) -> dict[str, Any]:
+    """Scores with the proposed verdict and its reasons."""
     reasons = judge(scores, limits)
     return {**scores, "verdict": "discard" if reasons else "keep", "reasons": reasons}

@@ -104,7 +104,7 @@ def build_index(
         photos: archives of real photos; images without a role are left out and counted.
         synthetic: archives of kept healthy, lesion-mapped and semantic images. One is left out, and counted, when an ancestor
             named in `drop_touching` is not a training image of this split (a validation or test image, or one the split
-            leaves out), or when the healthy stage's triage discarded it and no review kept it.
+            leaves out).
         drop_touching: ancestors that must be training images; `segmenter`: those that taught the segmenter behind the mask of a
             donor, a canvas or a generator's image.
         drop_concepts: concepts that leave the index: their photos, images of them, and images on their canvases.
@@ -140,12 +140,8 @@ def build_index(
         )
     for path in synthetic:
         archive = Archive(path)
-        verdicts = {} if archive.record["spec"].get("stage") != "healthy" else {"discard"}
         outside: dict[str | None, str | None] = {}
         for row in archive.rows:
-            if verdicts and row.get("triage", {}).get("verdict") in verdicts:
-                dropped["healthy: discarded by triage"] += 1
-                continue
             reason = _reason(row, archive, roles, taught, drop_touching, outside)
             if row["concept"] in drop_concepts or not gone.isdisjoint(
                 (row.get("donor"), row.get("canvas"), row["key"])

@@ -12,8 +12,8 @@ import pandas as pd
 from cgddi.artefacts import Archive
 from cgddi.healthy.biharmonic import BiharmonicPainter
 from cgddi.healthy.region import blend, match_border
-from cgddi.healthy.settings import HealthySettings
-from cgddi.healthy.triage import scores_of
+from cgddi.healthy.settings import HealthySettings, TriageSettings
+from cgddi.healthy.triage import judged, scores_of
 from cgddi.images import LESION, SKIN, TONES, decode_png
 from cgddi.seeds import seed_for
 
@@ -41,7 +41,7 @@ class Example:
     baseline_scores: dict[str, Any]
 
 
-def draw_examples(archives: Sequence[str], count: int, seed: int) -> list[Example]:
+def draw_examples(archives: Sequence[str], count: int, seed: int, limits: TriageSettings) -> list[Example]:
     """Up to `count` photos of each tone, drawn by name, with the biharmonic baseline painted into the same regions.
 
     The baseline is judged as the run's own results are. The archive holds the mask of the result, where the lesion has become
@@ -51,25 +51,27 @@ def draw_examples(archives: Sequence[str], count: int, seed: int) -> list[Exampl
         archives: healthy archives.
         count: photos per tone.
         seed: the project's seed.
+        limits: thresholds of the shown verdicts.
     """
     found = [(archive, row) for archive in map(Archive, archives) for row in archive.rows]
     examples = []
     for tone in TONES:
         mine = [(archive, row) for archive, row in found if row["tone"] == tone]
         mine.sort(key=lambda pair: seed_for(seed, "report", "healthy", pair[1]["id"]))
-        examples += [_example(archive, row) for archive, row in mine[:count]]
+        examples += [_example(archive, row, limits) for archive, row in mine[:count]]
     return examples
 
 
-def _example(archive: Archive, row: dict[str, Any]) -> Example:
+def _example(archive: Archive, row: dict[str, Any], limits: TriageSettings) -> Example:
     settings = HealthySettings.model_validate(archive.record["spec"]["settings"])
     before, after, region = (decode_png(archive.read(row, part)) for part in ("before.png", "png", "region.png"))
     mask = np.where(region >= 128, LESION, decode_png(archive.read(row, "mask.png")))
     skin = (mask == SKIN) & (region == 0)
     (painted,) = BiharmonicPainter(settings.grain).paint([before], [region], [skin], [row["seed"]])
     baseline = blend(before, match_border(before, painted, region), region)
-    judged = [scores_of(before, result, region, mask) for result in (after, baseline)]
-    return Example(row["method"], row["tone"], row["triage"]["verdict"], before, after, baseline, *judged)
+    scores = [scores_of(before, result, region, mask) for result in (after, baseline)]
+    verdict = judged(row["triage"], limits)["verdict"]
+    return Example(row["method"], row["tone"], verdict, before, after, baseline, *scores)
 
 
 def compare(examples: Sequence[Example]) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from cgddi.artefacts import installed_versions, write_atomic
 from cgddi.errors import UserError
+from cgddi.healthy.settings import TriageSettings
 from cgddi.images import TONES
 from cgddi.report import fedd as fedd_section
 from cgddi.report.healthy import compare, draw_examples
@@ -150,7 +151,7 @@ def write_page(
     except ValidationError as error:
         raise UserError(f"report settings: {error}") from None
     fairness = Path(summary).parent
-    examples = draw_examples(healthy, settings.images_per_cell, spec["seed"])
+    examples = draw_examples(healthy, settings.images_per_cell, spec["seed"], TriageSettings(**spec.get("triage", {})))
     splits = []
     for path in indexes:
         index = pd.read_parquet(path)
