@@ -11,7 +11,7 @@ from cgddi.sheets import load_sheets
 
 from tests.workflow.conftest import RUN, merge
 from tests.workflow.dryrun import counts, messages
-from tests.workflow.paper_scale import ROOT, cgddi, paper_scale, snakemake
+from tests.workflow.paper_scale import cgddi, paper_scale, snakemake
 
 FILES = ("pytorch_lora_weights.safetensors", "samples.png", "record.json")
 
@@ -113,7 +113,7 @@ def test_packs_at_the_papers_scale(tmp_path):
 
 
 def test_packs_stay_when_cohorts_and_concepts_are_added(finished):
-    sheets = load_sheets(str(finished / "data/toy/images.csv"), str(ROOT / "config/toy/diseases.csv"))
+    sheets = load_sheets(str(finished / "data/toy/images.csv"), str(finished / "config/toy/diseases.csv"))
     photos = [photo for photo in sheets.photos if photo.cohort == "toy"]
 
     def training(photos):
