@@ -58,10 +58,10 @@ def write_inputs(folder: Path, canvases: int = CANVASES) -> tuple[Path, Path]:
     from cgddi.canvases.settings import CanvasesSettings
     from cgddi.canvases.stage import pool_canvases
 
-    from tests.mapping.world import photo, spec_of, write_samples
+    from tests.mapping.world import FAULTLESS, photo, spec_of, write_samples
 
     donor = write_samples(folder / "donor.tar", [("d", *photo(5, WORKING, lesion=0.006), {})])
-    kept = {"kind": "healthy", "triage": {"verdict": "keep", "reasons": []}}
+    kept = {"kind": "healthy", "triage": FAULTLESS}
     pictures = ((f"{n:05d}", *photo(n % 20, WORKING, lesion=0.006), kept) for n in range(canvases))
     healthy = write_samples(folder / "healthy.tar", pictures)
     pool = folder / "canvases.tar"

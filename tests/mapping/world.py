@@ -17,6 +17,12 @@ from scipy.ndimage import gaussian_filter
 
 SKIN_LAB = {"light": (72, 10, 16), "medium": (55, 13, 20), "dark": (36, 12, 16)}
 
+FAULTLESS = dict.fromkeys(
+    ("lesion_contrast", "lesion_left", "ita_change", "artefacts", "border_step", "border_step_skin"), 0.0
+)
+FAULTLESS["texture_ratio"] = 1.0
+"""Triage scores of a healthy image without fault."""
+
 
 def photo(
     seed: int, size: int = 128, tone: str = "light", lesion: float = 0.02, marker: bool = True, ruler: bool = True

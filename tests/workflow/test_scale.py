@@ -16,6 +16,7 @@ from cgddi.jobs import all_jobs
 from cgddi.plan import Plan
 from cgddi.shellprefix import shell_prefix
 
+from tests.mapping.world import FAULTLESS
 from tests.workflow.dryrun import counts
 from tests.workflow.paper_scale import ROOT, multiply, paper_scale
 
@@ -72,7 +73,7 @@ def archives(tmp_path_factory):
     row = {"image_id": "a", "cohort": "here", "concept": "acne", "tone": "light", "malignant": False, "keep": True}
     with ArchiveWriter(folder / "one.tar", {"stage": "healthy"}) as archive:
         members = {"png": picture, "before.png": picture, "region.png": mask, "mask.png": mask}
-        archive.add("a", members, row | {"triage": {}, "reasons": []})
+        archive.add("a", members, row | {"triage": FAULTLESS})
     place = folder.joinpath(*["d" * 200] * 4)
     place.mkdir(parents=True)
     for k in range(2600):
