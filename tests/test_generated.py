@@ -21,7 +21,7 @@ def test_environments_have_the_locks_pins(path):
 
 
 def test_every_stage_names_pinned_versions():
-    from cgddi.plan import STAGES, stage_versions
+    from cgddi.specs import STAGES, stage_versions
 
     for stage in STAGES:
         assert "unpinned" not in stage_versions(stage).values(), stage

@@ -12,6 +12,7 @@ from cgddi.fedd.subsets import Study, study
 from cgddi.seeds import seed_for
 from cgddi.sheets import Photo
 from cgddi.sourcehash import source_hash
+from cgddi.specs import model_spec
 
 if TYPE_CHECKING:
     from cgddi.plan import Plan
@@ -285,8 +286,6 @@ class FeddPlan:
         Raises:
             UserError: its folder does not exist.
         """
-        from cgddi.plan import model_spec
-
         try:
             return model_spec(self.plan.config.models.fedd)
         except UserError as error:
