@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 from cgddi.artefacts import canonical
 from cgddi.config import parse_config
 from cgddi.errors import UserError
-from cgddi.fedd.plan import STUDY, Baseline, Segmenter
 from cgddi.fedd.settings import Variant
+from cgddi.fedd.worklist import STUDY, Baseline, Segmenter
 from cgddi.growth import grown_cohorts
 from cgddi.plan import Plan, safe_pattern
 from cgddi.rates import save_prediction

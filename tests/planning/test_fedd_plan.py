@@ -6,7 +6,7 @@ import json
 import pytest
 from cgddi.config import load_config, parse_config
 from cgddi.errors import InvalidInput
-from cgddi.fedd.plan import STUDY
+from cgddi.fedd.worklist import STUDY
 from cgddi.jobs import all_jobs
 from cgddi.plan import Plan
 

@@ -77,3 +77,15 @@ def test_planning_imports_nothing_heavy():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": "workflow"}
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_no_stage_reruns_when_planning_code_changes(monkeypatch):
+    seen, parsed = set(), module._parsed
+    monkeypatch.setattr(module, "_parsed", lambda name: seen.add(name) or parsed(name))
+    module.source_hash.cache_clear()
+    for command in module.PACKAGE.rglob("*command.py"):
+        module.source_hash(".".join(("cgddi", *command.relative_to(module.PACKAGE).with_suffix("").parts)))
+    planning = {"plan", "project", "worklist", "specs", "packs", "jobs", "fedd.plan", "fedd.worklist", "fedd.refusals"}
+    names = {f"cgddi.{name}" for name in planning}
+    assert "cgddi.fedd.segmenter" in seen and all(module._path(name) for name in names)
+    assert not seen & names

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cgddi.fedd.plan import STUDY
+from cgddi.fedd.worklist import STUDY
 from cgddi.plan import Plan
 
 CHAIN = ("masks", "healthy", "lesion_mapped", "embedding", "lora", "semantic")

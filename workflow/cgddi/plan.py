@@ -12,6 +12,7 @@ from cgddi.artefacts import canonical
 from cgddi.config import Config
 from cgddi.errors import InvalidInput, Problem
 from cgddi.fedd.plan import FeddPlan
+from cgddi.fedd.refusals import refusals
 from cgddi.healthy.verdicts import read_review, read_verdicts
 from cgddi.masks.settings import SOURCE_MODULES, SOURCE_VERSIONS, Sam3Settings
 from cgddi.sourcehash import source_hash
@@ -32,7 +33,7 @@ class Plan(Worklist):
     def __init__(self, config: Config):
         super().__init__(config)
         self.fedd = FeddPlan(self)
-        if problems := self.fedd.problems():
+        if problems := refusals(self.fedd):
             raise InvalidInput(problems)
         self.verdicts = self._read_verdicts()
 
