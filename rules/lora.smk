@@ -5,6 +5,7 @@
 #
 # One job trains one concept, or a pack of `lora.concepts_per_job` of them over one frozen base. A pack leaves
 # lora/<scope>/packs/<pack>.tar, and a job of a moment gives each concept its files, so that one file stands for one concept.
+# Beside the tar lies <pack>.json, its concepts, for the plan: no output here, since Snakemake deletes outputs before a job.
 
 PRIORS = PLAN.canvas_cohorts[0] if PLAN.canvas_cohorts else "none"
 TOGETHER = PLAN.config.lora.concepts_per_job

@@ -1,5 +1,6 @@
 """Adapters trained in packs: one file per concept, whole packs run again, and only those that something changed for."""
 
+import csv
 import json
 import shutil
 
@@ -12,6 +13,7 @@ from cgddi.sheets import load_sheets
 from tests.workflow.conftest import RUN, merge
 from tests.workflow.dryrun import counts, messages
 from tests.workflow.paper_scale import cgddi, paper_scale, snakemake
+from tests.workflow.test_incremental import change, sheet, write_sheet
 
 FILES = ("pytorch_lora_weights.safetensors", "samples.png", "record.json")
 
@@ -20,6 +22,12 @@ def adapters(folder):
     """Every adapter's file, as the workflow names it."""
     concepts = sorted(path.name for path in (folder / "results/toy/embedding/main").iterdir())
     return {c: f"results/toy/lora/main/{c}/{FILES[0]}" for c in concepts}
+
+
+def concepts_of(folder):
+    """(image, concept) of every photo in the sheets."""
+    photos = load_sheets(str(folder / "data/toy/images.csv"), str(folder / "config/toy/diseases.csv")).photos
+    return [(photo.image_id, photo.concept) for photo in photos]
 
 
 def packs(folder):
@@ -70,8 +78,8 @@ def test_adapters_of_a_pack_equal_those_trained_alone(finished, packed):
         assert all((alone[name] - together[name]).abs().max() < 2e-3 for name in alone), path
 
 
-def test_a_new_disease_makes_a_pack_of_its_own(copy):
-    extra = "data/toy/extra"
+def test_a_new_disease_makes_a_pack_of_its_own_and_the_next_one_of_its_cohort_too(copy):
+    extra, before = "data/toy/extra", adapters(copy)
     cgddi(
         copy,
         *("ingest", "ddi", "--metadata", f"{extra}/ddi_metadata.csv", "--images", f"{extra}/images"),
@@ -80,8 +88,50 @@ def test_a_new_disease_makes_a_pack_of_its_own(copy):
     )
     found = counts(copy, *RUN)
     assert (found["embedding"], found["lora"], found["adapter"]) == (1, 1, 1)
-    (pack,) = packs(copy)
-    assert len(pack) == 1 and pack[0] not in adapters(copy)
+    ((new,),) = packs(copy)
+    assert new not in before
+    path = f"results/toy/lora/main/{new}/{FILES[0]}"
+    snakemake(copy, *RUN, "--cores", "2", path)
+    rows = sheet(copy)
+    old = [row for row in rows if row["image_id"].startswith("new-")]
+    assert len({row["cohort"] for row in old}) == 1
+    with open(copy / "config/toy/diseases.csv", "a", newline="") as handle:
+        csv.writer(handle).writerow(["later", "Later disease", "", ""])
+    # One photo without a mask, so that the cohort's canvases and its old photos' roles stay.
+    write_sheet(copy, [*rows, old[0] | {"image_id": "later", "disease": "later", "mask": "", "group": ""}])
+    wanted = [*before.values(), path, "results/toy/lora/main/later-disease/record.json"]
+    assert counts(copy, *wanted, *RUN) == {"masks": 1, "embedding": 1, "lora": 1, "adapter": 1}
+    texts = {"token of later-disease (main)", "adapters of later-disease (main)"}
+    assert texts < messages(copy, *wanted, *RUN)
+
+
+def test_packs_are_the_same_while_they_are_trained_again(packed, copy):
+    """As a node reads the plan in the middle of a run that another number and learning rate make: some tars are not there."""
+    change(copy, {"lora": {"concepts_per_job": 3}})
+    assert not {"lora", "adapter", "embedding"} & set(counts(copy, *RUN))
+    change(copy, {"lora": {"learning_rate": 1.0e-3}})
+    assert packs(copy) == packed[1]
+    next((copy / "results/toy/lora/main/packs").glob("*.tar")).unlink()
+    assert packs(copy) == packed[1]
+
+
+def test_a_dropped_concept_leaves_its_pack_and_one_without_rows_leaves_the_others_together(packed, copy):
+    gone = packed[1][0][0]
+    change(copy, {"drop_concepts": [gone]})
+    assert not {"lora", "adapter", "embedding"} & set(counts(copy, *RUN))
+    photos = concepts_of(copy)
+    change(copy, {"drop_concepts": []})
+    names = {image for image, concept in photos if concept == gone}
+    write_sheet(copy, [row for row in sheet(copy) if row["image_id"] not in names])
+    assert packs(copy) == sorted(left for pack in packed[1] if (left := [c for c in pack if c != gone]))
+
+
+def test_an_unreadable_ledger_stops_the_plan_in_one_line(copy):
+    path = next((copy / "results/toy/lora/main/packs").glob("*.json"))
+    path.write_text("")
+    done = snakemake(copy, "-n", *RUN, check=False)
+    text = done.stdout + done.stderr
+    assert done.returncode and f"{path.relative_to(copy)}: " in text and "Delete it" in text and "Traceback" not in text
 
 
 def test_a_changed_token_runs_its_pack_again_and_no_other(packed, copy):

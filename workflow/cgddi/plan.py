@@ -28,6 +28,7 @@ class Plan(Worklist):
 
     Raises:
         InvalidInput: the sheets, the review file or a split have problems; all of them at once.
+        UserError: the list of a trained pack's concepts cannot be read.
     """
 
     def __init__(self, config: Config):
@@ -120,9 +121,11 @@ class Plan(Worklist):
 
     def generator_spec(self, stage: str, scope: str, concept: str) -> str:
         """Spec of one concept's token or adapter; an adapter trained with others also names them and their images."""
-        facts = {}
+        facts: dict[str, Any] = {}
         if stage == "lora" and self.config.lora.concepts_per_job > 1:
             together = self.packs[scope, self.pack_of[scope, concept]]
+            # Old packs stay when the number for new ones changes: it is no part of what they are made from.
+            facts["settings"] = self.config.lora.model_copy(update={"concepts_per_job": 1})
             facts["trained_with"] = {c: [p.image_id for p in self.training[scope, c]] for c in together}
         return self.spec(
             stage,

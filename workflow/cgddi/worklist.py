@@ -5,14 +5,28 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from functools import cached_property
+from pathlib import Path
 
-from cgddi.packs import packs_of
+from cgddi.config import Config
+from cgddi.packs import packs_of, read_ledgers
 from cgddi.project import Project
 from cgddi.sheets import Photo
 
 
 class Worklist(Project):
-    """The jobs of a project's photos."""
+    """The jobs of a project's photos.
+
+    Args:
+        config: the checked configuration.
+
+    Raises:
+        UserError: the list of a trained pack's concepts cannot be read.
+    """
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        packed = config.lora.concepts_per_job > 1
+        self._trained_packs = read_ledgers(Path(config.results) / "lora", self.scopes) if packed else {}
 
     # ---- photos, batches, canvases -------------------------------------------------------------
 
@@ -124,7 +138,7 @@ class Worklist(Project):
     @cached_property
     def packs(self) -> dict[tuple[str, str], list[str]]:
         """(scope, pack) -> concepts whose adapters one lora job trains together (`lora.concepts_per_job` above 1)."""
-        return packs_of(self.training, self.config.lora.concepts_per_job)
+        return packs_of(self.training, self.config.lora.concepts_per_job, self._trained_packs)
 
     @cached_property
     def pack_of(self) -> dict[tuple[str, str], str]:

@@ -1,4 +1,8 @@
-"""Where the adapters of a job go: a folder each, or one tar with a folder for each, which is there whole or not at all."""
+"""Where the adapters of a job go: a folder each, or one tar with a folder for each, which is there whole or not at all.
+
+Beside its tar a pack leaves a ledger of its concepts, by which the plan keeps them together (`cgddi.packs`). It is no output of
+the rule: Snakemake would delete it whenever the job runs again, and other nodes would read another plan meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from cgddi.artefacts import temporary_beside
+from cgddi.artefacts import canonical, temporary_beside, write_atomic
 
 
 @contextmanager
@@ -18,7 +22,7 @@ def folders(given: Sequence[Path] | None, pack: Path | None, slugs: Sequence[str
 
     Args:
         given: the folders, one per concept; None for a pack.
-        pack: the tar to write.
+        pack: the tar to write, `<pack>.tar`; its ledger is `<pack>.json`.
         slugs: names of the folders in it.
     """
     if pack is None:
@@ -35,6 +39,7 @@ def folders(given: Sequence[Path] | None, pack: Path | None, slugs: Sequence[str
                     info.size = path.stat().st_size
                     with open(path, "rb") as content:
                         tar.addfile(info, content)
+            write_atomic(pack.with_suffix(".json"), canonical({"concepts": list(slugs)}) + "\n")
             os.replace(temporary, pack)
         finally:
             temporary.unlink(missing_ok=True)

@@ -111,7 +111,8 @@ class LoraSettings(BaseModel):
         ge=1,
         le=64,
         description="concepts that one job trains together over one frozen base; each adapter is what it would be alone, up to "
-        "rounding. A pack is concepts of one cohort in the sheet's order, so a new cohort's concepts leave old packs alone",
+        "rounding. A pack is concepts of one cohort in the sheet's order; once trained it keeps them, whatever is added later, and "
+        "also when this number changes (but for 1, each alone)",
     )
     checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints")
     log_every: int = Field(10, ge=1, description="steps between metric lines")
