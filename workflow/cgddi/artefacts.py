@@ -7,6 +7,7 @@ WebDataset reader streams them; the manifest also holds each member's byte range
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import io
 import json
@@ -28,6 +29,19 @@ KEY = re.compile(r"[A-Za-z0-9_-]{1,200}")
 def canonical(value: Any) -> str:
     """Canonical JSON: sorted keys, no spaces, ASCII only; equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """Rows as comma-separated text with a header; a column that a row lacks is left empty.
+
+    Raises:
+        ValueError: a row has a column that is none of `columns`.
+    """
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
 
 
 def sha256(data: bytes | str) -> str:

@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import ValidationError
-
 from cgddi.artefacts import Archive, record_for, write_record
 from cgddi.audit.settings import KINDS, AuditSettings
 from cgddi.command import stage_parser
 from cgddi.errors import UserError
+from cgddi.jobspec import settings_of
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,10 +32,7 @@ def main(argv: list[str] | None = None) -> int:
 
     import pandas as pd
 
-    try:
-        settings = AuditSettings(**args.spec.get("settings", {}))
-    except ValidationError as error:
-        raise UserError(f"settings of stage audit: {error}") from error
+    settings = settings_of(AuditSettings, args.spec)
     from cgddi import runtime
 
     runtime.start(args.threads)

@@ -18,7 +18,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--output", required=True, help="the archive (.tar) to write")
     options = parser.parse_args(argv)
     from cgddi.canvases.stage import pool_canvases
-    from cgddi.masks.specs import checked
+    from cgddi.jobspec import checked
 
     settings = checked(CanvasesSettings, options.spec, "cohort")
     pool_canvases(options.spec, settings, options.healthy, options.output)

@@ -15,6 +15,7 @@ from cgddi.artefacts import canonical, file_sha256, record_for, write_atomic, wr
 from cgddi.classify.settings import METHODS, ClassifySettings, Regime, training_of
 from cgddi.command import stage_parser
 from cgddi.errors import UserError
+from cgddi.jobspec import settings_of
 from cgddi.seeds import seed_for
 
 
@@ -37,8 +38,8 @@ def read_settings(spec: dict[str, Any], init: str | None) -> tuple[ClassifySetti
     """Settings and regime of a job's spec (see `cgddi.classify.reach.regime_of`)."""
     from cgddi.classify.reach import regime_of
 
+    settings = settings_of(ClassifySettings, spec)
     try:
-        settings = ClassifySettings(**spec.get("settings", {}))
         regime = regime_of(spec)
     except ValidationError as error:
         raise UserError(f"settings of stage classify: {error}") from error

@@ -1,4 +1,4 @@
-"""What the three stages share at run time: specs, settings, the frozen model, prompts with tones and suffixes, metrics files."""
+"""What the three stages share at run time: options, prompts with tones and suffixes, metrics files, headers."""
 
 from __future__ import annotations
 
@@ -7,43 +7,12 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
-
-from pydantic import BaseModel, ValidationError
+from typing import Any
 
 from cgddi.artefacts import write_atomic
 from cgddi.diffusion.photos import Photo
 from cgddi.errors import UserError
 from cgddi.images import MARKER, RULER
-
-Model = TypeVar("Model", bound=BaseModel)
-
-
-def settings_of(spec: Mapping[str, Any], model: type[Model]) -> Model:
-    """The job's settings, validated.
-
-    Raises:
-        UserError: an unknown key or a bad value.
-    """
-    try:
-        return model(**spec.get("settings", {}))
-    except ValidationError as error:
-        lines = [
-            f"{'.'.join(map(str, e['loc']))}: {e['msg']} (found {str(e.get('input'))[:60]!r})" for e in error.errors()
-        ]
-        raise UserError(f"settings of stage {spec.get('stage')}: " + "; ".join(lines) + ". Mend the config.") from error
-
-
-def need(spec: Mapping[str, Any], *keys: str) -> list[Any]:
-    """Values of a spec.
-
-    Raises:
-        UserError: one is missing.
-    """
-    missing = [key for key in keys if key not in spec]
-    if missing:
-        raise UserError(f"--spec: {', '.join(missing)} missing. The workflow writes specs; see --help.")
-    return [spec[key] for key in keys]
 
 
 def engine_options(parser: argparse.ArgumentParser) -> None:

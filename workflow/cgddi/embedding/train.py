@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from cgddi.artefacts import canonical, installed_versions, record_for, write_record
+from cgddi.artefacts import installed_versions, record_for, write_record
 from cgddi.diffusion import jobs
 from cgddi.diffusion.backbone import Backbone, Prompts, load
-from cgddi.diffusion.batches import Batches, Pool, Table, tone_chances
+from cgddi.diffusion.batches import Batches, Pool, tone_chances
 from cgddi.diffusion.cache import Store
 from cgddi.diffusion.checkpoint import Checkpoint
 from cgddi.diffusion.fit import Fit
-from cgddi.diffusion.latents import Views, latents_of, loss_weights
+from cgddi.diffusion.latents import Views
 from cgddi.diffusion.objective import Objective
-from cgddi.diffusion.optimise import Plan, loss_scale
 from cgddi.diffusion.photos import Photo, read_photos
 from cgddi.diffusion.tokens import start_rows
+from cgddi.diffusion.training import common, plan_of, table_of
 from cgddi.diffusion.validation import tone_losses
 from cgddi.diffusion.weights import write_tensors
 from cgddi.embedding.settings import VERSIONS, EmbeddingSettings
@@ -87,12 +87,12 @@ def train_tokens(
     Raises:
         UserError: bad settings, unreadable photos, a loss that is not a number, or a token that stayed where it started.
     """
-    settings, model, seed = _common(pack)
+    settings, model, seed = common(pack, EmbeddingSettings, "embedding")
     photos = [read_photos(job.photos, job.spec["images"]) for job in pack]
     backbone = backbone or load(model, torch.device(device), settings.precision)
     views = Views(settings.hflip > 0, settings.crops, settings.crop_scale)
     every = list({photo.id: photo for some in photos for photo in some}.values())
-    table, place = _table(backbone, Store(cache), every, views, settings), {p.id: n for n, p in enumerate(every)}
+    table, place = table_of(backbone, Store(cache), every, views, settings), {p.id: n for n, p in enumerate(every)}
 
     pairs = zip(backbone.tokenizers, backbone.text_encoders, strict=True)
     start = [start_rows(tokenizer, encoder, settings.init_token, settings.vectors) for tokenizer, encoder in pairs]
@@ -135,7 +135,7 @@ def train_tokens(
         len(pack),
         objective,
         batches,
-        _plan(settings, backbone.dtype),
+        plan_of(settings, settings.lr, backbone.dtype),
         checkpoint,
         lambda: [measure() for measure in measures],
         live,
@@ -173,46 +173,6 @@ def train_tokens(
         records.append(record)
     checkpoint.remove()
     return records
-
-
-def _common(pack: Sequence[TokenJob]) -> tuple[EmbeddingSettings, Mapping[str, Any], int]:
-    for job in pack:
-        jobs.need(job.spec, "concept", "images", "model", "seed")
-        if not job.spec["images"]:
-            raise UserError(f"concept {job.slug}: no training image. Give it one, or leave the concept out.")
-    first = pack[0].spec
-    if len({canonical([job.spec.get("settings", {}), job.spec["model"], job.spec["seed"]]) for job in pack}) != 1:
-        raise UserError("embedding: concepts trained together must have equal settings, model and seed.")
-    return jobs.settings_of(first, EmbeddingSettings), first["model"], first["seed"]
-
-
-def _table(
-    backbone: Backbone, store: Store, photos: Sequence[Photo], views: Views, settings: EmbeddingSettings
-) -> Table:
-    size, move = settings.image_size, backbone.device
-    cells = backbone.latent_shape(size)[1]
-    mean, std = latents_of(backbone, store, photos, size, views)
-    weights = None
-    if settings.lesion_weight != 1 or settings.ignore_mask_classes:
-        weights = loss_weights(photos, size, cells, views, settings.lesion_weight, settings.ignore_mask_classes)
-        weights = weights.to(move)
-    return Table(mean.to(move), std.to(move), weights, [photo.id for photo in photos])
-
-
-def _plan(settings: EmbeddingSettings, dtype: torch.dtype) -> Plan:
-    return Plan(
-        steps=settings.steps,
-        lr=settings.lr,
-        schedule=settings.lr_schedule,
-        warmup=settings.warmup,
-        weight_decay=settings.weight_decay,
-        ema=settings.ema,
-        accumulation=settings.accumulation,
-        loss_scale=loss_scale(dtype),
-        checkpoint_every=settings.checkpoint_every,
-        log_every=settings.log_every,
-        validate_every=settings.validate_every,
-    )
 
 
 def _prompts(known: jobs.PromptList, photos: Sequence[Photo], settings: EmbeddingSettings, token: str) -> np.ndarray:

@@ -11,12 +11,12 @@ from typing import Any
 
 import pandas as pd
 import yaml
-from pydantic import ValidationError
 from tqdm import tqdm
 
 from cgddi.artefacts import canonical, read_member, record_for, write_atomic, write_record
 from cgddi.errors import UserError
 from cgddi.export.settings import ExportSettings
+from cgddi.jobspec import settings_of
 
 SHARD = 1000
 """Images per shard."""
@@ -36,10 +36,7 @@ def export(
         embeddings: token files.
         folder: where to write; shards of an earlier export there are replaced.
     """
-    try:
-        settings = ExportSettings.model_validate(spec["settings"])
-    except ValidationError as error:
-        raise UserError(f"export settings: {error}") from None
+    settings = settings_of(ExportSettings, spec)
     target = Path(folder)
     shutil.rmtree(target / "data", ignore_errors=True)
     shutil.rmtree(target / "adapters", ignore_errors=True)

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from cgddi.artefacts import record_for, write_atomic, write_record
 from cgddi.command import stage_parser
-from cgddi.errors import UserError
 from cgddi.fairness.settings import FairnessSettings
+from cgddi.jobspec import settings_of
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -21,10 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--predictions", nargs="+", required=True, help="predictions of the classifiers (.csv)")
     parser.add_argument("--output-dir", required=True, help="folder to write to")
     args = parser.parse_args(argv)
-    try:
-        options = FairnessSettings(**args.spec.get("settings", {}))
-    except ValidationError as error:
-        raise UserError(f"settings of stage fairness: {error}") from error
+    options = settings_of(FairnessSettings, args.spec)
 
     from cgddi.fairness.report import report
 

@@ -4,20 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 
-from cgddi.fairness.frames import RARITIES
 from cgddi.fairness.plots import plt, png
-from cgddi.fairness.tables import SIGNS, signs
-from cgddi.images import TONES
+from cgddi.fairness.tables import ACCURACY_COLUMNS, FAIRNESS_COLUMNS, RARITY_COLUMNS, SIGNS, signs
 
-COLUMNS = (
-    ("accuracy", "all", "Mean"),
-    *(("accuracy", tone, tone.capitalize()) for tone in TONES),
-    *(("accuracy", rarity, rarity.capitalize()) for rarity in RARITIES),
-    ("auc", "all", "AUC"),
-    ("pqd", "all", "PQD"),
-    ("dpm", "all", "DPM"),
-    ("eom", "all", "EOM"),
-)
+COLUMNS = (*ACCURACY_COLUMNS, *RARITY_COLUMNS, *FAIRNESS_COLUMNS)
 
 
 def markdown(table: pd.DataFrame, tests: pd.DataFrame, confidence: float) -> str:

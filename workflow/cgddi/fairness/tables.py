@@ -6,19 +6,14 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from cgddi.fairness.frames import RARITIES
 from cgddi.fairness.settings import FairnessSettings
+from cgddi.images import TONES
 
-COLUMNS = (
-    ("accuracy", "all", "Mean"),
-    ("accuracy", "light", "Light"),
-    ("accuracy", "medium", "Medium"),
-    ("accuracy", "dark", "Dark"),
-    ("auc", "all", "AUC"),
-    ("pqd", "all", "PQD"),
-    ("dpm", "all", "DPM"),
-    ("eom", "all", "EOM"),
-)
-RARITY_COLUMNS = tuple(("accuracy", rarity, rarity.capitalize()) for rarity in ("common", "rare", "very rare"))
+ACCURACY_COLUMNS = (("accuracy", "all", "Mean"), *(("accuracy", tone, tone.capitalize()) for tone in TONES))
+FAIRNESS_COLUMNS = (("auc", "all", "AUC"), ("pqd", "all", "PQD"), ("dpm", "all", "DPM"), ("eom", "all", "EOM"))
+COLUMNS = (*ACCURACY_COLUMNS, *FAIRNESS_COLUMNS)
+RARITY_COLUMNS = tuple(("accuracy", rarity, rarity.capitalize()) for rarity in RARITIES)
 SIGNS = {
     "epoch chosen on the test images": "†",
     "leakage gate waived: training images touch held-out images": "‡",

@@ -11,18 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cgddi.command import stage_parser
 from cgddi.fedd.settings import BaselinesSettings
+from cgddi.fedd.study_options import study_parser
 
 
 def main(argv: Sequence[str]) -> int:
     """Run `cgddi fedd baseline`."""
-    parser = stage_parser("fedd baseline", __doc__)
-    parser.add_argument("--output-dir", required=True, help="folder to write to")
-    parser.add_argument("--metrics", help="log of what the job used (JSON lines)")
-    args = parser.parse_args(argv)
+    args = study_parser("baseline", __doc__, features=False).parse_args(argv)
     from cgddi.fedd.baselines import run_baseline
-    from cgddi.masks.specs import checked
+    from cgddi.jobspec import checked
 
     keys = ("task", "network", "subset", "run_seed", "size", "crop", "train", "validation", "test")
     settings = checked(BaselinesSettings, args.spec, *keys)

@@ -19,7 +19,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--output", required=True, help="the feature file (.safetensors) to write")
     parser.add_argument("--metrics", help="file to append one JSON line on time and memory to")
     options = parser.parse_args(argv)
-    from cgddi.masks.specs import checked
+    from cgddi.jobspec import checked
 
     spec = options.spec
     settings = checked(FeaturesSettings, spec, "cohort", "batch", "timestep", "crop", "rows", "model")

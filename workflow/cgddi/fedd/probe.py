@@ -18,7 +18,7 @@ from cgddi.fedd.features_io import FeatureFiles
 from cgddi.fedd.networks import Networks, keep_better
 from cgddi.fedd.results import predictions_csv
 from cgddi.fedd.settings import ProbeSettings
-from cgddi.fedd.study_input import ROLES, check_features, check_roles, tone_counts
+from cgddi.fedd.study_input import ROLES, open_study, tone_counts
 from cgddi.seeds import seed_for
 
 
@@ -68,9 +68,7 @@ def run_probe(
     subset, timestep, seeds = str(spec["subset"]), int(spec["timestep"]), [int(seed) for seed in spec["seeds"]]
     with runtime.usage_log(metrics, stage="fedd_probe", subset=subset, timestep=timestep) as usage:
         device = runtime.start(threads)
-        files = FeatureFiles(features)
-        check_features(files, spec, ("size", "timestep", "crop"))
-        check_roles(spec)
+        files = open_study(features, spec)
         blocks = spec.get("blocks")
         blocks = files.blocks(spec["train"][0]["image_id"], "pooled") if blocks is None else list(blocks)
         data = load_pooled(files, spec, blocks)

@@ -10,21 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cgddi.command import stage_parser
 from cgddi.fedd.settings import ProbeSettings
+from cgddi.fedd.study_options import study_parser
 
 
 def main(argv: Sequence[str]) -> int:
     """Run `cgddi fedd probe`."""
-    parser = stage_parser("fedd probe", __doc__)
-    parser.add_argument(
-        "--features", nargs="+", required=True, help="feature files (.safetensors) of the study's photos"
-    )
-    parser.add_argument("--output-dir", required=True, help="folder to write to")
-    parser.add_argument("--metrics", help="log of what the job used (JSON lines)")
-    args = parser.parse_args(argv)
+    args = study_parser("probe", __doc__).parse_args(argv)
     from cgddi.fedd.probe import run_probe
-    from cgddi.masks.specs import checked
+    from cgddi.jobspec import checked
 
     settings = checked(ProbeSettings, args.spec, "subset", "timestep", "seeds", "train", "validation", "test")
     run_probe(args.spec, settings, args.features, args.output_dir, args.threads, args.metrics)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from cgddi.artefacts import csv_text
 from cgddi.images import BACKGROUND, LESION, MARKER, RULER, SKIN, TONES
 from cgddi.seeds import seed_for
 
@@ -39,7 +38,7 @@ def iou_csv(rows: Sequence[Mapping[str, Any]], predicted: np.ndarray, truth: np.
     for place, row in enumerate(rows):
         for counts in pixel_counts(predicted[place], truth[place]):
             lines.append({**_head(row), **counts})
-    return _csv(IOU_COLUMNS, sorted(lines, key=lambda line: line["image_id"]))
+    return csv_text(IOU_COLUMNS, sorted(lines, key=lambda line: line["image_id"]))
 
 
 def predictions_csv(lines: Iterable[Mapping[str, Any]]) -> str:
@@ -54,21 +53,13 @@ def predictions_csv(lines: Iterable[Mapping[str, Any]]) -> str:
         rest = {"role": line["role"], "seed": line["seed"], "probability": f"{line['probability']:.6f}"}
         found.append({**_head(line), **rest, "block": block})
     found.sort(key=lambda line: (line["role"], str(line["block"]).zfill(3), line["seed"], line["image_id"]))
-    return _csv(PREDICTION_COLUMNS, found)
+    return csv_text(PREDICTION_COLUMNS, found)
 
 
 def _head(row: Mapping[str, Any]) -> dict[str, Any]:
     malignant = row["malignant"]
     known = "" if malignant is None else str(bool(malignant)).lower()
     return {"image_id": row["image_id"], "tone": row["skin_tone"], "malignant": known}
-
-
-def _csv(columns: Sequence[str], lines: Iterable[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
 
 
 def shown_images(rows: Sequence[Mapping[str, Any]], seed: int) -> list[int]:

@@ -12,22 +12,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import get_args
 
-from cgddi.command import stage_parser
 from cgddi.errors import UserError
 from cgddi.fedd.settings import SegmenterSettings, Variant
+from cgddi.fedd.study_options import study_parser
 
 
 def main(argv: Sequence[str]) -> int:
     """Run `cgddi fedd segmenter`."""
-    parser = stage_parser("fedd segmenter", __doc__)
-    parser.add_argument(
-        "--features", nargs="+", required=True, help="feature files (.safetensors) of the study's photos"
-    )
-    parser.add_argument("--output-dir", required=True, help="folder to write to")
-    parser.add_argument("--metrics", help="log of what the job used (JSON lines)")
-    args = parser.parse_args(argv)
+    args = study_parser("segmenter", __doc__).parse_args(argv)
     from cgddi.fedd.segmenter_run import run_segmenter
-    from cgddi.masks.specs import checked
+    from cgddi.jobspec import checked
 
     keys = ("variant", "subset", "run_seed", "size", "timestep", "blocks", "crop", "train", "validation", "test")
     settings = checked(SegmenterSettings, args.spec, *keys)

@@ -11,14 +11,13 @@ import numpy as np
 from cgddi import runtime
 from cgddi.artefacts import record_for, write_atomic, write_record
 from cgddi.errors import InvalidInput
-from cgddi.fedd.features_io import FeatureFiles
 from cgddi.fedd.photos import read_photos, without_covered
 from cgddi.fedd.pixels import load_pixels, missing_maps
 from cgddi.fedd.results import iou_csv, pictures
 from cgddi.fedd.segmenter import Segmenter
 from cgddi.fedd.segmenter_train import fit
 from cgddi.fedd.settings import SegmenterSettings
-from cgddi.fedd.study_input import ROLES, check_features, check_roles, tone_counts
+from cgddi.fedd.study_input import ROLES, open_study, tone_counts
 
 
 def run_segmenter(
@@ -43,9 +42,7 @@ def run_segmenter(
     facts = {"variant": variant, "subset": str(spec["subset"]), "run_seed": run_seed}
     with runtime.usage_log(metrics, stage="fedd_segmenter", **facts) as usage:
         device = runtime.start(threads)
-        files = FeatureFiles(features)
-        check_features(files, spec, ("size", "timestep", "crop"))
-        check_roles(spec)
+        files = open_study(features, spec)
         problems = [p for role in ROLES for p in missing_maps(files, spec[role], blocks)]
         if problems:
             raise InvalidInput(problems)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from cgddi.errors import InvalidInput, Problem, UserError
@@ -12,13 +13,25 @@ from cgddi.fedd.features_io import FeatureFiles
 ROLES = ("train", "validation", "test")
 
 
-def check_features(files: FeatureFiles, spec: Mapping[str, Any], names: Sequence[str]) -> None:
-    """Refuse feature files of other settings than the spec's.
+def open_study(features: Sequence[str | Path], spec: Mapping[str, Any]) -> FeatureFiles:
+    """The feature files of a job that learns from them, once they are known to go with its photos.
+
+    Args:
+        features: feature files that hold the study's photos. spec: the job's spec.
 
     Raises:
-        UserError: a fact of `names` differs.
+        UserError: features of another size, timestep or crop than the spec's, or a role without photos.
+        InvalidInput: photos with two roles, or twice in one.
     """
-    for name in names:
+    files = FeatureFiles(features)
+    _check_features(files, spec)
+    check_roles(spec)
+    return files
+
+
+def _check_features(files: FeatureFiles, spec: Mapping[str, Any]) -> None:
+    """Refuse feature files of other settings than the spec's."""
+    for name in ("size", "timestep", "crop"):
         if name in spec and files.facts.get(name) != spec[name]:
             raise UserError(
                 f"{files.paths[0]}: features of {name} {files.facts.get(name)}, and the spec asks for {spec[name]}. "

@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--output-dir", required=True, help="folder to write to")
     args = parser.parse_args(argv)
     from cgddi.fedd.tables import make_tables
-    from cgddi.masks.specs import checked
+    from cgddi.jobspec import checked
 
     settings = checked(TablesSettings, args.spec, "cohort", "subsets", "timestep", "blocks")
     out = Path(args.output_dir)

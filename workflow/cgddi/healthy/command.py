@@ -22,7 +22,7 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     from cgddi.healthy.biharmonic import BiharmonicPainter
     from cgddi.healthy.stage import paint_batch
-    from cgddi.masks.specs import checked
+    from cgddi.jobspec import checked
     from cgddi.runtime import start, usage_log
 
     spec = options.spec

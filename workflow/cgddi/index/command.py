@@ -9,12 +9,10 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from cgddi.artefacts import Archive, record_for, write_atomic, write_record
 from cgddi.command import stage_parser
-from cgddi.errors import UserError
 from cgddi.index.settings import IndexSettings
+from cgddi.jobspec import settings_of
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,10 +28,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from cgddi.index.table import build_index, read_roles
 
-    try:
-        settings = IndexSettings(**args.spec.get("settings", {}))
-    except ValidationError as error:
-        raise UserError(f"settings of stage index: {error}") from error
+    settings = settings_of(IndexSettings, args.spec)
     synthetic = [*args.healthy, *args.mapped, *args.semantic]
     table, facts = build_index(
         read_roles(args.splits), args.photos, synthetic, settings.drop_touching, args.spec.get("drop_concepts", ())

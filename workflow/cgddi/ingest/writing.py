@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from cgddi.artefacts import csv_text
 from cgddi.errors import InvalidInput, Problem
 from cgddi.ingest.diseases import DISEASE_COLUMNS, Concept, check_diseases
 from cgddi.ingest.names import slugify
@@ -18,15 +17,6 @@ from cgddi.ingest.table import Table, check_columns, parse_table, read_table
 from cgddi.sheets import COLUMNS, OPTIONAL, REQUIRED, Sheets, check_images
 
 Row = dict[str, str]
-
-
-def sheet_text(columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> str:
-    """Rows as comma-separated text with a header."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()
 
 
 def read_existing(path: str | Path) -> list[Row]:
@@ -99,7 +89,7 @@ def checked(source: str, rows: Sequence[Row], known: Mapping[str, Concept]) -> t
     Raises:
         InvalidInput: the sheet as a whole has problems, such as ids that differ in case only.
     """
-    text = sheet_text(COLUMNS, rows)
+    text = csv_text(COLUMNS, rows)
     others = {row["disease"] for row in rows} - set(known)
     concepts = dict(known) | {raw: Concept(slugify(raw), raw, f"<{slugify(raw)}>") for raw in others}
     sheets, problems = check_images(parse_table(source, text), concepts, "the disease sheet")
@@ -126,7 +116,7 @@ def merged_diseases(path: str | Path, known: Mapping[str, Concept], names: Itera
         if name not in have:
             slug = slugify(name)
             rows.append(_disease_row(name, known.get(name) or Concept(slug, name, f"<{slug}>")))
-    text = sheet_text(DISEASE_COLUMNS, rows)
+    text = csv_text(DISEASE_COLUMNS, rows)
     _, problems = check_diseases(parse_table(os.fspath(path), text))
     if problems:
         raise InvalidInput(problems)

@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from cgddi.artefacts import canonical, file_sha256, installed_versions, record_for, write_record
+from cgddi.artefacts import file_sha256, installed_versions, record_for, write_record
 from cgddi.diffusion import adapters, jobs
 from cgddi.diffusion.backbone import Backbone, load
 from cgddi.diffusion.batches import Batches, Pool, Table, tone_chances
 from cgddi.diffusion.cache import Store
 from cgddi.diffusion.checkpoint import Checkpoint
 from cgddi.diffusion.fit import Fit
-from cgddi.diffusion.latents import Views, latents_of, loss_weights, prompts_of
+from cgddi.diffusion.latents import Views, prompts_of
 from cgddi.diffusion.objective import Objective
-from cgddi.diffusion.optimise import Plan, loss_scale
 from cgddi.diffusion.photos import Photo, read_photos
 from cgddi.diffusion.tokens import read_embedding
+from cgddi.diffusion.training import common, plan_of, table_of
 from cgddi.diffusion.validation import tone_losses
 from cgddi.errors import UserError
 from cgddi.lora import data, grid
@@ -54,11 +54,12 @@ def train_lora(
     Raises:
         UserError: bad settings, unreadable photos, a loss that is not a number, an adapter that did not move.
     """
-    settings, model, seed = _common(pack)
+    settings, model, seed = common(pack, LoraSettings, "lora")
+    if len(pack) > 1 and (settings.use_dora or settings.text_encoder_rank):
+        raise UserError("lora: use_dora and text_encoder_rank train one concept at a time. Use concepts_per_job: 1.")
     backbone = backbone or load(model, torch.device(device), settings.precision)
-    store, size = Store(cache), settings.image_size
+    store = Store(cache)
     views = Views(settings.hflip > 0, settings.crops, settings.crop_scale)
-    backbone.latent_shape(size)
 
     instances = [read_photos(job.photos, job.spec["images"]) for job in pack]
     priors = [data.choose_priors(data.read_canvases(job.canvases, job.split), settings, seed) for job in pack]
@@ -130,7 +131,9 @@ def train_lora(
         count,
         objective,
         batches,
-        _plan(settings, backbone.dtype),
+        plan_of(
+            settings, settings.learning_rate, backbone.dtype, clip=settings.clip, preview_every=settings.grid_every
+        ),
         checkpoint,
         validate,
         live,
@@ -175,22 +178,6 @@ def train_lora(
     return records
 
 
-def _common(pack: Sequence[LoraJob]) -> tuple[LoraSettings, Mapping[str, Any], int]:
-    for job in pack:
-        jobs.need(job.spec, "concept", "images", "model", "seed")
-        if not job.spec["images"]:
-            raise UserError(f"concept {job.slug}: no training image. Give it one, or leave the concept out.")
-    shared = {canonical([job.spec.get("settings", {}), job.spec["model"], job.spec["seed"]]) for job in pack}
-    if len(shared) != 1:
-        raise UserError(
-            "lora: concepts trained together must have equal settings, model and seed. Use concepts_per_job: 1."
-        )
-    settings = jobs.settings_of(pack[0].spec, LoraSettings)
-    if len(pack) > 1 and (settings.use_dora or settings.text_encoder_rank):
-        raise UserError("lora: use_dora and text_encoder_rank train one concept at a time. Use concepts_per_job: 1.")
-    return settings, pack[0].spec["model"], pack[0].spec["seed"]
-
-
 def _table(
     backbone: Backbone,
     store: Store,
@@ -205,14 +192,7 @@ def _table(
         found |= {("photo", photo.id): photo for photo in photos}
     for photos in priors:
         found |= {("canvas", photo.id): photo for photo in photos}
-    every = list(found.values())
-    mean, std = latents_of(backbone, store, every, settings.image_size, views)
-    weights = None
-    if settings.lesion_weight != 1 or settings.ignore_mask_classes:
-        weights = loss_weights(
-            every, settings.image_size, mean.shape[-1], views, settings.lesion_weight, settings.ignore_mask_classes
-        ).to(backbone.device)
-    table = Table(mean.to(backbone.device), std.to(backbone.device), weights, [photo.id for photo in every])
+    table = table_of(backbone, store, list(found.values()), views, settings)
     return table, {key: number for number, key in enumerate(found)}
 
 
@@ -222,21 +202,3 @@ def _check_moved(slug: str, tensors: Mapping[str, torch.Tensor]) -> None:
         raise UserError(f"concept {slug}: the adapter holds numbers that are not finite. Lower the learning rate.")
     if max(norms) < 1e-8:
         raise UserError(f"concept {slug}: the adapter did not move (B is still zero). Raise learning_rate or steps.")
-
-
-def _plan(settings: LoraSettings, dtype: torch.dtype) -> Plan:
-    return Plan(
-        steps=settings.steps,
-        lr=settings.learning_rate,
-        schedule=settings.lr_schedule,
-        warmup=settings.warmup,
-        weight_decay=settings.weight_decay,
-        clip=settings.clip,
-        ema=settings.ema,
-        accumulation=settings.accumulation,
-        loss_scale=loss_scale(dtype),
-        checkpoint_every=settings.checkpoint_every,
-        preview_every=settings.grid_every,
-        log_every=settings.log_every,
-        validate_every=settings.validate_every,
-    )

@@ -18,8 +18,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--canvases", required=True, help="the archive of the canvas cohort")
     parser.add_argument("--output", required=True, help="the archive (.tar) to write")
     options = parser.parse_args(argv)
+    from cgddi.jobspec import checked
     from cgddi.mapping.stage import map_lesion
-    from cgddi.masks.specs import checked
 
     settings = checked(LesionMappedSettings, options.spec, "donor", "canvas_cohort")
     map_lesion(options.spec, settings, options.photos, options.canvases, options.output)

@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--segmenter", help="fedd: folder of the trained segmenter")
     parser.add_argument("--metrics", help="file to append one JSON line on time and memory to (automatic sources)")
     options = parser.parse_args(argv)
-    from cgddi.masks.specs import checked
+    from cgddi.jobspec import checked
     from cgddi.masks.stage import write_batch
 
     spec = options.spec

@@ -12,12 +12,11 @@ import jinja2
 import markdown
 import pandas as pd
 from markupsafe import escape
-from pydantic import ValidationError
 
 from cgddi.artefacts import installed_versions, write_atomic
-from cgddi.errors import UserError
 from cgddi.healthy.settings import TriageSettings
 from cgddi.images import TONES
+from cgddi.jobspec import settings_of
 from cgddi.report import fedd as fedd_section
 from cgddi.report.healthy import compare, draw_examples
 from cgddi.report.pictures import KINDS, contact_sheet, data_uri
@@ -146,10 +145,7 @@ def write_page(
         fedd: fedd/tables/summary.json, where there is a study.
         masks, canvases, mapped: archives, given where the page has a section on masks.
     """
-    try:
-        settings = ReportSettings.model_validate(spec["settings"])
-    except ValidationError as error:
-        raise UserError(f"report settings: {error}") from None
+    settings = settings_of(ReportSettings, spec)
     fairness = Path(summary).parent
     examples = draw_examples(healthy, settings.images_per_cell, spec["seed"], TriageSettings(**spec.get("triage", {})))
     splits = []

@@ -23,6 +23,7 @@ from cgddi.diffusion.sampler import Sampler, SampleSettings, is_blank
 from cgddi.diffusion.tokens import read_embedding
 from cgddi.errors import UserError
 from cgddi.images import TONES, encode_png
+from cgddi.jobspec import need, settings_of
 from cgddi.lora.data import read_canvases
 from cgddi.semantic.plan import Draw, choose_canvases, draws, redraw_seed
 from cgddi.semantic.settings import VERSIONS, SemanticSettings
@@ -58,8 +59,8 @@ def sample_concept(
     Raises:
         UserError: no canvas is left, or an image stays black after all redraws.
     """
-    settings = jobs.settings_of(spec, SemanticSettings)
-    concept, scope, cohort, model, seed = jobs.need(spec, "concept", "scope", "canvas_cohort", "model", "seed")
+    settings = settings_of(SemanticSettings, spec)
+    concept, scope, cohort, model, seed = need(spec, "concept", "scope", "canvas_cohort", "model", "seed")
     photos = choose_canvases(read_canvases(canvases, split), settings.max_canvases, seed, concept["slug"])
     if not photos:
         raise UserError(f"semantic {concept['slug']}: no canvas of role train in {', '.join(map(str, canvases))}.")
