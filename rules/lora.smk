@@ -37,7 +37,7 @@ rule lora:
     resources:
         gpu=1,
         mem_mb=gb(24),
-        runtime=minutes(60 * TOGETHER),
+        runtime=lambda w, attempt: minutes(60 * len(trained_together(w)))(w, attempt),
     params:
         spec=lambda w: (
             PLAN.generator_spec("lora", w.scope, w.concept) if TOGETHER == 1 else PLAN.pack_spec(w.scope, w.pack)
