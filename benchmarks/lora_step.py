@@ -83,11 +83,12 @@ def _ours(model: Path, tar: Path, names: list[str], folder: Path, settings: dict
 
 def _bare(model: Path, size: int, batch: int, steps: int, device: torch.device) -> float:
     from cgddi.diffusion.backbone import load
+    from cgddi.lora.settings import LoraSettings
     from peft import LoraConfig
 
     backbone = load({"source": str(model)}, device)
     unet, dtype = backbone.denoiser, backbone.dtype
-    targets = list(backbone.attention_targets)
+    targets = list(LoraSettings().target_modules)
     unet.add_adapter(LoraConfig(r=8, lora_alpha=8, init_lora_weights="gaussian", target_modules=targets))
     parameters = [p for p in unet.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, 1e-4)

@@ -63,16 +63,11 @@ def measure(model: Path, folder: Path, size: int, batch: int, steps: int, device
 
 def _ours(model: Path, tar: Path, names: list[str], folder: Path, settings: dict, device: torch.device) -> float:
     from cgddi.diffusion import fit
-    from cgddi.embedding.train import train_embedding
+    from cgddi.embedding.train import TokenJob, train_tokens
 
     with _engine.clocked(fit, _engine.Clock()) as clock:
-        train_embedding(
-            _engine.spec("embedding", model, names, **settings),
-            [tar],
-            folder / "ours",
-            cache=folder / "c",
-            device=device,
-        )
+        job = TokenJob(_engine.spec("embedding", model, names, **settings), [tar], folder / "ours")
+        train_tokens([job], cache=folder / "c", device=device)
     return clock.seconds(10)
 
 

@@ -8,21 +8,14 @@ import pytest
 from cgddi import cli
 from cgddi.artefacts import Archive, ArchiveWriter
 
+from tests.disk import mounted
+
 
 @pytest.fixture
 def small_disk(tmp_path):
     """A mounted disk of 256 KB."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small disk needs root")
-    place = tmp_path / "disk"
-    place.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)], capture_output=True, text=True
-    )
-    if done.returncode:
-        pytest.skip(f"this machine lets no one mount a disk: {done.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
+    with mounted(tmp_path / "disk", "256k") as place:
+        yield place
 
 
 def write(place, size):

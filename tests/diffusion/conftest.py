@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from cgddi.embedding.train import train_embedding
 from cgddi.lora.data import LoraJob
 from cgddi.lora.train import train_lora
 
@@ -60,7 +59,7 @@ def make_world(root: Path, **model) -> World:
 def train(world: World) -> World:
     """Train a token and an adapter in a world."""
     spec = tiny.spec_for("embedding", world.model, world.images, **tiny.TI)
-    train_embedding(spec, [world.root / "masks.tar"], world.root / "embedding")
+    tiny.train_embedding(spec, [world.root / "masks.tar"], world.root / "embedding")
     train_lora([world.job()])
     return world
 

@@ -25,76 +25,47 @@ def world(tmp_path_factory):
     return root, model, images
 
 
-def run(*argv: object) -> int:
-    return cli.main([str(part) for part in argv])
+def run(stage: str, spec: dict, **options: object) -> None:
+    """Run a stage's command; `output_dir=x` stands for `--output-dir x`."""
+    argv = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    assert cli.main([stage, "--spec", json.dumps(spec), *argv]) == 0
 
 
 @pytest.fixture(scope="module")
 def done(world):
     root, model, images = world
-    common = ["--cache", root / "cache", "--threads", 1]
-    spec = tiny.spec_for("embedding", model, images, **tiny.TI)
-    out = root / "embedding"
-    assert (
-        run(
-            "embedding",
-            "--spec",
-            json.dumps(spec),
-            "--photos",
-            root / "masks.tar",
-            "--output-dir",
-            out,
-            "--state",
-            root / "s1",
-            *common,
-            "--metrics",
-            root / "m.jsonl",
-        )
-        == 0
+    common = {"cache": root / "cache", "threads": 1}
+    photos = root / "masks.tar"
+    canvases = {"canvases": root / "canvases.tar", "split": root / "split.csv"}
+    token = root / "embedding/learned_embeds.safetensors"
+    run(
+        "embedding",
+        tiny.spec_for("embedding", model, images, **tiny.TI),
+        photos=photos,
+        output_dir=token.parent,
+        state=root / "s1",
+        metrics=root / "m.jsonl",
+        **common,
     )
-    spec = tiny.spec_for("lora", model, images, **tiny.LORA)
-    assert (
-        run(
-            "lora",
-            "--spec",
-            json.dumps(spec),
-            "--photos",
-            root / "masks.tar",
-            "--canvases",
-            root / "canvases.tar",
-            "--split",
-            root / "split.csv",
-            "--embedding",
-            out / "learned_embeds.safetensors",
-            "--output-dir",
-            root / "lora",
-            "--state",
-            root / "s2",
-            *common,
-        )
-        == 0
+    run(
+        "lora",
+        tiny.spec_for("lora", model, images, **tiny.LORA),
+        photos=photos,
+        embedding=token,
+        output_dir=root / "lora",
+        state=root / "s2",
+        **canvases,
+        **common,
     )
-    spec = tiny.spec_for("semantic", model, images, **tiny.SEMANTIC)
-    assert (
-        run(
-            "semantic",
-            "--spec",
-            json.dumps(spec),
-            "--canvases",
-            root / "canvases.tar",
-            "--split",
-            root / "split.csv",
-            "--embedding",
-            out / "learned_embeds.safetensors",
-            "--lora",
-            root / "lora/pytorch_lora_weights.safetensors",
-            "--output",
-            root / "semantic.tar",
-            "--state",
-            root / "s3",
-            *common,
-        )
-        == 0
+    run(
+        "semantic",
+        tiny.spec_for("semantic", model, images, **tiny.SEMANTIC),
+        embedding=token,
+        lora=root / "lora/pytorch_lora_weights.safetensors",
+        output=root / "semantic.tar",
+        state=root / "s3",
+        **canvases,
+        **common,
     )
     return root
 

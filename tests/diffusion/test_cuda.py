@@ -6,7 +6,6 @@ import pytest
 import torch
 from cgddi.diffusion.adapters import read_adapter
 from cgddi.diffusion.tokens import read_embedding
-from cgddi.embedding.train import train_embedding
 from cgddi.images import decode_png
 from cgddi.lora.train import train_lora
 from cgddi.semantic.sample import sample_concept
@@ -19,7 +18,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 def run(world, folder, precision):
     """Token, adapter and samples on the device."""
     spec = tiny.spec_for("embedding", world.model, world.images, **tiny.TI, precision=precision)
-    train_embedding(spec, [world.root / "masks.tar"], folder / "token", device="cuda")
+    tiny.train_embedding(spec, [world.root / "masks.tar"], folder / "token", device="cuda")
     job = world.job(
         output=str(folder / "lora"), embedding=folder / "token/learned_embeds.safetensors", precision=precision
     )

@@ -80,8 +80,8 @@ def test_img2img_equals_plain_diffusers(which, sampler, request):
     assert np.abs(mine.astype(int) - (theirs * 255).round().astype(int)).max() <= 1
 
 
-@pytest.mark.parametrize("which", ["world", "world_xl"])
-def test_text_to_image_equals_plain_diffusers(which, request):
+@pytest.mark.parametrize(("which", "rescale"), [("world", 0.0), ("world_xl", 0.0), ("world", 0.7)])
+def test_text_to_image_equals_plain_diffusers(which, rescale, request):
     world = request.getfixturevalue(which)
     pipe = plain(world, AutoPipelineForText2Image)
     theirs = pipe(
@@ -91,25 +91,10 @@ def test_text_to_image_equals_plain_diffusers(which, request):
         guidance_scale=4.0,
         num_inference_steps=6,
         output_type="np",
+        guidance_rescale=rescale,
         generator=torch.Generator().manual_seed(3),
     ).images[0]
-    mine = ours(world, SampleSettings("dpmsolver++", 6, None, 4.0), None, 3)
-    assert np.abs(mine.astype(int) - (theirs * 255).round().astype(int)).max() <= 1
-
-
-def test_guidance_rescale_equals_plain_diffusers(world):
-    pipe = plain(world, AutoPipelineForText2Image)
-    theirs = pipe(
-        PROMPT,
-        height=tiny.SIZE,
-        width=tiny.SIZE,
-        guidance_scale=4.0,
-        num_inference_steps=6,
-        output_type="np",
-        guidance_rescale=0.7,
-        generator=torch.Generator().manual_seed(3),
-    ).images[0]
-    mine = ours(world, SampleSettings("dpmsolver++", 6, None, 4.0, 0.7), None, 3)
+    mine = ours(world, SampleSettings("dpmsolver++", 6, None, 4.0, rescale), None, 3)
     assert np.abs(mine.astype(int) - (theirs * 255).round().astype(int)).max() <= 1
 
 

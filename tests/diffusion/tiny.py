@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from cgddi.artefacts import ArchiveWriter
+from cgddi.embedding.train import TokenJob, train_tokens
 from cgddi.images import LESION, MARKER, RULER, SKIN, TONES, encode_png
 from cgddi.toy.tokenizer import MAX_TOKENS, build_tokenizer
 
@@ -210,6 +211,11 @@ def make_canvases(path: Path, count: int = 6, prefix: str = "c") -> list[str]:
                 name, {"png": encode_png(pixels), "mask.png": encode_png(np.full((SIZE, SIZE), SKIN, np.uint8))}, row
             )
     return ids
+
+
+def train_embedding(spec: dict, archives: list[Path], output: Path, **options) -> dict:
+    """Train one concept's token; gives its record."""
+    return train_tokens([TokenJob(spec, archives, output)], **options)[0]
 
 
 def spec_for(stage: str, model: Path, images: list[str], slug: str = "nevus", **settings) -> dict:

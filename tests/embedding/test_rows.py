@@ -6,7 +6,6 @@ import torch
 from cgddi.diffusion.backbone import load
 from cgddi.diffusion.tokens import TokenRows, start_rows, table_of
 from cgddi.embedding.settings import PAPER, EmbeddingSettings
-from cgddi.embedding.train import train_embedding
 
 from tests.diffusion import tiny
 
@@ -16,7 +15,7 @@ def test_nothing_but_the_rows_changes(world, tmp_path):
     modules = (backbone.denoiser, backbone.vae, *backbone.text_encoders)
     before = [{name: value.clone() for name, value in module.state_dict().items()} for module in modules]
     spec = tiny.spec_for("embedding", world.model, world.images, **tiny.TI)
-    train_embedding(spec, [world.root / "masks.tar"], tmp_path, backbone=backbone)
+    tiny.train_embedding(spec, [world.root / "masks.tar"], tmp_path, backbone=backbone)
     for module, old in zip(modules, before, strict=True):
         new = {name.replace("token_embedding.table.", "token_embedding."): v for name, v in module.state_dict().items()}
         assert all(torch.equal(new[name], old[name]) for name in old)
@@ -52,7 +51,7 @@ def test_training_lowers_the_loss(world, tmp_path):
         "scale_lr": False,
     }
     spec = tiny.spec_for("embedding", world.model, world.images, **settings)
-    train_embedding(spec, [world.root / "masks.tar"], tmp_path)
+    tiny.train_embedding(spec, [world.root / "masks.tar"], tmp_path)
     import json
 
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

@@ -8,9 +8,8 @@ from cgddi.cli import main
 from cgddi.errors import UserError
 from cgddi.images import encode_png
 from cgddi.ingest import check
-from cgddi.ingest.check import check_split, validate
+from cgddi.ingest.check import validate
 from cgddi.ingest.mask_check import id_map
-from cgddi.sheets import Photo
 from PIL import Image
 
 from tests.ingest.ddi_shaped import write_ddi_shaped
@@ -210,38 +209,3 @@ def test_a_ddi_shaped_set_is_clean_but_for_its_mixed_concept(folder):
     _, problems, warnings = check.validate("ddi.csv", "builtin:ddi")
     assert [p.column for p in problems] == ["disease"] and "spindle-cell-nevus-of-reed" in problems[0].message
     assert not warnings
-
-
-def photo(image_id, tone="light", malignant=True, group=None):
-    return Photo(image_id, "f", "c", "mole", "mole", tone, malignant, None, group, 2)
-
-
-PHOTOS = [
-    photo("l1", "light", True),
-    photo("l2", "light", False),
-    photo("d1", "dark", False, "p"),
-    photo("d2", "dark", True, "p"),
-]
-
-
-@pytest.mark.parametrize(
-    ("roles", "words"),
-    [
-        ({"l1": "test", "l2": "train", "d1": "test", "d2": "test"}, []),
-        ({"l1": "train", "l2": "test", "d1": "train", "d2": "train"}, ["no malignant photo", "dark skin"]),
-        ({"l1": "train", "l2": "validation", "d1": "test", "d2": "test"}, ["light skin"]),
-        ({"l1": "test", "l2": "test", "d1": "test", "d2": "train"}, ["group p stands in test and train"]),
-        ({"l1": "test", "l2": "test", "d1": "test", "d2": "test", "zz": "train"}, ["no photo has this id"]),
-        ({"l1": "exam", "l2": "test", "d1": "test", "d2": "test"}, ["unknown role"]),
-        ({}, ["no malignant", "no benign", "light skin", "dark skin"]),
-    ],
-)
-def test_check_split(roles, words):
-    problems = check_split(PHOTOS, roles)
-    assert len(problems) == len(words)
-    assert all(word in str(problem) for word, problem in zip(words, problems, strict=True))
-
-
-def test_check_split_asks_only_for_classes_and_tones_there_are():
-    photos = [photo("a", "medium", None), photo("b", "medium", True)]
-    assert check_split(photos, {"a": "train", "b": "test"}) == []

@@ -10,7 +10,6 @@ from cgddi.diffusion.backbone import load
 from cgddi.diffusion.sampler import Sampler, SampleSettings
 from cgddi.diffusion.schedule import NoiseRule, solver
 from cgddi.diffusion.tokens import read_embedding
-from cgddi.embedding.train import train_embedding
 from cgddi.errors import UserError
 from cgddi.lora.train import train_lora
 from diffusers import AutoPipelineForText2Image
@@ -93,7 +92,7 @@ def test_accumulation_changes_nothing_but_memory(world, tmp_path):
 
 def test_several_vectors_learn(world, tmp_path):
     spec = tiny.spec_for("embedding", world.model, world.images, **{**tiny.TI, "vectors": 3, "min_snr": 5, "ema": 0.9})
-    train_embedding(spec, [world.root / "masks.tar"], tmp_path)
+    tiny.train_embedding(spec, [world.root / "masks.tar"], tmp_path)
     token, (rows,) = read_embedding(tmp_path / "learned_embeds.safetensors")
     assert token == "<nevus>" and rows.shape == (3, tiny.HIDDEN) and float((rows[0] - rows[1]).abs().max()) > 1e-4
 

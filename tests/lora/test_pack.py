@@ -10,7 +10,6 @@ import torch
 from cgddi.diffusion.adapters import read_adapter
 from cgddi.diffusion.lora_layers import StackedLoRA, inject, remove
 from cgddi.diffusion.optimise import Flat
-from cgddi.embedding.train import train_embedding
 from cgddi.errors import UserError
 from cgddi.images import decode_png
 from cgddi.lora.train import train_lora
@@ -27,7 +26,7 @@ def concepts(world, tmp_path, **settings):
     for number, slug in enumerate(("one", "two", "three")):
         images = world.images[number : number + 3]
         spec = tiny.spec_for("embedding", world.model, images, slug, **tiny.TI)
-        train_embedding(spec, [world.root / "masks.tar"], tmp_path / slug)
+        tiny.train_embedding(spec, [world.root / "masks.tar"], tmp_path / slug)
         job = world.job(
             slug, embedding=tmp_path / slug / "learned_embeds.safetensors", target_modules=TARGETS, **settings
         )

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 from cgddi.diffusion import fit
-from cgddi.embedding.train import train_embedding
 from cgddi.lora.train import train_lora
 
 from tests.diffusion import tiny
@@ -65,9 +64,9 @@ def test_embedding_resumes_to_the_same_bytes(world, tmp_path, monkeypatch, how):
     for step in random.Random(how).sample(range(1, 4), 2):
         with monkeypatch.context() as patch, pytest.raises((Killed, SystemExit)):
             stop_at(patch, step, how)
-            train_embedding(spec, [world.root / "masks.tar"], out, state=state)
+            tiny.train_embedding(spec, [world.root / "masks.tar"], out, state=state)
         assert not out.exists(), "half a result"
-    train_embedding(spec, [world.root / "masks.tar"], out, state=state)
+    tiny.train_embedding(spec, [world.root / "masks.tar"], out, state=state)
     for name in ("learned_embeds.safetensors", "metrics.jsonl", "record.json"):
         assert (out / name).read_bytes() == (world.embedding.parent / name).read_bytes(), name
     assert not list(state.iterdir())
@@ -77,11 +76,11 @@ def test_embedding_goes_on_from_its_checkpoint(world, tmp_path, monkeypatch):
     spec = tiny.spec_for("embedding", world.model, world.images, **tiny.TI)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         stop_at(patch, 5, "kill")
-        train_embedding(spec, [world.root / "masks.tar"], tmp_path / "out", state=tmp_path / "state")
+        tiny.train_embedding(spec, [world.root / "masks.tar"], tmp_path / "out", state=tmp_path / "state")
     calls = []
     real = fit.Fit.update
     monkeypatch.setattr(fit.Fit, "update", lambda self, batch: calls.append(1) or real(self, batch))
-    train_embedding(spec, [world.root / "masks.tar"], tmp_path / "out", state=tmp_path / "state")
+    tiny.train_embedding(spec, [world.root / "masks.tar"], tmp_path / "out", state=tmp_path / "state")
     assert len(calls) == 2, "the checkpoint of step 4 was not used"
 
 

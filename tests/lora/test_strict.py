@@ -8,7 +8,6 @@ import pytest
 import torch
 from cgddi.artefacts import Archive
 from cgddi.diffusion import objective
-from cgddi.embedding.train import train_embedding
 from cgddi.errors import InvalidInput, UserError
 from cgddi.lora import data
 from cgddi.lora.settings import PAPER, LoraSettings
@@ -38,7 +37,7 @@ def test_an_adapter_that_did_not_move(world, tmp_path):
 def test_a_token_that_stayed_where_it_started(world, tmp_path):
     spec = tiny.spec_for("embedding", world.model, world.images, **{**tiny.TI, "learning_rate": 1e-30})
     with pytest.raises(UserError, match="still its initial word"):
-        train_embedding(spec, [world.root / "masks.tar"], tmp_path)
+        tiny.train_embedding(spec, [world.root / "masks.tar"], tmp_path)
 
 
 def test_unreadable_and_missing_photos_are_all_named_before_training(world, tmp_path):
@@ -49,13 +48,13 @@ def test_unreadable_and_missing_photos_are_all_named_before_training(world, tmp_
     archive.write_bytes(data_)
     spec = tiny.spec_for("embedding", world.model, [*ids, "absent"], **tiny.TI)
     with pytest.raises(InvalidInput) as error:
-        train_embedding(spec, [archive], tmp_path / "out")
+        tiny.train_embedding(spec, [archive], tmp_path / "out")
     assert "p002" in str(error.value) and "absent" in str(error.value) and len(error.value.problems) == 2
 
 
 def test_single_image_concept(world, tmp_path):
     spec = tiny.spec_for("embedding", world.model, world.images[:1], "alone", **tiny.TI)
-    train_embedding(spec, [world.root / "masks.tar"], tmp_path / "ti")
+    tiny.train_embedding(spec, [world.root / "masks.tar"], tmp_path / "ti")
     job = world.job("alone", str(tmp_path / "lora"), tmp_path / "ti/learned_embeds.safetensors")
     job = dataclasses.replace(job, spec={**job.spec, "images": world.images[:1]})
     assert train_lora([job])[0]["training_images"] == world.images[:1]
@@ -79,7 +78,7 @@ def test_known_word_as_token_is_refused(world, tmp_path):
     spec = tiny.spec_for("embedding", world.model, world.images, **tiny.TI)
     spec["concept"] = {**spec["concept"], "token": "lesion</w>"}
     with pytest.raises(UserError, match="vocabulary"):
-        train_embedding(spec, [world.root / "masks.tar"], tmp_path)
+        tiny.train_embedding(spec, [world.root / "masks.tar"], tmp_path)
 
 
 def test_priors_need_canvases(world, tmp_path):

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 from cgddi.sheets import Photo
-from cgddi.splits import PUBLISHED_SEEDS, SplitSettings, assign, draw_stratified, gaps, published_test
+from cgddi.splits import SplitSettings, assign, draw_stratified, gaps, published_test
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import train_test_split
@@ -31,7 +31,7 @@ def many(n=300, cohort="ddi"):
     return [photo(i, f"c{i % 7}", TONES[i % 3], i % 4 == 0, cohort=cohort) for i in range(n)]
 
 
-@pytest.mark.parametrize("seed", PUBLISHED_SEEDS)
+@pytest.mark.parametrize("seed", (12140420, 4242, 123, 0, 52, 64))  # FairDisCo's and PatchAlign's
 @pytest.mark.parametrize("n", [10, 656])
 def test_published_split_is_scikit_learns(n, seed):
     _, test = train_test_split(list(range(n)), test_size=0.2, random_state=seed)

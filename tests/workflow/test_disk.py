@@ -1,12 +1,12 @@
 """A run whose results lie on a file system of their own, which fills up on the way."""
 
-import os
 import shutil
 import subprocess
 
 import pytest
 from cgddi.artefacts import Archive, file_sha256
 
+from tests.disk import mounted
 from tests.workflow.conftest import RUN
 from tests.workflow.paper_scale import snakemake
 
@@ -16,24 +16,15 @@ TARGETS = ("results/toy/canvases/toy.jsonl", "results/toy/embedding/main/button-
 @pytest.fixture
 def disk(finished, tmp_path):
     """The toy world before its run, with its results on a mounted disk of 400 KB; and a way to make the disk larger."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small disk needs root")
     folder = tmp_path / "work"
     ignore = shutil.ignore_patterns("results", ".snakemake", ".cache")
     shutil.copytree(finished, folder, symlinks=True, ignore=ignore)
-    place = folder / "results"
-    place.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(place)], capture_output=True, text=True
-    )
-    if done.returncode:
-        pytest.skip(f"this machine lets no one mount a disk: {done.stderr.strip()}")
+    with mounted(folder / "results", "400k") as place:
 
-    def resize(size):
-        subprocess.run(["mount", "-o", f"remount,size={size}", str(place)], check=True)
+        def resize(size):
+            subprocess.run(["mount", "-o", f"remount,size={size}", str(place)], check=True)
 
-    yield folder, resize
-    subprocess.run(["umount", str(place)], check=True)
+        yield folder, resize
 
 
 def archives(folder):

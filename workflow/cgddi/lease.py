@@ -19,7 +19,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 from cgddi.errors import UserError
@@ -163,22 +162,6 @@ def acquire(count: int = 1) -> dict[str, int]:
         os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names)
     return held
-
-
-@contextmanager
-def gpu_lease(count: int = 1):
-    """Hold `count` devices for a while; yields their names. Restores what CUDA may see."""
-    before = {key: os.environ.get(key) for key in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")}
-    held = acquire(count)
-    try:
-        yield list(held)
-    finally:
-        for handle in held.values():
-            os.close(handle)
-        for key, value in before.items():
-            os.environ.pop(key, None)
-            if value is not None:
-                os.environ[key] = value
 
 
 def main(argv: list[str]) -> int:

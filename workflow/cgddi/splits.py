@@ -14,8 +14,6 @@ from cgddi.seeds import seed_for
 from cgddi.sheets import Photo
 
 ROLES = ("train", "validation", "test")
-PUBLISHED_SEEDS = (12140420, 4242, 123, 0, 52, 64)
-"""FairDisCo and PatchAlign: the single split's seed, then the five of the repeated splits."""
 
 
 class SplitSettings(BaseModel):

@@ -53,7 +53,7 @@ class Prompts:
 
 
 class Backbone:
-    """A frozen Stable Diffusion model: encode images and prompts, noise rule, denoise, decode, tokens, LoRA targets.
+    """A frozen Stable Diffusion model: encode images and prompts, noise rule, denoise, decode, tokens.
 
     Args:
         folder: the model in diffusers layout.
@@ -65,7 +65,6 @@ class Backbone:
     family = "sd"
     part = "unet"  # the denoiser's folder, and the prefix of its layers in adapter files
     encoders = (("tokenizer", "text_encoder"),)
-    attention_targets = ("to_q", "to_k", "to_v", "to_out.0")
 
     def __init__(
         self, folder: Path, device: torch.device, dtype: torch.dtype = torch.float32, variant: str | None = None

@@ -56,13 +56,6 @@ class TokenJob:
         return self.spec["concept"]["token"]
 
 
-def train_embedding(
-    spec: Mapping[str, Any], archives: Sequence[Path], output: Path, *args: Any, **options: Any
-) -> dict[str, Any]:
-    """Train one concept's token: `train_tokens` with one job; gives its record."""
-    return train_tokens([TokenJob(spec, archives, output)], *args, **options)[0]
-
-
 def train_tokens(
     pack: Sequence[TokenJob],
     state: Path | None = None,

@@ -78,33 +78,18 @@ def upsample(blocks: Sequence[torch.Tensor], size: int, rows: tuple[int, int] | 
     return total
 
 
-def first_linear(
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    maps: Sequence[torch.Tensor],
-    size: int,
-    rows: tuple[int, int] | None = None,
-) -> torch.Tensor:
-    """The layer applied to all pixels of the upsampled, joined maps, without making those.
+def strips(
+    weight: torch.Tensor, bias: torch.Tensor | None, maps: Sequence[torch.Tensor], size: int, height: int = 32
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """The layer applied to all pixels of the upsampled, joined maps, without making those, in strips of `height` rows.
+
+    The projection is done once; strips bound the memory.
 
     Args:
         weight: (out, sum of C_k).
         bias: (out,) or None.
         maps: [(N, C_k, h_k, w_k)], any floating type.
         size: side in px to which the maps are brought.
-        rows: only these rows of the result (first, last; last not included).
-
-    Returns:
-        (N, out, size, size) (or the rows asked for), in the weight's type.
-    """
-    found = upsample(project(weight, maps), size, rows)
-    return found if bias is None else found.add_(bias[:, None, None])
-
-
-def strips(
-    weight: torch.Tensor, bias: torch.Tensor | None, maps: Sequence[torch.Tensor], size: int, height: int = 32
-) -> Iterator[tuple[slice, torch.Tensor]]:
-    """`first_linear` in strips of `height` rows, for bounded memory; the projection is done once.
 
     Yields:
         (slice of rows, (N, out, rows, size)).
@@ -129,7 +114,7 @@ def sample(
         size: side in px to which the maps would be brought.
 
     Returns:
-        (P, sum of C_k) float32: the columns `first_linear`'s weight expects.
+        (P, sum of C_k) float32: the columns the layer's weight expects.
     """
     found = []
     for block in maps:

@@ -13,7 +13,7 @@ import json
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,7 +23,6 @@ from cgddi.errors import InvalidInput, Problem, UserError
 from cgddi.ingest.mask_check import check_photo, id_map
 from cgddi.sheets import Photo, Sheets, load_sheets
 
-ROLES = ("train", "validation", "test")
 POLICIES = ("error", "unlabelled", "split")
 
 IdMap = Mapping[str, int] | None
@@ -81,45 +80,6 @@ def check_contents(
     with ThreadPoolExecutor(max(1, threads)) as pool:
         found = list(tqdm(pool.map(one, sheets.photos), total=len(sheets.photos), desc="validate", unit="photo"))
     return [p for problems, _ in found for p in problems], [w for _, warnings in found for w in warnings]
-
-
-def check_split(photos: Sequence[Photo], roles: Mapping[str, str], source: str = "split") -> list[Problem]:
-    """What stands against judging a classifier on a split.
-
-    Args:
-        photos: the photos the split is about.
-        roles: image id -> train, validation or test; photos without a role take no part.
-        source: the split's name, for messages.
-
-    Returns:
-        Problems: an unknown id or role, a group that is torn apart, a class or tone of the photos without a test image.
-    """
-    problems = []
-
-    def add(message: str, remedy: str, value: str | None = None) -> None:
-        problems.append(Problem(source, message, remedy, value=value))
-
-    known = {p.image_id for p in photos}
-    for image_id, role in roles.items():
-        if image_id not in known:
-            add("no photo has this id", "Remove it, or make the split anew.", image_id)
-        if role not in ROLES:
-            add(f"image {image_id} has an unknown role", f"Roles are {', '.join(ROLES)}.", role)
-    groups: dict[str, set[str]] = defaultdict(set)
-    for photo in photos:
-        if photo.group and photo.image_id in roles:
-            groups[photo.group].add(roles[photo.image_id])
-    for group, seen in groups.items():
-        if len(seen) > 1:
-            add(f"group {group} stands in {' and '.join(sorted(seen))}", "Give all its photos one role.", group)
-    test = [p for p in photos if roles.get(p.image_id) == "test"]
-    for label, name in ((True, "malignant"), (False, "benign")):
-        if any(p.malignant is label for p in photos) and not any(p.malignant is label for p in test):
-            add(f"no {name} photo is in the test", "Enlarge the test, or use another seed.")
-    for tone in ("light", "medium", "dark"):
-        if any(p.skin_tone == tone for p in photos) and not any(p.skin_tone == tone for p in test):
-            add(f"no photo of {tone} skin is in the test", "Enlarge the test, or use another seed.")
-    return problems
 
 
 def validate(

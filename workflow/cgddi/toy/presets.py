@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .colour import TONES
-
 Counts = dict[str, tuple[int, int, int]]
 """Raw disease name -> number of light, medium and dark photos."""
 
@@ -47,8 +45,3 @@ SMALL = Preset(
     test_per_cell=3,
 )
 PRESETS = {"demo": DEMO, "small": SMALL}
-
-
-def totals(counts: Counts) -> dict[str, int]:
-    """Number of photos of each skin tone."""
-    return {tone: sum(cells[index] for cells in counts.values()) for index, tone in enumerate(TONES)}
