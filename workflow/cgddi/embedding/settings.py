@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from cgddi.diffusion import options
+
 VERSIONS = ("torch", "diffusers", "transformers", "tokenizers", "pillow", "numpy")
 """Distributions whose version can change the learned token."""
 
@@ -42,50 +44,31 @@ class EmbeddingSettings(BaseModel):
     scale_lr: bool = Field(
         True, description="multiply the learning rate by batch x accumulation (published: 5e-4 x 16 = 8e-3)"
     )
-    lr_schedule: Literal["constant", "linear", "cosine"] = Field(
-        "constant", description="learning-rate schedule (published)"
-    )
+    lr_schedule: options.Schedule = "constant"
     warmup: int = Field(0, ge=0, description="steps of linear warm-up (published: constant schedule, none)")
-    weight_decay: float = Field(1e-2, ge=0, description="AdamW weight decay (diffusers example's default)")
+    weight_decay: options.WeightDecay = 1e-2
     image_size: int = Field(512, ge=16, description="side of the training images in px (published)")
     hflip: float = Field(0.5, ge=0, le=1, description="chance of the mirror image (published)")
-    crops: int = Field(
-        0, ge=0, le=16, description="random square crops per image besides the full frame (published: none)"
-    )
-    crop_scale: float = Field(
-        0.8,
-        gt=0,
-        le=1,
-        description="smallest side of a crop as a share of the full side (0.8: as in the published classifiers' crops)",
-    )
+    crops: options.Crops = 0
+    crop_scale: options.CropScale = 0.8
     prompts: tuple[str, ...] = Field(
         ("An image of {token} on the skin of a {tone}-skinned individual",),
         min_length=1,
         description="training prompts; {token} and {tone} are filled in, one is drawn per image (published: one)",
     )
     suffixes: bool = Field(False, description="add the ruler and marker suffixes from the masks (published: LoRA only)")
-    ruler_suffix: str = Field(" with a ruler", description="suffix where the mask shows a ruler (published)")
-    marker_suffix: str = Field(
-        " deliniated with marker", description="suffix where it shows a marker (published spelling)"
-    )
+    ruler_suffix: options.RulerSuffix = " with a ruler"
+    marker_suffix: options.MarkerSuffix = " deliniated with marker"
     tone_exponent: float = Field(
         1.0,
         ge=0,
         le=2,
         description="tones drawn by frequency ** -x per image: 1 draws tones evenly, 0 images (published: 0)",
     )
-    lesion_weight: float = Field(1.0, ge=0, description="loss weight on lesion cells, from the mask (published: 1)")
-    ignore_mask_classes: tuple[Literal["background", "marker", "ruler", "skin"], ...] = Field(
-        (), description="mask classes without loss (published: none)"
-    )
-    min_snr: float = Field(
-        0.0, ge=0, description="gamma of min-SNR weighting (Hang et al. 2023 use 5); 0 is off (published)"
-    )
-    noise_offset: float = Field(
-        0.0,
-        ge=0,
-        description='noise offset (Guttenberg 2023, "Diffusion with Offset Noise"; 0.1 there); 0 is off (published)',
-    )
+    lesion_weight: options.LesionWeight = 1.0
+    ignore_mask_classes: options.IgnoredClasses = ()
+    min_snr: options.MinSnr = 0.0
+    noise_offset: options.NoiseOffset = 0.0
     ema: float = Field(
         0.0,
         ge=0,

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from cgddi.diffusion import options
+
 VERSIONS = ("torch", "diffusers", "transformers", "tokenizers", "peft", "pillow", "numpy")
 """Distributions whose version can change the adapter."""
 
@@ -46,11 +48,9 @@ class LoraSettings(BaseModel):
     priors_per_step: int = Field(16, ge=0, description="healthy canvases per step (published); 0 trains without priors")
     accumulation: int = Field(1, ge=1, description="parts into which a step is cut to save memory")
     learning_rate: float = Field(1e-4, gt=0, description="AdamW learning rate (usual for LoRA; published: 5e-6)")
-    lr_schedule: Literal["constant", "linear", "cosine"] = Field(
-        "constant", description="learning-rate schedule (published)"
-    )
+    lr_schedule: options.Schedule = "constant"
     warmup: int = Field(0, ge=0, description="steps of linear warm-up (published: none)")
-    weight_decay: float = Field(1e-2, ge=0, description="AdamW weight decay (diffusers example's default)")
+    weight_decay: options.WeightDecay = 1e-2
     clip: float = Field(1.0, ge=0, description="largest gradient norm (published); 0 clips nothing")
     prior_weight: float = Field(1.0, ge=0, description="weight of the prior-preservation loss (published)")
     prior_per_tone: int = Field(96, ge=1, description="canvases per tone to draw priors from (published)")
@@ -62,15 +62,8 @@ class LoraSettings(BaseModel):
     hflip: float = Field(
         0.5, ge=0, le=1, description="chance of the mirror image (as in textual inversion; lesions have no side)"
     )
-    crops: int = Field(
-        0, ge=0, le=16, description="random square crops per image besides the full frame (published: none)"
-    )
-    crop_scale: float = Field(
-        0.8,
-        gt=0,
-        le=1,
-        description="smallest side of a crop as a share of the full side (0.8: as in the published classifiers' crops)",
-    )
+    crops: options.Crops = 0
+    crop_scale: options.CropScale = 0.8
     prompt: str = Field(
         "An image of {token} on the skin of a {tone}-skinned individual", description="instance prompt (published)"
     )
@@ -78,28 +71,18 @@ class LoraSettings(BaseModel):
         "An image of healthy skin on a {tone}-skinned individual", description="prior prompt (published)"
     )
     suffixes: bool = Field(True, description="add the ruler and marker suffixes where the mask shows one (published)")
-    ruler_suffix: str = Field(" with a ruler", description="suffix where the mask shows a ruler (published)")
-    marker_suffix: str = Field(
-        " deliniated with marker", description="suffix where it shows a marker (published spelling)"
-    )
+    ruler_suffix: options.RulerSuffix = " with a ruler"
+    marker_suffix: options.MarkerSuffix = " deliniated with marker"
     tone_exponent: float = Field(
         1.0,
         ge=0,
         le=2,
         description="tones drawn by frequency ** -x per image: 1 draws tones evenly (published), 0 images",
     )
-    lesion_weight: float = Field(1.0, ge=0, description="loss weight on lesion cells, from the mask (published: 1)")
-    ignore_mask_classes: tuple[Literal["background", "marker", "ruler", "skin"], ...] = Field(
-        (), description="mask classes without loss (published: none)"
-    )
-    min_snr: float = Field(
-        0.0, ge=0, description="gamma of min-SNR weighting (Hang et al. 2023 use 5); 0 is off (published)"
-    )
-    noise_offset: float = Field(
-        0.0,
-        ge=0,
-        description='noise offset (Guttenberg 2023, "Diffusion with Offset Noise"; 0.1 there); 0 is off (published)',
-    )
+    lesion_weight: options.LesionWeight = 1.0
+    ignore_mask_classes: options.IgnoredClasses = ()
+    min_snr: options.MinSnr = 0.0
+    noise_offset: options.NoiseOffset = 0.0
     ema: float = Field(
         0.0, ge=0, lt=1, description="decay of the moving average that becomes the result; 0 is off (published)"
     )
