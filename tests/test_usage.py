@@ -6,6 +6,7 @@ import time
 
 import pandas as pd
 import pytest
+import torch
 from cgddi import runtime
 from cgddi.rates import recorded
 from cgddi.report.usage import MARK, choose, plan_and_fact, usage
@@ -46,11 +47,11 @@ def test_a_gpu_that_does_not_answer_gives_no_figures(smi, text):
 def test_a_gpu_job_logs_memory_utilisation_and_rate(smi, tmp_path, monkeypatch):
     """CUDA's answers are stood in for; what is written is what `cost` and the report read."""
     smi("echo '50, 1000'")
-    monkeypatch.setattr(runtime.torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(runtime.torch.cuda, "get_device_name", lambda: "NVIDIA H100")
-    monkeypatch.setattr(runtime.torch.cuda, "max_memory_allocated", lambda: 7_000_000_000)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100")
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 7_000_000_000)
     properties = type("Properties", (), {"uuid": "11-22"})
-    monkeypatch.setattr(runtime.torch.cuda, "get_device_properties", lambda _: properties)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
     monkeypatch.setattr(runtime, "Watch", lambda device: Watch(device, seconds=0.02))
     path = tmp_path / "logs/lora/x.metrics.jsonl"
     with runtime.usage_log(path, stage="lora") as used:

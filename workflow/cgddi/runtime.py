@@ -1,16 +1,19 @@
-"""Torch at run time: threads, device, determinism and a log of what a job used. Imports torch: stages only."""
+"""Torch at run time: threads, device, determinism and a log of what a job used. Light: torch is imported by `start`."""
 
 from __future__ import annotations
 
 import json
+import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
+from cgddi.imports import importing
 from cgddi.watch import Watch
+
+if TYPE_CHECKING:
+    import torch
 
 
 def start(threads: int) -> torch.device:
@@ -19,17 +22,27 @@ def start(threads: int) -> torch.device:
     Args:
         threads: the rule's `threads`; torch would otherwise take every core of a shared node.
     """
+    with importing():
+        import torch
+
     torch.set_num_threads(max(1, threads))
     torch.backends.cudnn.benchmark = False
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # As `use_deterministic_algorithms(True, warn_only=True)`, which would import torch's compiler, a second or two, to tell it too.
+    torch.set_deterministic_debug_mode("warn")
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _cuda() -> Any:
+    """`torch.cuda` where there is a GPU and this process has imported torch; None otherwise: without torch it uses no GPU."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch is not None and torch.cuda.is_available() else None
 
 
 def device_name() -> str | None:
     """UUID by which `nvidia-smi` knows the GPU of this process; None without one."""
-    if not torch.cuda.is_available():
+    if (cuda := _cuda()) is None:
         return None
-    uuid = str(torch.cuda.get_device_properties(0).uuid)
+    uuid = str(cuda.get_device_properties(0).uuid)
     return uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
 
 
@@ -49,9 +62,10 @@ def usage_log(path: str | Path | None, **facts: Any):
     finally:
         if path is not None:
             facts["seconds"] = round(time.perf_counter() - began, 3)
-            facts["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-            if torch.cuda.is_available():
-                facts["peak_device_bytes"] = torch.cuda.max_memory_allocated()
+            cuda = _cuda()
+            facts["device"] = cuda.get_device_name() if cuda else "cpu"
+            if cuda:
+                facts["peak_device_bytes"] = cuda.max_memory_allocated()
             facts.update(watch.facts)
             for unit in ("images", "steps"):
                 if facts.get(unit):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent
 ROOT = PACKAGE.parent.parent
-NEUTRAL = {"cgddi.cli", "cgddi.command", "cgddi.errors", "cgddi.runtime"}
+NEUTRAL = {"cgddi.cli", "cgddi.command", "cgddi.errors", "cgddi.imports", "cgddi.runtime"}
 """Modules that carry a stage without shaping its result: their changes rerun nothing."""
 
 

@@ -14,6 +14,7 @@ from cgddi.artefacts import Archive, record_for, write_record
 from cgddi.audit.settings import KINDS, AuditSettings
 from cgddi.command import stage_parser
 from cgddi.errors import UserError
+from cgddi.imports import importing
 from cgddi.jobspec import settings_of
 
 
@@ -30,12 +31,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--metrics", help="file to append one JSON line on time and memory to")
     args = parser.parse_args(argv)
 
-    import pandas as pd
-
     settings = settings_of(AuditSettings, args.spec)
-    from cgddi import runtime
+    with importing():
+        import pandas as pd
 
-    runtime.start(args.threads)
+        from cgddi import runtime
+
+    if needs_torch(args.kind, settings):
+        runtime.start(args.threads)
     with runtime.usage_log(args.metrics, stage="audit", kind=args.kind) as usage:
         result = audit(args.kind, pd.read_parquet(args.index), args.photos, settings, int(args.spec.get("seed", 0)))
         usage["images"] = images_of(result)
@@ -49,6 +52,11 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"{explain(result)}\nAll rows are in {failed}.")
     write_record(args.output, record)
     return 0
+
+
+def needs_torch(kind: str, settings: AuditSettings) -> bool:
+    """Whether an audit works with torch: KID is torchmetrics', and features other than thumbnails come from a network."""
+    return kind == "quality" or settings.features.weights != "pixels"
 
 
 def audit(kind: str, index, photos: Sequence[str], settings: AuditSettings, seed: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from cgddi.canvases.settings import CanvasesSettings
 from cgddi.command import stage_parser
+from cgddi.imports import importing
 
 
 def main(argv: Sequence[str]) -> int:
@@ -17,8 +18,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--healthy", nargs="+", required=True, help="the cohort's healthy archives")
     parser.add_argument("--output", required=True, help="the archive (.tar) to write")
     options = parser.parse_args(argv)
-    from cgddi.canvases.stage import pool_canvases
-    from cgddi.jobspec import checked
+    with importing():
+        from cgddi.canvases.stage import pool_canvases
+        from cgddi.jobspec import checked
 
     settings = checked(CanvasesSettings, options.spec, "cohort")
     pool_canvases(options.spec, settings, options.healthy, options.output)

@@ -15,6 +15,7 @@ from cgddi.artefacts import canonical, file_sha256, record_for, write_atomic, wr
 from cgddi.classify.settings import METHODS, ClassifySettings, Regime, training_of
 from cgddi.command import stage_parser
 from cgddi.errors import UserError
+from cgddi.imports import importing
 from cgddi.jobspec import settings_of
 from cgddi.seeds import seed_for
 
@@ -67,18 +68,19 @@ def read_leakage(path: str, index: str) -> dict[str, Any]:
 
 def run(spec: dict[str, Any], settings: ClassifySettings, regime: Regime, leakage: dict[str, Any], args) -> None:
     """Train, predict and write one run (see the module's text)."""
-    import pandas as pd
-    import torch
-    from safetensors.torch import save
+    with importing():
+        import pandas as pd
+        import torch
+        from safetensors.torch import save
 
-    from cgddi import runtime
-    from cgddi.classify.backbones import load_weights
-    from cgddi.classify.data import verify
-    from cgddi.classify.methods import build
-    from cgddi.classify.reach import reached, starting_regime
-    from cgddi.classify.results import predictions_csv
-    from cgddi.classify.rows import choose_rows
-    from cgddi.classify.train import predict, train
+        from cgddi import runtime
+        from cgddi.classify.backbones import load_weights
+        from cgddi.classify.data import verify
+        from cgddi.classify.methods import build
+        from cgddi.classify.reach import reached, starting_regime
+        from cgddi.classify.results import predictions_csv
+        from cgddi.classify.rows import choose_rows
+        from cgddi.classify.train import predict, train
 
     method, run_seed = spec["method"], int(spec["run_seed"])
     facts = {"stage": "classify", "split": spec["split"], "regime": regime.name, "method": method, "run_seed": run_seed}

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers.utils.peft_utils import recurse_remove_peft_layers
 from torch import nn
 
 from cgddi.artefacts import sha256
@@ -184,6 +183,8 @@ class PeftApplied:
 
     def remove(self) -> None:
         """Take the adapter off."""
+        from diffusers.utils.peft_utils import recurse_remove_peft_layers
+
         self.backbone.denoiser.delete_adapters("cgddi")
         for _, encoder in self.backbone.parts_of_text():
             recurse_remove_peft_layers(encoder)

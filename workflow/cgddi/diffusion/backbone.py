@@ -18,6 +18,7 @@ from cgddi.diffusion import models, tokens
 from cgddi.diffusion.frozen import use_fast_products
 from cgddi.diffusion.schedule import NoiseRule
 from cgddi.errors import UserError
+from cgddi.imports import importing
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ class Backbone:
     def __init__(
         self, folder: Path, device: torch.device, dtype: torch.dtype = torch.float32, variant: str | None = None
     ):
-        from diffusers import AutoencoderKL
+        with importing():
+            from diffusers import AutoencoderKL
 
         self.folder, self.device, self.dtype, self.variant = folder, torch.device(device), dtype, variant
         self.index = models.model_index(folder)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cgddi.command import stage_parser
 from cgddi.errors import UserError
+from cgddi.imports import importing
 
 
 def main(argv: list[str]) -> int:
@@ -22,9 +23,10 @@ def main(argv: list[str]) -> int:
 
     engine_options(parser)
     args = parser.parse_args(argv)
-    from cgddi import runtime
-    from cgddi.diffusion.jobs import curves_beside
-    from cgddi.embedding.train import TokenJob, train_tokens
+    with importing():
+        from cgddi import runtime
+        from cgddi.diffusion.jobs import curves_beside
+        from cgddi.embedding.train import TokenJob, train_tokens
 
     specs = args.spec.get("pack", [args.spec])
     if len(specs) != len(args.output_dir):

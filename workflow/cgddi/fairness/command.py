@@ -10,6 +10,7 @@ from pathlib import Path
 from cgddi.artefacts import record_for, write_atomic, write_record
 from cgddi.command import stage_parser
 from cgddi.fairness.settings import FairnessSettings
+from cgddi.imports import importing
 from cgddi.jobspec import settings_of
 
 
@@ -21,7 +22,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     options = settings_of(FairnessSettings, args.spec)
 
-    from cgddi.fairness.report import report
+    with importing():
+        from cgddi.fairness.report import report
 
     out = Path(args.output_dir)
     files, summary = report(args.predictions, options, int(args.spec.get("seed", 0)))

@@ -13,13 +13,15 @@ from collections.abc import Sequence
 
 from cgddi.fedd.settings import BaselinesSettings
 from cgddi.fedd.study_options import study_parser
+from cgddi.imports import importing
 
 
 def main(argv: Sequence[str]) -> int:
     """Run `cgddi fedd baseline`."""
     args = study_parser("baseline", __doc__, features=False).parse_args(argv)
-    from cgddi.fedd.baselines import run_baseline
-    from cgddi.jobspec import checked
+    with importing():
+        from cgddi.fedd.baselines import run_baseline
+        from cgddi.jobspec import checked
 
     keys = ("task", "network", "subset", "run_seed", "size", "crop", "train", "validation", "test")
     settings = checked(BaselinesSettings, args.spec, *keys)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from cgddi.command import stage_parser
 from cgddi.errors import UserError
 from cgddi.fedd.settings import FeaturesSettings
+from cgddi.imports import importing
 
 
 def main(argv: Sequence[str]) -> int:
@@ -27,8 +28,9 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--output {options.output}: a feature file ends in .safetensors.")
     if not (spec["model"] or {}).get("source"):
         raise UserError("--spec lacks model.source. Name a diffusers folder in models.fedd.source.")
-    from cgddi.fedd import backbones, features, features_io
-    from cgddi.runtime import start, usage_log
+    with importing():
+        from cgddi.fedd import backbones, features, features_io
+        from cgddi.runtime import start, usage_log
 
     facts = {"stage": "fedd_features", "cohort": spec["cohort"], "batch": spec["batch"], "timestep": spec["timestep"]}
     with usage_log(options.metrics, **facts) as usage:

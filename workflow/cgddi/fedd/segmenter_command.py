@@ -15,13 +15,15 @@ from typing import get_args
 from cgddi.errors import UserError
 from cgddi.fedd.settings import SegmenterSettings, Variant
 from cgddi.fedd.study_options import study_parser
+from cgddi.imports import importing
 
 
 def main(argv: Sequence[str]) -> int:
     """Run `cgddi fedd segmenter`."""
     args = study_parser("segmenter", __doc__).parse_args(argv)
-    from cgddi.fedd.segmenter_run import run_segmenter
-    from cgddi.jobspec import checked
+    with importing():
+        from cgddi.fedd.segmenter_run import run_segmenter
+        from cgddi.jobspec import checked
 
     keys = ("variant", "subset", "run_seed", "size", "timestep", "blocks", "crop", "train", "validation", "test")
     settings = checked(SegmenterSettings, args.spec, *keys)

@@ -14,6 +14,7 @@ from pathlib import Path
 from cgddi.artefacts import record_for, write_atomic, write_record
 from cgddi.command import stage_parser
 from cgddi.fedd.settings import TablesSettings
+from cgddi.imports import importing
 
 
 def main(argv: Sequence[str]) -> int:
@@ -23,8 +24,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--features", nargs="*", default=[], help="feature files of the study, for K-means pictures")
     parser.add_argument("--output-dir", required=True, help="folder to write to")
     args = parser.parse_args(argv)
-    from cgddi.fedd.tables import make_tables
-    from cgddi.jobspec import checked
+    with importing():
+        from cgddi.fedd.tables import make_tables
+        from cgddi.jobspec import checked
 
     settings = checked(TablesSettings, args.spec, "cohort", "subsets", "timestep", "blocks")
     out = Path(args.output_dir)

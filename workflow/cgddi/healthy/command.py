@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from cgddi.command import stage_parser
 from cgddi.errors import UserError
 from cgddi.healthy.settings import HealthySettings
+from cgddi.imports import importing
 
 
 def main(argv: Sequence[str]) -> int:
@@ -20,10 +21,11 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--output", required=True, help="the archive (.tar) to write")
     parser.add_argument("--metrics", help="file to append one JSON line on time and memory to")
     options = parser.parse_args(argv)
-    from cgddi.healthy.biharmonic import BiharmonicPainter
-    from cgddi.healthy.stage import paint_batch
-    from cgddi.jobspec import checked
-    from cgddi.runtime import start, usage_log
+    with importing():
+        from cgddi.healthy.biharmonic import BiharmonicPainter
+        from cgddi.healthy.stage import paint_batch
+        from cgddi.jobspec import checked
+        from cgddi.runtime import start, usage_log
 
     spec = options.spec
     settings = checked(HealthySettings, spec, "cohort", "batch", "images")
@@ -34,7 +36,8 @@ def main(argv: Sequence[str]) -> int:
     def make_painter():
         if settings.method == "biharmonic":
             return BiharmonicPainter(settings.grain)
-        from cgddi.healthy.diffusion import DiffusionPainter
+        with importing():
+            from cgddi.healthy.diffusion import DiffusionPainter
 
         return DiffusionPainter(spec["model"], settings, device)
 

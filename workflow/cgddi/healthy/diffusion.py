@@ -15,6 +15,7 @@ from PIL import Image
 from cgddi.errors import UserError
 from cgddi.healthy.kandinsky import inpaint
 from cgddi.healthy.settings import HealthySettings
+from cgddi.imports import importing
 
 COMBINED = "KandinskyV22InpaintCombinedPipeline"
 
@@ -150,7 +151,8 @@ def load_pipeline(model: Mapping[str, Any], settings: HealthySettings, dtype: to
     Raises:
         UserError: the model cannot be found or loaded, or has no inpainting pipeline.
     """
-    from diffusers import AutoPipelineForInpainting
+    with importing():
+        from diffusers import AutoPipelineForInpainting
 
     source = model["source"]
     place = {"revision": model.get("revision"), "local_files_only": Path(source).is_dir()}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cgddi.artefacts import Archive, record_for, write_atomic, write_record
 from cgddi.command import stage_parser
+from cgddi.imports import importing
 from cgddi.index.settings import IndexSettings
 from cgddi.jobspec import settings_of
 
@@ -26,7 +27,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", required=True, help="the index to write (.parquet; its record is .json beside it)")
     args = parser.parse_args(argv)
 
-    from cgddi.index.table import build_index, read_roles
+    with importing():
+        from cgddi.index.table import build_index, read_roles
 
     settings = settings_of(IndexSettings, args.spec)
     synthetic = [*args.healthy, *args.mapped, *args.semantic]

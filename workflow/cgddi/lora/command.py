@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cgddi.command import stage_parser
 from cgddi.errors import UserError
+from cgddi.imports import importing
 
 
 def main(argv: list[str]) -> int:
@@ -37,11 +38,12 @@ def main(argv: list[str]) -> int:
         raise UserError(
             f"{len(specs)} concept(s) in the spec, {len(args.embedding)} embedding(s), {len(places)} output(s) given."
         )
-    from cgddi import runtime
-    from cgddi.diffusion.jobs import curves_beside
-    from cgddi.lora.data import LoraJob
-    from cgddi.lora.pack import folders
-    from cgddi.lora.train import train_lora
+    with importing():
+        from cgddi import runtime
+        from cgddi.diffusion.jobs import curves_beside
+        from cgddi.lora.data import LoraJob
+        from cgddi.lora.pack import folders
+        from cgddi.lora.train import train_lora
 
     device = runtime.start(args.threads)
     slugs = [spec.get("concept", {}).get("slug") for spec in specs]

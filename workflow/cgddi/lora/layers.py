@@ -5,8 +5,6 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from diffusers.utils.peft_utils import recurse_remove_peft_layers
-from peft import LoraConfig, get_peft_model_state_dict
 from torch import nn
 
 from cgddi.diffusion import adapters
@@ -28,6 +26,8 @@ class PeftLayers:
     """
 
     def __init__(self, backbone: Backbone, settings: LoraSettings, slug: str, seed: int):
+        from peft import LoraConfig
+
         self.backbone, self.settings = backbone, settings
         common = {"init_lora_weights": "gaussian", "use_rslora": settings.use_rslora, "use_dora": settings.use_dora}
         targets = find_targets(backbone.denoiser, settings.target_modules)
@@ -57,6 +57,8 @@ class PeftLayers:
 
     def export(self, which: int = 0) -> dict[str, torch.Tensor]:
         """Tensors in diffusers' names, the scale multiplied into B (alpha = rank for every reader)."""
+        from peft import get_peft_model_state_dict
+
         tensors = {f"unet.{n}": v for n, v in get_peft_model_state_dict(self.backbone.denoiser).items()}
         for name in tensors:
             if name.endswith("lora_B.weight"):
@@ -72,6 +74,8 @@ class PeftLayers:
         """Take the adapters off."""
         self.backbone.denoiser.delete_adapters("default")
         if self.settings.text_encoder_rank:
+            from diffusers.utils.peft_utils import recurse_remove_peft_layers
+
             for _, encoder in self.backbone.parts_of_text():
                 recurse_remove_peft_layers(encoder)
 

@@ -7,7 +7,6 @@ import numpy as np
 from cgddi.images import LESION
 from cgddi.mapping.colour import lab_to_rgb, rgb_to_lab
 from cgddi.mapping.lesion import Lesion
-from cgddi.mapping.membrane import Membrane
 
 POISSON_WEIGHT = 13
 """Gradient-domain blending replaces pixels of a paste weight of at least this (5% of 255)."""
@@ -26,6 +25,8 @@ class Blender:
         self.lesion, self.lighting_match = lesion, lighting_match
         self._membrane = None
         if blending == "poisson":
+            from cgddi.mapping.membrane import Membrane
+
             region = lesion.weight >= POISSON_WEIGHT
             region[[0, -1]] = region[:, [0, -1]] = False
             self._membrane = Membrane(region)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cgddi.command import stage_parser
+from cgddi.imports import importing
 from cgddi.mapping.settings import LesionMappedSettings
 
 
@@ -18,8 +19,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--canvases", required=True, help="the archive of the canvas cohort")
     parser.add_argument("--output", required=True, help="the archive (.tar) to write")
     options = parser.parse_args(argv)
-    from cgddi.jobspec import checked
-    from cgddi.mapping.stage import map_lesion
+    with importing():
+        from cgddi.jobspec import checked
+        from cgddi.mapping.stage import map_lesion
 
     settings = checked(LesionMappedSettings, options.spec, "donor", "canvas_cohort")
     map_lesion(options.spec, settings, options.photos, options.canvases, options.output)

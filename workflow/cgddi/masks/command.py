@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from cgddi.command import stage_parser
 from cgddi.errors import UserError
+from cgddi.imports import importing
 from cgddi.masks.settings import SOURCE_MODULES, MasksSettings
 
 
@@ -27,8 +28,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--segmenter", help="fedd: folder of the trained segmenter")
     parser.add_argument("--metrics", help="file to append one JSON line on time and memory to (automatic sources)")
     options = parser.parse_args(argv)
-    from cgddi.jobspec import checked
-    from cgddi.masks.stage import write_batch
+    with importing():
+        from cgddi.jobspec import checked
+        from cgddi.masks.stage import write_batch
 
     spec = options.spec
     settings = checked(MasksSettings, spec, "rows", "cohort", "batch")
@@ -40,7 +42,8 @@ def main(argv: Sequence[str]) -> int:
     from cgddi.runtime import start, usage_log
 
     device = start(options.threads)
-    source = importlib.import_module(SOURCE_MODULES[settings.source])
+    with importing():
+        source = importlib.import_module(SOURCE_MODULES[settings.source])
     with usage_log(options.metrics, stage="masks", cohort=spec["cohort"], batch=spec["batch"]) as usage:
         inputs = source.inputs(options.features, options.segmenter)
         usage["masked"] = write_batch(

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
-from scipy.optimize import linear_sum_assignment
 
 from cgddi.images import SKIN
 
@@ -67,6 +66,10 @@ def swapped(photos: Sequence[np.ndarray], masks: Sequence[np.ndarray], margin: f
     if len(photos) < 2:
         return {}
     fit = explained_by(photos, masks)
+    if ((fit - np.diag(fit)[:, None]).max(1) > margin).sum() < 2:  # too few for a circle, whatever the assignment
+        return {}
+    from scipy.optimize import linear_sum_assignment
+
     _, best = linear_sum_assignment(-fit)
     gain = fit[np.arange(len(best)), best] - np.diag(fit)
     found: dict[int, int] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cgddi.command import stage_parser
+from cgddi.imports import importing
 
 
 def main(argv: list[str]) -> int:
@@ -22,7 +23,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--output", required=True, help="the page to write")
     args = parser.parse_args(argv)
 
-    from cgddi.report.page import write_page
+    with importing():
+        from cgddi.report.page import write_page
 
     write_page(
         spec=args.spec,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cgddi.command import stage_parser
+from cgddi.imports import importing
 
 
 def main(argv: list[str]) -> int:
@@ -21,8 +22,9 @@ def main(argv: list[str]) -> int:
 
     engine_options(parser)
     args = parser.parse_args(argv)
-    from cgddi import runtime
-    from cgddi.semantic.sample import sample_concept
+    with importing():
+        from cgddi import runtime
+        from cgddi.semantic.sample import sample_concept
 
     device = runtime.start(args.threads)
     with runtime.usage_log(args.metrics, stage="semantic", concept=args.spec.get("concept", {}).get("slug")) as used:
