@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from cgddi.diffusion import models, tokens
-from cgddi.diffusion.frozen import use_fast_products
+from cgddi.diffusion.fast import make_fast
 from cgddi.diffusion.schedule import NoiseRule
 from cgddi.errors import UserError
 from cgddi.imports import importing
@@ -88,7 +88,7 @@ class Backbone:
         self.rule = self._noise_rule()
         for module in (self.denoiser, self.vae, *self.text_encoders):
             module.requires_grad_(False).eval().to(self.device)
-            use_fast_products(module)
+            make_fast(module)
         for module in (self.denoiser, self.vae):  # what oneDNN and cuDNN convolve fastest
             module.to(memory_format=torch.channels_last)
         if self.device.type == "cuda":

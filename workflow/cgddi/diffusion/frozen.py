@@ -1,7 +1,7 @@
-"""Frozen linear layers and 1x1 convolutions through oneDNN on a CPU: torch's own go through MKL, half as fast on AMD.
+"""The frozen base model on a CPU: its linear layers through oneDNN, those of one input as one product, no division by 1.
 
-MKL keeps to AVX2 on processors that are not Intel's; oneDNN asks the processor what it can do. Same float32 arithmetic; a GPU and
-half precision keep torch's own kernels.
+torch's own products go through MKL, which keeps to AVX2 on processors that are not Intel's; oneDNN asks the processor what it can do.
+Same float32 arithmetic; a GPU and half precision keep torch's own kernels.
 """
 
 from __future__ import annotations
@@ -20,16 +20,35 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         ctx.save_for_backward(weight)
-        return _product(x, weight, bias)
+        return multiply(x, weight, bias)
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor):
         (weight,) = ctx.saved_tensors
-        return _product(grad, weight.t(), None), None, None
+        return multiply(grad, weight.t()), None, None
 
 
-def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+def multiply(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """`F.linear` of float32 tensors on a CPU by the faster library; autograd does not see it.
+
+    Args:
+        x: (..., in).
+        weight: (out, in).
+        bias: (out,) or None.
+    """
+    if x.numel() < ROWS * x.shape[-1]:
+        return F.linear(x, weight, bias)
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+def is_fast(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Whether `multiply` takes these."""
+    return x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and available()
+
+
+def available() -> bool:
+    """Whether this build of torch has oneDNN's product."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -40,12 +59,11 @@ def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) ->
         weight: (out, in), without gradient.
         bias: (out,), without gradient, or None.
     """
-    fast = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and x.numel() >= ROWS * x.shape[-1]
-    if not fast or weight.requires_grad:
+    if not is_fast(x, weight) or weight.requires_grad:
         return F.linear(x, weight, bias)
     if torch.is_grad_enabled() and x.requires_grad:
         return _Product.apply(x, weight, bias)
-    return _product(x, weight, bias)
+    return multiply(x, weight, bias)
 
 
 class FrozenLinear(nn.Linear):
@@ -64,18 +82,3 @@ class FrozenPointwise(nn.Conv2d):
         if x.device.type != "cpu":
             return super().forward(x)
         return product(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
-
-
-def use_fast_products(model: nn.Module) -> None:
-    """Make a frozen model's linear layers and 1x1 convolutions fast ones, in place; names, weights and types' parents stay."""
-    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
-        return
-    for module in model.modules():
-        if type(module) is nn.Linear:
-            module.__class__ = FrozenLinear
-        elif (
-            type(module) is nn.Conv2d
-            and module.kernel_size == module.stride == (1, 1)
-            and (module.padding, module.groups) == ((0, 0), 1)
-        ):
-            module.__class__ = FrozenPointwise
