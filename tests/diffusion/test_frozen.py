@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from cgddi.diffusion.fast import make_fast
 from cgddi.diffusion.fit import Fit
-from cgddi.diffusion.frozen import FrozenLinear, FrozenPointwise, use_fast_products
+from cgddi.diffusion.frozen import FrozenLinear, FrozenPointwise
 from cgddi.diffusion.optimise import Plan, loss_scale
 from torch import nn
 
@@ -28,7 +29,7 @@ def test_same_values_and_gradients(layer, shape):
     expected = layer(x)
     weights = torch.randn_like(expected)
     gradient = torch.autograd.grad((expected * weights).sum(), x)[0]
-    use_fast_products(layer)
+    make_fast(layer)
     assert type(layer) in (FrozenLinear, FrozenPointwise)
     assert torch.allclose(layer(x), expected, atol=1e-5)
     assert torch.allclose(torch.autograd.grad((layer(x) * weights).sum(), x)[0], gradient, atol=1e-5)
@@ -38,7 +39,7 @@ def test_same_values_and_gradients(layer, shape):
 
 def test_other_layers_and_trained_weights_stay_torchs_own():
     model = nn.Sequential(nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 1, stride=2), nn.Linear(8, 8))
-    use_fast_products(model)
+    make_fast(model)
     assert type(model[0]) is nn.Conv2d and type(model[1]) is nn.Conv2d
     model[2](torch.randn(100, 8)).sum().backward()
     assert model[2].weight.grad is not None
@@ -49,7 +50,7 @@ def test_other_number_types_pass_through(dtype):
     layer = nn.Linear(8, 8).to(dtype).requires_grad_(False)
     x = torch.randn(100, 8, dtype=dtype)
     expected = layer(x)
-    use_fast_products(layer)
+    make_fast(layer)
     assert torch.equal(layer(x), expected)
 
 

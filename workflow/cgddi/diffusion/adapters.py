@@ -134,9 +134,9 @@ class Applied:
         self._layers: dict[str, StackedLoRA] = {}
         if self.fuse:
             for name in adapter.down:
-                layer = modules[name]
-                self._originals[name] = layer.weight.data
-                layer.weight.data = layer.weight.data + _product(adapter, name, weight.device).to(weight.dtype)
+                value = modules[name].weight.data
+                self._originals[name] = value.clone()
+                value.add_(_product(adapter, name, value.device).to(value.dtype))
         else:
             for name in adapter.down:
                 rank = adapter.down[name].shape[0]
@@ -160,7 +160,7 @@ class Applied:
         """Take the adapter off; the denoiser is as it was."""
         modules = dict(self.unet.named_modules())
         for name, original in self._originals.items():
-            modules[name].weight.data = original
+            modules[name].weight.data.copy_(original)
         remove(self.unet, self._layers)
 
 

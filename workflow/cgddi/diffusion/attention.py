@@ -11,7 +11,8 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import nn
 
 from cgddi.diffusion.frozen import FrozenLinear, product
-from cgddi.diffusion.lora_layers import StackedLoRA, adapted, takes
+from cgddi.diffusion.lora_layers import StackedLoRA
+from cgddi.diffusion.lora_products import adapted, takes
 
 
 class FrozenAttention(Attention):
@@ -87,9 +88,7 @@ class _Gate(torch.autograd.Function):
         return torch.cat([grad * opened, torch.ops.aten.gelu_backward(grad * value, gate)], dim=-1)
 
 
-def projections(
-    x: torch.Tensor, layers: Sequence[nn.Module], joined: torch.Tensor
-) -> Sequence[torch.Tensor]:
+def projections(x: torch.Tensor, layers: Sequence[nn.Module], joined: torch.Tensor) -> Sequence[torch.Tensor]:
     """Each layer of one input: as one product where they are adapters of one kind, or lie in `joined`; else one by one.
 
     Args:
@@ -97,12 +96,15 @@ def projections(
         layers: frozen linear layers, or such with adapters.
         joined: their weights, as long as nobody put others in their place.
     """
-    if all(isinstance(layer, StackedLoRA) for layer in layers) and takes(layers, x):
-        return adapted(x, layers)
-    if (
-        all(type(layer) is FrozenLinear and layer.bias is None for layer in layers)
-        and layers[0].weight.data_ptr() == joined.data_ptr()
-        and layers[-1].weight.data_ptr() == joined[-layers[-1].out_features :].data_ptr()
+    frozen = [layer.base if isinstance(layer, StackedLoRA) else layer for layer in layers]
+    if not (
+        all(type(layer) is FrozenLinear and layer.bias is None for layer in frozen)
+        and frozen[0].weight.data_ptr() == joined.data_ptr()
+        and frozen[-1].weight.data_ptr() == joined[-frozen[-1].out_features :].data_ptr()
     ):
+        return [layer(x) for layer in layers]
+    if all(isinstance(layer, StackedLoRA) for layer in layers) and takes(layers, x):
+        return adapted(x, layers, joined)
+    if frozen == list(layers):
         return product(x, joined, None).split([layer.out_features for layer in layers], dim=-1)
     return [layer(x) for layer in layers]

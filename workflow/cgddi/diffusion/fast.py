@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from diffusers.models.activations import GEGLU
 from diffusers.models.unets.unet_2d_blocks import UpBlock2D
+from torch import nn
 
 from cgddi.diffusion.attention import FrozenAttention, FrozenGEGLU
 from cgddi.diffusion.frozen import FrozenLinear, FrozenPointwise, available

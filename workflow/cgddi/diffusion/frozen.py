@@ -1,7 +1,7 @@
-"""The frozen base model on a CPU: its linear layers through oneDNN, those of one input as one product, no division by 1.
+"""Linear layers and 1x1 convolutions of a frozen model on a CPU through oneDNN: torch's own go through MKL, half as fast on AMD.
 
-torch's own products go through MKL, which keeps to AVX2 on processors that are not Intel's; oneDNN asks the processor what it can do.
-Same float32 arithmetic; a GPU and half precision keep torch's own kernels.
+MKL keeps to AVX2 on processors that are not Intel's; oneDNN asks the processor what it can do. Same float32 arithmetic; a GPU and
+half precision keep torch's own kernels.
 """
 
 from __future__ import annotations

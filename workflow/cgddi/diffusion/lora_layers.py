@@ -6,18 +6,15 @@ The batch holds K equal groups, group k first to last; group k passes through ad
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cgddi.diffusion.frozen import is_fast, multiply
+from cgddi.diffusion.lora_products import adapted, takes
 from cgddi.errors import UserError
-
-NARROW = 32
-"""Widest input, in ranks, for which the gradient of the whole weight costs less than the way through rank r."""
 
 
 class StackedLoRA(nn.Module):
@@ -75,106 +72,6 @@ class StackedLoRA(nn.Module):
         if k > 1:
             out = out.reshape(out.shape[0], k, -1, *out.shape[2:]).transpose(0, 1).flatten(0, 1)
         return out
-
-
-class _Merged(torch.autograd.Function):
-    """Layers with one adapter on one input, as one product with W + scale * B A; gradients for x, A and B.
-
-    The gradient of the merged weight, of which those of A and B follow, is one more product: cheaper than going through rank r
-    where the layer is narrow.
-    """
-
-    @staticmethod
-    def forward(ctx, x, weights, bias, scale, *matrices):
-        count = ctx.count = len(weights)
-        sizes = ctx.sizes = [len(weight) for weight in weights]
-        merged = x.new_empty(sum(sizes), x.shape[-1])
-        for i, part in enumerate(merged.split(sizes)):
-            torch.addmm(weights[i], matrices[count + i][0], matrices[i][0], alpha=scale, out=part)
-        ctx.save_for_backward(x, merged, *matrices)
-        ctx.scale = scale
-        found = multiply(x, merged, bias)
-        return found.split(sizes, dim=-1) if count > 1 else found
-
-    @staticmethod
-    def backward(ctx, *grads):
-        x, merged, *matrices = ctx.saved_tensors
-        count = ctx.count
-        grad = torch.cat(grads, dim=-1) if count > 1 else grads[0]
-        back = multiply(grad, merged.t()) if ctx.needs_input_grad[0] else None
-        if not ctx.needs_input_grad[4]:
-            return back, None, None, None, *[None] * len(matrices)
-        whole = multiply(grad.reshape(-1, len(merged)).t(), x.reshape(-1, x.shape[-1]).t())
-        if ctx.scale != 1:
-            whole.mul_(ctx.scale)
-        parts = whole.split(ctx.sizes)
-        downs = [torch.mm(matrices[count + i][0].t(), part)[None] for i, part in enumerate(parts)]
-        ups = [torch.mm(part, matrices[i][0].t())[None] for i, part in enumerate(parts)]
-        return back, None, None, None, *downs, *ups
-
-
-class _Stacked(torch.autograd.Function):
-    """Layers with K adapters on one input: one product with all frozen weights, one batched product through rank r."""
-
-    @staticmethod
-    def forward(ctx, x, weights, bias, scale, *matrices):
-        count = ctx.count = len(weights)
-        sizes = ctx.sizes = [len(weight) for weight in weights]
-        downs, ups = torch.cat(matrices[:count], dim=1), matrices[count:]
-        if scale != 1:
-            downs = downs * scale
-        joined = torch.cat(weights) if count > 1 else weights[0]
-        k, rank = len(downs), ups[0].shape[-1]
-        groups = x.reshape(k, -1, x.shape[-1])
-        hidden = torch.bmm(groups, downs.transpose(1, 2))
-        found = multiply(groups, joined, bias)
-        for up, part, inner in zip(ups, found.split(sizes, dim=-1), hidden.split(rank, dim=-1), strict=True):
-            part.baddbmm_(inner, up.transpose(1, 2))
-        ctx.save_for_backward(groups, joined, hidden, downs, *ups)
-        ctx.shape, ctx.scale = x.shape, scale
-        return found.view(*x.shape[:-1], -1).split(sizes, dim=-1) if count > 1 else found.view(*x.shape[:-1], -1)
-
-    @staticmethod
-    def backward(ctx, *grads):
-        groups, joined, hidden, downs, *ups = ctx.saved_tensors
-        k, rank, count = len(downs), ups[0].shape[-1], ctx.count
-        grad = (torch.cat(grads, dim=-1) if count > 1 else grads[0]).reshape(k, -1, len(joined))
-        parts = grad.split(ctx.sizes, dim=-1)
-        inner = torch.cat([torch.bmm(part, up) for part, up in zip(parts, ups, strict=True)], dim=-1)
-        back = None
-        if ctx.needs_input_grad[0]:
-            back = multiply(grad, joined.t()).baddbmm_(inner, downs).view(ctx.shape)
-        if not ctx.needs_input_grad[4]:
-            return back, None, None, None, *[None] * (2 * count)
-        down = torch.bmm(inner.transpose(1, 2), groups)
-        if ctx.scale != 1:
-            down.mul_(ctx.scale)
-        up = [torch.bmm(p.transpose(1, 2), h) for p, h in zip(parts, hidden.split(rank, dim=-1), strict=True)]
-        return back, None, None, None, *down.split(rank, dim=1), *up
-
-
-def takes(layers: Sequence[StackedLoRA], x: torch.Tensor) -> bool:
-    """Whether `adapted` computes these layers: linear ones in float32 on a CPU, narrow enough to gain by it."""
-    first = layers[0]
-    return (
-        is_fast(x, first.base.weight)
-        and all(isinstance(layer.base, nn.Linear) for layer in layers)
-        and (len(layers) == 1 or all(layer.base.bias is None for layer in layers))
-        and first.base.in_features <= NARROW * first.rank
-    )
-
-
-def adapted(x: torch.Tensor, layers: Sequence[StackedLoRA]) -> Sequence[torch.Tensor]:
-    """The outputs of layers with adapters on one input (see `takes`).
-
-    Args:
-        x: (K * n, ..., in).
-    """
-    downs, ups = zip(*(layer.used() for layer in layers), strict=True)
-    weights = [layer.base.weight for layer in layers]
-    of = _Merged if len(downs[0]) == 1 else _Stacked
-    found = of.apply(x, weights, layers[0].base.bias, layers[0].scale, *downs, *ups)
-    return found if len(layers) > 1 else (found,)
 
 
 def find_targets(model: nn.Module, names: Sequence[str]) -> list[str]:
