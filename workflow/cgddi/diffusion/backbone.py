@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from cgddi.diffusion import models, tokens
-from cgddi.diffusion.fast import make_fast
 from cgddi.diffusion.schedule import NoiseRule
 from cgddi.errors import UserError
 from cgddi.imports import importing
@@ -72,6 +71,8 @@ class Backbone:
     ):
         with importing():
             from diffusers import AutoencoderKL
+
+            from cgddi.diffusion.fast import make_fast
 
         self.folder, self.device, self.dtype, self.variant = folder, torch.device(device), dtype, variant
         self.index = models.model_index(folder)
