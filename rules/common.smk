@@ -76,11 +76,6 @@ def trained_together(wildcards):
     return PLAN.packs[wildcards.scope, wildcards.pack] if "pack" in wildcards.keys() else [wildcards.concept]
 
 
-def scope_of(split):
-    """The scope whose generators serve a split."""
-    return "all" if PLAN.config.generator_scope == "all" else split
-
-
 def every_archive():
     """Every tar, so that a deleted one is made again."""
     manifests = [

@@ -26,7 +26,7 @@ rule index:
         semantic=lambda w: [
             archive("semantic", scope, cohort, concept)
             for scope, cohort, concept in PLAN.samples
-            if scope == scope_of(w.split)
+            if scope == PLAN.scope_of(w.split)
         ],
     output:
         table=f"{R}/index/{{split}}.parquet",

@@ -193,7 +193,7 @@ def _measures(plan: Plan) -> Iterator[Job]:
     root, config = plan.config.results, plan.config
     audits, predictions = [], []
     for split in config.splits:
-        scope = "all" if config.generator_scope == "all" else split
+        scope = plan.scope_of(split)
         table = f"{root}/index/{split}.parquet"
         needs = (
             *(f"{root}/masks/{c}/{batch}.jsonl" for c in plan.split_cohorts(split) for batch in plan.batches[c]),

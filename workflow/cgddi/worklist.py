@@ -112,7 +112,11 @@ class Worklist(Project):
     @cached_property
     def scopes(self) -> list[str]:
         """Sets of photos that generators train on: the splits' names, or "all"."""
-        return ["all"] if self.config.generator_scope == "all" else list(self.config.splits)
+        return list(dict.fromkeys(map(self.scope_of, self.config.splits)))
+
+    def scope_of(self, split: str) -> str:
+        """The scope whose generators serve a split."""
+        return "all" if self.config.generator_scope == "all" else split
 
     @cached_property
     def training(self) -> dict[tuple[str, str], list[Photo]]:
