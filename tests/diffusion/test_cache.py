@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from cgddi.diffusion import cache
 from cgddi.diffusion.backbone import load
 from cgddi.diffusion.cache import Store
 from cgddi.diffusion.latents import Views, latents_of, loss_weights, prompts_of
 from cgddi.diffusion.photos import read_photos
 from cgddi.images import LESION, RULER
+from safetensors.torch import save_file
 
 from tests.diffusion import tiny
 
@@ -76,9 +81,81 @@ def test_concurrent_jobs_share_a_store(tmp_path):
     assert len(list(tmp_path.rglob("*.safetensors"))) == 1 and not list(tmp_path.rglob("*.tmp"))
 
 
-def test_a_damaged_entry_is_made_again(tmp_path):
+ONES = {"mean": torch.ones(20), "std": torch.zeros(3)}
+
+
+def entry(tmp_path):
+    Store(tmp_path).get("latents", 1, lambda: ONES)
+    return Store(tmp_path).path("latents", 1)
+
+
+def read_again(tmp_path):
+    """What a later job gets, and whether it had to compute it."""
     store = Store(tmp_path)
-    store.get("latents", 1, lambda: {"x": torch.ones(100)})
-    store.path("latents", 1).write_bytes(b"cut")
-    assert torch.equal(store.get("latents", 1, lambda: {"x": torch.ones(100)})["x"], torch.ones(100))
-    assert (store.hits, store.misses) == (0, 2)
+    found = store.get("latents", 1, lambda: ONES)
+    assert found.keys() == ONES.keys() and all(torch.equal(found[name], ONES[name]) for name in ONES)
+    return store.misses
+
+
+def test_a_changed_or_cut_entry_is_made_again(tmp_path):
+    path = entry(tmp_path)
+    good = path.read_bytes()
+    for place in range(len(good)):  # a bit of the header that means nothing may be another; values never
+        path.write_bytes(good[:place] + bytes([good[place] ^ 0x40]) + good[place + 1 :])
+        made = read_again(tmp_path)
+        assert made or place < len(good) - 23 * 4
+        path.write_bytes(good)
+    for bad in (b"", b"cut", good[:-9], bytes(4096)):
+        path.write_bytes(bad)
+        assert read_again(tmp_path) == 1
+    assert read_again(tmp_path) == 0
+
+
+def test_an_entry_of_something_else_is_made_again(tmp_path):
+    path = entry(tmp_path)
+    save_file({"other": torch.zeros(3)}, path)
+    assert read_again(tmp_path) == 1
+    other = Store(tmp_path)
+    other.get("latents", 2, lambda: {"mean": torch.zeros(5)})
+    path.write_bytes(other.path("latents", 2).read_bytes())
+    assert read_again(tmp_path) == 1
+
+
+def test_a_cache_that_cannot_be_written_does_not_stop_the_job(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("in the way")
+    store = Store(tmp_path / "file")
+    for number in range(3):
+        assert torch.equal(store.get("latents", number, lambda: ONES)["mean"], ONES["mean"])
+    assert len(capsys.readouterr().err.splitlines()) == 1, "one plain line, once"
+
+    path = entry(tmp_path / "cache")
+    path.unlink()
+    path.mkdir()
+    assert read_again(tmp_path / "cache") == 1 and "going on without it" in capsys.readouterr().err
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert read_again(tmp_path / "full") == 1
+    assert "No space left on device; going on without it" in capsys.readouterr().err
+    assert not [path for path in (tmp_path / "full").rglob("*") if path.is_file()], "no temporaries"
+
+
+def test_other_library_versions_are_other_entries(tmp_path, monkeypatch):
+    entry(tmp_path)
+    assert read_again(tmp_path) == 0
+    monkeypatch.setattr(cache, "_versions", lambda: {"torch": "1.0"})
+    assert read_again(tmp_path) == 1
+
+
+def test_leftovers_of_killed_jobs_go_after_a_day(tmp_path):
+    path = entry(tmp_path)
+    old, young = path.with_name(".a.safetensors.0123456789ab.tmp"), path.with_name(f".{path.name}.0123456789ab.tmp")
+    for left in (old, young):
+        left.write_bytes(b"half")
+    os.utime(old, (time.time() - 90_000,) * 2)
+    Store(tmp_path).get("latents", 2, lambda: ONES)
+    path.unlink()
+    assert read_again(tmp_path) == 1
+    assert young.exists() and not old.exists(), "another job may be writing the young one now"

@@ -12,8 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from cgddi.diffusion import fit
+from cgddi.diffusion.weights import write_sealed
+from cgddi.lora import grid
 from cgddi.lora.train import train_lora
+from safetensors.torch import save_file
 
 from tests.diffusion import tiny
 
@@ -115,15 +119,67 @@ def test_other_settings_never_see_the_checkpoint(world, tmp_path, monkeypatch):
     assert (tmp_path / "b" / name).read_bytes() == (tmp_path / "c" / name).read_bytes()
 
 
-def test_a_damaged_checkpoint_starts_again(world, tmp_path, monkeypatch):
-    job = world.job(output=str(tmp_path / "lora"))
+def flip(path, place=-9):
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGE = {
+    "cut": lambda latest, previous: latest.write_bytes(latest.read_bytes()[:100]),
+    "bit": lambda latest, previous: flip(latest),
+    "both": lambda latest, previous: (flip(latest), flip(previous, 400)),
+    "not ours": lambda latest, previous: (
+        previous.unlink(),
+        save_file({"value": torch.zeros(2)}, latest, {"facts": '{"history":[]}'}),
+    ),
+    "no step": lambda latest, previous: write_sealed(latest, {"value": torch.zeros(2)}, '{"history":[]}'),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_never_used(world, tmp_path, monkeypatch, capsys, damage):
+    job, state = world.job(output=str(tmp_path / "lora")), tmp_path / "state"
     with monkeypatch.context() as patch, pytest.raises(Killed):
         stop_at(patch, 5, "kill")
-        train_lora([job], state=tmp_path / "state")
-    (saved,) = (tmp_path / "state").glob("lora-*.safetensors")
-    saved.write_bytes(saved.read_bytes()[:100])
-    train_lora([job], state=tmp_path / "state")
+        train_lora([job], state=state)
+    (latest,) = state.glob("lora-*.safetensors")
+    DAMAGE[damage](latest, latest.with_name(f"previous-{latest.name}"))
+    leftover = latest.with_name(f".{latest.name}.0123456789ab.tmp")
+    leftover.write_bytes(b"of a kill -9 while it was written")
+    train_lora([job], state=state)
+    assert f"checkpoint {latest} is damaged and not used" in capsys.readouterr().err
     assert (job.output / "pytorch_lora_weights.safetensors").read_bytes() == world.lora.read_bytes()
+    assert not list(state.iterdir())
+
+
+def test_a_full_disk_costs_the_state_and_not_the_run(world, tmp_path, capsys):
+    (tmp_path / "state").write_text("a file in the way")
+    job = world.job(output=str(tmp_path / "lora"))
+    train_lora([job], state=tmp_path / "state")
+    assert capsys.readouterr().err.count("cannot be written") == 1
+    assert (job.output / "pytorch_lora_weights.safetensors").read_bytes() == world.lora.read_bytes()
+
+
+@pytest.mark.parametrize("where", ["preview", "output"])
+def test_sigterm_after_the_last_step_keeps_all_of_them(world, tmp_path, monkeypatch, where):
+    job, state = world.job(output=str(tmp_path / "lora"), checkpoint_every=100, grid_every=6), tmp_path / "state"
+    real = grid.write_sheet
+
+    def write_sheet(path, *args):
+        if (path.name == grid.NAME) == (where == "output"):
+            os.kill(os.getpid(), signal.SIGTERM)
+        real(path, *args)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        patch.setattr(grid, "write_sheet", write_sheet)
+        train_lora([job], state=state, curves=tmp_path / "logs/run")
+    assert stopped.value.code == 143 and not (job.output / "record.json").exists()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    monkeypatch.setattr(fit.Fit, "update", lambda *_: pytest.fail("a step was repeated"))
+    train_lora([job], state=state, curves=tmp_path / "logs/run")
+    lines = [(folder / "metrics.jsonl").read_text() for folder in (job.output, world.root / "lora")]
+    assert lines[0] == lines[1] and not list(state.iterdir())
 
 
 def test_a_real_kill_9_of_the_command(world, tmp_path):

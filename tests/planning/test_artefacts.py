@@ -51,6 +51,21 @@ def test_a_failed_writer_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_killed_writers_left_is_removed_by_the_next(tmp_path):
+    """kill -9 runs no handler; the job that is run again clears what lies beside its own targets, and nothing else."""
+    ours = [tmp_path / f".a{suffix}.0123456789ab.tmp" for suffix in (".tar", ".json", ".jsonl")]
+    others = [tmp_path / ".a.a.tar.0123456789ab.tmp", tmp_path / ".b.tar.0123456789ab.tmp", tmp_path / ".a.tar.tmp"]
+    for path in (*ours, *others):
+        path.write_bytes(b"half")
+    with ArchiveWriter(tmp_path / "a.tar", SPEC):
+        assert not ours[0].exists(), "room before it writes"
+    assert not any(path.exists() for path in ours) and all(path.exists() for path in others)
+    shared = tmp_path / ".s.0123456789ab.tmp"
+    shared.write_bytes(b"another process writes this now")
+    write_atomic(tmp_path / "s", b"x", alone=False)
+    assert shared.exists()
+
+
 @pytest.mark.parametrize("key", ["../x", "a.b", "", "a b", "x" * 201, "é"])
 def test_unsafe_keys_are_refused(tmp_path, key):
     with pytest.raises(ValueError), ArchiveWriter(tmp_path / "a.tar", SPEC) as out:

@@ -8,6 +8,7 @@ WebDataset reader streams them; the manifest also holds each member's byte range
 from __future__ import annotations
 
 import csv
+import glob
 import hashlib
 import io
 import json
@@ -55,21 +56,31 @@ def file_sha256(path: str | Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def temporary_beside(path: Path) -> Path:
-    """A hidden name beside a file, unlike that of any other process, thread or node that writes it too."""
+def temporary_beside(path: Path, alone: bool = True) -> Path:
+    """A hidden name beside a file, unlike that of any other process, thread or node that writes it too.
+
+    Args:
+        path: the file.
+        alone: nobody else writes it now, so what a killed writer left beside it is removed. False where several may write one
+            file at a time, and in folders of many files, where looking for such leftovers costs more than they do.
+    """
+    if alone:
+        for left in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 12}.tmp"):
+            left.unlink(missing_ok=True)
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
 
 
-def write_atomic(path: str | Path, data: bytes | str | Iterable[bytes]) -> None:
+def write_atomic(path: str | Path, data: bytes | str | Iterable[bytes], alone: bool = True) -> None:
     """Write a file so that it is either absent or whole: to a temporary name beside it, flushed, then renamed.
 
     Args:
         path: the file.
         data: its content; as an iterable of bytes it need never be in memory at once.
+        alone: see `temporary_beside`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_beside(path)
+    temporary = temporary_beside(path, alone)
     try:
         with open(temporary, "wb") as handle:
             handle.writelines([data.encode()] if isinstance(data, str) else [data] if isinstance(data, bytes) else data)

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
-from collections.abc import Mapping
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from cgddi.artefacts import canonical, sha256
-from cgddi.diffusion.weights import read_tensors, write_tensors
+from cgddi.diffusion.weights import read_sealed, write_sealed
 from cgddi.errors import UserError
 
 
 class Checkpoint:
-    """The latest state of one run.
+    """The latest state of one run, and the one before it in case the latest is damaged.
 
     Args:
-        folder: kept outside the declared outputs; None keeps no checkpoints.
+        folder: kept outside the declared outputs, one per job; None keeps no checkpoints.
         stage: prefix of the file name.
         facts: data hashes, settings, versions: another value means another run, which never sees this one's state.
     """
@@ -28,27 +32,52 @@ class Checkpoint:
         self.key = sha256(canonical(facts))
         self.path = Path(folder) / f"{stage}-{self.key[:20]}.safetensors" if folder else None
         self.stage = stage
+        self._warned = False
+
+    @property
+    def _previous(self) -> Path:
+        return self.path.with_name(f"previous-{self.path.name}")
 
     def save(self, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
-        """Replace the checkpoint; a kill at any moment leaves the old one or the new one."""
-        if self.path:
-            write_tensors(self.path, tensors, {"facts": canonical(dict(facts))})
-
-    def load(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
-        """The last state, or None. A damaged file counts as none: the run then starts again and gives the same result."""
-        if not self.path or not self.path.is_file():
-            return None
+        """Replace the checkpoint; a kill at any moment leaves one. A folder that cannot be written does not stop the run."""
+        if not self.path:
+            return
         try:
-            tensors, metadata = read_tensors(self.path)
-            return tensors, json.loads(metadata["facts"])
-        except (UserError, KeyError, json.JSONDecodeError):
-            return None
+            if self.path.is_file():
+                os.replace(self.path, self._previous)
+            write_sealed(self.path, tensors, canonical(dict(facts)))
+        except OSError as error:
+            if not self._warned:
+                self._warned = True
+                why = f"{error.strerror or error}; if this run is stopped, its steps since the last one are lost"
+                tqdm.write(f"checkpoint {self.path} cannot be written: {why}", file=sys.stderr)
+
+    def load(self, needed: Collection[str] = ()) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+        """The last whole state, or None.
+
+        A damaged file (its checksum tells), or one without the facts `needed`, counts as none and is named on stderr; the run
+        then goes on from an earlier state and gives the same result.
+        """
+        for path in (self.path, self._previous) if self.path else ():
+            if not path.exists():
+                continue
+            try:
+                tensors, text = read_sealed(path)
+                facts = json.loads(text)
+                if not set(needed) <= set(facts):
+                    raise UserError(f"it does not say {', '.join(sorted(set(needed) - set(facts)))}")
+                return tensors, facts
+            except (UserError, json.JSONDecodeError):
+                tqdm.write(f"checkpoint {path} is damaged and not used", file=sys.stderr)
+        return None
 
     def remove(self) -> None:
-        """After success: remove this run's checkpoint, and those of the stage that belong to earlier settings or data."""
+        """After success: remove this run's checkpoints, those of the stage that belong to earlier settings or data, and what kills
+        left of them."""
         if self.path:
-            for old in self.path.parent.glob(f"{self.stage}-*.safetensors"):
-                old.unlink(missing_ok=True)
+            for form in (f"{self.stage}-*.safetensors", f"previous-{self.stage}-*.safetensors", f".{self.stage}-*.tmp"):
+                for old in self.path.parent.glob(form):
+                    old.unlink(missing_ok=True)
 
 
 class Terminated(SystemExit):
@@ -80,3 +109,24 @@ class Termination:
     def __exit__(self, *_: Any) -> None:
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
+
+
+@contextmanager
+def leaving() -> Iterator[None]:
+    """SIGTERM raises `Terminated` at once: for phases that need not save anything, around loops that have a `Termination`.
+
+    Also usable as a decorator. Files under way are cleared by their writers, and the exit status is 143.
+    """
+
+    def leave(*_: Any) -> None:
+        raise Terminated
+
+    try:
+        before = signal.signal(signal.SIGTERM, leave)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)

@@ -162,7 +162,7 @@ class Fit:
             Terminated: SIGTERM came; the state is saved.
         """
         plan, start = self.plan, 0
-        saved = self.checkpoint.load()
+        saved = self.checkpoint.load(needed=("step", "history", "window"))
         if saved:
             self._restore(saved[0])
             start, self.outcome.history = int(saved[1]["step"]), list(saved[1]["history"])
@@ -182,14 +182,18 @@ class Fit:
                 pending.append((step, each, norms))
                 done = step + 1
                 bar.update()
-                leave = termination.asked
-                if done % plan.log_every == 0 or done == plan.steps or leave or done % plan.checkpoint_every == 0:
-                    self._check(pending, bar, log=done % plan.log_every == 0 or done == plan.steps)
+                log, keep = (
+                    done % every == 0 or done == plan.steps for every in (plan.log_every, plan.checkpoint_every)
+                )
+                if log or keep:
+                    self._check(pending, bar, log)
                 if plan.validate_every and self.validate and (done % plan.validate_every == 0 or done == plan.steps):
                     self._log({"step": done}, self.validate())
                 if self.preview and plan.preview_every and done % plan.preview_every == 0:
                     self.preview(done)
-                if leave or done % plan.checkpoint_every == 0 and done < plan.steps:
+                leave = termination.asked  # asked last: a signal during a preview counts too
+                if leave or keep:
+                    self._check(pending, bar, log=False)
                     self._save(done)
                 if leave:
                     raise Terminated

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 from collections.abc import Iterator, Mapping
@@ -35,9 +36,12 @@ def _pieces(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | N
     text += b" " * (-len(text) % 8)
     yield struct.pack("<Q", len(text)) + text
     for name in sorted(tensors):
-        tensor = tensors[name].detach().to("cpu").contiguous()
-        if tensor.numel():
-            yield tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
+        yield _content(tensors[name])
+
+
+def _content(tensor: torch.Tensor) -> bytes:
+    tensor = tensor.detach().to("cpu").contiguous()
+    return tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
 
 
 def to_bytes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
@@ -51,10 +55,13 @@ def to_bytes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | 
 
 
 def write_tensors(
-    path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
+    path: str | Path,
+    tensors: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, str] | None = None,
+    alone: bool = True,
 ) -> None:
-    """Write tensors as a safetensors file that is either absent or whole (see `to_bytes`)."""
-    write_atomic(path, _pieces(tensors, metadata))
+    """Write tensors as a safetensors file that is either absent or whole (see `to_bytes`; alone: see `temporary_beside`)."""
+    write_atomic(path, _pieces(tensors, metadata), alone)
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -74,7 +81,37 @@ def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, s
             return {name: handle.get_tensor(name) for name in handle.keys()}, dict(handle.metadata() or {})  # noqa: SIM118
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file. Run the stage that makes it.") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}). Look at its permissions.") from error
     except SafetensorError as error:
         raise UserError(
             f"{path}: not a whole safetensors file ({error}). Delete it and run the workflow again."
         ) from error
+
+
+def write_sealed(path: str | Path, tensors: Mapping[str, torch.Tensor], facts: str, alone: bool = True) -> None:
+    """Write tensors and a text with a checksum over both, for `read_sealed`."""
+    tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+    write_tensors(path, tensors, {"facts": facts, "sha256": _seal(tensors, facts)}, alone)
+
+
+def read_sealed(path: str | Path) -> tuple[dict[str, torch.Tensor], str]:
+    """Tensors and text of a file of `write_sealed`, bit for bit as they were written.
+
+    Raises:
+        UserError: it is missing, cut, changed, or a file without a checksum.
+    """
+    tensors, metadata = read_tensors(path)
+    facts = metadata.get("facts", "")
+    if metadata.get("sha256") != _seal(tensors, facts):
+        raise UserError(f"{path}: its content does not match its checksum. Delete it and run the workflow again.")
+    return tensors, facts
+
+
+def _seal(tensors: Mapping[str, torch.Tensor], facts: str) -> str:
+    """SHA-256 over a text and the names, types, shapes and bytes of tensors."""
+    found = hashlib.sha256(facts.encode())
+    for name in sorted(tensors):
+        found.update(f"\0{name}\0{tensors[name].dtype}\0{list(tensors[name].shape)}\0".encode())
+        found.update(_content(tensors[name]))
+    return found.hexdigest()

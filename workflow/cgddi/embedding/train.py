@@ -15,7 +15,7 @@ from cgddi.diffusion import jobs
 from cgddi.diffusion.backbone import Backbone, Prompts, load
 from cgddi.diffusion.batches import Batches, Pool, tone_chances
 from cgddi.diffusion.cache import Store
-from cgddi.diffusion.checkpoint import Checkpoint
+from cgddi.diffusion.checkpoint import Checkpoint, leaving
 from cgddi.diffusion.fit import Fit
 from cgddi.diffusion.latents import Views
 from cgddi.diffusion.objective import Objective
@@ -56,6 +56,7 @@ class TokenJob:
         return self.spec["concept"]["token"]
 
 
+@leaving()
 def train_tokens(
     pack: Sequence[TokenJob],
     state: Path | None = None,

@@ -15,7 +15,7 @@ from cgddi.diffusion import adapters, jobs
 from cgddi.diffusion.backbone import Backbone, load
 from cgddi.diffusion.batches import Batches, Pool, Table, tone_chances
 from cgddi.diffusion.cache import Store
-from cgddi.diffusion.checkpoint import Checkpoint
+from cgddi.diffusion.checkpoint import Checkpoint, leaving
 from cgddi.diffusion.fit import Fit
 from cgddi.diffusion.latents import Views, prompts_of
 from cgddi.diffusion.objective import Objective
@@ -31,6 +31,7 @@ from cgddi.lora.settings import VERSIONS, LoraSettings
 from cgddi.seeds import seed_for
 
 
+@leaving()
 def train_lora(
     pack: Sequence[LoraJob],
     state: Path | None = None,

@@ -64,7 +64,8 @@ def export(archives: Iterable[str | Path], folder: str | Path, only: str = "all"
                 continue
             file = files[row["cohort"], row["key"]]
             stem = Path(file).stem if stems[Path(file).stem] == 1 else row["key"]
-            write_atomic(folder / f"{stem}.png", palette_png(to_photo(decode_png(archive.read(row, member)), row)))
+            png = palette_png(to_photo(decode_png(archive.read(row, member)), row))
+            write_atomic(folder / f"{stem}.png", png, alone=False)
             name = folder / f"{stem}.png"
             rows.append([row["key"], file, str(name), row["mask_source"], str(used).lower(), " ".join(row["flags"])])
             counts["masks"] += 1

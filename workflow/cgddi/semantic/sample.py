@@ -16,7 +16,7 @@ from cgddi.diffusion import jobs
 from cgddi.diffusion.adapters import apply, read_adapter
 from cgddi.diffusion.backbone import Backbone, load
 from cgddi.diffusion.cache import Store
-from cgddi.diffusion.checkpoint import Terminated, Termination
+from cgddi.diffusion.checkpoint import Terminated, Termination, leaving
 from cgddi.diffusion.latents import Views, latents_of, prompts_of
 from cgddi.diffusion.photos import Photo
 from cgddi.diffusion.sampler import Sampler, SampleSettings, is_blank
@@ -29,6 +29,7 @@ from cgddi.semantic.plan import Draw, choose_canvases, draws, redraw_seed
 from cgddi.semantic.settings import VERSIONS, SemanticSettings
 
 
+@leaving()
 def sample_concept(
     spec: Mapping[str, Any],
     canvases: Sequence[Path],
@@ -120,7 +121,7 @@ class Partial:
     def put(self, key: str, png: bytes, seed: int) -> None:
         """Keep an image."""
         if self.folder:
-            write_atomic(self.folder / f"{key}.{seed}.png", png)
+            write_atomic(self.folder / f"{key}.{seed}.png", png, alone=False)
 
     def remove(self) -> None:
         """After success: remove this job's partial work and that of earlier settings."""
