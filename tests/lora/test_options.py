@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from cgddi.diffusion.adapters import apply, read_adapter
 from cgddi.diffusion.backbone import load
+from cgddi.diffusion.batches import columns_of, split_batch
 from cgddi.diffusion.sampler import Sampler, SampleSettings
 from cgddi.diffusion.schedule import NoiseRule, solver
 from cgddi.diffusion.tokens import read_embedding
@@ -88,6 +91,34 @@ def test_accumulation_changes_nothing_but_memory(world, tmp_path):
     train_lora([world.job(output=str(tmp_path / "out"), accumulation=3)])
     one, three = read_adapter(world.lora), read_adapter(tmp_path / "out/pytorch_lora_weights.safetensors")
     assert all(torch.allclose(one.up[n], three.up[n], atol=2e-4, rtol=1e-2) for n in one.up)
+
+
+@pytest.mark.parametrize("counts", [(8, 2), (4, 4)])
+def test_accumulation_keeps_the_gradient_whatever_the_prior_weight(world, tmp_path, counts):
+    options = {
+        "instances": counts[0],
+        "priors_per_step": counts[1],
+        "prior_weight": 0.5,
+        "steps": 1,
+        "clip": 0,
+        "hflip": 0,
+    }
+    lines = {}
+    for parts in (1, 2):
+        out = tmp_path / str(parts)
+        train_lora([world.job(output=str(out), **options, accumulation=parts)])
+        lines[parts] = json.loads((out / "metrics.jsonl").read_text().splitlines()[0])
+    assert lines[2] == pytest.approx(lines[1], rel=1e-4)
+
+
+def test_parts_keep_the_make_up_and_the_place_of_every_sample():
+    columns = columns_of([8, 2], 2)
+    assert columns.tolist() == [[0, 1, 2, 3, 8], [4, 5, 6, 7, 9]]
+    batch = {"x": torch.arange(20.0)}  # two groups of ten
+    parts = split_batch(batch, 2, columns)
+    assert parts[1]["x"].tolist() == [4, 5, 6, 7, 9, 14, 15, 16, 17, 19]
+    joined = torch.cat([part["x"].reshape(2, -1) for part in parts], 1)[:, columns.flatten().argsort()]
+    assert torch.equal(joined.flatten(), batch["x"])
 
 
 def test_several_vectors_learn(world, tmp_path):

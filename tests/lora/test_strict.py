@@ -8,10 +8,12 @@ import pytest
 import torch
 from cgddi.artefacts import Archive
 from cgddi.diffusion import objective
+from cgddi.diffusion.backbone import Backbone
 from cgddi.errors import InvalidInput, UserError
+from cgddi.images import RULER
 from cgddi.lora import data
 from cgddi.lora.settings import PAPER, LoraSettings
-from cgddi.lora.train import train_lora
+from cgddi.lora.train import _unmoved, train_lora
 
 from tests.diffusion import tiny
 
@@ -32,6 +34,41 @@ def test_not_a_number_names_step_images_and_checkpoint(world, tmp_path, monkeypa
 def test_an_adapter_that_did_not_move(world, tmp_path):
     with pytest.raises(UserError, match="did not move"):
         train_lora([world.job(output=str(tmp_path / "out"), learning_rate=1e-30)])
+
+
+def test_an_adapter_that_hardly_moved(world, tmp_path):
+    with pytest.raises(UserError, match=r"did not move: B is below 1e-07 in \d+ of \d+ layers, unet\."):
+        train_lora([world.job(output=str(tmp_path / "out"), learning_rate=5e-9)])
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_layer_that_moved_hides_no_others():
+    moved, still = torch.full((4, 2), 1e-3), torch.full((4, 2), 1e-9)
+    tensors = {f"unet.l{n}.lora_{end}.weight": moved for n in range(4) for end in "AB"}
+    assert _unmoved("nevus", tensors) == []
+    tensors["unet.l3.lora_B.weight"] = still
+    assert _unmoved("nevus", tensors) == ["unet.l3"]
+    tensors["unet.l1.lora_B.weight"] = still
+    with pytest.raises(UserError, match="in 2 of 4 layers, unet.l1 first"):
+        _unmoved("nevus", tensors)
+    with pytest.raises(UserError, match="not finite"):
+        _unmoved("nevus", {**tensors, "unet.l0.lora_A.weight": torch.full((2, 4), torch.nan)})
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_weight_decay_alone_does_not_count_as_learning(world, tmp_path, monkeypatch, ema):
+    """Without a gradient a token shrinks; the error must come all the same."""
+    settings = {**tiny.TI, "weight_decay": 1.0, "ema": ema, "lr_schedule": "cosine", "warmup": 2}
+    spec = tiny.spec_for("embedding", world.model, world.images, **settings)
+    real = Backbone.encode_ids
+    monkeypatch.setattr(Backbone, "encode_ids", lambda self, ids: _cut(real(self, ids)))
+    with pytest.raises(UserError, match="still its initial word .*vector 1 of 1"):
+        tiny.train_embedding(spec, [world.root / "masks.tar"], tmp_path)
+
+
+def _cut(prompts):
+    """The same numbers; their gradient is lost."""
+    return dataclasses.replace(prompts, embeds=prompts.embeds.detach() + 0 * prompts.embeds)
 
 
 def test_a_token_that_stayed_where_it_started(world, tmp_path):
@@ -74,9 +111,10 @@ def test_bad_settings_are_explained(world, tmp_path, settings, message):
         train_lora([world.job(output=str(tmp_path / "out"), **settings)])
 
 
-def test_known_word_as_token_is_refused(world, tmp_path):
+@pytest.mark.parametrize("token", ["lesion</w>", "lesion", "Skin"])
+def test_known_word_as_token_is_refused(world, tmp_path, token):
     spec = tiny.spec_for("embedding", world.model, world.images, **tiny.TI)
-    spec["concept"] = {**spec["concept"], "token": "lesion</w>"}
+    spec["concept"] = {**spec["concept"], "token": token}
     with pytest.raises(UserError, match="vocabulary"):
         tiny.train_embedding(spec, [world.root / "masks.tar"], tmp_path)
 
@@ -89,10 +127,13 @@ def test_priors_need_canvases(world, tmp_path):
 
 def test_balanced_and_published_priors(world):
     canvases = data.read_canvases([world.root / "canvases.tar"], None)
-    balanced = data.choose_priors(canvases, LoraSettings(prior_per_tone=1), 7)
+    balanced = data.choose_priors(canvases, LoraSettings(prior_per_tone=1), 7, 1)
     assert sorted(p.tone for p in balanced) == ["dark", "light", "medium"]
-    published = data.choose_priors(canvases, LoraSettings(**PAPER, instances=1), 7)
-    assert [p.tone for p in published] == ["light"] and published[0].id == "c000"
+    paper = LoraSettings(preset="paper", instances=1)
+    published = data.choose_priors(canvases, paper, 7, 3)
+    assert [(p.id, p.tone) for p in published] == [("c000", "light"), ("c003", "light"), ("c001", "medium")]
+    assert [p.id for p in data.choose_priors(canvases, paper, 7, 1)] == ["c000"], "as many as photos, not as the batch"
+    assert len(data.choose_priors(canvases, LoraSettings(preset="paper", prior_per_tone=2), 7, 6)) == 2
     assert LoraSettings(**PAPER).learning_rate == 5e-6 and LoraSettings().learning_rate == 1e-4
 
 
@@ -105,3 +146,16 @@ def test_captions_follow_the_masks(world):
     )
     assert prompts["p001"] == "An image of <t> on the skin of a medium-skinned individual"
     assert prompts["p002"].endswith("dark-skinned individual with a ruler")
+
+
+def test_captions_of_canvases_name_their_rulers(world):
+    canvases = {p.id: p for p in data.read_canvases([world.root / "canvases.tar"], None)}
+    plain = canvases["c001"]
+    mask = plain.mask.copy()
+    mask[:3] = RULER
+    ruled = dataclasses.replace(plain, mask=mask)
+    for preset in ("corrected", "paper"):
+        settings = LoraSettings(preset=preset)
+        assert data.prior_prompt(plain, settings) == "An image of healthy skin on a medium-skinned individual"
+        assert data.prior_prompt(ruled, settings) == data.prior_prompt(plain, settings) + " with a ruler"
+    assert data.prior_prompt(ruled, LoraSettings(suffixes=False)) == data.prior_prompt(plain, LoraSettings())

@@ -130,6 +130,11 @@ class Batches:
             batch["weights"] = self.table.weights[image, view]
         return batch
 
+    @property
+    def counts(self) -> list[int]:
+        """Samples of each kind in a group: instances, then priors."""
+        return [pool.count for pool in self.pools[0]]
+
     def images_of(self, step: int) -> list[str]:
         """Names of the images of a step, (K * n) long."""
         return [self.table.names[number] for number in self.numbers(step)["image"]]
@@ -143,9 +148,24 @@ def normal(seed: int, shape: Sequence[int]) -> torch.Tensor:
     return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed))
 
 
-def split_batch(batch: Mapping[str, torch.Tensor], adapters: int, parts: int) -> list[dict[str, torch.Tensor]]:
-    """Cut a batch of K groups into `parts` batches of K smaller groups (gradient accumulation)."""
-    if parts == 1:
+def columns_of(counts: Sequence[int], parts: int) -> torch.Tensor:
+    """Which samples of a group go into which part (gradient accumulation), each part with the same make-up as the whole.
+
+    Args:
+        counts: samples of each kind in a group (photos, then priors); `parts` divides each.
+
+    Returns:
+        (parts, n / parts) int64.
+    """
+    kinds = torch.arange(sum(counts)).split(list(counts))
+    return torch.cat([kind.reshape(parts, -1) for kind in kinds], dim=1)
+
+
+def split_batch(
+    batch: Mapping[str, torch.Tensor], adapters: int, columns: torch.Tensor
+) -> list[dict[str, torch.Tensor]]:
+    """Cut a batch of K groups into batches of K smaller groups, one per row of `columns` (see `columns_of`)."""
+    if len(columns) == 1:
         return [dict(batch)]
-    grouped = {name: value.reshape(adapters, -1, *value.shape[1:]).chunk(parts, dim=1) for name, value in batch.items()}
-    return [{name: chunks[i].flatten(0, 1) for name, chunks in grouped.items()} for i in range(parts)]
+    grouped = {name: value.reshape(adapters, -1, *value.shape[1:]) for name, value in batch.items()}
+    return [{name: value[:, part].flatten(0, 1) for name, value in grouped.items()} for part in columns]

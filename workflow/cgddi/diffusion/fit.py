@@ -11,7 +11,7 @@ from torch import nn
 from tqdm import tqdm
 
 from cgddi.diffusion import graphs
-from cgddi.diffusion.batches import Batches, split_batch
+from cgddi.diffusion.batches import Batches, columns_of, split_batch
 from cgddi.diffusion.checkpoint import Checkpoint, Terminated, Termination
 from cgddi.diffusion.optimise import Flat, Plan
 from cgddi.errors import UserError
@@ -78,6 +78,8 @@ class Fit:
             capturable=self.graphs,
         )
         self.average = value.detach().clone() if plan.ema else None
+        self.columns = columns_of(batches.counts, plan.accumulation).to(value.device)
+        self.places = self.columns.flatten().argsort()  # where each sample of a group stands once the parts are joined
         self.outcome = Outcome()
         self.preview: Callable[[int], None] | None = None
         self._window: list[list[list[float]]] = []  # per step: losses and gradient norms of the adapters
@@ -93,7 +95,7 @@ class Fit:
         """
         value = self.flat.value
         value.grad.zero_()
-        parts = split_batch(batch, self.adapters, self.plan.accumulation)
+        parts = split_batch(batch, self.adapters, self.columns)
         found = []
         for part in parts:
             each, loss = self.losses(part)
@@ -107,7 +109,7 @@ class Fit:
         self.optimizer.step()
         if self.average is not None:
             self.average.lerp_(value.detach(), 1 - self.plan.ema)
-        return torch.cat(found, dim=1), norms
+        return torch.cat(found, dim=1)[:, self.places], norms
 
     def step(self, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """`update`, as a CUDA graph where those are asked for."""

@@ -11,7 +11,6 @@ from typing import Any
 
 from cgddi.artefacts import write_atomic
 from cgddi.diffusion.photos import Photo
-from cgddi.errors import UserError
 from cgddi.images import MARKER, RULER
 
 
@@ -38,15 +37,8 @@ def suffix_of(photo: Photo, settings: Any) -> str:
 
 
 def fill_prompt(template: str, token: str, tone: str) -> str:
-    """A prompt template with {token} and {tone} filled in.
-
-    Raises:
-        UserError: it asks for something else.
-    """
-    try:
-        return template.format(token=token, tone=tone)
-    except (KeyError, IndexError, ValueError) as error:
-        raise UserError(f"prompt {template!r}: only {{token}} and {{tone}} can be filled in ({error}).") from error
+    """A prompt template (see `check_prompt`) with {token} and {tone} filled in."""
+    return template.format(token=token, tone=tone)
 
 
 class PromptList:

@@ -52,6 +52,16 @@ class Plan:
         factor = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[self.schedule]
         return self.lr * factor
 
+    @property
+    def decay(self) -> float:
+        """What the whole run leaves of a parameter that never gets a gradient: the product of 1 - lr * weight_decay (decoupled
+        decay, Loshchilov & Hutter 2019, algorithm 2), averaged where the average is the result."""
+        value = average = 1.0
+        for step in range(self.steps):
+            value *= 1 - self.rate(step) * self.weight_decay
+            average = self.ema * average + (1 - self.ema) * value
+        return average
+
 
 class Flat:
     """Parameters of K adapters as views of one (K, P) tensor, their gradients of another: one optimizer kernel per step.

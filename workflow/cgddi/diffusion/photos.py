@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cgddi.artefacts import Archive
+from cgddi.artefacts import Archive, sha256
 from cgddi.errors import InvalidInput, Problem, UserError
 from cgddi.images import TONES
 
@@ -35,6 +35,12 @@ class Photo:
     pixels: np.ndarray
     mask: np.ndarray | None
     row: Mapping[str, Any]
+
+    @property
+    def facts(self) -> list[Any]:
+        """All of a photo that training can depend on, for keys: pixels, tone, marks, mask."""
+        marks = [self.row.get("has_ruler"), self.row.get("has_marker")]
+        return [self.sha256, self.tone, *marks, None if self.mask is None else sha256(self.mask.tobytes())]
 
 
 def read_photos(archives: Iterable[str | Path], wanted: Sequence[str] | None = None) -> list[Photo]:

@@ -76,7 +76,8 @@ def add_tokens(tokenizer, encoder: nn.Module, token: str, rows: torch.Tensor) ->
             f"token {token}: rows of {rows.shape[1]} numbers, but the text encoder has {width}. Wrong base model?"
         )
     names = names_of(token, rows.shape[0])
-    present = [name for name in names if name in tokenizer.get_vocab()]
+    known = tokenizer.get_vocab()  # CLIP writes a whole word as its lowercase letters and "</w>"
+    present = [name for name in names if name in known or f"{name.lower()}</w>" in known]
     if present:
         raise UserError(
             f"token {present[0]!r} is in the base model's vocabulary. Choose another token in the disease sheet."

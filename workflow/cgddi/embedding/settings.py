@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from cgddi.diffusion import options
+from cgddi.presets import with_preset
+from cgddi.prompts import check_prompt
 
 VERSIONS = ("torch", "diffusers", "transformers", "tokenizers", "pillow", "numpy")
 """Distributions whose version can change the learned token."""
@@ -24,7 +26,8 @@ class EmbeddingSettings(BaseModel):
 
     preset: Literal["corrected", "paper"] = Field(
         "corrected",
-        description="corrected: what is right. paper: published behaviour, its faults included (see PAPER).",
+        description="corrected: what is right. paper: every key below that your config does not name takes its published value, "
+        "faults included (images, tone_exponent; see PAPER)",
     )
     images: Literal["concept", "all"] = Field(
         "concept",
@@ -81,6 +84,16 @@ class EmbeddingSettings(BaseModel):
     checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints")
     log_every: int = Field(10, ge=1, description="steps between metric lines")
     validate_every: int = Field(0, ge=0, description="steps between fixed-noise losses by tone; 0 is off")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, values: Any) -> Any:
+        return with_preset(values, PAPER)
+
+    @field_validator("prompts")
+    @classmethod
+    def _of_the_concept(cls, prompts: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(check_prompt, prompts))
 
     @property
     def lr(self) -> float:

@@ -116,20 +116,20 @@ def train_tokens(
     batches = Batches(table, single, views, settings.hflip, backbone.rule.steps, settings.noise_offset)
     objective = Objective(backbone, encode, len(pack), 0.0, 0.0, settings.min_snr)
     facts: list[Any] = [[dict(job.spec) for job in pack], backbone.digest]
-    facts += [[[p.sha256 for p in some] for some in photos], installed_versions(VERSIONS)]
+    facts += [[[p.facts for p in some] for some in photos], installed_versions(VERSIONS)]
     checkpoint = Checkpoint(state, "embedding", facts)
     one = replace(objective, adapters=1)
     measures = [
         tone_losses(one, table, some, pool.prompts[:, 0], backbone.rule.steps, pool.seed, pool.images)
         for some, pool in zip(photos, pools, strict=True)
     ]
-    live = jobs.Curves(curves)
+    live, plan = jobs.Curves(curves), plan_of(settings, settings.lr, backbone.dtype)
     fit = Fit(
         {f"rows.{i}": value for i, value in enumerate(rows)},
         len(pack),
         objective,
         batches,
-        plan_of(settings, settings.lr, backbone.dtype),
+        plan,
         checkpoint,
         lambda: [measure() for measure in measures],
         live,
@@ -140,7 +140,7 @@ def train_tokens(
     records = []
     for k, job in enumerate(pack):
         learned = [value[k].detach().float().cpu() for value in rows]
-        _check_moved(job.slug, learned, start)
+        _check_moved(job.slug, learned, start, plan.decay)
         tensors = {job.token: learned[0]} if len(learned) == 1 else {"clip_l": learned[0], "clip_g": learned[1]}
         texts = [prompts[i] for i in sorted(set(pools[k].prompts.flatten().tolist()))]
         facts = {"base_sha256": backbone.digest, "prompts": texts}
@@ -182,11 +182,17 @@ def _prompts(known: jobs.PromptList, photos: Sequence[Photo], settings: Embeddin
     )
 
 
-def _check_moved(slug: str, rows: Sequence[torch.Tensor], start: Sequence[torch.Tensor]) -> None:
+def _check_moved(slug: str, rows: Sequence[torch.Tensor], start: Sequence[torch.Tensor], decay: float) -> None:
+    """Refuse rows that no gradient has moved: those that are their start times `decay`, up to rounding (1e-4 of their length; 500
+    roundings of float32 make some 1e-6)."""
     for row, old in zip(rows, start, strict=True):
         if not torch.isfinite(row).all():
             raise UserError(f"concept {slug}: the learned token is not a finite number. Lower the learning rate.")
-        if float((row.detach().cpu() - old.cpu()).norm()) <= 1e-6 * float(old.norm()):
+        old = decay * old.cpu()
+        still = (row - old).norm(dim=1) <= 1e-4 * old.norm(dim=1)
+        if still.any():
+            which = ", ".join(str(n + 1) for n in still.nonzero().flatten().tolist())
             raise UserError(
-                f"concept {slug}: the token is still its initial word after training. Raise learning_rate or steps."
+                f"concept {slug}: the token is still its initial word after training (vector {which} of {len(row)}; weight decay "
+                "aside). Raise learning_rate or steps."
             )

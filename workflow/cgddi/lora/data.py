@@ -66,11 +66,16 @@ def read_canvases(archives: Sequence[Path], split: Path | None) -> list[Photo]:
     return [photo for photo in photos if allowed is None or photo.id in allowed]
 
 
-def choose_priors(canvases: Sequence[Photo], settings: LoraSettings, seed: int) -> list[Photo]:
+def choose_priors(canvases: Sequence[Photo], settings: LoraSettings, seed: int, photos: int) -> list[Photo]:
     """The canvases that serve as priors: at most `prior_per_tone` of each tone, drawn by a seed that names no concept, so that all
     adapters of a project share them (and their latents).
 
-    `priors: published` keeps what the published code kept: the first light ones, at most `instances`.
+    `priors: published` does as the published script: the three tones' canvases in one list, light ones first, cut to
+    `prior_per_tone` in all (97 light ones were there, so no other tone was left), and of these as many as the concept has photos,
+    since one index, drawn below the number of photos, chose both.
+
+    Args:
+        photos: training photos of the concept.
 
     Raises:
         UserError: priors are asked for and there is no canvas.
@@ -81,12 +86,11 @@ def choose_priors(canvases: Sequence[Photo], settings: LoraSettings, seed: int) 
         raise UserError(
             "lora: no healthy canvas to draw priors from. Keep some in review.csv, or set lora.priors_per_step to 0."
         )
+    by_tone = [[photo for photo in canvases if photo.tone == tone] for tone in TONES]
     if settings.priors == "published":
-        light = [photo for photo in canvases if photo.tone == TONES[0]][: settings.prior_per_tone]
-        return (light or list(canvases))[: settings.instances]
+        return [photo for of_tone in by_tone for photo in of_tone][: settings.prior_per_tone][:photos]
     chosen = []
-    for tone in TONES:
-        of_tone = [photo for photo in canvases if photo.tone == tone]
+    for of_tone in by_tone:
         ranked = sorted(of_tone, key=lambda photo: seed_for(seed, "prior", photo.id))
         chosen += sorted(ranked[: settings.prior_per_tone], key=lambda photo: photo.id)
     return chosen
@@ -98,8 +102,9 @@ def instance_prompt(photo: Photo, settings: LoraSettings, token: str) -> str:
 
 
 def prior_prompt(photo: Photo, settings: LoraSettings) -> str:
-    """The caption of a canvas."""
-    return jobs.fill_prompt(settings.class_prompt, "", photo.tone)
+    """The caption of a canvas. A ruler is named as in a photo's (the published script did so too), else it would be taught as part
+    of healthy skin; a marker was painted over."""
+    return jobs.fill_prompt(settings.class_prompt, "", photo.tone) + jobs.suffix_of(photo, settings)
 
 
 def numbers_of(photos: Sequence[Photo], order: Mapping[tuple[str, str], int], kind: str) -> np.ndarray:

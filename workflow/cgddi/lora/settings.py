@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from cgddi.diffusion import options
+from cgddi.presets import with_preset
+from cgddi.prompts import check_prompt
 
 VERSIONS = ("torch", "diffusers", "transformers", "tokenizers", "peft", "pillow", "numpy")
 """Distributions whose version can change the adapter."""
@@ -14,12 +16,14 @@ VERSIONS = ("torch", "diffusers", "transformers", "tokenizers", "peft", "pillow"
 PAPER: dict[str, object] = {
     "preset": "paper",
     "learning_rate": 5e-6,  # a full-fine-tuning rate; LoRA needs some 1e-4
-    "priors": "published",  # only the first 96 light class images survive, and at most `instances` of them are used
+    "priors": "published",  # the first 96 class images, all light, and of them as many as the concept has photos
     "tone_exponent": 1.0,  # no fault: tones were drawn evenly
+    "hflip": 0.0,  # no fault: the script's --hflip was not given
 }
 """What the published code did. Its faults: the learning rate of a full fine-tuning, so that the adapter hardly moves in 750
-steps; priors of light skin only, so that medium and dark skin drift; both are mended in the default. A third is not reproduced:
-two concepts whose names hold a slash lost their token there, here every slug is safe."""
+steps; priors of light skin only, so that medium and dark skin drift, and no more of them than the concept has photos (one index,
+below the number of photos, chose both); all are mended in the default. Not reproduced: two concepts whose names hold a slash lost
+their token there, here every slug is safe; each prior was tied to one photo of the concept, here it is drawn by itself."""
 
 
 class LoraSettings(BaseModel):
@@ -29,7 +33,8 @@ class LoraSettings(BaseModel):
 
     preset: Literal["corrected", "paper"] = Field(
         "corrected",
-        description="corrected: what is right. paper: published behaviour, its faults included (see PAPER).",
+        description="corrected: what is right. paper: every key below that your config does not name takes its published value, "
+        "faults included (learning_rate, priors, tone_exponent, hflip; see PAPER)",
     )
     rank: int = Field(8, ge=1, le=512, description="rank of the adapter (published)")
     alpha: float = Field(8, gt=0, description="scale is alpha / rank (published: 8)")
@@ -46,7 +51,12 @@ class LoraSettings(BaseModel):
     steps: int = Field(750, ge=1, description="optimizer steps (published)")
     instances: int = Field(16, ge=1, description="images of the concept per step (published)")
     priors_per_step: int = Field(16, ge=0, description="healthy canvases per step (published); 0 trains without priors")
-    accumulation: int = Field(1, ge=1, description="parts into which a step is cut to save memory")
+    accumulation: int = Field(
+        1,
+        ge=1,
+        description="equal parts into which a step is cut to save memory, each with its share of photos and of priors, so that it "
+        "divides both counts (published: 1)",
+    )
     learning_rate: float = Field(1e-4, gt=0, description="AdamW learning rate (usual for LoRA; published: 5e-6)")
     lr_schedule: options.Schedule = "constant"
     warmup: int = Field(0, ge=0, description="steps of linear warm-up (published: none)")
@@ -56,11 +66,15 @@ class LoraSettings(BaseModel):
     prior_per_tone: int = Field(96, ge=1, description="canvases per tone to draw priors from (published)")
     priors: Literal["balanced", "published"] = Field(
         "balanced",
-        description="balanced: tones evenly. published: the first light ones only, at most `instances` of them",
+        description="balanced: tones evenly. published: the first `prior_per_tone` of all canvases, light ones before others, "
+        "and of them as many as the concept has photos",
     )
     image_size: int = Field(256, ge=16, description="side of the training images in px (published)")
     hflip: float = Field(
-        0.5, ge=0, le=1, description="chance of the mirror image (as in textual inversion; lesions have no side)"
+        0.5,
+        ge=0,
+        le=1,
+        description="chance of the mirror image (as in textual inversion; lesions have no side; published: 0)",
     )
     crops: options.Crops = 0
     crop_scale: options.CropScale = 0.8
@@ -108,6 +122,30 @@ class LoraSettings(BaseModel):
     grid_every: int = Field(
         0, ge=0, description="steps between sample grids during training; 0 makes one at the end only"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, values: Any) -> Any:
+        return with_preset(values, PAPER)
+
+    @field_validator("prompt")
+    @classmethod
+    def _of_the_concept(cls, prompt: str) -> str:
+        return check_prompt(prompt)
+
+    @field_validator("class_prompt")
+    @classmethod
+    def _of_healthy_skin(cls, prompt: str) -> str:
+        return check_prompt(prompt, token=False)
+
+    @model_validator(mode="after")
+    def _whole_parts(self) -> LoraSettings:
+        if self.instances % self.accumulation or self.priors_per_step % self.accumulation:
+            raise ValueError(
+                f"accumulation {self.accumulation} must divide instances ({self.instances}) and priors_per_step "
+                f"({self.priors_per_step}): parts of another make-up would change the loss"
+            )
+        return self
 
     @model_validator(mode="after")
     def _alone(self) -> LoraSettings:

@@ -63,7 +63,10 @@ def train_lora(
     views = Views(settings.hflip > 0, settings.crops, settings.crop_scale)
 
     instances = [read_photos(job.photos, job.spec["images"]) for job in pack]
-    priors = [data.choose_priors(data.read_canvases(job.canvases, job.split), settings, seed) for job in pack]
+    priors = [
+        data.choose_priors(data.read_canvases(job.canvases, job.split), settings, seed, len(photos))
+        for job, photos in zip(pack, instances, strict=True)
+    ]
     table, order = _table(backbone, store, instances, priors, views, settings)
     prompts, pools = jobs.PromptList(), []
     for job, photos, canvases in zip(pack, instances, priors, strict=True):
@@ -118,7 +121,7 @@ def train_lora(
         return found
 
     facts = [[dict(job.spec) for job in pack], backbone.digest, [file_sha256(job.embedding) for job in pack]]
-    facts += [[[p.sha256 for p in photos] for photos in (*instances, *priors)], installed_versions(VERSIONS)]
+    facts += [[[p.facts for p in photos] for photos in (*instances, *priors)], installed_versions(VERSIONS)]
     checkpoint = Checkpoint(state, "lora", facts)
     live = jobs.Curves(curves)
 
@@ -149,7 +152,7 @@ def train_lora(
         layers.remove()
     records = []
     for k, job in enumerate(pack):
-        _check_moved(job.slug, tensors[k])
+        unmoved = _unmoved(job.slug, tensors[k])
         metadata = jobs.header(
             job.spec,
             concept=job.spec["concept"],
@@ -171,6 +174,7 @@ def train_lora(
             prior_images=[p.id for p in priors[k]],
             base_sha256=backbone.digest,
             parameters=sum(t.numel() for t in tensors[k].values()),
+            unmoved_layers=unmoved,
             last=history[-1] if history else {},
         )
         write_record(job.output / "record.json", record)
@@ -197,9 +201,26 @@ def _table(
     return table, {key: number for number, key in enumerate(found)}
 
 
-def _check_moved(slug: str, tensors: Mapping[str, torch.Tensor]) -> None:
-    norms = [float(value.norm()) for name, value in tensors.items() if name.endswith("lora_B.weight")]
-    if not np.isfinite(norms).all():
+STILL = 1e-7
+"""Root mean square of B below which a layer counts as unmoved. AdamW moves each number by about the learning rate a step: by 1e-4
+in one step of the default, 3e-3 in a published run. With A's numbers near 1 / rank, a B of 1e-7 changes weights of some 0.02 by
+less than 1e-5 of themselves: nothing, in any precision a picture is drawn in."""
+
+
+def _unmoved(slug: str, tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """Layers whose B did not move. A few are no fault (queries and keys of an attention over a single cell have no gradient); half
+    of them are.
+
+    Raises:
+        UserError: half of the layers or more did not move, or a number is not finite.
+    """
+    parts = {n.removesuffix(".lora_B.weight"): v for n, v in tensors.items() if n.endswith(".lora_B.weight")}
+    if not all(torch.isfinite(value).all() for value in tensors.values()):
         raise UserError(f"concept {slug}: the adapter holds numbers that are not finite. Lower the learning rate.")
-    if max(norms) < 1e-8:
-        raise UserError(f"concept {slug}: the adapter did not move (B is still zero). Raise learning_rate or steps.")
+    still = [name for name, value in parts.items() if float(value.square().mean().sqrt()) < STILL]
+    if 2 * len(still) >= len(parts):
+        raise UserError(
+            f"concept {slug}: the adapter did not move: B is below {STILL:g} in {len(still)} of {len(parts)} layers, "
+            f"{still[0]} first. Raise learning_rate or steps."
+        )
+    return still

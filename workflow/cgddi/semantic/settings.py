@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from cgddi.presets import with_preset
+from cgddi.prompts import check_prompt
 
 VERSIONS = ("torch", "diffusers", "transformers", "tokenizers", "peft", "pillow", "numpy")
 """Distributions whose version can change the images."""
@@ -20,7 +23,9 @@ class SemanticSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     preset: Literal["corrected", "paper"] = Field(
-        "corrected", description="corrected: a fast solver. paper: published solver and steps (see PAPER)."
+        "corrected",
+        description="corrected: a fast solver. paper: every key below that your config does not name takes its published value "
+        "(sampler, steps; see PAPER)",
     )
     mode: Literal["img2img", "text2img"] = Field(
         "img2img", description="from a canvas (published), or from noise alone"
@@ -56,3 +61,13 @@ class SemanticSettings(BaseModel):
         "auto", description="of the base model: auto is bf16 on a GPU, fp32 on a CPU (published: fp16)"
     )
     retries: int = Field(3, ge=0, description="redraws with a new seed of an image that came out black or not a number")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, values: Any) -> Any:
+        return with_preset(values, PAPER)
+
+    @field_validator("prompt")
+    @classmethod
+    def _of_the_concept(cls, prompt: str) -> str:
+        return check_prompt(prompt)
