@@ -52,8 +52,9 @@ class StableDiffusionXL(Backbone):
         return found
 
     def conditions(self, prompts: Prompts, size: int) -> dict[str, torch.Tensor]:
-        sizes = torch.tensor([size, size, 0, 0, size, size], device=prompts.embeds.device, dtype=prompts.embeds.dtype)
-        return {"text_embeds": prompts.pooled, "time_ids": sizes.expand(len(prompts.embeds), -1)}
+        sizes = torch.full((len(prompts.embeds), 6), size, device=prompts.embeds.device, dtype=prompts.embeds.dtype)
+        sizes[:, 2:4] = 0  # filled on the device: a copy from the CPU would wait for it
+        return {"text_embeds": prompts.pooled, "time_ids": sizes}
 
 
 FAMILIES: dict[str, type[Backbone]] = {

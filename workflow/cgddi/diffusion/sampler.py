@@ -39,7 +39,7 @@ class Sampler:
     def __init__(self, backbone: Backbone, settings: SampleSettings, size: int, batch: int, negative: Prompts):
         self.backbone, self.settings, self.size, self.batch = backbone, settings, size, batch
         self.shape = backbone.latent_shape(size)
-        self.negative = negative
+        self.negative = negative.to("cpu")
         self._graph: graphs.Step | None = None
 
     def timesteps(self) -> tuple[Any, torch.Tensor]:
@@ -52,31 +52,40 @@ class Sampler:
     ) -> torch.Tensor:
         """Images (n, size, size, 3) uint8 on the device, n = len(seeds) <= batch.
 
+        With the solver of the default, and inputs on the CPU, a GPU is only given its work here and never waited for: what the
+        solver counts with stays on the CPU, and copies go through pinned memory.
+
         Args:
             prompts: n encoded prompts.
             seeds: one per image; the posterior's noise is drawn first, then the start noise.
             mean, std: (n, C, h, w) latents of the canvases in the denoiser's units; None for text-to-image.
         """
-        count, device = len(seeds), self.backbone.device
+        count = len(seeds)
         fill = [i % count for i in range(self.batch)]
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
         def noise() -> torch.Tensor:
-            return torch.stack([torch.randn(self.shape, generator=g) for g in generators])[fill].to(device)
+            return torch.stack([torch.randn(self.shape, generator=g) for g in generators])[fill]
 
         scheduler, steps = self.timesteps()
         rule = self.backbone.rule
-        clean = None if mean is None else mean[fill].to(device) + std[fill].to(device) * noise()
-        latents = rule.begin(scheduler, noise(), clean, steps[:1])
-        both = Prompts.cat([self.negative[[0] * self.batch].to(device), prompts[fill].to(device)]).to(
-            self.backbone.dtype
-        )
-        for step in steps:
-            predicted = self._guided(rule.seen(scheduler, latents, step), step, both)
+        clean = None if mean is None else mean[fill].cpu() + std[fill].cpu() * noise()
+        latents = self._send(rule.begin(scheduler, noise(), clean, steps[:1]))
+        both = Prompts.cat([self.negative[[0] * self.batch], prompts.to("cpu")[fill]])
+        both = Prompts(*(part if part is None else self._send(part) for part in (both.embeds, both.pooled)))
+        both = both.to(self.backbone.dtype)
+        for step, sent in zip(steps, self._send(steps), strict=True):
+            predicted = self._guided(rule.seen(scheduler, latents, step), sent, both)
             latents = scheduler.step(predicted, step, latents, return_dict=False)[0]
-        images = self.backbone.decode(latents)
-        images[~torch.isfinite(latents).flatten(1).all(dim=1)] = 0  # a failed draw is black all over, see `is_blank`
+        failed = ~torch.isfinite(latents).flatten(1).all(dim=1)
+        images = self.backbone.decode(latents).masked_fill(failed[:, None, None, None], 0)  # black, see `is_blank`
         return images[:count]
+
+    def _send(self, value: torch.Tensor) -> torch.Tensor:
+        """A tensor on the device, behind the work that the device has already."""
+        if self.backbone.device.type == "cuda" and value.device.type == "cpu":
+            value = value.pin_memory()
+        return value.to(self.backbone.device, non_blocking=True)
 
     def _guided(self, latents: torch.Tensor, step: torch.Tensor, both: Prompts) -> torch.Tensor:
         scale = self.settings.guidance
@@ -103,6 +112,32 @@ class Sampler:
 
             self._graph = graphs.captured(denoise, batch)
         return self._graph(batch)[0]
+
+
+class Arriving:
+    """Images on their way from the device to the CPU; more work can be given to the device before one waits for them.
+
+    Args:
+        images: from `Sampler.draw`.
+    """
+
+    def __init__(self, images: torch.Tensor):
+        self._images, self._event = images, None
+        if images.device.type == "cuda":
+            self._images = torch.empty(images.shape, dtype=images.dtype, pin_memory=True)
+            self._images.copy_(images, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+
+    def here(self) -> bool:
+        """Whether nothing would have to be waited for."""
+        return self._event is None or self._event.query()
+
+    def wait(self) -> torch.Tensor:
+        """The images on the CPU."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._images
 
 
 def is_blank(image: torch.Tensor) -> bool:

@@ -49,7 +49,7 @@ class NoiseRule:
         return _per_sample(self.signal, steps) * noise - _per_sample(self.noise, steps) * clean
 
     def sampling(self, name: str, steps: int, strength: float | None) -> tuple[Any, torch.Tensor]:
-        """A fresh solver and the timesteps it will run.
+        """A fresh solver and the timesteps it will run, on the CPU, where reading one waits for no device.
 
         Image-to-image starts DPM-Solver++ at exactly `strength`; other solvers take no timesteps of one's own, and drop the
         noisiest share of a full run, as diffusers does.
@@ -59,11 +59,11 @@ class NoiseRule:
             steps: steps of a full run.
             strength: share of the noise schedule that is run on an image; None starts from noise alone.
         """
-        device, scheduler = self.signal.device, solver(name, self.config)
+        scheduler = solver(name, self.config)
         if strength is not None and name == "dpmsolver++":
-            scheduler.set_timesteps(timesteps=partial_timesteps(steps, strength, self.steps), device=device)
+            scheduler.set_timesteps(timesteps=partial_timesteps(steps, strength, self.steps))
             return scheduler, scheduler.timesteps
-        scheduler.set_timesteps(steps, device=device)
+        scheduler.set_timesteps(steps)
         if strength is None:
             return scheduler, scheduler.timesteps
         first = (steps - min(int(steps * strength), steps)) * scheduler.order

@@ -41,10 +41,10 @@ def write_sheet(path: Path, backbone: Backbone, job: LoraJob, settings: LoraSett
         backbone.empty_negative(""),
     )
     texts = [fill_prompt(settings.prompt, job.spec["concept"]["token"], tone) for tone in TONES]
-    prompts = backbone.encode_prompts(texts)
+    prompts = backbone.encode_prompts(texts).to("cpu")
     seeds = [seed_for(job.spec["seed"], "grid", column) for column in range(settings.grid_columns)]
-    rows = [sampler.draw(prompts[[number] * len(seeds)], seeds, None, None).cpu() for number in range(len(TONES))]
-    write_atomic(path, encode_png(tile(torch.cat(rows).numpy(), settings.grid_columns)))
+    rows = [sampler.draw(prompts[[number] * len(seeds)], seeds, None, None) for number in range(len(TONES))]
+    write_atomic(path, encode_png(tile(torch.cat(rows).cpu().numpy(), settings.grid_columns)))
 
 
 def write_grid(backbone: Backbone, job: LoraJob, settings: LoraSettings) -> None:

@@ -28,7 +28,6 @@ def main(argv: list[str]) -> int:
 
     device = runtime.start(args.threads)
     with runtime.usage_log(args.metrics, stage="semantic", concept=args.spec.get("concept", {}).get("slug")) as used:
-        used["images"] = sample_concept(
-            args.spec, args.canvases, args.split, args.embedding, args.lora, args.output, args.state, args.cache, device
-        )
+        inputs = (args.canvases, args.split, args.embedding, args.lora)
+        sample_concept(args.spec, *inputs, args.output, args.state, args.cache, device, used=used)
     return 0
