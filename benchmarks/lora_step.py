@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -43,25 +44,18 @@ def measure(model: Path, folder: Path, size: int, batch: int, steps: int, device
     argv += ["--mixed_precision", "bf16" if device.type == "cuda" else "no", "--report_to", "tensorboard"]
     ours, limit, theirs = [], [], []
     for _ in range(ROUNDS):  # in turn, so that other work on the machine meets all of them
-        ours.append(_ours(model, tar, names, folder, settings, device))
-        limit.append(_bare(model, size, 2 * batch, steps, device))
+        ours.append(our_seconds(model, tar, names, folder, settings, device))
+        limit.append(_engine.timed(bare_step(model, size, 2 * batch, device), steps, 10))
         clock = _engine.script("dreambooth/train_dreambooth_lora.py", argv, steps)
         theirs += [clock.seconds(10)] if clock else []
         _engine.device()
-    peak = 0
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-    ours.append(_ours(model, tar, names, folder, settings, device))
-    if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated()
-    more = {"peak_gib": round(peak / 2**30, 2), "seconds_per_750_steps": round(750 * min(ours), 1)} if peak else {}
     return _engine.result(
-        "lora_step", min(ours), min(theirs, default=None), min(limit), image_size=size, batch=2 * batch, **more
+        "lora_step", min(ours), min(theirs, default=None), min(limit), image_size=size, batch=2 * batch
     )
 
 
-def _ours(model: Path, tar: Path, names: list[str], folder: Path, settings: dict, device: torch.device) -> float:
+def our_seconds(model: Path, tar: Path, names: list[str], folder: Path, settings: dict, device: torch.device) -> float:
+    """Seconds per step of the stage's own function."""
     from cgddi.diffusion import fit
     from cgddi.diffusion.backbone import load
     from cgddi.diffusion.tokens import start_rows
@@ -81,7 +75,8 @@ def _ours(model: Path, tar: Path, names: list[str], folder: Path, settings: dict
     return clock.seconds(10)
 
 
-def _bare(model: Path, size: int, batch: int, steps: int, device: torch.device) -> float:
+def bare_step(model: Path, size: int, batch: int, device: torch.device) -> Callable[[], None]:
+    """The least that a step must do, on fixed tensors."""
     from cgddi.diffusion.backbone import load
     from cgddi.lora.settings import LoraSettings
     from peft import LoraConfig
@@ -103,4 +98,4 @@ def _bare(model: Path, size: int, batch: int, steps: int, device: torch.device) 
         optimizer.step()
         optimizer.zero_grad()
 
-    return _engine.timed(step, steps, 10)
+    return step
