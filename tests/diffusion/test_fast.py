@@ -94,12 +94,20 @@ def test_skips_without_gradient_get_none_computed(models):
 
 
 @pytest.mark.parametrize("adapters", [1, 3])
-@pytest.mark.parametrize("rank, scale", [(2, 1.0), (2, 0.5), (1, 2.0)])
-def test_adapters_give_the_plain_formulas_numbers(models, adapters, rank, scale, monkeypatch):
+@pytest.mark.parametrize(
+    "rank, scale, targets",
+    [
+        (2, 1.0, TARGETS),
+        (2, 0.5, TARGETS),
+        (1, 2.0, TARGETS),
+        (2, 1.0, [*TARGETS, "conv1", "conv_shortcut", "proj_in"]),
+    ],
+)
+def test_adapters_give_the_plain_formulas_numbers(models, adapters, rank, scale, targets, monkeypatch):
     """Rank 1 has layers wider than 32 ranks, which go through rank r; the others are merged."""
     found = []
     for model in models:
-        layers = inject(model, find_targets(model, TARGETS), adapters, rank, scale)
+        layers = inject(model, find_targets(model, targets), adapters, rank, scale)
         draw = torch.Generator().manual_seed(2)
         for layer in layers.values():
             layer.down.data = torch.randn(layer.down.shape, generator=draw) * 0.3

@@ -73,7 +73,9 @@ class FrozenUpBlock(UpBlock2D):
         skips = reversed(res_hidden_states_tuple)
         for block, skip in zip(self.resnets, skips, strict=False):
             live = torch.is_grad_enabled() and hidden_states.requires_grad and not skip.requires_grad
-            if live and isinstance(block, FrozenResnet):
+            if (
+                live and isinstance(block, FrozenResnet) and type(block.conv1) is nn.Conv2d
+            ):  # one with an adapter learns
                 hidden_states = block(hidden_states, temb, skip)
             else:
                 hidden_states = block(torch.cat([hidden_states, skip], dim=1), temb)
