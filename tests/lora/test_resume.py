@@ -81,11 +81,12 @@ def test_embedding_goes_on_from_its_checkpoint(world, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Killed):
         stop_at(patch, 5, "kill")
         tiny.train_embedding(spec, [world.root / "masks.tar"], tmp_path / "out", state=tmp_path / "state")
-    calls = []
+    calls, used = [], {}
     real = fit.Fit.update
     monkeypatch.setattr(fit.Fit, "update", lambda self, batch: calls.append(1) or real(self, batch))
-    tiny.train_embedding(spec, [world.root / "masks.tar"], tmp_path / "out", state=tmp_path / "state")
+    tiny.train_embedding(spec, [world.root / "masks.tar"], tmp_path / "out", state=tmp_path / "state", used=used)
     assert len(calls) == 2, "the checkpoint of step 4 was not used"
+    assert used == {"steps": 2}, "steps of the killed run make a rate too fast"
 
 
 @pytest.mark.parametrize("how", ["kill", "term"])
@@ -99,7 +100,9 @@ def test_a_pack_resumes_to_the_same_bytes(world, tmp_path, monkeypatch, how):
             stop_at(patch, step, how)
             train_lora(pack(tmp_path / "killed"), state=tmp_path / "state")
         assert not (tmp_path / "killed").exists(), "half a result"
-    train_lora(pack(tmp_path / "killed"), state=tmp_path / "state")
+    used = {}
+    train_lora(pack(tmp_path / "killed"), state=tmp_path / "state", used=used)
+    assert used == {"steps": 2 * (6 - {"kill": 2, "term": 4}[how])}, "taken now, over both"
     for slug in ("one", "two"):
         for name in ("pytorch_lora_weights.safetensors", "metrics.jsonl", "record.json", "samples.png"):
             killed, undisturbed = (tmp_path / how / slug / name for how in ("killed", "undisturbed"))

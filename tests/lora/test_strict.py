@@ -142,10 +142,11 @@ def test_captions_follow_the_masks(world):
     prompts = {name: data.instance_prompt(photo, LoraSettings(), "<t>") for name, photo in photos.items()}
     assert (
         prompts["p000"]
-        == "An image of <t> on the skin of a light-skinned individual with a ruler deliniated with marker"
+        == "An image of <t> on the skin of a light-skinned individual deliniated with marker and a ruler"
     )
     assert prompts["p001"] == "An image of <t> on the skin of a medium-skinned individual"
     assert prompts["p002"].endswith("dark-skinned individual with a ruler")
+    assert prompts["p003"].endswith("light-skinned individual deliniated with marker")
 
 
 def test_captions_of_canvases_name_their_rulers(world):

@@ -37,6 +37,7 @@ BAD = [
     ({"runs": {"methods": ["patchalign"]}, "classify": {"label_texts": {}}}, "label texts"),
     ({"lora": {"concepts_per_job": 4, "use_dora": True}}, "concepts_per_job"),
     ({"images_per_job": 1000}, "images_per_job"),
+    ({"semantic": {"sampler": "ddim", "steps": 3, "strength": 0.3}}, "steps 3 x strength 0.3"),
 ]
 
 

@@ -33,7 +33,9 @@ def suffix_of(photo: Photo, settings: Any) -> str:
     if photo.mask is not None:
         ruler = bool((photo.mask == RULER).any()) if ruler is None else ruler
         marker = bool((photo.mask == MARKER).any()) if marker is None else marker
-    return (settings.ruler_suffix if ruler else "") + (settings.marker_suffix if marker else "")
+    if ruler and marker:
+        return settings.both_suffix
+    return settings.ruler_suffix if ruler else settings.marker_suffix if marker else ""
 
 
 def fill_prompt(template: str, token: str, tone: str) -> str:

@@ -19,8 +19,9 @@ CropScale = Annotated[
         description="smallest side of a crop as a share of the full side (0.8: as in the published classifiers' crops)",
     ),
 ]
-RulerSuffix = Annotated[str, Field(description="suffix where the mask shows a ruler (published)")]
-MarkerSuffix = Annotated[str, Field(description="suffix where it shows a marker (published spelling)")]
+RulerSuffix = Annotated[str, Field(description="suffix where the mask shows a ruler and no marker (published)")]
+MarkerSuffix = Annotated[str, Field(description="suffix where it shows a marker and no ruler (published spelling)")]
+BothSuffix = Annotated[str, Field(description="suffix where it shows both (published spelling)")]
 LesionWeight = Annotated[float, Field(ge=0, description="loss weight on lesion cells, from the mask (published: 1)")]
 IgnoredClasses = Annotated[
     tuple[Literal["background", "marker", "ruler", "skin"], ...],

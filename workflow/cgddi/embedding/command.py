@@ -35,6 +35,5 @@ def main(argv: list[str]) -> int:
     slugs = [spec.get("concept", {}).get("slug") for spec in specs]
     with runtime.usage_log(args.metrics, stage="embedding", concept=slugs) as used:
         pack = [TokenJob(spec, args.photos, output) for spec, output in zip(specs, args.output_dir, strict=True)]
-        train_tokens(pack, args.state, args.cache, device, curves=curves_beside(args.metrics))
-        used["steps"] = len(specs) * specs[0].get("settings", {}).get("steps", 0)
+        train_tokens(pack, args.state, args.cache, device, curves=curves_beside(args.metrics), used=used)
     return 0

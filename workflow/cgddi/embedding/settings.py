@@ -16,7 +16,8 @@ VERSIONS = ("torch", "diffusers", "transformers", "tokenizers", "pillow", "numpy
 PAPER: dict[str, object] = {"images": "all", "preset": "paper", "tone_exponent": 0.0}
 """What the published script did where that differs from the default. Its faults: every token trained on the whole data set,
 whatever its disease, so that all tokens learn nearly the same; test images among them (with `generator_scope: all`); tones as
-frequent as in the data, so that dark skin is seen least."""
+frequent as in the data, so that dark skin is seen least. Not reproduced: the script squashed photos that are no squares; here the
+centre square is cut out. Not set: precision, which was fp16; auto is bf16 on a GPU (fp16 can be asked for)."""
 
 
 class EmbeddingSettings(BaseModel):
@@ -62,6 +63,7 @@ class EmbeddingSettings(BaseModel):
     suffixes: bool = Field(False, description="add the ruler and marker suffixes from the masks (published: LoRA only)")
     ruler_suffix: options.RulerSuffix = " with a ruler"
     marker_suffix: options.MarkerSuffix = " deliniated with marker"
+    both_suffix: options.BothSuffix = " deliniated with marker and a ruler"
     tone_exponent: float = Field(
         1.0,
         ge=0,

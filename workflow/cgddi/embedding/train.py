@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,7 @@ def train_tokens(
     device: torch.device | str = "cpu",
     backbone: Backbone | None = None,
     curves: Path | None = None,
+    used: MutableMapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Train the tokens of some concepts together, each as it would be alone, and write `learned_embeds.safetensors`,
     `record.json` and `metrics.jsonl` for each.
@@ -74,6 +75,7 @@ def train_tokens(
         device: where to train.
         backbone: a loaded model of the same source without added tokens, else it is loaded.
         curves: name of the files that show the training (see `jobs.Curves`).
+        used: gets `steps`, how many were taken now, over all concepts; a resumed run took the others before.
 
     Returns:
         The records.
@@ -137,6 +139,8 @@ def train_tokens(
     )
     outcome = fit.run()
     live.close()
+    if used is not None:
+        used["steps"] = len(pack) * (settings.steps - outcome.resumed_at)
     records = []
     for k, job in enumerate(pack):
         learned = [value[k].detach().float().cpu() for value in rows]

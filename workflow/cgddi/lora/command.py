@@ -55,6 +55,5 @@ def main(argv: list[str]) -> int:
             LoraJob(spec, args.photos, args.canvases, args.split, embedding, output)
             for spec, embedding, output in zip(specs, args.embedding, outputs, strict=True)
         ]
-        train_lora(pack, args.state, args.cache, device, curves=curves_beside(args.metrics))
-        used["steps"] = len(specs) * specs[0].get("settings", {}).get("steps", 0)
+        train_lora(pack, args.state, args.cache, device, curves=curves_beside(args.metrics), used=used)
     return 0

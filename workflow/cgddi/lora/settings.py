@@ -23,7 +23,8 @@ PAPER: dict[str, object] = {
 """What the published code did. Its faults: the learning rate of a full fine-tuning, so that the adapter hardly moves in 750
 steps; priors of light skin only, so that medium and dark skin drift, and no more of them than the concept has photos (one index,
 below the number of photos, chose both); all are mended in the default. Not reproduced: two concepts whose names hold a slash lost
-their token there, here every slug is safe; each prior was tied to one photo of the concept, here it is drawn by itself."""
+their token there, here every slug is safe; each prior was tied to one photo of the concept, here it is drawn by itself. Not set:
+precision, which was fp16; auto is bf16 on a GPU (fp16 can be asked for)."""
 
 
 class LoraSettings(BaseModel):
@@ -87,6 +88,7 @@ class LoraSettings(BaseModel):
     suffixes: bool = Field(True, description="add the ruler and marker suffixes where the mask shows one (published)")
     ruler_suffix: options.RulerSuffix = " with a ruler"
     marker_suffix: options.MarkerSuffix = " deliniated with marker"
+    both_suffix: options.BothSuffix = " deliniated with marker and a ruler"
     tone_exponent: float = Field(
         1.0,
         ge=0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ def train_lora(
     device: torch.device | str = "cpu",
     backbone: Backbone | None = None,
     curves: Path | None = None,
+    used: MutableMapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Train the adapters of a pack and write, per job, `pytorch_lora_weights.safetensors`, `record.json` and `metrics.jsonl`.
 
@@ -48,6 +49,7 @@ def train_lora(
         device: where to train.
         backbone: a loaded model of the same source without this pack's tokens, else it is loaded.
         curves: name of the files that show the training (see `jobs.Curves`).
+        used: gets `steps`, how many were taken now, over all concepts; a resumed run took the others before.
 
     Returns:
         The records.
@@ -147,6 +149,8 @@ def train_lora(
     try:
         outcome = fit.run()
         live.close()
+        if used is not None:
+            used["steps"] = count * (settings.steps - outcome.resumed_at)
         tensors = [layers.export(k) for k in range(count)]
     finally:
         layers.remove()
