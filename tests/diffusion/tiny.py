@@ -243,6 +243,8 @@ TI = {
     "image_size": SIZE,
     "learning_rate": 1e-2,
     "checkpoint_every": 2,
+    "validate_every": 0,
+    "grid_every": 0,
 }
 LORA = {
     "rank": 4,
@@ -256,5 +258,7 @@ LORA = {
     "grid_columns": 2,
     "checkpoint_every": 2,
     "log_every": 2,
+    "validate_every": 0,
+    "grid_every": 0,
 }
 SEMANTIC = {"image_size": SIZE, "steps": 4, "repeats": 1, "batch": 4, "max_canvases": 3}

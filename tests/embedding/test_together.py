@@ -11,6 +11,7 @@ from cgddi.diffusion import fit
 from cgddi.diffusion.tokens import read_embedding
 from cgddi.embedding.train import TokenJob, train_tokens
 from cgddi.errors import UserError
+from cgddi.images import decode_png
 
 from tests.diffusion import tiny
 
@@ -77,6 +78,24 @@ def test_the_command_takes_a_pack(world, tmp_path):
     argv += ["--photos", str(world.root / "masks.tar"), "--output-dir", *(str(job.output) for job in pack)]
     assert cli.main(argv) == 0
     assert all((job.output / NAME).is_file() for job in pack)
+
+
+def test_grids_of_each_token_while_it_is_learnt_and_at_the_end(world, tmp_path):
+    options = {"grid_every": 4, "grid_steps": 2, "grid_columns": 2}
+    train_tokens(jobs(world, tmp_path / "together", **options), curves=tmp_path / "logs/pack")
+    train_tokens(jobs(world, tmp_path / "alone", **options)[1:2], curves=tmp_path / "logs/alone")
+    pictures = {p.name: decode_png(p.read_bytes()).astype(int) for p in (tmp_path / "logs").glob("*.png")}
+    of_pack = {f"pack.{slug}-{n}.png" for slug in ("one", "two", "three") for n in ("000004", "000006")}
+    assert set(pictures) == of_pack | {"alone.two-000004.png", "alone.two-000006.png"}
+    assert pictures["pack.two-000006.png"].shape == (3 * tiny.SIZE + 4, 2 * tiny.SIZE + 2, 3)
+    assert abs(pictures["pack.two-000006.png"] - pictures["alone.two-000006.png"]).max() <= 2
+    assert abs(pictures["pack.two-000006.png"] - pictures["pack.two-000004.png"]).max() > 0
+    undrawn = jobs(world, tmp_path / "undrawn", **options, validate_every=2)
+    train_tokens(undrawn)
+    for job in undrawn:
+        drawn = tmp_path / "together" / job.slug / NAME
+        rows, others = (read_embedding(path)[1][0] for path in (job.output / NAME, drawn))
+        assert torch.equal(rows, others), "looking changed the training"
 
 
 def test_settings_must_be_equal(world, tmp_path):

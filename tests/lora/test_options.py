@@ -49,7 +49,7 @@ def their_picture(world, folder) -> np.ndarray:
         {"use_rslora": True, "alpha": 4},
         {"alpha": 8, "target_modules": ["to_q", "to_v", "conv1", "conv2"]},
         {"use_dora": True},
-        {"text_encoder_rank": 2},
+        {"text_encoder_rank": 2, "text_encoder_alpha": 5},
     ],
     ids=["rslora", "alpha-and-convolutions", "dora", "text-encoder"],
 )

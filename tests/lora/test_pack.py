@@ -67,6 +67,14 @@ def test_curves_and_previews_of_each_concept_in_a_pack(world, tmp_path):
     pictures = {p.name: decode_png(p.read_bytes()).astype(int) for p in (tmp_path / "logs").glob("*.png")}
     assert set(pictures) == {f"{a}.{b}-{n}.png" for a, b in (("pack", "one"), ("pack", "two"), ("alone", "two"))
                              for n in ("000003", "000006")}  # fmt: skip
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(tmp_path / "logs/pack.tensorboard")).Reload()
+    for name, own in (("one", lines[2]), ("two", lines[0])):
+        shown = [(e.step, e.value) for e in board.Scalars(f"loss_dark/{name}")]
+        assert shown == [(x["step"], pytest.approx(x["loss_dark"], rel=1e-5)) for x in own if "loss_dark" in x]
+    mean = [(e.step, e.value) for e in board.Scalars("loss_dark")]
+    assert len(mean) == 2 and {"lr", "loss", "loss/one", "grad_norm/two"} <= set(board.Tags()["scalars"])
     assert abs(pictures["pack.two-000003.png"] - pictures["alone.two-000003.png"]).max() <= 2
     assert abs(pictures["pack.two-000006.png"] - pictures["pack.one-000006.png"]).max() > 2
 

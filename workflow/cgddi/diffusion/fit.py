@@ -45,7 +45,7 @@ class Fit:
         batches: the data.
         plan: how to optimise.
         checkpoint: where the state is kept.
-        validate: gives each adapter's numbers to log, called every `validate_every` steps.
+        validate: gives each adapter's numbers to log, called every `validate_every` steps and at the end.
         observe: called with each metrics line (TensorBoard, files).
         label: for the progress bar.
     """
@@ -189,10 +189,7 @@ class Fit:
                 )
                 if log or keep:
                     self._check(pending, bar, log)
-                if plan.validate_every and self.validate and (done % plan.validate_every == 0 or done == plan.steps):
-                    self._log({"step": done}, self.validate())
-                if self.preview and plan.preview_every and done % plan.preview_every == 0:
-                    self.preview(done)
+                self._show(done)
                 leave = termination.asked  # asked last: a signal during a preview counts too
                 if leave or keep:
                     self._check(pending, bar, log=False)
@@ -203,6 +200,27 @@ class Fit:
             with torch.no_grad():
                 self.flat.value.copy_(self.average)
         return self.outcome
+
+    def _show(self, done: int) -> None:
+        """Validate and draw where it is time, with what would be the result now: the average, where one is kept."""
+        plan, value = self.plan, self.flat.value.data
+        validate, preview = (
+            every > 0 and (done % every == 0 or done == plan.steps)
+            for every in (plan.validate_every, plan.preview_every)
+        )
+        validate, preview = validate and self.validate is not None, preview and self.preview is not None
+        if not (validate or preview):
+            return
+        kept = value.clone()
+        if self.average is not None:
+            value.copy_(self.average)
+        try:
+            if validate:
+                self._log({"step": done}, self.validate())
+            if preview:
+                self.preview(done)
+        finally:
+            value.copy_(kept)
 
     def _save(self, step: int) -> None:
         self.checkpoint.save(self._tensors(), {"step": step, "history": self.outcome.history, "window": self._window})

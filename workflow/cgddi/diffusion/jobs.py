@@ -62,10 +62,11 @@ class Curves:
 
     Args:
         base: NAME, a path without suffix, in the log folder; None keeps nothing.
+        concepts: slugs of what is trained together, in order; with several, TensorBoard shows each beside their mean.
     """
 
-    def __init__(self, base: Path | None):
-        self.base, self.board = base, None
+    def __init__(self, base: Path | None, concepts: Sequence[str] = ()):
+        self.base, self.board, self.concepts = base, None, concepts
         if base is None:
             return
         base.parent.mkdir(parents=True, exist_ok=True)
@@ -88,9 +89,14 @@ class Curves:
             with open(self.path("training.jsonl"), "a") as log:
                 log.write(json.dumps(line) + "\n")
         if self.board:
-            for key, value in line.items():
-                if key != "step" and isinstance(value, int | float):
-                    self.board.add_scalar(key, value, line["step"])
+            self._draw(line, line["step"], "")
+            for concept, own in zip(self.concepts, line.get("each", ()), strict=False):
+                self._draw(own, line["step"], f"/{concept}")
+
+    def _draw(self, line: Mapping[str, Any], step: int, of: str) -> None:
+        for key, value in line.items():
+            if key != "step" and isinstance(value, int | float):
+                self.board.add_scalar(f"{key}{of}", value, step)
 
     def close(self) -> None:
         """Close the TensorBoard file."""

@@ -66,24 +66,26 @@ def table_of(backbone: Backbone, store: Store, photos: Sequence[Photo], views: V
     return Table(mean.to(move), std.to(move), weights, [photo.id for photo in photos])
 
 
-def plan_of(settings: Any, lr: float, dtype: torch.dtype, **more: Any) -> Plan:
+def plan_of(settings: Any, lr: float, dtype: torch.dtype) -> Plan:
     """The plan of a stage's settings.
 
     Args:
         settings: those of the embedding or lora stage. lr: learning rate in force. dtype: of the frozen model.
-        more: fields of `Plan` that one stage alone has.
     """
     return Plan(
         steps=settings.steps,
         lr=lr,
         schedule=settings.lr_schedule,
         warmup=settings.warmup,
+        betas=settings.betas,
+        eps=settings.eps,
         weight_decay=settings.weight_decay,
+        clip=settings.clip,
         ema=settings.ema,
         accumulation=settings.accumulation,
         loss_scale=loss_scale(dtype),
         checkpoint_every=settings.checkpoint_every,
         log_every=settings.log_every,
         validate_every=settings.validate_every,
-        **more,
+        preview_every=settings.grid_every,
     )

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 
-from cgddi.diffusion.batches import Table, normal
+from cgddi.diffusion.batches import Pool, Table, normal
 from cgddi.diffusion.objective import Objective
 from cgddi.diffusion.photos import Photo
 from cgddi.images import TONES
@@ -15,28 +14,21 @@ from cgddi.seeds import seed_for
 
 
 def tone_losses(
-    objective: Objective,
-    table: Table,
-    photos: Sequence[Photo],
-    prompts: np.ndarray,
-    timesteps: int,
-    seed: int,
-    places: Sequence[int] | None = None,
-    per_tone: int = 4,
-    times: int = 4,
+    objective: Objective, table: Table, photos: Sequence[Photo], pool: Pool, per_tone: int, times: int
 ) -> Callable[[], dict[str, float]]:
     """A function that gives {"loss_light": ..., ...} over up to `per_tone` images of each tone present, at `times` timesteps each.
 
+    The images are training photos: the loss shows what is learnt, not how it generalises.
+
     Args:
         objective: the loss in training (its weights apply).
-        table, photos, prompts: the images, and the prompt number of each.
-        timesteps: length of the noise schedule.
-        seed: of the fixed noise.
-        places: where the photos stand in the table; None: they are its first.
+        table: the latents.
+        photos: the concept's photos.
+        pool: their places in the table and their prompts, in the same order, and the seed of the fixed noise.
     """
     chosen = {tone: [i for i, p in enumerate(photos) if p.tone == tone][:per_tone] for tone in TONES}
-    device = table.mean.device
-    place = torch.as_tensor(np.arange(len(photos)) if places is None else np.asarray(places), device=device)
+    device, timesteps = table.mean.device, objective.backbone.rule.steps
+    place, prompts = torch.from_numpy(pool.images).to(device), torch.from_numpy(pool.prompts[:, 0])
 
     def measure() -> dict[str, float]:
         found = {}
@@ -47,8 +39,8 @@ def tone_losses(
             steps = torch.tensor(
                 [(2 * t + 1) * timesteps // (2 * times) for t in range(times)] * len(images), device=device
             )
-            noise = normal(seed_for(seed, "validation", tone), (len(image), *table.mean.shape[2:])).to(device)
-            prompt = torch.from_numpy(prompts)[image.cpu()].to(device)
+            noise = normal(seed_for(pool.seed, "validation", tone), (len(image), *table.mean.shape[2:])).to(device)
+            prompt = prompts[image.cpu()].to(device)
             image = place[image]
             batch = {"latents": table.mean[image, 0], "noise": noise, "steps": steps, "prompt": prompt}
             if table.weights is not None:

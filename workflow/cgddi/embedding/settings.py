@@ -27,8 +27,8 @@ class EmbeddingSettings(BaseModel):
 
     preset: Literal["corrected", "paper"] = Field(
         "corrected",
-        description="corrected: what is right. paper: every key below that your config does not name takes its published value, "
-        "faults included (images, tone_exponent; see PAPER)",
+        description="corrected: what is right. paper: every key below that your config does not name takes its published "
+        "value, faults included (images, tone_exponent; see PAPER)",
     )
     images: Literal["concept", "all"] = Field(
         "concept",
@@ -51,6 +51,9 @@ class EmbeddingSettings(BaseModel):
     lr_schedule: options.Schedule = "constant"
     warmup: int = Field(0, ge=0, description="steps of linear warm-up (published: constant schedule, none)")
     weight_decay: options.WeightDecay = 1e-2
+    betas: options.Betas = (0.9, 0.999)
+    eps: options.Eps = 1e-8
+    clip: float = Field(0.0, ge=0, description="largest gradient norm of a token; 0 clips nothing (published)")
     image_size: int = Field(512, ge=16, description="side of the training images in px (published)")
     hflip: float = Field(0.5, ge=0, le=1, description="chance of the mirror image (published)")
     crops: options.Crops = 0
@@ -83,9 +86,17 @@ class EmbeddingSettings(BaseModel):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="of the frozen denoiser: auto is bf16 on a GPU, fp32 on a CPU (published: fp16)"
     )
-    checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints")
-    log_every: int = Field(10, ge=1, description="steps between metric lines")
-    validate_every: int = Field(0, ge=0, description="steps between fixed-noise losses by tone; 0 is off")
+    checkpoint_every: options.CheckpointEvery = 100
+    log_every: options.LogEvery = 10
+    validate_every: options.ValidateEvery = 100
+    validation_photos: options.ValidationPhotos = 4
+    validation_timesteps: options.ValidationTimesteps = 4
+    grid_every: options.GridEvery = 250
+    grid_sampler: options.GridSampler = "dpmsolver++"
+    grid_steps: options.GridSteps = 20
+    grid_guidance: options.GridGuidance = 7.5
+    grid_guidance_rescale: options.GridRescale = 0.0
+    grid_columns: options.GridColumns = 4
 
     @model_validator(mode="before")
     @classmethod
@@ -101,3 +112,8 @@ class EmbeddingSettings(BaseModel):
     def lr(self) -> float:
         """The learning rate in force."""
         return self.learning_rate * (self.batch * self.accumulation if self.scale_lr else 1)
+
+    @property
+    def prompt(self) -> str:
+        """The prompt of the sample grid."""
+        return self.prompts[0]

@@ -20,6 +20,7 @@ from cgddi.diffusion.fit import Fit
 from cgddi.diffusion.latents import Views
 from cgddi.diffusion.objective import Objective
 from cgddi.diffusion.photos import Photo, read_photos
+from cgddi.diffusion.sheet import write_sheet
 from cgddi.diffusion.tokens import start_rows
 from cgddi.diffusion.training import common, plan_of, table_of
 from cgddi.diffusion.validation import tone_losses
@@ -122,10 +123,16 @@ def train_tokens(
     checkpoint = Checkpoint(state, "embedding", facts)
     one = replace(objective, adapters=1)
     measures = [
-        tone_losses(one, table, some, pool.prompts[:, 0], backbone.rule.steps, pool.seed, pool.images)
+        tone_losses(one, table, some, pool, settings.validation_photos, settings.validation_timesteps)
         for some, pool in zip(photos, pools, strict=True)
     ]
-    live, plan = jobs.Curves(curves), plan_of(settings, settings.lr, backbone.dtype)
+    slugs = [job.slug for job in pack]
+    live, plan = jobs.Curves(curves, slugs), plan_of(settings, settings.lr, backbone.dtype)
+
+    def preview(step: int) -> None:
+        for job in pack:
+            write_sheet(live.path(f"{job.slug}-{step:06d}.png"), backbone, job.spec, settings)
+
     fit = Fit(
         {f"rows.{i}": value for i, value in enumerate(rows)},
         len(pack),
@@ -135,8 +142,9 @@ def train_tokens(
         checkpoint,
         lambda: [measure() for measure in measures],
         live,
-        f"token {'+'.join(job.slug for job in pack)}",
+        f"token {'+'.join(slugs)}",
     )
+    fit.preview = preview if curves else None
     outcome = fit.run()
     live.close()
     if used is not None:

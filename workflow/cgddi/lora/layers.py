@@ -36,9 +36,10 @@ class PeftLayers:
         )
         if settings.text_encoder_rank:
             rank = settings.text_encoder_rank
+            alpha = settings.text_encoder_alpha or rank
             for _, encoder in backbone.parts_of_text():
                 encoder.add_adapter(
-                    LoraConfig(r=rank, lora_alpha=rank, target_modules=TEXT_TARGETS, init_lora_weights="gaussian")
+                    LoraConfig(r=rank, lora_alpha=alpha, target_modules=TEXT_TARGETS, init_lora_weights="gaussian")
                 )
         for name, parameter in self.parameters.items():
             if "lora_A" in name:
@@ -64,10 +65,12 @@ class PeftLayers:
             if name.endswith("lora_B.weight"):
                 tensors[name] = tensors[name] * self.settings.scale
         if self.settings.text_encoder_rank:
+            scale = (
+                self.settings.text_encoder_alpha or self.settings.text_encoder_rank
+            ) / self.settings.text_encoder_rank
             for part, encoder in self.backbone.parts_of_text():
-                tensors |= {
-                    f"{part}.{n}": v for n, v in get_peft_model_state_dict(encoder, adapter_name="default").items()
-                }
+                for name, value in get_peft_model_state_dict(encoder, adapter_name="default").items():
+                    tensors[f"{part}.{name}"] = value * scale if name.endswith("lora_B.weight") else value
         return {name: value.detach().float().cpu().clone() for name, value in tensors.items()}
 
     def remove(self) -> None:

@@ -34,8 +34,8 @@ class LoraSettings(BaseModel):
 
     preset: Literal["corrected", "paper"] = Field(
         "corrected",
-        description="corrected: what is right. paper: every key below that your config does not name takes its published value, "
-        "faults included (learning_rate, priors, tone_exponent, hflip; see PAPER)",
+        description="corrected: what is right. paper: every key below that your config does not name takes its published "
+        "value, faults included (learning_rate, priors, tone_exponent, hflip; see PAPER)",
     )
     rank: int = Field(8, ge=1, le=512, description="rank of the adapter (published)")
     alpha: float = Field(8, gt=0, description="scale is alpha / rank (published: 8)")
@@ -49,19 +49,26 @@ class LoraSettings(BaseModel):
     text_encoder_rank: int = Field(
         0, ge=0, le=512, description="rank of a text-encoder LoRA from peft; 0 is none (published)"
     )
+    text_encoder_alpha: float | None = Field(
+        None,
+        gt=0,
+        description="its scale is this / text_encoder_rank; null is the rank, scale 1 (as alpha and rank above)",
+    )
     steps: int = Field(750, ge=1, description="optimizer steps (published)")
     instances: int = Field(16, ge=1, description="images of the concept per step (published)")
     priors_per_step: int = Field(16, ge=0, description="healthy canvases per step (published); 0 trains without priors")
     accumulation: int = Field(
         1,
         ge=1,
-        description="equal parts into which a step is cut to save memory, each with its share of photos and of priors, so that it "
-        "divides both counts (published: 1)",
+        description="equal parts into which a step is cut to save memory, each with its share of photos and of priors, so"
+        " that it divides both counts (published: 1)",
     )
     learning_rate: float = Field(1e-4, gt=0, description="AdamW learning rate (usual for LoRA; published: 5e-6)")
     lr_schedule: options.Schedule = "constant"
     warmup: int = Field(0, ge=0, description="steps of linear warm-up (published: none)")
     weight_decay: options.WeightDecay = 1e-2
+    betas: options.Betas = (0.9, 0.999)
+    eps: options.Eps = 1e-8
     clip: float = Field(1.0, ge=0, description="largest gradient norm (published); 0 clips nothing")
     prior_weight: float = Field(1.0, ge=0, description="weight of the prior-preservation loss (published)")
     prior_per_tone: int = Field(96, ge=1, description="canvases per tone to draw priors from (published)")
@@ -69,6 +76,13 @@ class LoraSettings(BaseModel):
         "balanced",
         description="balanced: tones evenly. published: the first `prior_per_tone` of all canvases, light ones before others, "
         "and of them as many as the concept has photos",
+    )
+    prior_tone_exponent: float = Field(
+        1.0,
+        ge=0,
+        le=2,
+        description="priors drawn by their tone's frequency ** -x: 1 draws tones evenly, as the photos are, so that no "
+        "tone is better preserved than another; 0 canvases (published: light ones only)",
     )
     image_size: int = Field(256, ge=16, description="side of the training images in px (published)")
     hflip: float = Field(
@@ -109,21 +123,22 @@ class LoraSettings(BaseModel):
         1,
         ge=1,
         le=64,
-        description="concepts that one job trains together over one frozen base; each adapter is what it would be alone, up to "
-        "rounding. A pack is concepts of one cohort in the sheet's order; once trained it keeps them, whatever is added later, and "
-        "also when this number changes (but for 1, each alone)",
+        description="concepts that one job trains together over one frozen base; each adapter is what it would be alone, "
+        "up to rounding. 1 spreads over as many devices as there are; more are done sooner where there are "
+        "few (benchmark `multi_adapter`). A pack is concepts of one cohort in the sheet's order; once trained"
+        " it keeps them, whatever is added later, and also when this number changes (but for 1, each alone)",
     )
-    checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints")
-    log_every: int = Field(10, ge=1, description="steps between metric lines")
-    validate_every: int = Field(0, ge=0, description="steps between fixed-noise losses by tone; 0 is off")
-    grid_steps: int = Field(
-        20, ge=2, description="solver steps of the sample grid (concept x tone) made at the end (as semantic)"
-    )
-    grid_guidance: float = Field(7.5, ge=1, description="guidance of the sample grid (diffusers' default)")
-    grid_columns: int = Field(4, ge=1, le=16, description="samples per tone in the grid")
-    grid_every: int = Field(
-        0, ge=0, description="steps between sample grids during training; 0 makes one at the end only"
-    )
+    checkpoint_every: options.CheckpointEvery = 100
+    log_every: options.LogEvery = 10
+    validate_every: options.ValidateEvery = 150
+    validation_photos: options.ValidationPhotos = 4
+    validation_timesteps: options.ValidationTimesteps = 4
+    grid_every: options.GridEvery = 250
+    grid_sampler: options.GridSampler = "dpmsolver++"
+    grid_steps: options.GridSteps = 20
+    grid_guidance: options.GridGuidance = 7.5
+    grid_guidance_rescale: options.GridRescale = 0.0
+    grid_columns: options.GridColumns = 4
 
     @model_validator(mode="before")
     @classmethod

@@ -87,7 +87,7 @@ def train_lora(
         if canvases:
             captions = [[prompts.number(data.prior_prompt(p, settings))] for p in canvases]
             numbers = data.numbers_of(canvases, order, "canvas")
-            chances = tone_chances(canvases, 1.0)
+            chances = tone_chances(canvases, settings.prior_tone_exponent)
             kinds.append(
                 Pool(
                     seed_for(seed, "lora", job.slug, "prior"),
@@ -111,7 +111,7 @@ def train_lora(
     objective = Objective(backbone, encode, count, share, settings.prior_weight, settings.min_snr)
     one = replace(objective, adapters=1)
     measures = [
-        tone_losses(one, table, photos, pool[0].prompts[:, 0], backbone.rule.steps, pool[0].seed, pool[0].images)
+        tone_losses(one, table, photos, pool[0], settings.validation_photos, settings.validation_timesteps)
         for photos, pool in zip(instances, pools, strict=True)
     ]
 
@@ -125,21 +125,19 @@ def train_lora(
     facts = [[dict(job.spec) for job in pack], backbone.digest, [file_sha256(job.embedding) for job in pack]]
     facts += [[[p.facts for p in photos] for photos in (*instances, *priors)], installed_versions(VERSIONS)]
     checkpoint = Checkpoint(state, "lora", facts)
-    live = jobs.Curves(curves)
+    live = jobs.Curves(curves, slugs)
 
     def preview(step: int) -> None:
         for k, job in enumerate(pack):
             with layers.only(k):
-                grid.write_sheet(live.path(f"{job.slug}-{step:06d}.png"), backbone, job, settings)
+                grid.write_sheet(live.path(f"{job.slug}-{step:06d}.png"), backbone, job.spec, settings)
 
     fit = Fit(
         layers.parameters,
         count,
         objective,
         batches,
-        plan_of(
-            settings, settings.learning_rate, backbone.dtype, clip=settings.clip, preview_every=settings.grid_every
-        ),
+        plan_of(settings, settings.learning_rate, backbone.dtype),
         checkpoint,
         validate,
         live,

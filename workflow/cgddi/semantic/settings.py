@@ -51,20 +51,33 @@ class SemanticSettings(BaseModel):
     prompt: str = Field("An image of {token} on a {tone}-toned individual", description="prompt (published)")
     negative_prompt: str = Field("", description="negative prompt (published: none)")
     repeats: int = Field(5, ge=1, description="images per canvas and tone (published)")
-    per_tone: int | None = Field(None, ge=1, description="most images per requested tone; None is no limit")
+    per_tone: int | None = Field(
+        None,
+        ge=1,
+        description="most images per requested tone, for a trial or a cheaper run; null is no limit (published)",
+    )
     max_canvases: int | None = Field(
-        None, ge=1, description="most canvases, drawn evenly over tones by a named seed; None is all"
+        None,
+        ge=1,
+        description="most canvases, drawn evenly over tones by a named seed, for a trial or a cheaper run; null is all "
+        "(published)",
     )
     image_size: int = Field(512, ge=16, description="side of the images in px (published)")
-    batch: int = Field(16, ge=1, description="images per batch, the last one filled up, so that shapes never change")
+    batch: int = Field(
+        16,
+        ge=1,
+        description="images per batch, the last one filled up, so that shapes never change; 16 of 512 px are enough "
+        "work for a large GPU in one step; take fewer where memory is short (published: 1)",
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="of the base model: auto is bf16 on a GPU, fp32 on a CPU (published: fp16)"
     )
     retries: int = Field(
         3,
         ge=0,
-        description="redraws with a new seed of an image that came out black or not a number. No safety checker runs, in either "
-        "preset: it flags clinical photographs of skin as nudity and blackens them",
+        description="redraws with a new seed of an image that came out black or not a number: what a fourth draw does not mend is a "
+        "fault of the model or its precision. No safety checker runs, in either preset: it flags clinical photographs of skin as "
+        "nudity and blackens them",
     )
 
     @model_validator(mode="before")
