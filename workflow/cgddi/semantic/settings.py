@@ -75,9 +75,9 @@ class SemanticSettings(BaseModel):
     retries: int = Field(
         3,
         ge=0,
-        description="redraws with a new seed of an image that came out black or not a number: what a fourth draw does not mend is a "
-        "fault of the model or its precision. No safety checker runs, in either preset: it flags clinical photographs of skin as "
-        "nudity and blackens them",
+        description="redraws with a new seed of an image that came out black or not a number: what a fourth draw does not"
+        " mend is a fault of the model or its precision. No safety checker runs, in either preset: it flags "
+        "clinical photographs of skin as nudity and blackens them",
     )
 
     @model_validator(mode="before")
