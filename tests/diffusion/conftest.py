@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cgddi.diffusion.weights import read_tensors, write_tensors
 from cgddi.lora.data import LoraJob
 from cgddi.lora.train import train_lora
 
@@ -30,6 +31,15 @@ class World:
     def lora(self) -> Path:
         return self.root / "lora/pytorch_lora_weights.safetensors"
 
+    def token(self, slug: str) -> Path:
+        """This world's learned token, under a concept's name."""
+        tensors, facts = read_tensors(self.embedding)
+        if facts["token"] == f"<{slug}>":
+            return self.embedding
+        tensors = {name.replace("<nevus>", f"<{slug}>"): rows for name, rows in tensors.items()}
+        write_tensors(self.root / f"{slug}.safetensors", tensors, {**facts, "token": f"<{slug}>"})
+        return self.root / f"{slug}.safetensors"
+
     def job(
         self,
         slug: str = "nevus",
@@ -41,7 +51,7 @@ class World:
         """A LoRA job on this world's archives; `concept`: by that name, from this world's learned token."""
         slug = concept or slug
         spec = tiny.spec_for("lora", self.model, self.images, slug, **{**tiny.LORA, **settings})
-        token = embedding or self.embedding
+        token = embedding or self.token(slug)
         return LoraJob(spec, [self.root / "masks.tar"], [self.root / "canvases.tar"], None, token, self.root / output)
 
 

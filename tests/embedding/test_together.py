@@ -35,7 +35,7 @@ def test_together_equals_alone(which, vectors, request, tmp_path):
     train_tokens(jobs(world, tmp_path / "together", **options))
     for job in jobs(world, tmp_path / "alone", **options):
         train_tokens([job])
-        alone, together = (read_embedding(tmp_path / how / job.slug / NAME, "t")[1] for how in ("alone", "together"))
+        alone, together = (read_embedding(tmp_path / how / job.slug / NAME)[1] for how in ("alone", "together"))
         for a, b in zip(alone, together, strict=True):
             assert a.shape == (vectors, tiny.HIDDEN) and torch.allclose(a, b, atol=1e-4)
         lines = [
@@ -44,7 +44,7 @@ def test_together_equals_alone(which, vectors, request, tmp_path):
         ]
         for a, b in zip(*lines, strict=True):
             assert a == pytest.approx(b, abs=1e-4)
-    first, second = (read_embedding(tmp_path / "together" / slug / NAME, "t")[1] for slug in ("one", "two"))
+    first, second = (read_embedding(tmp_path / "together" / slug / NAME)[1] for slug in ("one", "two"))
     assert (first[0] - second[0]).abs().max() > 1e-3
 
 

@@ -13,11 +13,13 @@ from torch import nn
 from cgddi.artefacts import sha256
 from cgddi.diffusion.backbone import Backbone
 from cgddi.diffusion.lora_layers import StackedLoRA, inject, remove
+from cgddi.diffusion.models import check_base
 from cgddi.diffusion.weights import read_tensors, to_bytes, write_tensors
 from cgddi.errors import UserError
 
 FILE = "pytorch_lora_weights.safetensors"
 
+_UP = re.compile(r"(lora_B(\.default)?|up)\.weight$")
 _PART = re.compile(
     r"(?P<layer>.+?)(?:\.processor\.(?P<old>to_[qkv]|to_out)_lora|\.lora|\.lora_(?P<ab>[AB])(?:\.default)?)"
     r"(?:\.(?P<way>down|up))?\.weight"
@@ -66,22 +68,26 @@ def write_adapter(path: str | Path, tensors: Mapping[str, torch.Tensor], metadat
     write_tensors(path, tensors, metadata)
 
 
-def read_adapter(path: str | Path) -> Adapter:
+def read_adapter(path: str | Path, base: str | None = None) -> Adapter:
     """Read an adapter file: today's peft names, diffusers' older `.lora.down` and `processor.to_q_lora`, doubled `unet.unet.`.
 
+    Args:
+        path: the file.
+        base: digest of the base model in use, compared with the one the file names (see `check_base`).
+
     Raises:
-        UserError: not safetensors, or no LoRA of a denoiser in it.
+        UserError: not safetensors, no LoRA of a denoiser in it, numbers that are not finite, or trained on another base model.
     """
     tensors, metadata = read_tensors(path)
-    down, up, others, alphas = {}, {}, {}, {}
+    check_base(path, metadata, base)
+    tensors = _without_alphas(path, tensors)
+    down, up, others = {}, {}, {}
     for name, value in tensors.items():
         inner = name
         while inner.startswith(tuple(f"{part}." for part in PARTS)):
             inner = inner.partition(".")[2]
         if name == inner and name.startswith(("text_encoder", "lora_")):
             others[name] = value
-        elif inner.endswith(".alpha"):
-            alphas[inner[: -len(".alpha")]] = float(value)
         elif (match := _PART.fullmatch(inner)) and (match["ab"] or match["way"]):
             layer = match["layer"] + (
                 f".{'to_out.0' if match['old'] == 'to_out' else match['old']}" if match["old"] else ""
@@ -93,15 +99,45 @@ def read_adapter(path: str | Path) -> Adapter:
         raise UserError(
             f"{path}: holds no LoRA of a denoiser (or half of one). Name a pytorch_lora_weights.safetensors."
         )
-    scaled = {
-        layer: value * (alphas[layer] / down[layer].shape[0]) if layer in alphas else value
-        for layer, value in up.items()
-    }
+    bad = [name for name, value in tensors.items() if not torch.isfinite(value).all()]
+    if bad:
+        raise UserError(f"{path}: {bad[0]} holds numbers that are not finite. Train the adapter again.")
     single = {
         name.replace("unet.unet.", "unet.", 1) if name.startswith("unet.unet.") else name: v
         for name, v in tensors.items()
     }
-    return Adapter(down, scaled, others, metadata, single)
+    return Adapter(down, up, others, metadata, single)
+
+
+def _without_alphas(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors with each layer's alpha / r multiplied into its up matrix, whatever part the layer belongs to."""
+    kept = {name: value for name, value in tensors.items() if not name.endswith(".alpha")}
+    for name in sorted(tensors.keys() - kept.keys()):
+        ups = [n for n in kept if n.startswith(name.removesuffix("alpha")) and _UP.search(n)]
+        if len(ups) != 1 or kept[ups[0]].ndim < 2 or tensors[name].numel() != 1:
+            raise UserError(f"{path}: {name} is no alpha of a LoRA layer in this file. Is the file whole?")
+        kept[ups[0]] = kept[ups[0]] * (float(tensors[name]) / kept[ups[0]].shape[1])
+    return kept
+
+
+def check_fits(denoiser: nn.Module, adapter: Adapter) -> None:
+    """Compare an adapter's layers with a model's.
+
+    Raises:
+        UserError: the model has no such layer, or one of another size.
+    """
+    modules = dict(denoiser.named_modules())
+    for name, down in adapter.down.items():
+        layer, up = modules.get(name), adapter.up[name]
+        if not isinstance(layer, nn.Linear | nn.Conv2d):
+            why = "is not there"
+        elif down.ndim != up.ndim or down.shape[0] != up.shape[1]:
+            why = f"has factors {tuple(up.shape)} and {tuple(down.shape)}, which do not multiply"
+        elif (up.shape[0], *down.shape[1:]) != layer.weight.shape or up[0, 0].numel() != 1:
+            why = f"has weights {tuple(layer.weight.shape)}, the adapter's are {(up.shape[0], *down.shape[1:])}"
+        else:
+            continue
+        raise UserError(f"adapter does not fit this base model: layer {name} {why}. Trained on another model?")
 
 
 class Applied:
@@ -116,7 +152,7 @@ class Applied:
         fuse: None decides by the weights' type.
 
     Raises:
-        UserError: the adapter names layers that this model has not.
+        UserError: the adapter names layers that this model has not, or has in other sizes.
     """
 
     def __init__(self, unet: nn.Module, adapter: Adapter, fuse: bool | None = None):
@@ -124,12 +160,7 @@ class Applied:
         weight = next(unet.parameters())
         self.fuse = weight.dtype == torch.float32 if fuse is None else fuse
         modules = dict(unet.named_modules())
-        missing = [name for name in adapter.down if name not in modules]
-        wrong = [n for n in adapter.down if n in modules and modules[n].weight.shape[1] != adapter.down[n].shape[1]]
-        if missing or wrong:
-            raise UserError(
-                f"adapter does not fit this base model: layer {(missing or wrong)[0]}. Trained on another model?"
-            )
+        check_fits(unet, adapter)
         self._originals: dict[str, torch.Tensor] = {}
         self._layers: dict[str, StackedLoRA] = {}
         if self.fuse:
@@ -170,25 +201,32 @@ class PeftApplied:
     def __init__(self, backbone: Backbone, adapter: Adapter):
         from diffusers.loaders import StableDiffusionLoraLoaderMixin as Loader
 
-        self.backbone = backbone
-        Loader.load_lora_into_unet(dict(adapter.tensors), None, backbone.denoiser, adapter_name="cgddi")
-        for part, encoder in backbone.parts_of_text():
-            if any(name.startswith(f"{part}.") for name in adapter.tensors):
-                Loader.load_lora_into_text_encoder(
-                    dict(adapter.tensors), None, encoder, prefix=part, adapter_name="cgddi"
-                )
-                backbone.text_adapter = sha256(
-                    to_bytes({n: v for n, v in adapter.tensors.items() if n.startswith("text")})
-                )
+        self.backbone, tensors = backbone, adapter.tensors
+        check_fits(backbone.denoiser, adapter)
+        try:
+            backbone.denoiser.load_lora_adapter(dict(tensors), prefix=backbone.part, adapter_name="cgddi")
+            for part, encoder in backbone.parts_of_text():
+                if any(name.startswith(f"{part}.") for name in tensors):
+                    Loader.load_lora_into_text_encoder(dict(tensors), None, encoder, prefix=part, adapter_name="cgddi")
+                    texts = {name: value for name, value in tensors.items() if name.startswith("text")}
+                    backbone.text_adapter = sha256(to_bytes(texts))
+        except (RuntimeError, ValueError, KeyError, IndexError) as error:  # what peft raises for sizes that do not fit
+            raise UserError(f"adapter does not fit this base model: {' '.join(str(error).split())[:300]}") from error
 
     def remove(self) -> None:
         """Take the adapter off."""
-        from diffusers.utils.peft_utils import recurse_remove_peft_layers
-
-        self.backbone.denoiser.delete_adapters("cgddi")
-        for _, encoder in self.backbone.parts_of_text():
-            recurse_remove_peft_layers(encoder)
+        remove_peft(self.backbone, "cgddi")
         self.backbone.text_adapter = None
+
+
+def remove_peft(backbone: Backbone, name: str) -> None:
+    """Take peft's adapter of that name off denoiser and text encoders; their layers are the plain ones again."""
+    from diffusers.utils.peft_utils import recurse_remove_peft_layers
+
+    backbone.denoiser.delete_adapters(name)
+    for module in (backbone.denoiser, *(encoder for _, encoder in backbone.parts_of_text())):
+        recurse_remove_peft_layers(module)
+        getattr(module, "peft_config", {}).pop(name, None)  # transformers keeps it, and refuses the name the next time
 
 
 def apply(backbone: Backbone, adapter: Adapter) -> Applied | PeftApplied:

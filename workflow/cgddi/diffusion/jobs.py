@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cgddi.artefacts import write_atomic
+from cgddi.artefacts import canonical, installed_versions, sha256, write_atomic
 from cgddi.diffusion.photos import Photo
 from cgddi.images import MARKER, RULER
 
@@ -114,7 +114,17 @@ def write_history(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
     write_atomic(folder / "metrics.jsonl", "".join(json.dumps(line, sort_keys=True) + "\n" for line in history))
 
 
-def header(spec: Mapping[str, Any], **facts: Any) -> dict[str, str]:
-    """Text facts for a weights file's header, each as JSON."""
-    kept = {"stage": spec.get("stage"), "settings": spec.get("settings", {}), "seed": spec.get("seed"), **facts}
+def header(spec: Mapping[str, Any], packages: Iterable[str], photos: Sequence[Photo], **facts: Any) -> dict[str, str]:
+    """Text facts for a weights file's header, each as JSON.
+
+    Args:
+        spec: the job's spec.
+        packages: distributions whose installed versions are named.
+        photos: all images it was trained on; `data_sha256` is over their pixels, tones, marks and masks.
+        facts: what else explains the file.
+    """
+    kept = {name: spec.get(name) for name in ("stage", "settings", "seed", "concept", "model")}
+    kept["versions"] = installed_versions(packages)
+    kept["data_sha256"] = sha256(canonical([photo.facts for photo in photos]))
+    kept |= facts
     return {f"cgddi.{name}": json.dumps(value, sort_keys=True) for name, value in kept.items()}

@@ -101,6 +101,25 @@ def _hash(path: str, size: int, changed: int) -> str:
     return file_sha256(path)
 
 
+def check_base(path: str | Path, metadata: Mapping[str, str], digest: str | None) -> None:
+    """Compare the base model that a token or adapter file names in its header with the one in use.
+
+    Args:
+        path: the file, for the message.
+        metadata: its header; a file of others names no base, and is taken as it is.
+        digest: `Backbone.digest` of the model in use; None compares nothing.
+
+    Raises:
+        UserError: it was trained on another one.
+    """
+    named = metadata.get("cgddi.base_sha256")
+    if digest and named not in (None, canonical(digest)):
+        raise UserError(
+            f"{path}: trained on another base model (sha256 {named[1:13]}..., this one's is {digest[:12]}...). "
+            "Train it again on this one, or name the model it was trained on."
+        )
+
+
 def combined(digests: Mapping[str, str]) -> str:
     """One hash for a whole model from its components' hashes."""
     return hashlib.sha256(canonical(dict(digests)).encode()).hexdigest()

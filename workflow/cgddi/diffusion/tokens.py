@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from cgddi.diffusion.models import check_base
 from cgddi.diffusion.weights import read_tensors
 from cgddi.errors import UserError
 
@@ -112,17 +113,21 @@ def start_rows(tokenizer, encoder: nn.Module, word: str, vectors: int) -> torch.
     return table_of(encoder).weight[ids[0]].detach().float().repeat(vectors, 1)
 
 
-def read_embedding(path: str | Path, token: str | None = None) -> tuple[str, list[torch.Tensor]]:
+def read_embedding(
+    path: str | Path, token: str | None = None, base: str | None = None
+) -> tuple[str, list[torch.Tensor]]:
     """A learned token: its name and, per text encoder, its rows (vectors, D).
 
     Args:
         path: `learned_embeds.safetensors`: {token: rows}, or {"clip_l": rows, "clip_g": rows} for two encoders (SDXL).
         token: the name to use; needed when the file does not hold it.
+        base: digest of the base model in use, compared with the one the file names (see `check_base`).
 
     Raises:
-        UserError: the file is no such file.
+        UserError: the file is no such file, holds another token, or was trained on another base model.
     """
     tensors, metadata = read_tensors(path)
+    check_base(path, metadata, base)
     tensors = {name: rows if rows.ndim == 2 else rows[None] for name, rows in tensors.items()}
     if set(tensors) == {"clip_l", "clip_g"}:
         name = token or metadata.get("token")
@@ -132,6 +137,14 @@ def read_embedding(path: str | Path, token: str | None = None) -> tuple[str, lis
         name, rows = token or held, [value]
     else:
         raise UserError(f"{path}: holds {sorted(tensors)[:4]}, not one token. Is it a textual-inversion file?")
+    held = metadata.get("token") or next(iter(tensors))
+    if token and held != token and ("token" in metadata or held.startswith("<")):
+        raise UserError(
+            f"{path}: holds the token {held}, but {token} is wanted. Give that concept's file, or write {held} as the concept's "
+            "token in the disease sheet."
+        )
+    if not all(value.ndim == 2 and torch.isfinite(value).all() for value in rows):
+        raise UserError(f"{path}: its rows are not finite numbers, (vectors, width). Train it again.")
     if not name:
         raise UserError(f"{path}: does not say which token it holds. Train it again, or give the token.")
     return name, list(rows)

@@ -158,8 +158,8 @@ def train_tokens(
         facts = {"base_sha256": backbone.digest, "prompts": texts}
         metadata = jobs.header(
             job.spec,
-            concept=job.spec["concept"],
-            model=model,
+            VERSIONS,
+            photos[k],
             images=[[p.id, p.sha256] for p in photos[k]],
             **facts,
         )

@@ -49,7 +49,7 @@ class PeftLayers:
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
         """What is trained, by part and name."""
-        parts = [("unet", self.backbone.denoiser), *self.backbone.parts_of_text()]
+        parts = [(self.backbone.part, self.backbone.denoiser), *self.backbone.parts_of_text()]
         return {f"{part}.{n}": p for part, module in parts for n, p in module.named_parameters() if "lora_" in n}
 
     def only(self, which: int) -> AbstractContextManager:
@@ -60,7 +60,7 @@ class PeftLayers:
         """Tensors in diffusers' names, the scale multiplied into B (alpha = rank for every reader)."""
         from peft import get_peft_model_state_dict
 
-        tensors = {f"unet.{n}": v for n, v in get_peft_model_state_dict(self.backbone.denoiser).items()}
+        tensors = {f"{self.backbone.part}.{n}": v for n, v in get_peft_model_state_dict(self.backbone.denoiser).items()}
         for name in tensors:
             if name.endswith("lora_B.weight"):
                 tensors[name] = tensors[name] * self.settings.scale
@@ -75,12 +75,7 @@ class PeftLayers:
 
     def remove(self) -> None:
         """Take the adapters off."""
-        self.backbone.denoiser.delete_adapters("default")
-        if self.settings.text_encoder_rank:
-            from diffusers.utils.peft_utils import recurse_remove_peft_layers
-
-            for _, encoder in self.backbone.parts_of_text():
-                recurse_remove_peft_layers(encoder)
+        adapters.remove_peft(self.backbone, "default")
 
 
 class OwnLayers:

@@ -65,14 +65,18 @@ def train_lora(
     views = Views(settings.hflip > 0, settings.crops, settings.crop_scale)
 
     instances = [read_photos(job.photos, job.spec["images"]) for job in pack]
+    places = [(tuple(job.canvases), job.split) for job in pack]
+    canvases_at = {
+        place: data.read_canvases(*place) for place in dict.fromkeys(places)
+    }  # most packs have but one place
     priors = [
-        data.choose_priors(data.read_canvases(job.canvases, job.split), settings, seed, len(photos))
-        for job, photos in zip(pack, instances, strict=True)
+        data.choose_priors(canvases_at[place], settings, seed, len(photos))
+        for place, photos in zip(places, instances, strict=True)
     ]
     table, order = _table(backbone, store, instances, priors, views, settings)
     prompts, pools = jobs.PromptList(), []
     for job, photos, canvases in zip(pack, instances, priors, strict=True):
-        token, rows = read_embedding(job.embedding, job.spec["concept"]["token"])
+        token, rows = read_embedding(job.embedding, job.spec["concept"]["token"], backbone.digest)
         backbone.add_token(token, rows)
         captions = [[prompts.number(data.instance_prompt(p, settings, token))] for p in photos]
         kinds = [
@@ -157,8 +161,8 @@ def train_lora(
         unmoved = _unmoved(job.slug, tensors[k])
         metadata = jobs.header(
             job.spec,
-            concept=job.spec["concept"],
-            model=model,
+            VERSIONS,
+            [*instances[k], *priors[k]],
             base_sha256=backbone.digest,
             prompts=[prompts.texts[i] for i in sorted({int(n) for pool in pools[k] for n in pool.prompts.flatten()})],
             images=[[p.id, p.sha256] for p in instances[k]],

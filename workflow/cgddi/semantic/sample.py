@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from cgddi.artefacts import ArchiveWriter, canonical, file_sha256, installed_versions, sha256
 from cgddi.diffusion import jobs
@@ -46,7 +48,8 @@ def sample_concept(
         spec: concept, scope, canvas_cohort, malignant, model, settings, seed.
         canvases: archives of canvases.
         split: csv; canvases that are not role train are left out. None uses all.
-        embedding, lora: the concept's token and adapter; `record.json` beside the adapter names its training images.
+        embedding, lora: the concept's token and adapter. `record.json` beside the adapter names its training images, or the
+            adapter's own header; without either the images can be looked at, but the index refuses them.
         output: the archive to write.
         state, cache: folders of partial work and of latents.
         device: where to draw.
@@ -64,14 +67,15 @@ def sample_concept(
     photos = choose_canvases(read_canvases(canvases, split), settings.max_canvases, seed, concept["slug"])
     if not photos:
         raise UserError(f"semantic {concept['slug']}: no canvas of role train in {', '.join(map(str, canvases))}.")
-    record = json.loads((lora.parent / "record.json").read_text(encoding="ascii"))
     backbone = backbone or load(model, torch.device(device), settings.precision)
-    token, rows = read_embedding(embedding, concept["token"])
+    token, rows = read_embedding(embedding, concept["token"], backbone.digest)
     backbone.add_token(token, rows)
     todo = draws(photos, settings, seed, concept["slug"])
     facts = [dict(spec), backbone.digest, file_sha256(embedding), file_sha256(lora), [p.sha256 for p in photos]]
     partial = Partial(state, sha256(canonical([*facts, installed_versions(VERSIONS)])))
-    applied = apply(backbone, read_adapter(lora))
+    adapter = read_adapter(lora, backbone.digest)
+    lineage = _trained_on(lora, adapter.metadata)
+    applied = apply(backbone, adapter)
     try:
         images, drawn = Drawing(backbone, Store(cache), settings, photos, token, concept["slug"]).run(todo, partial)
     finally:
@@ -82,8 +86,7 @@ def sample_concept(
     files = [*canvases, *([split] if split else []), embedding, lora]
     with ArchiveWriter(output, spec, files) as archive:
         archive.facts = {
-            "generator_images": record.get("training_images", []),
-            "prior_images": record.get("prior_images", []),
+            **lineage,
             "base_sha256": backbone.digest,
             "redrawn": {d.key: images[d.key][1] for d in todo if images[d.key][1] != d.seed},
         }
@@ -105,3 +108,29 @@ def sample_concept(
             archive.add(draw.key, {"png": png}, row)
     partial.remove()
     return len(todo)
+
+
+def _trained_on(lora: Path, header: Mapping[str, str]) -> dict[str, list[str]]:
+    """Ids of the real images and of the canvases an adapter was trained on, by their names in an archive's record; nothing where
+    neither the record beside it nor its header says so.
+
+    Raises:
+        UserError: the record is no JSON object.
+    """
+    path = lora.parent / "record.json"
+    record = {}
+    if path.is_file():
+        try:
+            record = dict(json.loads(path.read_bytes()))
+        except ValueError as error:
+            raise UserError(
+                f"{path}: is no record ({error}). Delete {path.parent} and run the workflow again."
+            ) from error
+    for name, ours in (("training_images", "cgddi.images"), ("prior_images", "cgddi.priors")):
+        if name not in record and ours in header:
+            record[name] = [image for image, *_ in json.loads(header[ours])]
+    if "training_images" not in record:
+        line = f"{lora}: says nowhere which images it was trained on, so a split's index will refuse what it draws"
+        tqdm.write(line, file=sys.stderr)
+        return {}
+    return {"generator_images": record["training_images"], "prior_images": record.get("prior_images", [])}
