@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import statistics
 import tempfile
 import time
@@ -62,7 +61,6 @@ def measure(model: Path, size: int, batch: int, device: torch.device, rounds: in
     facts["device"] = torch.cuda.get_device_name() if device.type == "cuda" else "cpu, 1 thread"
     if peak:
         facts["peak_gib"] = round(peak, 2)
-    facts |= _distances(sampler, prompts, mean, std)
     return [
         _row("sampling", ours, equal, steps=STEPS, **facts),
         _row(
@@ -74,24 +72,6 @@ def measure(model: Path, size: int, batch: int, device: torch.device, rounds: in
             **facts,
         ),
     ]
-
-
-def _distances(sampler, prompts, mean: torch.Tensor, std: torch.Tensor) -> dict:
-    """Quality check: mean grey levels (of 255) from 200 steps, for the default, the published loop, and another seed."""
-    from dataclasses import replace
-
-    def images(first: int = 0, **change) -> torch.Tensor:
-        other = copy.copy(sampler)
-        other.settings = replace(sampler.settings, **change)
-        return other.draw(prompts, list(range(first, first + len(mean))), mean, std).float().cpu()
-
-    plain = "ddim" if sampler.backbone.scheduler_config.get("rescale_betas_zero_snr") else "pndm"
-    exact = images(steps=200)
-    found = {"default": images(), "published": images(sampler=plain, steps=PUBLISHED)}
-    found["another_seed"] = images(1000, steps=200)
-    return {
-        f"grey_levels_from_200_steps_{name}": round(float((x - exact).abs().mean()), 2) for name, x in found.items()
-    }
 
 
 def _pipeline(model: Path, backbone):
