@@ -45,9 +45,9 @@ class SemanticSettings(BaseModel):
         20,
         ge=2,
         le=1000,
-        description="solver steps of the full schedule, of which `strength` is run (published: 100). On the toy's model, its canvases "
-        "or plain ones, 20 is 5 or 14 times nearer to 150 steps than another seed is. No full-size model was at hand: ask the benchmark "
-        "`sampling_quality` of yours",
+        description="solver steps of the full schedule, of which `strength` is run (published: 100). On the toy's model, its "
+        "canvases or plain ones, 20 is 5 or 14 times nearer to 150 steps than another seed is. No full-size model was"
+        " at hand: ask the benchmark `sampling_quality` of yours",
     )
     prompt: str = Field("An image of {token} on a {tone}-toned individual", description="prompt (published)")
     negative_prompt: str = Field("", description="negative prompt (published: none)")
@@ -67,9 +67,10 @@ class SemanticSettings(BaseModel):
     batch: int = Field(
         16,
         ge=1,
-        description="images per batch, the last one filled up, so that shapes never change; 16 of 512 px are enough work for a large GPU "
-        "in one step; take fewer where memory is short (published: 1). On one CPU thread an image is the same to the bit whatever else "
-        "is in its batch; another batch size, more threads or a GPU round differently, by a grey level at most on the toy's model",
+        description="images per batch, the last one filled up, so that shapes never change; 16 of 512 px are enough work for a "
+        "large GPU in one step; take fewer where memory is short (published: 1). On one CPU thread an image is the "
+        "same to the bit whatever else is in its batch; another batch size, more threads or a GPU round differently, "
+        "by a grey level at most on the toy's model",
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="of the base model: auto is bf16 on a GPU, fp32 on a CPU (published: fp16)"
