@@ -36,6 +36,7 @@ class Adapter:
         others: tensors for other parts (text encoder) or of other kinds (DoRA), by their name in the file.
         metadata: the file's header.
         tensors: all tensors as the file names them, one `unet.` stripped where it was doubled.
+        source: its file, for messages.
     """
 
     down: Mapping[str, torch.Tensor]
@@ -43,6 +44,7 @@ class Adapter:
     others: Mapping[str, torch.Tensor]
     metadata: Mapping[str, str]
     tensors: Mapping[str, torch.Tensor]
+    source: str = "adapter"
 
     @property
     def is_plain(self) -> bool:
@@ -106,7 +108,7 @@ def read_adapter(path: str | Path, base: str | None = None) -> Adapter:
         name.replace("unet.unet.", "unet.", 1) if name.startswith("unet.unet.") else name: v
         for name, v in tensors.items()
     }
-    return Adapter(down, up, others, metadata, single)
+    return Adapter(down, up, others, metadata, single, str(path))
 
 
 def _without_alphas(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -137,7 +139,7 @@ def check_fits(denoiser: nn.Module, adapter: Adapter) -> None:
             why = f"has weights {tuple(layer.weight.shape)}, the adapter's are {(up.shape[0], *down.shape[1:])}"
         else:
             continue
-        raise UserError(f"adapter does not fit this base model: layer {name} {why}. Trained on another model?")
+        raise UserError(f"{adapter.source} does not fit this base model: layer {name} {why}. Trained on another model?")
 
 
 class Applied:
@@ -211,7 +213,8 @@ class PeftApplied:
                     texts = {name: value for name, value in tensors.items() if name.startswith("text")}
                     backbone.text_adapter = sha256(to_bytes(texts))
         except (RuntimeError, ValueError, KeyError, IndexError) as error:  # what peft raises for sizes that do not fit
-            raise UserError(f"adapter does not fit this base model: {' '.join(str(error).split())[:300]}") from error
+            why = " ".join(str(error).split())[:300]
+            raise UserError(f"{adapter.source} does not fit this base model: {why}") from error
 
     def remove(self) -> None:
         """Take the adapter off."""
