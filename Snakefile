@@ -22,6 +22,7 @@ from cgddi.fedd.settings import Variant
 from cgddi.fedd.worklist import STUDY, Baseline, Segmenter
 from cgddi.growth import grown_cohorts
 from cgddi.plan import Plan, safe_pattern
+from cgddi.presets import deviations
 from cgddi.rates import save_prediction
 from cgddi.shellprefix import shell_prefix
 from cgddi.sourcehash import source_hash
@@ -34,7 +35,7 @@ except UserError as error:
     raise WorkflowError(str(error)) from None
 R = PLAN.config.results
 if workflow.is_main_process:
-    for line in grown_cohorts(PLAN):
+    for line in (*grown_cohorts(PLAN), *deviations(PLAN.config)):
         logger.warning(line)
 
 

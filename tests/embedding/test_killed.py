@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_a_real_kill_9_of_the_command(world, tmp_path):
-    settings = {**tiny.TI, "steps": 60, "checkpoint_every": 5}
+    settings = {**tiny.TI, "steps": 30, "checkpoint_every": 3}
     spec = tiny.spec_for("embedding", world.model, world.images, **settings)
     photos, out, state = world.root / "masks.tar", tmp_path / "out", tmp_path / "state"
     argv = [sys.executable, "-m", "cgddi.cli", "embedding", "--spec", json.dumps(spec), "--photos", str(photos)]

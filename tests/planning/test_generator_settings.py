@@ -3,8 +3,10 @@
 import importlib
 
 import pytest
+import yaml
 from cgddi.config import Config, load_config, parse_config
 from cgddi.errors import InvalidInput
+from cgddi.presets import deviations
 from cgddi.sourcehash import ROOT
 
 STAGES = ("embedding", "lora", "semantic")
@@ -25,6 +27,16 @@ def test_the_preset_alone_gives_what_was_published(stage):
 def test_a_key_of_the_config_wins_over_the_preset():
     assert parse_config({"lora": {"preset": "paper", "learning_rate": 2e-5}}).lora.learning_rate == 2e-5
     assert parse_config({"semantic": {"preset": "paper", "steps": 50}}).semantic.steps == 50
+
+
+def test_a_preset_over_a_config_with_every_key_is_said_to_do_nothing():
+    values = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    values["lora"]["preset"] = "paper"
+    (line,) = deviations(parse_config(values))
+    assert line.startswith(
+        "lora.preset is paper, but the config names learning_rate 0.0001 (published: 5e-06), priors balanced"
+    )
+    assert deviations(load_config(ROOT / "config/paper/config.yaml")) == deviations(Config()) == []
 
 
 BAD = [

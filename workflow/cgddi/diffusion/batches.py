@@ -162,10 +162,10 @@ def columns_of(counts: Sequence[int], parts: int) -> torch.Tensor:
 
 
 def split_batch(
-    batch: Mapping[str, torch.Tensor], adapters: int, columns: torch.Tensor
+    batch: Mapping[str, torch.Tensor], adapters: int, columns: torch.Tensor | None
 ) -> list[dict[str, torch.Tensor]]:
-    """Cut a batch of K groups into batches of K smaller groups, one per row of `columns` (see `columns_of`)."""
-    if len(columns) == 1:
+    """Cut a batch of K groups into batches of K smaller groups, one per row of `columns` (see `columns_of`); None: as it is."""
+    if columns is None:
         return [dict(batch)]
     grouped = {name: value.reshape(adapters, -1, *value.shape[1:]) for name, value in batch.items()}
     return [{name: value[:, part].flatten(0, 1) for name, value in grouped.items()} for part in columns]

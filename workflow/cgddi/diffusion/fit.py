@@ -78,8 +78,8 @@ class Fit:
             capturable=self.graphs,
         )
         self.average = value.detach().clone() if plan.ema else None
-        self.columns = columns_of(batches.counts, plan.accumulation).to(value.device)
-        self.places = self.columns.flatten().argsort()  # where each sample of a group stands once the parts are joined
+        parts = plan.accumulation
+        self.columns = columns_of(batches.counts, parts).to(value.device) if parts > 1 else None
         self.outcome = Outcome()
         self.preview: Callable[[int], None] | None = None
         self._window: list[list[list[float]]] = []  # per step: losses and gradient norms of the adapters
@@ -109,7 +109,9 @@ class Fit:
         self.optimizer.step()
         if self.average is not None:
             self.average.lerp_(value.detach(), 1 - self.plan.ema)
-        return torch.cat(found, dim=1)[:, self.places], norms
+        if self.columns is None:
+            return found[0], norms
+        return torch.cat(found, dim=1)[:, self.columns.flatten().argsort()], norms
 
     def step(self, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """`update`, as a CUDA graph where those are asked for."""
