@@ -80,6 +80,9 @@ class Fit:
         self.average = value.detach().clone() if plan.ema else None
         parts = plan.accumulation
         self.columns = columns_of(batches.counts, parts).to(value.device) if parts > 1 else None
+        self.places = (
+            None if self.columns is None else self.columns.flatten().argsort()
+        )  # of the samples of joined parts
         self.outcome = Outcome()
         self.preview: Callable[[int], None] | None = None
         self._window: list[list[list[float]]] = []  # per step: losses and gradient norms of the adapters
@@ -109,9 +112,8 @@ class Fit:
         self.optimizer.step()
         if self.average is not None:
             self.average.lerp_(value.detach(), 1 - self.plan.ema)
-        if self.columns is None:
-            return found[0], norms
-        return torch.cat(found, dim=1)[:, self.columns.flatten().argsort()], norms
+        each = found[0] if self.places is None else torch.cat(found, dim=1)[:, self.places]
+        return each, norms
 
     def step(self, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """`update`, as a CUDA graph where those are asked for."""
