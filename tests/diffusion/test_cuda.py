@@ -1,10 +1,12 @@
-"""What only a GPU can show: half precision, and CUDA graphs against plain steps."""
+"""What only a GPU can show: half precision, CUDA graphs against plain steps, draws that wait for nothing."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from cgddi.diffusion.adapters import read_adapter
+from cgddi.diffusion.backbone import load
+from cgddi.diffusion.sampler import Arriving, Sampler, SampleSettings
 from cgddi.diffusion.tokens import read_embedding
 from cgddi.images import decode_png
 from cgddi.lora.train import train_lora
@@ -47,3 +49,19 @@ def test_graphs_equal_plain_steps(world, tmp_path, monkeypatch):
     assert torch.allclose(plain[0], graph[0], atol=1e-3)
     assert all(torch.allclose(plain[1][name], graph[1][name], atol=1e-3) for name in plain[1])
     assert all(abs(a - b).max() <= 2 for a, b in zip(plain[2], graph[2], strict=True))
+
+
+def test_a_draw_gives_the_device_its_work_and_waits_for_nothing(world):
+    """Any read of a device tensor on the way would stop the next batch from being launched behind this one."""
+    backbone = load({"source": str(world.model)}, torch.device("cuda"))
+    size, shape = tiny.SIZE, (2, *backbone.latent_shape(tiny.SIZE))
+    prompts = backbone.encode_prompts(["an image of skin"]).to("cpu")[[0, 0]]
+    drawer = Sampler(backbone, SampleSettings(steps=4), size, 2, backbone.empty_negative(""))
+    given = prompts, [1, 2], torch.zeros(shape), torch.ones(shape)
+    first = Arriving(drawer.draw(*given)).wait()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        again = Arriving(drawer.draw(*given))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(again.wait(), first)
