@@ -9,6 +9,7 @@ from cgddi.diffusion.fast import make_fast
 from cgddi.diffusion.lora_layers import find_targets, inject, only, remove
 from cgddi.diffusion.resnet import FrozenResnet, FrozenUpBlock
 from diffusers import UNet2DConditionModel
+from diffusers.models.unets.unet_2d_blocks import UpBlock2D
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 CLOSE = {"atol": 2e-6, "rtol": 1e-4}
@@ -91,6 +92,20 @@ def test_skips_without_gradient_get_none_computed(models):
     channels = [e.input_shapes[1][1] for e in profile.events() if e.name == "aten::convolution_backward"]
     assert 45 in channels, "40 channels of 40 + 20, and what completes the last group of 15"
     assert channels.count(60) == 1, "only the block with attention computes the gradient of such a skip"
+
+
+def test_a_skip_within_the_last_group_is_not_parted():
+    """One group for all channels: no channel can do without the gradient of the others."""
+    torch.manual_seed(0)
+    blocks = [UpBlock2D(16, 16, 32, 24, num_layers=1, resnet_groups=1).requires_grad_(False) for _ in range(2)]
+    blocks[1].load_state_dict(blocks[0].state_dict())
+    make_fast(blocks[1])
+    found = []
+    for block in blocks:
+        hidden = torch.linspace(-1, 1, 2 * 16 * 64).reshape(2, 16, 8, 8).requires_grad_()
+        block(hidden, (hidden.detach().flip(1),), torch.ones(2, 24)).square().sum().backward()
+        found.append(hidden.grad)
+    assert type(blocks[1]) is FrozenUpBlock and torch.allclose(*found, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("adapters", [1, 3])

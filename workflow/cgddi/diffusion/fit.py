@@ -80,9 +80,8 @@ class Fit:
         self.average = value.detach().clone() if plan.ema else None
         parts = plan.accumulation
         self.columns = columns_of(batches.counts, parts).to(value.device) if parts > 1 else None
-        self.places = (
-            None if self.columns is None else self.columns.flatten().argsort()
-        )  # of the samples of joined parts
+        # Where the samples of joined parts stand in the batch.
+        self.places = None if self.columns is None else self.columns.flatten().argsort()
         self.outcome = Outcome()
         self.preview: Callable[[int], None] | None = None
         self._window: list[list[list[float]]] = []  # per step: losses and gradient norms of the adapters

@@ -34,11 +34,13 @@ class FrozenResnet(ResnetBlock2D):
             temb: embedded timesteps.
             skip: the other channels, without gradient: a block before the first that learns gave them.
         """
+        count = input_tensor.shape[1]
+        more = -count % (self.norm1.num_channels // self.norm1.num_groups)  # up to a whole group of the norm
+        if skip is not None and skip.shape[1] <= more:  # nothing is left to part with
+            input_tensor, skip = torch.cat([input_tensor, skip], dim=1), None
         if skip is None:
             hidden = self.conv1(self.nonlinearity(self.norm1(input_tensor)))
         else:
-            count = input_tensor.shape[1]
-            more = -count % (self.norm1.num_channels // self.norm1.num_groups)  # up to a whole group of the norm
             live = torch.cat([input_tensor, skip[:, :more]], dim=1) if more else input_tensor
             live = self.nonlinearity(self._norm(live, slice(0, count + more)))
             with torch.no_grad():
