@@ -73,4 +73,4 @@ recover: $(READY)
 
 ## Write config/config.yaml, its schema and the key table of config/README.md from the typed models.
 config: $(READY)
-	$(BIN)/python -m cgddi.configdoc
+	$(BIN)/python -m cgddi.plan.configdoc

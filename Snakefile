@@ -15,17 +15,17 @@ if "images" not in config:
 
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
-from cgddi.artefacts import canonical
-from cgddi.config import parse_config
-from cgddi.errors import UserError
+from cgddi.core.archive import canonical
+from cgddi.plan.config import parse_config
+from cgddi.core.errors import UserError
 from cgddi.fedd.settings import Variant
 from cgddi.fedd.worklist import STUDY, Baseline, Segmenter
-from cgddi.growth import grown_cohorts
-from cgddi.plan import Plan, safe_pattern
-from cgddi.presets import deviations
-from cgddi.rates import save_prediction
-from cgddi.shellprefix import shell_prefix
-from cgddi.sourcehash import source_hash
+from cgddi.plan.growth import grown_cohorts
+from cgddi.plan.plan import Plan, safe_pattern
+from cgddi.plan.presets import deviations
+from cgddi.watch.rates import save_prediction
+from cgddi.plan.shellprefix import shell_prefix
+from cgddi.plan.code import source_hash
 
 try:
     PLAN = Plan(parse_config(config))

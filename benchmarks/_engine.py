@@ -137,8 +137,8 @@ def _save(folder: Path, parts: dict) -> Path:
 
 def photos(folder: Path, size: int, count: int) -> tuple[Path, Path, list[str]]:
     """The same random photos twice: a folder of PNG files for the scripts, an archive (with canvases' rows too) for us."""
-    from cgddi.artefacts import ArchiveWriter
-    from cgddi.images import TONES, encode_png
+    from cgddi.core.archive import ArchiveWriter
+    from cgddi.core.images import TONES, encode_png
 
     files, tar, names = folder / "files", folder / "photos.tar", []
     files.mkdir(parents=True)

@@ -10,8 +10,8 @@ import csv
 from pathlib import Path
 
 import numpy as np
-from cgddi.artefacts import ArchiveWriter
-from cgddi.images import TONES, encode_png
+from cgddi.core.archive import ArchiveWriter
+from cgddi.core.images import TONES, encode_png
 
 PHOTOS, DONORS, CANVASES, MAPPED, CONCEPTS, REPEATS = 656, 334, 309, 80_427, 40, 5
 IMAGES = CANVASES + MAPPED + CANVASES * CONCEPTS * len(TONES) * REPEATS

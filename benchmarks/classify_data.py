@@ -21,8 +21,8 @@ COUNT, SIDE, ROUNDS, EPOCH = 240, 256, 5, 192
 def _write(root: Path):
     """The same pictures as an archive with its index rows, and as a folder per class."""
     import pandas as pd
-    from cgddi.artefacts import Archive, ArchiveWriter
-    from cgddi.images import TONES, encode_png
+    from cgddi.core.archive import Archive, ArchiveWriter
+    from cgddi.core.images import TONES, encode_png
     from scipy.ndimage import gaussian_filter
 
     rng = np.random.default_rng(0)
@@ -81,11 +81,11 @@ def run() -> list[dict]:
     """Two rows: images per second of the data path at full size, and epochs per minute of a small classifier."""
     import timm
     import torch
-    from cgddi.classify.data import ArchiveImages, loader, to_input
-    from cgddi.classify.methods import Baseline
-    from cgddi.classify.sampling import BalancedSampler, sampling_weights
-    from cgddi.classify.settings import ClassifySettings, training_of
-    from cgddi.classify.train import train
+    from cgddi.stages.classify.data import ArchiveImages, loader, to_input
+    from cgddi.stages.classify.methods import Baseline
+    from cgddi.stages.classify.sampling import BalancedSampler, sampling_weights
+    from cgddi.stages.classify.settings import ClassifySettings, training_of
+    from cgddi.stages.classify.train import train
     from torch.nn import functional
     from tqdm import tqdm
 

@@ -20,7 +20,7 @@ SIZE, WORKING, CANVASES, REFERENCE_CANVASES = 256, 512, 200, 12
 
 def reference(donor: tuple[np.ndarray, np.ndarray], canvases, path: Path) -> int:
     """The plain way: decode and shrink each canvas, place by rectangles, blend whole pictures in floats, Pillow's default png."""
-    from cgddi.images import LESION, MARKER, SKIN
+    from cgddi.core.images import LESION, MARKER, SKIN
     from scipy.ndimage import binary_dilation, gaussian_filter
 
     rng, made = np.random.default_rng(0), 0
@@ -55,10 +55,10 @@ def reference(donor: tuple[np.ndarray, np.ndarray], canvases, path: Path) -> int
 
 def write_inputs(folder: Path, canvases: int = CANVASES) -> tuple[Path, Path]:
     """A donor's archive and an archive of canvases, through the stages' own functions where they exist."""
-    from cgddi.canvases.settings import CanvasesSettings
-    from cgddi.canvases.stage import pool_canvases
+    from cgddi.stages.canvases.settings import CanvasesSettings
+    from cgddi.stages.canvases.stage import pool_canvases
 
-    from tests.mapping.world import FAULTLESS, photo, spec_of, write_samples
+    from tests.stages.lesion_mapped.world import FAULTLESS, photo, spec_of, write_samples
 
     donor = write_samples(folder / "donor.tar", [("d", *photo(5, WORKING, lesion=0.006), {})])
     kept = {"kind": "healthy", "triage": FAULTLESS}
@@ -71,11 +71,11 @@ def write_inputs(folder: Path, canvases: int = CANVASES) -> tuple[Path, Path]:
 
 def run() -> dict:
     """Images per second of one core's time (fair on a shared machine), by the clock, each part's share, and the peak memory."""
-    from cgddi.artefacts import Archive
-    from cgddi.mapping.settings import LesionMappedSettings
-    from cgddi.mapping.stage import load_sized, map_lesion
+    from cgddi.core.archive import Archive
+    from cgddi.stages.lesion_mapped.settings import LesionMappedSettings
+    from cgddi.stages.lesion_mapped.stage import load_sized, map_lesion
 
-    from tests.mapping.world import spec_of
+    from tests.stages.lesion_mapped.world import spec_of
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -109,12 +109,12 @@ def run() -> dict:
 
 def _parts(donor: tuple[np.ndarray, np.ndarray], canvases, settings) -> dict[str, float]:
     """Milliseconds per image of reading, placing, blending and encoding; the rest is the tar, hashes and manifest."""
-    from cgddi.images import LESION, MARKER, SKIN
-    from cgddi.mapping.blend import Blender
-    from cgddi.mapping.lesion import cut_out
-    from cgddi.mapping.placement import allowed_positions
-    from cgddi.mapping.png import encode_png_fast
-    from cgddi.mapping.stage import load_sized
+    from cgddi.core.images import LESION, MARKER, SKIN
+    from cgddi.core.png import encode_png_fast
+    from cgddi.stages.lesion_mapped.blend import Blender
+    from cgddi.stages.lesion_mapped.lesion import cut_out
+    from cgddi.stages.lesion_mapped.placement import allowed_positions
+    from cgddi.stages.lesion_mapped.stage import load_sized
 
     blender = Blender(cut_out(*donor, settings), settings.blending, settings.lighting_match)
     spent = dict.fromkeys(("read", "place", "blend", "png"), 0.0)

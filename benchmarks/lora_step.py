@@ -60,8 +60,8 @@ def our_seconds(model: Path, tar: Path, names: list[str], folder: Path, settings
     from cgddi.diffusion.backbone import load
     from cgddi.diffusion.tokens import start_rows
     from cgddi.diffusion.weights import write_tensors
-    from cgddi.lora.data import LoraJob
-    from cgddi.lora.train import train_lora
+    from cgddi.stages.lora.data import LoraJob
+    from cgddi.stages.lora.train import train_lora
 
     backbone = load({"source": str(model)}, device)
     rows = start_rows(backbone.tokenizers[0], backbone.text_encoders[0], "lesion", 1)
@@ -78,7 +78,7 @@ def our_seconds(model: Path, tar: Path, names: list[str], folder: Path, settings
 def bare_step(model: Path, size: int, batch: int, device: torch.device) -> Callable[[], None]:
     """The least that a step must do, on fixed tensors."""
     from cgddi.diffusion.backbone import load
-    from cgddi.lora.settings import LoraSettings
+    from cgddi.stages.lora.settings import LoraSettings
     from peft import LoraConfig
 
     backbone = load({"source": str(model)}, device)

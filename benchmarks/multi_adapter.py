@@ -63,8 +63,8 @@ def _train(
 ) -> float:
     from cgddi.diffusion import fit
     from cgddi.diffusion.backbone import load
-    from cgddi.lora.data import LoraJob
-    from cgddi.lora.train import train_lora
+    from cgddi.stages.lora.data import LoraJob
+    from cgddi.stages.lora.train import train_lora
 
     backbone, pack = load({"source": str(model)}, device), []
     for number, token in enumerate(_tokens(backbone, folder, count)):

@@ -55,7 +55,7 @@ def measure(model: Path, folder: Path, size: int, batch: int, steps: int, device
 def our_seconds(model: Path, tar: Path, names: list[str], folder: Path, settings: dict, device: torch.device) -> float:
     """Seconds per step of the stage's own function."""
     from cgddi.diffusion import fit
-    from cgddi.embedding.train import TokenJob, train_tokens
+    from cgddi.stages.embedding.train import TokenJob, train_tokens
 
     with _engine.clocked(fit, _engine.Clock()) as clock:
         job = TokenJob(_engine.spec("embedding", model, names, **settings), [tar], folder / "ours")

@@ -69,8 +69,8 @@ def make_masks(folder: Path) -> None:
     """The first masks archive of the photos, as its job makes it."""
     script = """
 import subprocess, sys
-from cgddi.config import load_config
-from cgddi.plan import Plan
+from cgddi.plan.config import load_config
+from cgddi.plan.plan import Plan
 
 plan = Plan(load_config("config/config.yaml"))
 batch = next(iter(plan.batches["ddi"]))

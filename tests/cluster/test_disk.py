@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from cgddi import cli
-from cgddi.artefacts import Archive, ArchiveWriter
+from cgddi.core.archive import Archive, ArchiveWriter
 
 from tests.disk import mounted
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from cgddi.recover import cluster_jobs
+from cgddi.watch.recover import cluster_jobs
 
 from tests.cluster.running import ROOT, slurm_run, until
 

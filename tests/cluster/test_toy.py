@@ -9,10 +9,10 @@ import subprocess
 import sys
 
 import pytest
-from cgddi import status
-from cgddi.config import load_config
-from cgddi.plan import Plan
-from cgddi.recover import cluster_jobs
+from cgddi.plan.config import load_config
+from cgddi.plan.plan import Plan
+from cgddi.watch import status
+from cgddi.watch.recover import cluster_jobs
 
 from tests.cluster.running import FAST, ROOT, Run, until
 from tests.workflow.conftest import RUN, small_world

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from cgddi.diffusion.weights import read_tensors, write_tensors
-from cgddi.lora.data import LoraJob
-from cgddi.lora.train import train_lora
+from cgddi.stages.lora.data import LoraJob
+from cgddi.stages.lora.train import train_lora
 
 from tests.diffusion import tiny
 

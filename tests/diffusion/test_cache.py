@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from cgddi.core.images import LESION, RULER
 from cgddi.diffusion import cache
 from cgddi.diffusion.backbone import load
 from cgddi.diffusion.cache import Store
 from cgddi.diffusion.latents import Views, latents_of, loss_weights, prompts_of
 from cgddi.diffusion.photos import read_photos
-from cgddi.images import LESION, RULER
 from safetensors.torch import save_file
 
 from tests.diffusion import tiny

@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 from cgddi import cli
-from cgddi.artefacts import Archive
-from cgddi.images import decode_png
+from cgddi.core.archive import Archive
+from cgddi.core.images import decode_png
 
 from tests.diffusion import tiny
 

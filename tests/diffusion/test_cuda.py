@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from cgddi.core.images import decode_png
 from cgddi.diffusion.adapters import read_adapter
 from cgddi.diffusion.backbone import load
 from cgddi.diffusion.sampler import Arriving, Sampler, SampleSettings
 from cgddi.diffusion.tokens import read_embedding
-from cgddi.images import decode_png
-from cgddi.lora.train import train_lora
-from cgddi.semantic.sample import sample_concept
+from cgddi.stages.lora.train import train_lora
+from cgddi.stages.semantic.sample import sample_concept
 
 from tests.diffusion import tiny
 
@@ -28,7 +28,7 @@ def run(world, folder, precision):
     spec = tiny.spec_for("semantic", world.model, world.images, **tiny.SEMANTIC, precision=precision)
     weights = folder / "lora/pytorch_lora_weights.safetensors"
     sample_concept(spec, [world.root / "canvases.tar"], None, job.embedding, weights, folder / "a.tar", device="cuda")
-    from cgddi.artefacts import Archive
+    from cgddi.core.archive import Archive
 
     archive = Archive(folder / "a.tar")
     token = read_embedding(job.embedding)[1][0]

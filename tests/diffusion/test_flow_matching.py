@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from cgddi.artefacts import Archive
+from cgddi.core.archive import Archive
+from cgddi.core.images import decode_png
 from cgddi.diffusion import adapters
 from cgddi.diffusion.families import FAMILIES
 from cgddi.diffusion.sampler import Sampler, SampleSettings
-from cgddi.images import decode_png
-from cgddi.semantic.sample import sample_concept
+from cgddi.stages.semantic.sample import sample_concept
 from safetensors.torch import load_file
 
 from tests.diffusion import tiny

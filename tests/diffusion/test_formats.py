@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from cgddi.core.errors import UserError
 from cgddi.diffusion.adapters import Applied, read_adapter
 from cgddi.diffusion.backbone import load
 from cgddi.diffusion.cache import Store
@@ -16,7 +17,6 @@ from cgddi.diffusion.sampler import Sampler, SampleSettings
 from cgddi.diffusion.schedule import solver
 from cgddi.diffusion.tokens import read_embedding
 from cgddi.diffusion.weights import read_tensors
-from cgddi.errors import UserError
 from diffusers import AutoPipelineForImage2Image, AutoPipelineForText2Image
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -136,7 +136,7 @@ def test_metadata_explains_the_files(world):
     assert json.loads(facts["cgddi.model"])["source"] == str(world.model)
     assert len(json.loads(facts["cgddi.base_sha256"])) == 64
     assert [name for name, _ in json.loads(facts["cgddi.images"])] == world.images
-    assert any("with a ruler" in prompt for prompt in json.loads(facts["cgddi.prompts"]))
+    assert any("with a ruler" in prompt for prompt in json.loads(facts["cgddi.core.prompts"]))
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from cgddi.diffusion.objective import Objective
 from cgddi.diffusion.optimise import Plan
 from cgddi.diffusion.schedule import NoiseRule
 from cgddi.diffusion.training import plan_of
-from cgddi.embedding.settings import EmbeddingSettings
-from cgddi.lora.settings import LoraSettings
+from cgddi.stages.embedding.settings import EmbeddingSettings
+from cgddi.stages.lora.settings import LoraSettings
 from torch import nn
 
 BETAS = np.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=np.float64) ** 2

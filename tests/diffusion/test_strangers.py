@@ -7,20 +7,20 @@ import json
 
 import pytest
 import torch
-from cgddi.artefacts import Archive
+from cgddi.core.archive import Archive
+from cgddi.core.errors import UserError
 from cgddi.diffusion.adapters import Applied, PeftApplied, apply, read_adapter
 from cgddi.diffusion.backbone import load
 from cgddi.diffusion.jobs import header
 from cgddi.diffusion.photos import read_photos
 from cgddi.diffusion.tokens import read_embedding
 from cgddi.diffusion.weights import read_tensors
-from cgddi.errors import UserError
-from cgddi.index.table import lineage
-from cgddi.lora import data
-from cgddi.lora.layers import PeftLayers
-from cgddi.lora.settings import LoraSettings
-from cgddi.lora.train import train_lora
-from cgddi.semantic.sample import sample_concept
+from cgddi.stages.index.table import lineage
+from cgddi.stages.lora import data
+from cgddi.stages.lora.layers import PeftLayers
+from cgddi.stages.lora.settings import LoraSettings
+from cgddi.stages.lora.train import train_lora
+from cgddi.stages.semantic.sample import sample_concept
 from safetensors.torch import load_file, save_file
 
 from tests.diffusion import tiny

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from cgddi.artefacts import ArchiveWriter
-from cgddi.embedding.train import TokenJob, train_tokens
-from cgddi.images import LESION, MARKER, RULER, SKIN, TONES, encode_png
+from cgddi.core.archive import ArchiveWriter
+from cgddi.core.images import LESION, MARKER, RULER, SKIN, TONES, encode_png
+from cgddi.stages.embedding.train import TokenJob, train_tokens
 from cgddi.toy.tokenizer import MAX_TOKENS, build_tokenizer
 
 WORDS = [

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cgddi.images import LESION, SKIN, TONES
+from cgddi.core.images import LESION, SKIN, TONES
 from PIL import Image
 
 SKINS = {"light": (232, 190, 172), "medium": (190, 140, 105), "dark": (96, 64, 48)}

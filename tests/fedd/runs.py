@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from cgddi.artefacts import write_atomic
+from cgddi.core.archive import write_atomic
+from cgddi.core.images import LESION, SKIN, TONES
 from cgddi.fedd.features_io import ImageFeatures, write_features
 from cgddi.fedd.results import iou_csv, pictures, predictions_csv
-from cgddi.images import LESION, SKIN, TONES
 
 SUBSETS = {"5": 10, "20": 40}
 SIZE = 32

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from cgddi.core.images import TONES
 from cgddi.fedd.features_io import ImageFeatures, write_features
-from cgddi.images import TONES
 from PIL import Image
 
 SIZE = 32

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from cgddi.errors import UserError
+from cgddi.core.errors import UserError
 from cgddi.fedd import backbones
 
 from tests.diffusion.tiny import make_model

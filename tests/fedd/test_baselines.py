@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from cgddi.cli import main
-from cgddi.errors import InvalidInput, UserError
+from cgddi.core.errors import InvalidInput, UserError
 from cgddi.fedd.baselines import NETWORKS, build
 from cgddi.fedd.baselines_augment import augmented
 from cgddi.fedd.baselines_networks import build_deepderm, build_unet

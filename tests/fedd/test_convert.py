@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from cgddi.cli import main
-from cgddi.errors import UserError
+from cgddi.core.errors import UserError
 from cgddi.fedd import adm
 from cgddi.fedd.backbones import decoder_blocks, load
 from cgddi.fedd.convert import read_checkpoint, to_diffusers

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from cgddi.cli import main
-from cgddi.errors import InvalidInput
+from cgddi.core.errors import InvalidInput
 from cgddi.fedd import backbones, features
 from cgddi.fedd.features_io import FeatureFiles
 from cgddi.fedd.pooling import pool

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from cgddi.errors import UserError
+from cgddi.core.errors import UserError
 from cgddi.fedd.features_io import FeatureFiles, ImageFeatures, write_features
 from safetensors.torch import save_file
 

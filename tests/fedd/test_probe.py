@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from cgddi.errors import InvalidInput, UserError
+from cgddi.core.errors import InvalidInput, UserError
 from cgddi.fedd.features_io import FeatureFiles, ImageFeatures, write_features
 from cgddi.fedd.probe import Pooled, fit, predict
 from cgddi.fedd.probe_command import main

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from cgddi.artefacts import Archive, ArchiveWriter
 from cgddi.cli import main
-from cgddi.images import BACKGROUND, LESION, SKIN, TONES, encode_png
-from cgddi.report.fedd import section
-from cgddi.report.masks import against_human, downstream, flag_counts, idle_donors
+from cgddi.core.archive import Archive, ArchiveWriter
+from cgddi.core.images import BACKGROUND, LESION, SKIN, TONES, encode_png
+from cgddi.stages.report.fedd import section
+from cgddi.stages.report.masks import against_human, downstream, flag_counts, idle_donors
 
 from tests.fedd import runs as made
 
@@ -105,7 +105,7 @@ def test_human_masks_without_a_study_give_no_section(tmp_path):
 
 
 def test_the_page_shows_the_study_and_the_masks(world, tmp_path):
-    from cgddi.report.page import _environment
+    from cgddi.stages.report.page import _environment
 
     folders, features = made.write_study_runs(tmp_path / "study")
     tables = tmp_path / "fedd/tables"

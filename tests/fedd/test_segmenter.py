@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from cgddi.core.errors import UserError
 from cgddi.diffusion.weights import write_tensors
-from cgddi.errors import UserError
 from cgddi.fedd.networks import Networks
 from cgddi.fedd.segmenter import Segmenter, load, vote
 from torch import nn

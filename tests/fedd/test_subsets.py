@@ -4,9 +4,9 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 
 import pytest
-from cgddi.errors import InvalidInput
+from cgddi.core.errors import InvalidInput
 from cgddi.fedd.subsets import TONES, spread, study
-from cgddi.sheets import Photo
+from cgddi.plan.sheets import Photo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from cgddi.cli import main
-from cgddi.errors import InvalidInput, UserError
+from cgddi.core.errors import InvalidInput, UserError
 from cgddi.fedd.published import published_columns
 from cgddi.fedd.study_runs import read_runs
 from PIL import Image

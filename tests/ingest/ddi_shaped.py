@@ -9,7 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from cgddi.images import BACKGROUND, LESION, MARKER, RULER, SKIN, encode_png
+from cgddi.core.images import BACKGROUND, LESION, MARKER, RULER, SKIN, encode_png
 from cgddi.ingest.diseases import read_diseases
 
 TONES = {"12": 208, "34": 241, "56": 207}

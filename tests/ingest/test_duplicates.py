@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from cgddi.errors import UserError
+from cgddi.core.errors import UserError
 from cgddi.ingest.duplicates import duplicate_sets, fingerprint, fingerprints
 from PIL import Image
 

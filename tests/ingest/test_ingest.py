@@ -6,12 +6,12 @@ from collections import Counter
 import numpy as np
 import pytest
 from cgddi.cli import main
-from cgddi.errors import InvalidInput, UserError
-from cgddi.images import encode_png
+from cgddi.core.errors import InvalidInput, UserError
+from cgddi.core.images import encode_png
 from cgddi.ingest import command
 from cgddi.ingest.diseases import read_diseases
 from cgddi.ingest.names import slugify
-from cgddi.sheets import check_files, load_sheets
+from cgddi.plan.sheets import check_files, load_sheets
 
 from tests.ingest.ddi_shaped import MALIGNANT, MASKED, TONES, write_ddi_shaped
 

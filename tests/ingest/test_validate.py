@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 from cgddi.cli import main
-from cgddi.errors import UserError
-from cgddi.images import encode_png
+from cgddi.core.errors import UserError
+from cgddi.core.images import encode_png
 from cgddi.ingest import check
 from cgddi.ingest.check import validate
 from cgddi.ingest.mask_check import id_map

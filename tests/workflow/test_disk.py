@@ -4,7 +4,7 @@ import shutil
 import subprocess
 
 import pytest
-from cgddi.artefacts import Archive, file_sha256
+from cgddi.core.archive import Archive, file_sha256
 
 from tests.disk import mounted
 from tests.workflow.conftest import RUN

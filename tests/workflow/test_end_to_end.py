@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from cgddi.artefacts import Archive, file_sha256
-from cgddi.images import decode_png
+from cgddi.core.archive import Archive, file_sha256
+from cgddi.core.images import decode_png
 
 from tests.workflow.conftest import RUN
 from tests.workflow.paper_scale import cgddi, snakemake
@@ -221,8 +221,8 @@ def test_a_users_mistake_shows_no_traceback(finished):
 
 
 def test_the_report_judges_the_classical_baseline_on_the_same_photos(results):
-    from cgddi.healthy.settings import TriageSettings
-    from cgddi.report.healthy import compare, draw_examples
+    from cgddi.stages.healthy.settings import TriageSettings
+    from cgddi.stages.report.healthy import compare, draw_examples
 
     examples = draw_examples(
         [str(path) for path in sorted((results / "healthy").rglob("*.tar"))], 2, 0, TriageSettings()

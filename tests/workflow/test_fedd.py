@@ -6,7 +6,7 @@ import json
 
 import pytest
 import yaml
-from cgddi.artefacts import Archive
+from cgddi.core.archive import Archive
 
 from tests.workflow.conftest import RUN, SMALL, merge, small_world
 from tests.workflow.dryrun import counts

@@ -6,7 +6,7 @@ import shutil
 
 import pandas as pd
 import pytest
-from cgddi.artefacts import file_sha256
+from cgddi.core.archive import file_sha256
 
 from tests.workflow.conftest import RUN
 from tests.workflow.dryrun import counts, messages

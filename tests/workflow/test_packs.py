@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 import yaml
-from cgddi.artefacts import file_sha256
-from cgddi.packs import packs_of
-from cgddi.sheets import load_sheets
+from cgddi.core.archive import file_sha256
+from cgddi.plan.packs import packs_of
+from cgddi.plan.sheets import load_sheets
 
 from tests.workflow.conftest import RUN, merge
 from tests.workflow.dryrun import counts, messages

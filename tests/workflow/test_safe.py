@@ -6,7 +6,7 @@ import re
 import shlex
 import stat
 
-from cgddi.artefacts import Archive
+from cgddi.core.archive import Archive
 
 from tests.workflow.conftest import RUN, SECRETS
 from tests.workflow.dryrun import dry_run

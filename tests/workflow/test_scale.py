@@ -9,14 +9,14 @@ import time
 
 import numpy as np
 import pytest
-from cgddi.artefacts import ArchiveWriter
-from cgddi.config import load_config
-from cgddi.images import encode_png
-from cgddi.jobs import all_jobs
-from cgddi.plan import Plan
-from cgddi.shellprefix import shell_prefix
+from cgddi.core.archive import ArchiveWriter
+from cgddi.core.images import encode_png
+from cgddi.plan.config import load_config
+from cgddi.plan.jobs import all_jobs
+from cgddi.plan.plan import Plan
+from cgddi.plan.shellprefix import shell_prefix
 
-from tests.mapping.world import FAULTLESS
+from tests.stages.lesion_mapped.world import FAULTLESS
 from tests.workflow.dryrun import counts
 from tests.workflow.paper_scale import ROOT, multiply, paper_scale
 

@@ -7,7 +7,7 @@ import importlib
 import os
 import sys
 
-from cgddi.errors import UserError
+from cgddi.core.errors import UserError
 
 COMMANDS = {
     "ingest": ("cgddi.ingest.command", "write an image sheet from DDI, Fitzpatrick17k or a folder of your own"),
@@ -15,26 +15,26 @@ COMMANDS = {
         "cgddi.ingest.check",
         "check the config and its sheets, photos and masks; report every problem at once",
     ),
-    "status": ("cgddi.status", "show per concept what is done, running, stale or missing, and why"),
-    "masks": ("cgddi.masks.command", "bring photos and their five-class masks to working size"),
+    "status": ("cgddi.watch.status", "show per concept what is done, running, stale or missing, and why"),
+    "masks": ("cgddi.stages.masks.command", "bring photos and their five-class masks to working size"),
     "fedd": ("cgddi.fedd.command", "masks and malignancy from diffusion features: `cgddi fedd --help`"),
-    "masks-export": ("cgddi.masks.export_command", "write masks at photo size as png files, to mend by hand"),
-    "healthy": ("cgddi.healthy.command", "inpaint healthy skin over lesions and markers, and triage the result"),
-    "review": ("cgddi.healthy.review", "write the page on which a person keeps or discards healthy images"),
-    "canvases": ("cgddi.canvases.command", "pool the kept healthy images of a cohort"),
-    "lesion-mapped": ("cgddi.mapping.command", "transplant one lesion onto every canvas of a cohort"),
-    "embedding": ("cgddi.embedding.command", "learn a concept's token by textual inversion"),
-    "lora": ("cgddi.lora.command", "train a concept's LoRA adapter"),
-    "semantic": ("cgddi.semantic.command", "sample images of a concept on healthy canvases"),
-    "index": ("cgddi.index.command", "list every image a split may train on, with its lineage"),
-    "audit": ("cgddi.audit.command", "audit a split: leakage, quality, tone, memorisation"),
-    "classify": ("cgddi.classify.command", "train a classifier and predict the test images"),
-    "fairness": ("cgddi.fairness.command", "tabulate accuracy and fairness of all classifiers"),
-    "report": ("cgddi.report.command", "write the HTML report"),
-    "export": ("cgddi.export.command", "write a Hugging Face data set and the adapters"),
-    "cost": ("cgddi.cost", "predict the GPU-hours of a plan from the rates that finished jobs recorded"),
-    "recover": ("cgddi.recover", "after a crash: cancel this folder's orphaned cluster jobs and remove the lock"),
-    "lease": ("cgddi.lease", "run a command on a GPU of this node that no other run holds"),
+    "masks-export": ("cgddi.stages.masks.export_command", "write masks at photo size as png files, to mend by hand"),
+    "healthy": ("cgddi.stages.healthy.command", "inpaint healthy skin over lesions and markers, and triage the result"),
+    "review": ("cgddi.stages.healthy.review", "write the page on which a person keeps or discards healthy images"),
+    "canvases": ("cgddi.stages.canvases.command", "pool the kept healthy images of a cohort"),
+    "lesion-mapped": ("cgddi.stages.lesion_mapped.command", "transplant one lesion onto every canvas of a cohort"),
+    "embedding": ("cgddi.stages.embedding.command", "learn a concept's token by textual inversion"),
+    "lora": ("cgddi.stages.lora.command", "train a concept's LoRA adapter"),
+    "semantic": ("cgddi.stages.semantic.command", "sample images of a concept on healthy canvases"),
+    "index": ("cgddi.stages.index.command", "list every image a split may train on, with its lineage"),
+    "audit": ("cgddi.stages.audit.command", "audit a split: leakage, quality, tone, memorisation"),
+    "classify": ("cgddi.stages.classify.command", "train a classifier and predict the test images"),
+    "fairness": ("cgddi.stages.fairness.command", "tabulate accuracy and fairness of all classifiers"),
+    "report": ("cgddi.stages.report.command", "write the HTML report"),
+    "export": ("cgddi.stages.export.command", "write a Hugging Face data set and the adapters"),
+    "cost": ("cgddi.watch.cost", "predict the GPU-hours of a plan from the rates that finished jobs recorded"),
+    "recover": ("cgddi.watch.recover", "after a crash: cancel this folder's orphaned cluster jobs and remove the lock"),
+    "lease": ("cgddi.job.lease", "run a command on a GPU of this node that no other run holds"),
     "toy-world": ("cgddi.toy.world", "write the procedural toy world in DDI's format"),
     "toy-claim": ("cgddi.toy.claim", "test on several toy worlds whether synthetic images make classifiers fairer"),
     "toy-model": ("cgddi.toy.pretrain", "rebuild the toy world's base model"),
@@ -75,7 +75,7 @@ def _take_gpus(argv: list[str]) -> list[str]:
         return argv
     if len(argv) < 2 or not argv[1].isdigit():
         raise UserError("--gpus takes the number of GPUs, 0 for none.")
-    importlib.import_module("cgddi.lease").acquire(int(argv[1]))
+    importlib.import_module("cgddi.job.lease").acquire(int(argv[1]))
     return argv[2:]
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from cgddi.artefacts import sha256
+from cgddi.core.archive import sha256
+from cgddi.core.errors import UserError
 from cgddi.diffusion.backbone import Backbone
 from cgddi.diffusion.lora_layers import StackedLoRA, inject, remove
 from cgddi.diffusion.models import check_base
 from cgddi.diffusion.weights import read_tensors, to_bytes, write_tensors
-from cgddi.errors import UserError
 
 FILE = "pytorch_lora_weights.safetensors"
 

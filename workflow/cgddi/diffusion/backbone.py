@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from cgddi.core.errors import UserError
 from cgddi.diffusion import models, tokens
 from cgddi.diffusion.schedule import NoiseRule
-from cgddi.errors import UserError
-from cgddi.imports import importing
+from cgddi.job.imports import importing
 
 
 @dataclass(frozen=True)
@@ -243,7 +243,7 @@ class Backbone:
             raise UserError(
                 f"token {token}: made for {len(rows)} text encoder(s), this model has {len(self.text_encoders)}."
             )
-        from cgddi.artefacts import sha256
+        from cgddi.core.archive import sha256
 
         parts = zip(self.tokenizers, self.text_encoders, rows, strict=True)
         made = [tokens.add_tokens(tokenizer, encoder, token, value) for tokenizer, encoder, value in parts]

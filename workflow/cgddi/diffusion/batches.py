@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from cgddi.core.images import TONES
+from cgddi.core.seeds import seed_for
 from cgddi.diffusion.latents import Views
 from cgddi.diffusion.photos import Photo
-from cgddi.images import TONES
-from cgddi.seeds import seed_for
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from cgddi.artefacts import canonical, installed_versions, sha256
+from cgddi.core.archive import canonical, installed_versions, sha256
+from cgddi.core.errors import UserError
 from cgddi.diffusion.weights import read_sealed, write_sealed
-from cgddi.errors import UserError
 
 VERSIONS = ("torch", "diffusers", "transformers", "tokenizers", "pillow", "numpy")
 """Distributions whose version can change latents and text embeddings."""

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from cgddi.artefacts import canonical, sha256
+from cgddi.core.archive import canonical, sha256
+from cgddi.core.errors import UserError
 from cgddi.diffusion.weights import read_sealed, write_sealed
-from cgddi.errors import UserError
 
 
 class Checkpoint:

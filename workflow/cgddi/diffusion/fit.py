@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from cgddi.core.errors import UserError
 from cgddi.diffusion import graphs
 from cgddi.diffusion.batches import Batches, columns_of, split_batch
 from cgddi.diffusion.checkpoint import Checkpoint, Terminated, Termination
 from cgddi.diffusion.optimise import Flat, Plan
-from cgddi.errors import UserError
 
 
 @dataclass

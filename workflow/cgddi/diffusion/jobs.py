@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cgddi.artefacts import canonical, installed_versions, sha256, write_atomic
+from cgddi.core.archive import canonical, installed_versions, sha256, write_atomic
+from cgddi.core.images import MARKER, RULER
 from cgddi.diffusion.photos import Photo
-from cgddi.images import MARKER, RULER
 
 
 def engine_options(parser: argparse.ArgumentParser) -> None:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from cgddi.core.images import BACKGROUND, LESION, MARKER, RULER, SKIN
+from cgddi.core.seeds import seed_for
 from cgddi.diffusion.backbone import Backbone, Prompts
 from cgddi.diffusion.cache import Store
 from cgddi.diffusion.photos import Photo, fit_square
-from cgddi.images import BACKGROUND, LESION, MARKER, RULER, SKIN
-from cgddi.seeds import seed_for
 
 CLASS_IDS = {"background": BACKGROUND, "lesion": LESION, "marker": MARKER, "ruler": RULER, "skin": SKIN}
 

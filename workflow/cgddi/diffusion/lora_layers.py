@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from cgddi.core.errors import UserError
 from cgddi.diffusion.lora_products import adapted, takes
-from cgddi.errors import UserError
 
 
 class StackedLoRA(nn.Module):

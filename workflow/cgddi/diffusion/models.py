@@ -11,8 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from cgddi.artefacts import canonical, file_sha256, sha256
-from cgddi.errors import UserError
+from cgddi.core.archive import canonical, file_sha256, sha256
+from cgddi.core.errors import UserError
 
 COMPONENTS = ("scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "transformer", "unet", "vae")
 """Parts of a Stable Diffusion folder the engine loads; the safety checker and feature extractor are not among them."""

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cgddi.artefacts import Archive, sha256
-from cgddi.errors import InvalidInput, Problem, UserError
-from cgddi.images import TONES
+from cgddi.core.archive import Archive, sha256
+from cgddi.core.errors import InvalidInput, Problem, UserError
+from cgddi.core.images import TONES
 
 
 @dataclass(frozen=True)

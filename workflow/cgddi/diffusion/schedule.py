@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from cgddi.errors import UserError
+from cgddi.core.errors import UserError
 
 
 class NoiseRule:

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from cgddi.artefacts import write_atomic
+from cgddi.core.archive import write_atomic
+from cgddi.core.images import TONES, encode_png
+from cgddi.core.seeds import seed_for
 from cgddi.diffusion.backbone import Backbone
 from cgddi.diffusion.jobs import fill_prompt
 from cgddi.diffusion.sampler import Sampler, SampleSettings
-from cgddi.images import TONES, encode_png
-from cgddi.seeds import seed_for
 
 
 def tile(images: np.ndarray, columns: int, gap: int = 2) -> np.ndarray:

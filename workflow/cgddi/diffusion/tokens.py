@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from cgddi.core.errors import UserError
 from cgddi.diffusion.models import check_base
 from cgddi.diffusion.weights import read_tensors
-from cgddi.errors import UserError
 
 
 def names_of(token: str, vectors: int) -> list[str]:

@@ -8,15 +8,15 @@ from typing import Any, Protocol, TypeVar
 import torch
 from pydantic import BaseModel
 
-from cgddi.artefacts import canonical
+from cgddi.core.archive import canonical
+from cgddi.core.errors import UserError
 from cgddi.diffusion.backbone import Backbone
 from cgddi.diffusion.batches import Table
 from cgddi.diffusion.cache import Store
 from cgddi.diffusion.latents import Views, latents_of, loss_weights
 from cgddi.diffusion.optimise import Plan, loss_scale
 from cgddi.diffusion.photos import Photo
-from cgddi.errors import UserError
-from cgddi.jobspec import need, settings_of
+from cgddi.job.spec import need, settings_of
 
 Settings = TypeVar("Settings", bound=BaseModel)
 

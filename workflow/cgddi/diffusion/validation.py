@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from cgddi.core.images import TONES
+from cgddi.core.seeds import seed_for
 from cgddi.diffusion.batches import Pool, Table, normal
 from cgddi.diffusion.objective import Objective
 from cgddi.diffusion.photos import Photo
-from cgddi.images import TONES
-from cgddi.seeds import seed_for
 
 
 def tone_losses(

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from cgddi.artefacts import write_atomic
-from cgddi.errors import UserError
+from cgddi.core.archive import write_atomic
+from cgddi.core.errors import UserError
 
 DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64", torch.uint8: "U8"}
 """Tensor types the engine stores, by their safetensors name."""

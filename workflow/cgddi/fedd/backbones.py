@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from cgddi.core.errors import UserError
 from cgddi.diffusion import backbone as diffusion
 from cgddi.diffusion import models
 from cgddi.diffusion.families import FAMILIES
 from cgddi.diffusion.schedule import NoiseRule
-from cgddi.errors import UserError
 
 Visit = Callable[[int, torch.Tensor], None]
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from cgddi.fedd.settings import BaselinesSettings
 from cgddi.fedd.study_options import study_parser
-from cgddi.imports import importing
+from cgddi.job.imports import importing
 
 
 def main(argv: Sequence[str]) -> int:
@@ -21,7 +21,7 @@ def main(argv: Sequence[str]) -> int:
     args = study_parser("baseline", __doc__, features=False).parse_args(argv)
     with importing():
         from cgddi.fedd.baselines import run_baseline
-        from cgddi.jobspec import checked
+        from cgddi.job.spec import checked
 
     keys = ("task", "network", "subset", "run_seed", "size", "crop", "train", "validation", "test")
     settings = checked(BaselinesSettings, args.spec, *keys)

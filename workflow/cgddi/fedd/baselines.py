@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from cgddi import runtime
-from cgddi.artefacts import canonical, record_for, write_atomic, write_record
+from cgddi.core.archive import canonical, record_for, write_atomic, write_record
+from cgddi.core.errors import UserError
+from cgddi.core.seeds import seed_for
 from cgddi.diffusion.weights import write_tensors
-from cgddi.errors import UserError
 from cgddi.fedd.baselines_networks import build_classifier, build_deepderm, build_unet
 from cgddi.fedd.baselines_train import Fit, predict, train
 from cgddi.fedd.photos import Photos, read_photos, without_covered
 from cgddi.fedd.results import iou_csv, pictures, predictions_csv
 from cgddi.fedd.settings import CLASSIFICATION_NETWORKS, SEGMENTATION_NETWORKS, BaselinesSettings
 from cgddi.fedd.study_input import ROLES, check_roles, tone_counts
-from cgddi.seeds import seed_for
+from cgddi.job import runtime
 
 NETWORKS = {"segmentation": SEGMENTATION_NETWORKS, "classification": CLASSIFICATION_NETWORKS}
 

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torchvision.models import Inception3
 
-from cgddi.artefacts import file_sha256
-from cgddi.classify.backbones import create_backbone, load_weights
-from cgddi.errors import UserError
+from cgddi.core.archive import file_sha256
+from cgddi.core.errors import UserError
+from cgddi.stages.classify.backbones import create_backbone, load_weights
 
 CLASSES = 5
 AUXILIARY_WEIGHT = 0.4

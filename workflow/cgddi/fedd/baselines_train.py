@@ -14,12 +14,12 @@ from torch import nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from cgddi.classify.data import MEAN, STD
-from cgddi.errors import UserError
+from cgddi.core.errors import UserError
 from cgddi.fedd.baselines_augment import augmented
 from cgddi.fedd.baselines_networks import AUXILIARY_WEIGHT, CLASSES
 from cgddi.fedd.photos import Photos
 from cgddi.fedd.settings import BaselinesSettings
+from cgddi.stages.classify.data import MEAN, STD
 
 
 @dataclass

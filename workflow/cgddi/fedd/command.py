@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 
-from cgddi.errors import UserError
+from cgddi.core.errors import UserError
 
 STAGES = ("features", "segmenter", "probe", "baseline", "tables", "convert")
 """Each in `cgddi.fedd.<stage>_command`, with `main(argv)`."""

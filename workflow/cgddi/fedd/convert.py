@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from cgddi.artefacts import file_sha256, temporary_beside, write_record
+from cgddi.core.archive import file_sha256, temporary_beside, write_record
+from cgddi.core.errors import UserError
 from cgddi.diffusion.weights import read_tensors
-from cgddi.errors import UserError
 from cgddi.fedd import adm
 
 SHOWN = 6

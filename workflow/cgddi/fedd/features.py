@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from cgddi.errors import InvalidInput, Problem, UserError
+from cgddi.core.errors import InvalidInput, Problem, UserError
+from cgddi.core.seeds import seed_for
 from cgddi.fedd.backbones import FeatureBackbone
 from cgddi.fedd.features_io import ImageFeatures
 from cgddi.fedd.pooling import cluster, pool
-from cgddi.masks.geometry import photo_to_size
-from cgddi.masks.read import read_photo
-from cgddi.seeds import seed_for
+from cgddi.stages.masks.geometry import photo_to_size
+from cgddi.stages.masks.read import read_photo
 
 
 def read_batch(rows: Sequence[Mapping[str, Any]], size: int, crop: str) -> dict[str, np.ndarray]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cgddi.command import stage_parser
-from cgddi.errors import UserError
+from cgddi.core.errors import UserError
 from cgddi.fedd.settings import FeaturesSettings
-from cgddi.imports import importing
+from cgddi.job.command import stage_parser
+from cgddi.job.imports import importing
 
 
 def main(argv: Sequence[str]) -> int:
@@ -20,7 +20,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--output", required=True, help="the feature file (.safetensors) to write")
     parser.add_argument("--metrics", help="file to append one JSON line on time and memory to")
     options = parser.parse_args(argv)
-    from cgddi.jobspec import checked
+    from cgddi.job.spec import checked
 
     spec = options.spec
     settings = checked(FeaturesSettings, spec, "cohort", "batch", "timestep", "crop", "rows", "model")
@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("--spec lacks model.source. Name a diffusers folder in models.fedd.source.")
     with importing():
         from cgddi.fedd import backbones, features, features_io
-        from cgddi.runtime import start, usage_log
+        from cgddi.job.runtime import start, usage_log
 
     facts = {"stage": "fedd_features", "cohort": spec["cohort"], "batch": spec["batch"], "timestep": spec["timestep"]}
     with usage_log(options.metrics, **facts) as usage:

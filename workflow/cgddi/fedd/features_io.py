@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from cgddi.artefacts import canonical, record_for, sha256, write_record
+from cgddi.core.archive import canonical, record_for, sha256, write_record
+from cgddi.core.errors import UserError
 from cgddi.diffusion.weights import write_tensors
-from cgddi.errors import UserError
 
 KINDS = ("map", "pooled", "kmeans")
 

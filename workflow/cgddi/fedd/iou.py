@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from cgddi.errors import InvalidInput, Problem, UserError
-from cgddi.fairness.bootstrap import Bootstrap
-from cgddi.fairness.metrics import ratio
-from cgddi.fairness.runs import Setting
-from cgddi.images import TONES
+from cgddi.core.errors import InvalidInput, Problem, UserError
+from cgddi.core.images import TONES
+from cgddi.stages.fairness.bootstrap import Bootstrap
+from cgddi.stages.fairness.metrics import ratio
+from cgddi.stages.fairness.runs import Setting
 
 CLASSES = ("background", "lesion", "marker", "ruler", "skin")
 COUNTS = ("intersection", "union", "predicted", "truth")

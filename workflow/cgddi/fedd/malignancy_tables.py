@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from cgddi.fairness.bootstrap import Bootstrap, Estimate
-from cgddi.fairness.metrics import area_under_curve, ratio, run_metrics
-from cgddi.fairness.runs import Run, Setting
+from cgddi.core.images import TONES
 from cgddi.fedd.iou_tables import Context
 from cgddi.fedd.published import published_columns
 from cgddi.fedd.study_runs import FEDD, Predictions
-from cgddi.images import TONES
+from cgddi.stages.fairness.bootstrap import Bootstrap, Estimate
+from cgddi.stages.fairness.metrics import area_under_curve, ratio, run_metrics
+from cgddi.stages.fairness.runs import Run, Setting
 
 METRICS = ("auc", "f1", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "ece")
 CLASSES = ("benign", "malignant")

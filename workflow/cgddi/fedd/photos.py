@@ -11,10 +11,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from cgddi.errors import InvalidInput, Problem, UserError
-from cgddi.images import LESION
-from cgddi.masks.geometry import mask_to_size, photo_to_size
-from cgddi.masks.read import read_mask, read_photo
+from cgddi.core.errors import InvalidInput, Problem, UserError
+from cgddi.core.images import LESION
+from cgddi.stages.masks.geometry import mask_to_size, photo_to_size
+from cgddi.stages.masks.read import read_mask, read_photo
 
 Row = Mapping[str, Any]
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from cgddi.errors import InvalidInput, Problem
+from cgddi.core.errors import InvalidInput, Problem
+from cgddi.core.images import LESION, MARKER, SKIN, TONES
 from cgddi.fedd import lowres
 from cgddi.fedd.features_io import FeatureFiles
 from cgddi.fedd.segmenter import centred
-from cgddi.images import LESION, MARKER, SKIN, TONES
 
 
 @dataclass(frozen=True)

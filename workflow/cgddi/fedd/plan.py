@@ -6,16 +6,16 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from cgddi.errors import InvalidInput, UserError
+from cgddi.core.errors import InvalidInput, UserError
 from cgddi.fedd.refusals import refusals
 from cgddi.fedd.settings import FeaturesSettings
 from cgddi.fedd.worklist import STUDY, Baseline, FeddWorklist, Segmenter
-from cgddi.sheets import Photo
-from cgddi.sourcehash import source_hash
-from cgddi.specs import model_spec
+from cgddi.plan.code import source_hash
+from cgddi.plan.sheets import Photo
+from cgddi.plan.specs import model_spec
 
 if TYPE_CHECKING:
-    from cgddi.plan import Plan
+    from cgddi.plan.plan import Plan
 
 
 class FeddPlan(FeddWorklist):

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from cgddi import runtime
-from cgddi.artefacts import record_for, write_atomic, write_record
-from cgddi.errors import InvalidInput, Problem, UserError
+from cgddi.core.archive import record_for, write_atomic, write_record
+from cgddi.core.errors import InvalidInput, Problem, UserError
+from cgddi.core.seeds import seed_for
 from cgddi.fedd.features_io import FeatureFiles
 from cgddi.fedd.networks import Networks, keep_better
 from cgddi.fedd.results import predictions_csv
 from cgddi.fedd.settings import ProbeSettings
 from cgddi.fedd.study_input import ROLES, open_study, tone_counts
-from cgddi.seeds import seed_for
+from cgddi.job import runtime
 
 
 @dataclass(frozen=True)

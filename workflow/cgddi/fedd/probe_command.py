@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from cgddi.fedd.settings import ProbeSettings
 from cgddi.fedd.study_options import study_parser
-from cgddi.imports import importing
+from cgddi.job.imports import importing
 
 
 def main(argv: Sequence[str]) -> int:
@@ -20,7 +20,7 @@ def main(argv: Sequence[str]) -> int:
     args = study_parser("probe", __doc__).parse_args(argv)
     with importing():
         from cgddi.fedd.probe import run_probe
-        from cgddi.jobspec import checked
+        from cgddi.job.spec import checked
 
     settings = checked(ProbeSettings, args.spec, "subset", "timestep", "seeds", "train", "validation", "test")
     run_probe(args.spec, settings, args.features, args.output_dir, args.threads, args.metrics)

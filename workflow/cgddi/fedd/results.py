@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from cgddi.artefacts import csv_text
-from cgddi.images import BACKGROUND, LESION, MARKER, RULER, SKIN, TONES
-from cgddi.seeds import seed_for
+from cgddi.core.archive import csv_text
+from cgddi.core.images import BACKGROUND, LESION, MARKER, RULER, SKIN, TONES
+from cgddi.core.seeds import seed_for
 
 CLASS_NAMES = {BACKGROUND: "background", LESION: "lesion", MARKER: "marker", RULER: "ruler", SKIN: "skin"}
 IOU_COLUMNS = ("image_id", "tone", "malignant", "class", "intersection", "union", "predicted", "truth")
@@ -91,7 +91,7 @@ def pictures(
     """
     import torch
 
-    from cgddi.artefacts import canonical
+    from cgddi.core.archive import canonical
     from cgddi.diffusion.weights import to_bytes
 
     tensors, images = {}, []

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from cgddi.artefacts import canonical
+from cgddi.core.archive import canonical
+from cgddi.core.errors import UserError
 from cgddi.diffusion.weights import read_tensors, write_tensors
-from cgddi.errors import UserError
 from cgddi.fedd import lowres
 from cgddi.fedd.networks import Networks
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import get_args
 
-from cgddi.errors import UserError
+from cgddi.core.errors import UserError
 from cgddi.fedd.settings import SegmenterSettings, Variant
 from cgddi.fedd.study_options import study_parser
-from cgddi.imports import importing
+from cgddi.job.imports import importing
 
 
 def main(argv: Sequence[str]) -> int:
@@ -23,7 +23,7 @@ def main(argv: Sequence[str]) -> int:
     args = study_parser("segmenter", __doc__).parse_args(argv)
     with importing():
         from cgddi.fedd.segmenter_run import run_segmenter
-        from cgddi.jobspec import checked
+        from cgddi.job.spec import checked
 
     keys = ("variant", "subset", "run_seed", "size", "timestep", "blocks", "crop", "train", "validation", "test")
     settings = checked(SegmenterSettings, args.spec, *keys)

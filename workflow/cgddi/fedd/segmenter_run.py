@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from cgddi import runtime
-from cgddi.artefacts import record_for, write_atomic, write_record
-from cgddi.errors import InvalidInput
+from cgddi.core.archive import record_for, write_atomic, write_record
+from cgddi.core.errors import InvalidInput
 from cgddi.fedd.photos import read_photos, without_covered
 from cgddi.fedd.pixels import load_pixels, missing_maps
 from cgddi.fedd.results import iou_csv, pictures
@@ -18,6 +17,7 @@ from cgddi.fedd.segmenter import Segmenter
 from cgddi.fedd.segmenter_train import fit
 from cgddi.fedd.settings import SegmenterSettings
 from cgddi.fedd.study_input import ROLES, open_study, tone_counts
+from cgddi.job import runtime
 
 
 def run_segmenter(

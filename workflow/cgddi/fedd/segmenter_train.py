@@ -10,13 +10,13 @@ import torch
 from torch.nn import functional
 from tqdm import tqdm
 
-from cgddi.errors import UserError
+from cgddi.core.errors import UserError
+from cgddi.core.images import LESION, TONES
+from cgddi.core.seeds import seed_for
 from cgddi.fedd.networks import Networks, keep_better
 from cgddi.fedd.pixels import ON_SKIN, Held, Pixels, held_pixels, skin_statistics
 from cgddi.fedd.segmenter import vote
 from cgddi.fedd.settings import SegmenterSettings
-from cgddi.images import LESION, TONES
-from cgddi.seeds import seed_for
 
 CLASSES = 5
 CHUNK = 20

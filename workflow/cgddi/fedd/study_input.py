@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cgddi.errors import InvalidInput, Problem, UserError
+from cgddi.core.errors import InvalidInput, Problem, UserError
 from cgddi.fedd.features_io import FeatureFiles
 
 ROLES = ("train", "validation", "test")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from cgddi.command import stage_parser
+from cgddi.job.command import stage_parser
 
 
 def study_parser(job: str, description: str | None, features: bool = True) -> argparse.ArgumentParser:

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cgddi.errors import InvalidInput, Problem, UserError
+from cgddi.core.errors import InvalidInput, Problem, UserError
+from cgddi.core.images import TONES
 from cgddi.fedd.iou import MaskRun, read_counts
 from cgddi.fedd.results import PREDICTION_COLUMNS
-from cgddi.images import TONES
 
 FEDD = "fedd"
 """What tables call the diffusion features' own models; baselines go by their network's name."""

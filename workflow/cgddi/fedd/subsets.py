@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from cgddi.errors import InvalidInput, Problem
-from cgddi.seeds import seed_for
-from cgddi.sheets import Photo
+from cgddi.core.errors import InvalidInput, Problem
+from cgddi.core.seeds import seed_for
+from cgddi.plan.sheets import Photo
 
 TONES = ("light", "medium", "dark")
 

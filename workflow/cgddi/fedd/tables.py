@@ -8,8 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from cgddi.errors import UserError
-from cgddi.fairness.bootstrap import Bootstrap
+from cgddi.core.errors import UserError
 from cgddi.fedd import plots
 from cgddi.fedd.iou_tables import Context, gap_frame, iou_frame, paired_frame
 from cgddi.fedd.malignancy_tables import ablation_frame, chosen_settings, classification_frame
@@ -17,6 +16,7 @@ from cgddi.fedd.mask_pictures import kmeans_picture, masks_picture, read_picture
 from cgddi.fedd.settings import TablesSettings
 from cgddi.fedd.study_runs import StudyRuns, by_setting, read_runs
 from cgddi.fedd.tables_text import blocks_of, latex, markdown
+from cgddi.stages.fairness.bootstrap import Bootstrap
 
 NOT_FIGURES = ("published", "published_same", "block", "timestep", "p")
 """Columns that stay empty where there is nothing; in the others nothing is an undefined figure."""

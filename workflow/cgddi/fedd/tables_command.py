@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from cgddi.artefacts import record_for, write_atomic, write_record
-from cgddi.command import stage_parser
+from cgddi.core.archive import record_for, write_atomic, write_record
 from cgddi.fedd.settings import TablesSettings
-from cgddi.imports import importing
+from cgddi.job.command import stage_parser
+from cgddi.job.imports import importing
 
 
 def main(argv: Sequence[str]) -> int:
@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     with importing():
         from cgddi.fedd.tables import make_tables
-        from cgddi.jobspec import checked
+        from cgddi.job.spec import checked
 
     settings = checked(TablesSettings, args.spec, "cohort", "subsets", "timestep", "blocks")
     out = Path(args.output_dir)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import cached_property
 from typing import NamedTuple
 
-from cgddi.errors import InvalidInput, Problem
+from cgddi.core.errors import InvalidInput, Problem
+from cgddi.core.seeds import seed_for
 from cgddi.fedd.subsets import Study, study
-from cgddi.seeds import seed_for
-from cgddi.sheets import Photo
-from cgddi.worklist import Worklist
+from cgddi.plan.sheets import Photo
+from cgddi.plan.worklist import Worklist
 
 STUDY = "study"
 """The batch of the study's own photos: one job per timestep holds them all, whatever their concepts."""

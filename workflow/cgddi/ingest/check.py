@@ -19,9 +19,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from cgddi.errors import InvalidInput, Problem, UserError
+from cgddi.core.errors import InvalidInput, Problem, UserError
 from cgddi.ingest.mask_check import check_photo, id_map
-from cgddi.sheets import Photo, Sheets, load_sheets
+from cgddi.plan.sheets import Photo, Sheets, load_sheets
 
 POLICIES = ("error", "unlabelled", "split")
 
@@ -143,7 +143,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         ids = id_map(args.mask_ids)
         if args.config:
-            from cgddi.config import load_config
+            from cgddi.plan.config import load_config
 
             config = load_config(*args.config)
             images, diseases = images or config.images, diseases or config.diseases

@@ -13,8 +13,8 @@ import os
 import re
 from collections.abc import Callable, Sequence
 
-from cgddi.artefacts import write_atomic
-from cgddi.errors import InvalidInput, Problem, UserError
+from cgddi.core.archive import write_atomic
+from cgddi.core.errors import InvalidInput, Problem, UserError
 from cgddi.ingest.diseases import Concept, check_diseases, read_diseases
 from cgddi.ingest.readers import Incoming, read_ddi, read_fitzpatrick17k, read_folder
 from cgddi.ingest.table import parse_table

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cgddi.errors import Problem
+from cgddi.core.errors import Problem
 from cgddi.ingest.names import RESERVED_SLUGS, SLUG, TOKEN, fault, slugify
 from cgddi.ingest.table import Table, check_columns, read_table
 

@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from cgddi.artefacts import file_sha256
-from cgddi.errors import UserError
-from cgddi.images import open_photo
+from cgddi.core.archive import file_sha256
+from cgddi.core.errors import UserError
+from cgddi.core.images import open_photo
 
 NEAR = 4
 """Bits of 64 that the perceptual hashes of near-duplicates may differ in."""

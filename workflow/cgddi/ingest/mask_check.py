@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cgddi.errors import Problem, UserError
-from cgddi.images import LESION, open_photo
-from cgddi.masks.geometry import same_shape
-from cgddi.masks.read import read_mask
-from cgddi.masks.settings import MasksSettings
-from cgddi.sheets import Photo
+from cgddi.core.errors import Problem, UserError
+from cgddi.core.images import LESION, open_photo
+from cgddi.plan.sheets import Photo
+from cgddi.stages.masks.geometry import same_shape
+from cgddi.stages.masks.read import read_mask
+from cgddi.stages.masks.settings import MasksSettings
 
 CLASSES = {"background": 0, "lesion": 1, "marker": 2, "ruler": 3, "skin": 4}
 """Class names and ids, as in sDDI (FEDD)."""

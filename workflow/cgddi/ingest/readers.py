@@ -8,10 +8,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from cgddi.errors import Problem, UserError
+from cgddi.core.errors import Problem, UserError
 from cgddi.ingest.diseases import Concept
 from cgddi.ingest.table import Table, check_columns, read_table
-from cgddi.sheets import COLUMNS, MALIGNANT_NAMES, TONE_NAMES, check_images
+from cgddi.plan.sheets import COLUMNS, MALIGNANT_NAMES, TONE_NAMES, check_images
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
 MASK_SUFFIXES = (".npy", ".png")

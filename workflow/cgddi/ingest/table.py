@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
-from cgddi.errors import Problem
+from cgddi.core.errors import Problem
 
 
 @dataclass

@@ -8,13 +8,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from cgddi.artefacts import csv_text
-from cgddi.errors import InvalidInput, Problem
+from cgddi.core.archive import csv_text
+from cgddi.core.errors import InvalidInput, Problem
 from cgddi.ingest.diseases import DISEASE_COLUMNS, Concept, check_diseases
 from cgddi.ingest.names import slugify
 from cgddi.ingest.readers import malignant_name, tone_name
 from cgddi.ingest.table import Table, check_columns, parse_table, read_table
-from cgddi.sheets import COLUMNS, OPTIONAL, REQUIRED, Sheets, check_images
+from cgddi.plan.sheets import COLUMNS, OPTIONAL, REQUIRED, Sheets, check_images
 
 Row = dict[str, str]
 

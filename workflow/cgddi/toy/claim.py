@@ -16,8 +16,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cgddi.artefacts import write_atomic
-from cgddi.errors import UserError
+from cgddi.core.archive import write_atomic
+from cgddi.core.errors import UserError
 
 SETS = (("ddi", "toy", []), ("test", "toy-test", ["--prefix", "test-", "--append"]))
 """Folder of the world, cohort, and further arguments of `cgddi ingest`."""
@@ -65,9 +65,9 @@ def run_seed(seed: int, args: argparse.Namespace) -> Path:
 
 def pool(folders: dict[str, Path], settings: dict, output: Path) -> None:
     """Read every run below `folders` (data seed -> results) and write the pooled tables and the plot."""
-    from cgddi.fairness import pooled, pooled_tables
-    from cgddi.fairness.runs import read_run
-    from cgddi.fairness.settings import FairnessSettings
+    from cgddi.stages.fairness import pooled, pooled_tables
+    from cgddi.stages.fairness.runs import read_run
+    from cgddi.stages.fairness.settings import FairnessSettings
 
     options = FairnessSettings(**settings)
     runs = {

@@ -1,0 +1,123 @@
+"""Archives: deterministic, atomic, readable by any tar or WebDataset reader, and checked against their manifest."""
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+from cgddi.core.archive import Archive, ArchiveWriter, canonical, write_atomic
+from cgddi.core.errors import UserError
+from cgddi.core.images import decode_png, encode_png
+
+SPEC = {"stage": "masks", "settings": {"size": 8}, "seed": 1, "versions": {"numpy": "2"}}
+
+
+def write(path, n=3):
+    rng = np.random.default_rng(0)
+    with ArchiveWriter(path, SPEC) as out:
+        for i in range(n):
+            picture = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            mask = rng.integers(0, 5, (8, 8), dtype=np.uint8)
+            out.add(f"{i:03d}", {"png": encode_png(picture), "mask.png": encode_png(mask)}, {"id": i, "tone": "dark"})
+        out.skip("999", "no mask")
+
+
+def test_same_content_same_bytes(tmp_path):
+    write(tmp_path / "a.tar")
+    write(tmp_path / "b.tar")
+    for suffix in (".tar", ".jsonl", ".json"):
+        assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
+
+
+def test_byte_ranges_are_the_tars_own_members(tmp_path):
+    write(tmp_path / "a.tar")
+    archive = Archive(tmp_path / "a.tar")
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        for row in archive.rows:
+            for suffix in ("png", "mask.png"):
+                assert archive.read(row, suffix) == tar.extractfile(f"{row['key']}.{suffix}").read()
+            assert json.load(tar.extractfile(f"{row['key']}.json"))["id"] == row["id"]
+    assert decode_png(archive.read(archive.rows[0])).shape == (8, 8, 3)
+    assert archive.record["skipped"] == [{"id": "999", "reason": "no mask"}]
+    assert archive.record["spec"] == SPEC
+    assert archive.record["installed"]["numpy"] == np.__version__
+
+
+def test_a_failed_writer_leaves_nothing(tmp_path):
+    with pytest.raises(RuntimeError), ArchiveWriter(tmp_path / "a.tar", SPEC) as out:
+        out.add("k", {"png": b"x"}, {})
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_killed_writers_left_is_removed_by_the_next(tmp_path):
+    """kill -9 runs no handler; the job that is run again clears what lies beside its own targets, and nothing else."""
+    ours = [tmp_path / f".a{suffix}.0123456789ab.tmp" for suffix in (".tar", ".json", ".jsonl")]
+    others = [tmp_path / ".a.a.tar.0123456789ab.tmp", tmp_path / ".b.tar.0123456789ab.tmp", tmp_path / ".a.tar.tmp"]
+    for path in (*ours, *others):
+        path.write_bytes(b"half")
+    with ArchiveWriter(tmp_path / "a.tar", SPEC):
+        assert not ours[0].exists(), "room before it writes"
+    assert not any(path.exists() for path in ours) and all(path.exists() for path in others)
+    shared = tmp_path / ".s.0123456789ab.tmp"
+    shared.write_bytes(b"another process writes this now")
+    write_atomic(tmp_path / "s", b"x", alone=False)
+    assert shared.exists()
+
+
+@pytest.mark.parametrize("key", ["../x", "a.b", "", "a b", "x" * 201, "é"])
+def test_unsafe_keys_are_refused(tmp_path, key):
+    with pytest.raises(ValueError), ArchiveWriter(tmp_path / "a.tar", SPEC) as out:
+        out.add(key, {"png": b"x"}, {})
+
+
+def test_a_changed_image_is_noticed(tmp_path):
+    write(tmp_path / "a.tar")
+    archive = Archive(tmp_path / "a.tar")
+    data = bytearray((tmp_path / "a.tar").read_bytes())
+    data[archive.rows[1]["members"]["png"][0] + 40] ^= 1
+    (tmp_path / "a.tar").write_bytes(data)
+    archive.read(archive.rows[0])
+    with pytest.raises(UserError, match="001 does not match its manifest"):
+        archive.read(archive.rows[1])
+
+
+def test_a_truncated_archive_is_noticed(tmp_path):
+    write(tmp_path / "a.tar")
+    archive = Archive(tmp_path / "a.tar")
+    (tmp_path / "a.tar").write_bytes((tmp_path / "a.tar").read_bytes()[:600])
+    with pytest.raises(UserError, match="ends at byte"):
+        archive.read(archive.rows[1])
+
+
+def test_a_missing_part_is_named(tmp_path):
+    write(tmp_path / "a.tar")
+    (tmp_path / "a.jsonl").unlink()
+    with pytest.raises(UserError, match="a.jsonl: missing"):
+        Archive(tmp_path / "a.tar")
+
+
+def test_an_archive_opens_by_any_of_its_parts(tmp_path):
+    write(tmp_path / "a.tar")
+    assert {Archive(tmp_path / f"a{suffix}").path for suffix in (".tar", ".jsonl", ".json")} == {tmp_path / "a.tar"}
+
+
+def test_webdataset_layout(tmp_path):
+    """Members of one sample lie side by side and share the name up to the first dot."""
+    write(tmp_path / "a.tar")
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        names = tar.getnames()
+    assert names[:3] == ["000.png", "000.mask.png", "000.json"]
+
+
+def test_canonical_json_is_independent_of_order_and_refuses_nan():
+    assert canonical({"b": 1, "a": "é"}) == canonical({"a": "é", "b": 1}) == '{"a":"\\u00e9","b":1}'
+    with pytest.raises(ValueError):
+        canonical({"x": float("nan")})
+
+
+def test_atomic_write_replaces_whole(tmp_path):
+    write_atomic(tmp_path / "x" / "f", "one")
+    write_atomic(tmp_path / "x" / "f", io.BytesIO(b"two").read())
+    assert (tmp_path / "x" / "f").read_bytes() == b"two" and len(list((tmp_path / "x").iterdir())) == 1

@@ -1,0 +1,78 @@
+"""Stages import what they need and no more: every job starts a process, and most jobs of a small run are short."""
+
+import gc
+import json
+import subprocess
+import sys
+
+import pytest
+from cgddi.job.imports import importing
+
+MODELS = {"torch", "torchvision", "diffusers", "transformers", "peft", "accelerate", "timm"}
+FRAMES = {"pandas", "pyarrow", "sklearn", "matplotlib"}
+COMPILER = {"torch._dynamo", "torch._inductor"}
+"""A second or two, which torch imports on little cause."""
+
+GROUPS = {
+    # Modules in which stages work, and what they are not to import.
+    "pictures": (
+        ["stages.lesion_mapped.stage", "stages.masks.stage", "stages.canvases.stage", "stages.healthy.review"],
+        MODELS | FRAMES | {"skimage", "scipy.optimize", "scipy.stats", "scipy.sparse.linalg"},
+    ),
+    "healthy": (
+        ["stages.healthy.stage", "stages.healthy.biharmonic"],
+        MODELS | FRAMES | {"skimage", "scipy.optimize", "scipy.stats"},
+    ),
+    "tables": (
+        [
+            "stages.index.table",
+            "stages.audit.leakage",
+            "stages.audit.tone",
+            "stages.audit.memorisation",
+            "stages.report.page",
+            "stages.export.dataset",
+            "job.runtime",
+        ],
+        MODELS | {"sklearn", "matplotlib", "scipy.stats"},
+    ),
+    "diffusion": (
+        [
+            "stages.lora.train",
+            "stages.embedding.train",
+            "stages.semantic.sample",
+            "fedd.features",
+            "fedd.probe",
+            "fedd.segmenter_run",
+        ],
+        MODELS - {"torch"} | FRAMES | COMPILER | {"scipy"},
+    ),
+    "classifiers": (
+        ["stages.classify.train", "stages.classify.methods"],
+        {"diffusers", "transformers", "sklearn", "matplotlib"},
+    ),
+}
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_stages_leave_out_what_they_do_not_need(group):
+    stages, unneeded = GROUPS[group]
+    lines = [f"import cgddi.{stage}" for stage in stages]
+    if group == "diffusion":
+        lines.append("import cgddi.job.runtime; cgddi.job.runtime.start(1)")
+    lines += ["import json, sys", "print(json.dumps(list(sys.modules)))"]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": "workflow"},
+    )
+    assert unneeded & set(json.loads(done.stdout)) == set()
+
+
+def test_the_collector_is_as_it_was_after_imports():
+    assert gc.isenabled()
+    with pytest.raises(ImportError), importing():
+        assert not gc.isenabled()
+        import cgddi.no_such_module  # noqa: F401
+    assert gc.isenabled()

@@ -1,0 +1,73 @@
+"""Every regime and split of config/README.md is real: the names are the built-in ones, and its examples plan."""
+
+from __future__ import annotations
+
+import re
+
+import yaml
+from cgddi.plan.code import ROOT
+from cgddi.plan.config import BASE_MODEL, parse_config
+from cgddi.plan.plan import Plan
+from cgddi.stages.classify.settings import REGIMES
+
+README = (ROOT / "config/README.md").read_text()
+
+
+def example(number: int) -> dict:
+    """A yaml block of config/README.md."""
+    return yaml.safe_load(re.findall(r"```yaml\n(.*?)```", README, re.S)[number])
+
+
+def sheet(tmp_path) -> str:
+    """An image sheet: three cohorts of three diseases (one malignant) x three tones x eight photos."""
+    rows = ["image_id,file,cohort,disease,skin_tone,malignant,mask,group"]
+    for cohort in ("ddi", "f17k", "clinic"):
+        for d, disease in enumerate(["melanoma", "melanocytic-nevi", "verruca-vulgaris"]):
+            for tone in ("12", "34", "56"):
+                rows += [f"{cohort}{d}{tone}{n},x.png,{cohort},{disease},{tone},{d == 0},x.npy," for n in range(8)]
+    for name in ("x.png", "x.npy"):
+        (tmp_path / name).touch()
+    path = tmp_path / "images.csv"
+    path.write_text("\n".join(rows) + "\n")
+    return str(path)
+
+
+def test_the_table_of_regimes_names_every_built_in_one_and_no_other():
+    table = README.split("## Regimes")[1].split("Regimes of your own")[0]
+    named = set()
+    for cell in re.findall(r"^\| (`.*?) \|", table, re.M):
+        first, *others = re.findall(r"`([a-z0-9_]+)`", cell)
+        stem = first.rstrip("0123456789")
+        named.add(first)
+        named.update(
+            other if not other.startswith("_") else stem.removesuffix("_x").rstrip("_") + other for other in others
+        )
+    assert named == set(REGIMES)
+
+
+def test_every_built_in_regime_and_the_examples_plan_from_one_line_each(tmp_path):
+    own = example(0)
+    names = [*REGIMES, *own["regimes"]]
+    plan = Plan(
+        parse_config({"images": sheet(tmp_path), **own, **example(1), "runs": {"regimes": names, "seeds": [0]}})
+    )
+    assert set(plan.regimes) == set(names)
+    assert plan.config.classify.label_texts.text_encoder == BASE_MODEL, "kept where the section says nothing of it"
+    assert list(plan.config.splits) == list(example(1)["splits"])
+    for name in names:
+        assert f'"name":"{name}"' in plan.classify_spec("main", name, "baseline", 0)
+    assert {role for _, role in plan.split_rows("held-out", "clinic")} == {"test"}
+    f17k = {role for _, role in plan.split_rows("to-f17k", "f17k")}
+    assert f17k == {"test"} and "test" not in {role for _, role in plan.split_rows("to-f17k", "ddi")}
+    assert {role for _, role in plan.split_rows("to-ddi", "ddi")} == {"test"}
+    tone = {photo.image_id: photo.skin_tone for photo in plan.by_cohort["ddi"]}
+    rows = plan.split_rows("light-medium-out", "ddi")
+    assert {tone[i] for i, role in rows if role == "test"} == {"light", "medium"}
+    assert {tone[i] for i, role in rows if role != "test"} == {"dark"}
+
+
+def test_the_paper_preset_plans_its_methods_on_the_published_split(tmp_path):
+    paper = yaml.safe_load((ROOT / "config/paper/config.yaml").read_text())
+    plan = Plan(parse_config({**paper, "images": sheet(tmp_path)}))
+    assert plan.config.runs.methods == ("baseline", "fairdisco", "patchalign")
+    assert plan.config.classify.selection == "test" and plan.config.splits["main"].method == "published"

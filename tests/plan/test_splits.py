@@ -1,0 +1,115 @@
+"""Splits: published assignments, strata, groups, and stability when other cohorts arrive."""
+
+from collections import Counter
+
+import pytest
+from cgddi.plan.sheets import Photo
+from cgddi.plan.splits import SplitSettings, assign, draw_stratified, gaps, published_test
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.model_selection import train_test_split
+
+TONES = ("light", "medium", "dark")
+
+
+def photo(i, concept="a", tone="light", malignant=False, group=None, cohort="ddi"):
+    return Photo(
+        image_id=f"{i:06d}",
+        file=f"{i}.png",
+        cohort=cohort,
+        disease=concept,
+        concept=concept,
+        skin_tone=tone,
+        malignant=malignant,
+        mask=None,
+        group=group,
+        row=i + 2,
+    )
+
+
+def many(n=300, cohort="ddi"):
+    return [photo(i, f"c{i % 7}", TONES[i % 3], i % 4 == 0, cohort=cohort) for i in range(n)]
+
+
+@pytest.mark.parametrize("seed", (12140420, 4242, 123, 0, 52, 64))  # FairDisCo's and PatchAlign's
+@pytest.mark.parametrize("n", [10, 656])
+def test_published_split_is_scikit_learns(n, seed):
+    _, test = train_test_split(list(range(n)), test_size=0.2, random_state=seed)
+    assert published_test(n, seed, 0.2) == set(test)
+
+
+def test_ddi_test_has_132_photos():
+    assert len(published_test(656, 12140420, 0.2)) == 132
+
+
+def test_stratified_keeps_shares_of_tone_and_malignancy():
+    photos = many()
+    roles = assign(photos, "development", SplitSettings(validation=0.1))
+    test = [p for p in photos if roles[p.image_id] == "test"]
+    assert 54 <= len(test) <= 66
+    for tone in TONES:
+        share = sum(p.skin_tone == tone for p in test) / len(test)
+        assert abs(share - 1 / 3) < 0.05
+    assert Counter(roles.values())["validation"] == pytest.approx(24, abs=5)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 8), st.integers(0, 2), st.booleans(), st.integers(0, 20)), min_size=1, max_size=80
+    )
+)
+def test_groups_stay_together_and_no_concept_loses_its_last_photo(rows):
+    photos = [photo(i, f"c{c}", TONES[t], m, f"g{g}") for i, (c, t, m, g) in enumerate(rows)]
+    drawn = draw_stratified(photos, 0.4, 7, "test")
+    for group in {p.group for p in photos}:
+        members = {p.image_id for p in photos if p.group == group}
+        assert members <= drawn or not members & drawn
+    for concept in {p.concept for p in photos}:
+        assert any(p.concept == concept and p.image_id not in drawn for p in photos)
+
+
+def test_a_new_cohort_moves_no_old_photo():
+    """Each cohort is assigned by itself, so nothing of another cohort can enter."""
+    old = many(60)
+    settings_ = SplitSettings(method="published")
+    before = assign(old, "development", settings_)
+    assign(many(30, cohort="new"), "development", settings_)
+    assert assign(old, "development", settings_) == before
+
+
+def test_growing_a_cohort_moves_few_photos():
+    before = assign(many(300), "development", SplitSettings())
+    after = assign(many(306), "development", SplitSettings())
+    moved = sum(before[i] != after[i] for i in before)
+    assert moved <= 6
+
+
+def test_evaluation_cohort_is_the_test_of_a_holdout_and_no_part_of_a_stratified_split():
+    photos = many(30)
+    assert set(assign(photos, "evaluation", SplitSettings(method="holdout")).values()) == {"test"}
+    assert set(assign(photos, "development", SplitSettings(method="holdout")).values()) == {"train", "validation"}
+    assert assign(photos, "evaluation", SplitSettings()) == {}
+
+
+def test_a_group_of_an_earlier_cohort_is_followed():
+    """A near-duplicate that arrives later carries the first photo's id as its group."""
+    new = [photo(i, tone=TONES[i % 3], group="000007", cohort="new") for i in range(100, 110)]
+    for role in ("test", "train", "validation"):
+        assert set(assign(new, "development", SplitSettings(), {"000007": role}).values()) == {role}
+
+
+def test_out_of_tone_and_cross_cohort():
+    photos = many(60)
+    roles = assign(photos, "development", SplitSettings(method="out_of_tone", test_tones=("dark",)))
+    assert all((roles[p.image_id] == "test") == (p.skin_tone == "dark") for p in photos)
+    assert set(assign(photos, "development", SplitSettings(method="cohorts", test_cohorts=("ddi",))).values()) == {
+        "test"
+    }
+
+
+def test_gaps_name_what_the_test_lacks():
+    photos = [photo(0, tone="light", malignant=True), photo(1, tone="dark")]
+    assert gaps(photos, {"000000": "train"}, SplitSettings()) == ["no test photo at all"]
+    found = gaps(photos, {"000000": "test", "000001": "train"}, SplitSettings())
+    assert found == ["no benign test photo", "no test photo of dark skin"]

@@ -1,0 +1,166 @@
+"""The diffusion route on random-weight models of the true classes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from cgddi.core.archive import Archive
+from cgddi.core.errors import UserError
+from cgddi.core.images import SKIN, decode_png
+from cgddi.stages.healthy.diffusion import DiffusionPainter, finished, whole_cells
+from cgddi.stages.healthy.region import painted_region
+from cgddi.stages.healthy.settings import HealthySettings
+from PIL import Image
+
+from tests.diffusion.tiny import make_model
+from tests.stages.healthy import tiny
+from tests.stages.lesion_mapped.world import photo, run, spec_of, write_samples
+
+QUICK = HealthySettings(steps=2, prior_steps=2, prompt="healthy skin", negative_prompt="lesion", batch_size=4)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    decoder, prior, combined = tiny.kandinsky(folder / "kandinsky")
+    return {
+        "sd-4": (tiny.stable_diffusion(folder / "sd4", 4), QUICK),
+        "sd-9": (tiny.stable_diffusion(folder / "sd9", 9), QUICK),
+        "kandinsky decoder and prior": (decoder, QUICK.model_copy(update={"prior": str(prior)})),
+        "kandinsky combined": (combined, QUICK),
+        "sdxl": (make_model(folder / "sdxl", xl=True), QUICK),
+    }
+
+
+def inputs(count: int = 3):
+    photos, masks = zip(*(photo(number, 64, lesion=0.03 * (1 + number)) for number in range(count)), strict=True)
+    return photos, [painted_region(mask) for mask in masks], [mask == SKIN for mask in masks], list(range(count))
+
+
+@pytest.mark.parametrize("name", ["sd-4", "sd-9", "kandinsky decoder and prior", "kandinsky combined", "sdxl"])
+def test_a_photo_is_painted_alike_in_any_batch(models, name):
+    source, settings = models[name]
+    painter = DiffusionPainter({"source": str(source)}, settings, CPU)
+    together = painter.paint(*inputs())
+    alone = [painter.paint(*([each] for each in one))[0] for one in zip(*inputs(), strict=True)]
+    turned = painter.paint(*(list(each)[::-1] for each in inputs()))[::-1]
+    for one, two, three, before in zip(together, alone, turned, inputs()[0], strict=True):
+        assert one.shape == before.shape and one.dtype == np.uint8
+        assert np.abs(one.astype(int) - two).max() <= 1  # rounding of batched matrix products
+        assert np.abs(one.astype(int) - three).max() <= 1
+        assert np.abs(one.astype(int) - before).mean() > 1
+    assert np.abs(together[0].astype(int) - together[1]).mean() > 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["sd-4", "sd-9", "kandinsky decoder and prior", "kandinsky combined", "sdxl"])
+def test_half_precision_paints_nearly_the_same(models, name, dtype):
+    """The route a GPU takes by default, run here on the CPU."""
+    source, settings = models[name]
+    half = DiffusionPainter({"source": str(source)}, settings, CPU, dtype)
+    unet = half.decoder.unet
+    assert {p.dtype for p in unet.parameters()} == {dtype}
+    whole = DiffusionPainter({"source": str(source)}, settings, CPU)
+    for one, two in zip(half.paint(*inputs()), whole.paint(*inputs()), strict=True):
+        assert one is not None and np.abs(one.astype(int) - two).mean() < 8
+
+
+def test_the_batched_kandinsky_loop_equals_the_pipeline_for_one_photo(models):
+    source, settings = models["kandinsky combined"]
+    painter = DiffusionPainter({"source": str(source)}, settings, CPU)
+    photos, regions, skins, _ = inputs(1)
+    ours = painter.paint(photos, regions, skins, [5])[0]
+    generator = torch.Generator().manual_seed(5)
+    prior = painter.pipeline.prior_pipe("healthy skin", "lesion", num_inference_steps=2, generator=[generator] * 2)
+    theirs = painter.decoder(
+        image=Image.fromarray(photos[0]),
+        mask_image=Image.fromarray(whole_cells(regions[0] > 0, (64, 64), painter.cell)),
+        image_embeds=prior.image_embeds,
+        negative_image_embeds=prior.negative_image_embeds,
+        width=64,
+        height=64,
+        num_inference_steps=2,
+        guidance_scale=4.0,
+        generator=[generator],
+        output_type="np",
+    ).images[0]
+    assert (ours == finished(theirs, (64, 64))).all()
+
+
+def test_the_command_keeps_every_pixel_outside_the_region(models, tmp_path):
+    photos = write_samples(tmp_path / "masks.tar", [(f"p{n}", *photo(n, 64, lesion=0.04), {}) for n in range(3)])
+    source, settings = models["sd-4"]
+    spec = spec_of(
+        "healthy",
+        settings.model_dump(mode="json"),
+        cohort="c",
+        batch="b.000",
+        images=["p0", "p2"],
+        model={"source": str(source), "revision": None, "variant": None},
+    )
+    outputs = [tmp_path / "one.tar", tmp_path / "two.tar"]
+    for output in outputs:
+        arguments = (
+            "healthy",
+            "--photos",
+            photos,
+            "--output",
+            output,
+            "--threads",
+            "1",
+            "--metrics",
+            tmp_path / "m.jsonl",
+        )
+        assert run(*arguments, spec=spec) == 0
+    assert outputs[0].read_bytes() == outputs[1].read_bytes()
+    archive = Archive(outputs[0])
+    assert [row["key"] for row in archive.rows] == ["p0", "p2"]
+    for row in archive.rows:
+        result, before = decode_png(archive.read(row)), decode_png(archive.read(row, "before.png"))
+        region = decode_png(archive.read(row, "region.png"))
+        assert (result[region == 0] == before[region == 0]).all()
+        assert (result[region == 255] != before[region == 255]).any()
+        assert row["method"] == "diffusion" and row["triage"]["lesion_contrast"] >= 0
+        assert row["prompt"] == settings.prompt
+
+
+def test_several_candidates_and_another_running_size(models):
+    source, settings = models["sd-9"]
+    painter = DiffusionPainter({"source": str(source)}, settings.model_copy(update={"image_size": 32}), CPU)
+    assert painter.paint(*inputs(1))[0].shape == (64, 64, 3)
+    with pytest.raises(UserError, match="no multiple of 4"):
+        DiffusionPainter({"source": str(source)}, settings.model_copy(update={"image_size": 34}), CPU).paint(*inputs(1))
+
+
+def test_a_missing_model_is_named_with_a_remedy(tmp_path):
+    with pytest.raises(UserError, match=r"healthy model .*nowhere.*biharmonic"):
+        DiffusionPainter({"source": str(tmp_path / "nowhere")}, QUICK, CPU)
+
+
+def test_pickled_weights_are_refused(models, tmp_path):
+    import shutil
+
+    source = tmp_path / "pickled"
+    shutil.copytree(models["sd-4"][0], source)
+    weights = source / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+    with pytest.raises(UserError, match="safetensors"):
+        DiffusionPainter({"source": str(source)}, QUICK, CPU)
+
+
+def test_nan_and_black_pictures_are_no_result():
+    picture = np.full((8, 8, 3), 0.5, np.float32)
+    assert finished(picture, (8, 8)).max() == 128
+    assert finished(np.zeros((8, 8, 3)), (8, 8)) is None
+    picture[3, 3] = np.nan
+    assert finished(picture, (8, 8)) is None
+
+
+def test_thin_lines_reach_the_latent_mask():
+    region = np.zeros((64, 64), bool)
+    region[:, 3] = True  # between the pixels that nearest-neighbour sampling would pick
+    assert (whole_cells(region, (64, 64), 8)[:, :8] == 255).all()
+    assert not whole_cells(region, (64, 64), 8)[:, 8:].any()
+    assert (whole_cells(region, (32, 32), 8)[:, :8] == 255).all()

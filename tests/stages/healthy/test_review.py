@@ -1,0 +1,168 @@
+"""The review page in a real browser, and what its csv changes in the next run."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from cgddi.cli import main
+from cgddi.core.archive import Archive
+from cgddi.core.errors import InvalidInput
+from cgddi.stages.healthy.review import write_page
+from cgddi.stages.healthy.verdicts import read_review, read_verdicts
+
+from tests.stages.healthy.chromium import Chromium, find
+from tests.stages.lesion_mapped.world import photo, run, spec_of, write_samples
+
+
+@pytest.fixture(scope="module")
+def healthy(tmp_path_factory):
+    """Two cohorts: four images of three tones, and one of another disease."""
+    folder = tmp_path_factory.mktemp("review")
+    paths = []
+    for cohort, tones, disease in (
+        ("c", ("light", "medium", "dark", "light"), "nevus"),
+        ("other", ("dark",), "wart </script>"),
+    ):
+        samples = [
+            (
+                f"{cohort}{number}",
+                *photo(number, 64, tone, lesion=0.03),
+                {"tone": tone, "cohort": cohort, "concept": disease},
+            )
+            for number, tone in enumerate(tones)
+        ]
+        photos = write_samples(folder / f"{cohort}.masks.tar", samples)
+        spec = spec_of(
+            "healthy", {"method": "biharmonic"}, cohort=cohort, batch="b", images=[key for key, *_ in samples]
+        )
+        paths.append(folder / f"{cohort}.tar")
+        assert run("healthy", "--photos", photos, "--output", paths[-1], spec=spec) == 0
+    return paths
+
+
+@pytest.fixture
+def browser(tmp_path):
+    binary = find()
+    if binary is None:
+        pytest.skip("no Chromium here, and it cannot be installed (needs root on Debian: apt-get install chromium)")
+    chromium = Chromium(binary, tmp_path / "chromium")
+    yield chromium
+    chromium.close()
+
+
+def test_the_page_is_one_file_that_asks_for_nothing_else(healthy, tmp_path):
+    assert write_page(healthy, tmp_path / "review.html") == 5
+    text = (tmp_path / "review.html").read_text()
+    assert not re.search(r"(src|href)=[\"'](?!data:)", text) and "http" not in text
+    write_page(healthy, tmp_path / "again.html")
+    assert (tmp_path / "again.html").read_text() == text
+
+
+def test_keys_decide_and_the_exported_csv_steers_the_next_run(healthy, tmp_path, browser):
+    page = tmp_path / "review.html"
+    assert main(["review", "--healthy", *map(str, healthy), "--output", str(page)]) == 0
+    browser.open(page)
+    assert browser.evaluate("document.querySelectorAll('.card').length") == 5
+    assert browser.evaluate("[...document.images].every(i => i.src.startsWith('data:image/jpeg'))")
+    for key in ("k", "d", "n", "d", "p", "p"):  # c0 kept, c1 discarded, c2 passed over, c3 discarded, and back to c2
+        browser.press(key)
+    assert browser.evaluate("document.querySelector('.card.current').dataset.id") == "c/c2"
+    for key in ("d", "u", "k", "ArrowLeft", "u", "d"):  # c2 discarded; c3 undone, kept, come back to, undone, discarded
+        browser.press(key)
+    browser.evaluate(
+        "const n = document.querySelector('[data-id=\"c/c1\"] input'); n.value = 'blurred, \"odd\"'; "
+        "n.dispatchEvent(new Event('input'))"
+    )
+    assert "4 of 5 decided" in browser.evaluate("document.getElementById('count').textContent")
+    browser.press("e")
+    exported = browser.downloaded("review.csv")
+    assert exported.read_text().splitlines() == [
+        "image_id,cohort,verdict,note",
+        "c0,c,keep,",
+        'c1,c,discard,"blurred, ""odd"""',
+        "c2,c,discard,",
+        "c3,c,discard,",
+    ]
+    verdicts = read_verdicts(exported)
+    assert verdicts == {"c": {"c0": "keep", "c1": "discard", "c2": "discard", "c3": "discard"}}
+    pools = []
+    for given in ({}, verdicts["c"]):
+        pools.append(tmp_path / f"pool{len(pools)}.tar")
+        spec = spec_of("canvases", cohort="c", verdicts=given)
+        assert run("canvases", "--healthy", healthy[0], "--output", pools[-1], spec=spec) == 0
+    assert [len(Archive(pool).rows) for pool in pools] == [4, 1]
+
+
+def test_filters_and_accepting_proposals(healthy, tmp_path, browser):
+    page = tmp_path / "review.html"
+    write_page(healthy, page)
+    browser.open(page)
+    shown = "[...document.querySelectorAll('.card')].map(c => c.dataset.id).join(' ')"
+    choose = (
+        "(() => {{ const s = document.getElementById('{}'); s.value = '{}'; s.dispatchEvent(new Event('change')); }})()"
+    )
+    browser.evaluate(choose.format("tone", "light"))
+    assert browser.evaluate(shown) == "c/c0 c/c3"
+    browser.evaluate(choose.format("disease", "wart </script>"))
+    assert browser.evaluate(shown) == ""
+    browser.evaluate(choose.format("tone", ""))
+    assert browser.evaluate(shown) == "other/other0"
+    browser.evaluate("document.getElementById('accept').click()")
+    browser.evaluate(choose.format("disease", ""))
+    browser.evaluate(choose.format("verdict", "open"))
+    assert browser.evaluate(shown) == "c/c0 c/c1 c/c2 c/c3"
+    browser.open(page)  # the browser keeps what was decided
+    assert "1 of 5 decided" in browser.evaluate("document.getElementById('count').textContent")
+
+
+def test_an_earlier_review_is_shown_as_decided(healthy, tmp_path, browser):
+    csv = tmp_path / "review.csv"
+    csv.write_text('image_id,cohort,verdict,note\nc1,c,discard,"a, b"\n')
+    page = tmp_path / "review.html"
+    assert main(["review", "--healthy", *map(str, healthy), "--output", str(page), "--verdicts", str(csv)]) == 0
+    browser.open(page)
+    browser.evaluate("document.getElementById('export').click()")
+    assert browser.downloaded("review.csv").read_text() == csv.read_text()
+    assert read_review(csv)[0]["note"] == "a, b"
+
+
+def test_masks_are_shown_and_filtered_by_flag_and_source(tmp_path, browser):
+    rows = [{"mask_source": "fedd", "flags": ["several_parts"], "uncertainty": 0.12}, {"mask_source": "human"}]
+    samples = [(f"m{number}", *photo(number, 64, lesion=0.03), row) for number, row in enumerate(rows)]
+    bare = {"mask_source": None, "flags": ["mask_failed"]}
+    photos = write_samples(tmp_path / "masks.tar", [*samples, ("bare", photo(3, 64)[0], None, bare)])
+    spec = spec_of("healthy", {"method": "biharmonic"}, cohort="c", batch="b", images=["m0", "m1", "bare"])
+    assert run("healthy", "--photos", photos, "--output", tmp_path / "h.tar", spec=spec) == 0
+    write_page([tmp_path / "h.tar"], tmp_path / "review.html")
+    browser.open(tmp_path / "review.html")
+    shown = "[...document.querySelectorAll('.card')].map(c => c.dataset.id).join(' ')"
+    choose = "(() => {{ const s = document.getElementById('mask'); s.value = '{}'; s.dispatchEvent(new Event('change')); }})()"
+    assert browser.evaluate("[...document.getElementById('mask').options].map(o => o.value).join('|')") == (
+        "|several_parts|source fedd|source human"
+    )
+    browser.evaluate(choose.format("source human"))
+    assert browser.evaluate(shown) == "c/m1"
+    browser.evaluate(choose.format("several_parts"))
+    assert browser.evaluate(shown) == "c/m0"
+    assert browser.evaluate("document.querySelector('.mask').textContent") == (
+        "Mask: fedd, uncertainty 12 %; several_parts"
+    )
+    assert browser.evaluate("[...document.querySelectorAll('.card img')].map(i => i.alt).join()").startswith(
+        "original of m0,mask of m0,region of m0"
+    )
+    left = browser.evaluate("document.getElementById('left').textContent")
+    assert left == "1 photo gave no imagec/bare: it has no mask (mask_failed)"
+
+
+def test_every_mistake_in_a_review_is_reported_at_once(tmp_path):
+    path = tmp_path / "review.csv"
+    path.write_text("image_id,cohort,verdict,note\na,c,maybe,\na,c,keep,\n,c,keep,\nb,c,keep,x,y\nc,c,discard,\n")
+    with pytest.raises(InvalidInput) as error:
+        read_review(path)
+    assert [problem.row for problem in error.value.problems] == [2, 3, 4, 5]
+    path.write_text("image_id,verdict\na,keep\n")
+    with pytest.raises(InvalidInput, match="They must be image_id, cohort, verdict, note"):
+        read_review(path)
+    with pytest.raises(InvalidInput, match="Export it again"):
+        read_review(tmp_path / "gone.csv")

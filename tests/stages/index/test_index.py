@@ -1,0 +1,109 @@
+"""The index: roles, lineage filter, byte ranges, bad input."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+from cgddi.core.archive import ArchiveWriter, read_member, sha256
+from cgddi.core.errors import InvalidInput, UserError
+from cgddi.stages.index.command import main
+from cgddi.stages.index.table import build_index, read_roles
+
+from tests.stages.index.world import make_world
+
+SPEC = {"stage": "index", "seed": 1, "split": "toy", "versions": {"pandas": "x"}}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+def build(world, **options):
+    return build_index(
+        read_roles([world.split]), world.photos, [*world.healthy, *world.mapped, *world.semantic], **options
+    )
+
+
+def test_command_writes_the_same_table_twice(world, tmp_path):
+    for name in ("a", "b"):
+        main(["--spec", json.dumps(SPEC), *world.index_args(tmp_path / f"{name}.parquet")])
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+    record = json.loads((tmp_path / "a.json").read_text())
+    assert record["spec"] == SPEC and record["images"] == len(pd.read_parquet(tmp_path / "a.parquet"))
+
+
+def test_synthetic_images_descend_from_training_images_only(world):
+    table, facts = build(world)
+    made = table[table["kind"] != "real"]
+    assert set(made["role"]) == {"train"} and set(made["kind"]) == {"healthy", "lesion_mapped", "semantic"}
+    for column in ("donor", "canvas"):
+        assert {world.roles[image] for image in made[column].dropna()} == {"train"}
+    assert facts["dropped"]["healthy: canvas is a test image"] == 12
+    assert facts["dropped"]["lesion_mapped: canvas is a validation image"] > 0
+    everything, _ = build(world, drop_touching=())
+    assert len(everything) == len(table) + sum(facts["dropped"].values())
+
+
+def test_a_dropped_concept_leaves_with_all_that_was_made_with_it(world):
+    """Its photos, its samples, its lesions elsewhere and other lesions on its canvases; nothing else changes."""
+    table, _ = build(world)
+    less, facts = build(world, drop_concepts=["nevus"])
+    photos = set(table["image_id"][(table["kind"] == "real") & (table["concept"] == "nevus")])
+    touched = table["concept"].eq("nevus") | table["donor"].isin(photos) | table["canvas"].isin(photos)
+    assert photos and touched.sum() > len(photos) and set(table["kind"][touched]) == set(table["kind"])
+    pd.testing.assert_frame_equal(less, table[~touched].reset_index(drop=True))
+    assert sum(n for why, n in facts["dropped"].items() if why.endswith("concept dropped")) >= touched.sum()
+
+
+def test_byte_ranges_hold_the_images(world):
+    table, _ = build(world)
+    for row in table.groupby("kind").head(2).itertuples(index=False):
+        assert sha256(read_member(row.archive, row.start, row.size)) == row.sha256
+
+
+def test_generator_that_saw_a_test_image_loses_its_images(tmp_path):
+    world = make_world(tmp_path, generator_images={"nevus": ["nel0", "nel4"]})
+    table, facts = build(world)
+    semantic = table[table["kind"] == "semantic"]
+    assert "nevus" not in set(semantic["concept"]) and "wart" in set(semantic["concept"])
+    assert facts["dropped"]["semantic: generator saw an image that is not for training"] > 0
+    kept, _ = build(world, drop_touching=("donor", "canvas"))
+    assert "nevus" in set(kept[kept["kind"] == "semantic"]["concept"])
+
+
+def test_generator_without_lineage_is_refused(tmp_path, world):
+    path = tmp_path / "semantic.tar"
+    with ArchiveWriter(path, {"stage": "semantic", "versions": {}}) as archive:
+        row = {"id": "s/1", "kind": "semantic", "cohort": "toy", "concept": "nevus", "tone": "dark", "malignant": False}
+        archive.add("a", {"png": b"x"}, {**row, "canvas": "nel0", "generator": "toy/nevus"})
+    with pytest.raises(UserError, match="generator_images"):
+        build_index(read_roles([world.split]), world.photos, [path])
+
+
+def test_images_outside_the_split_are_left_out_with_what_was_made_of_them(world):
+    roles = {image: role for image, role in world.roles.items() if image != "nel0"}
+    table, facts = build_index(roles, world.photos, world.mapped)
+    assert facts["dropped"]["real: no role in this split"] == 1
+    assert facts["dropped"]["lesion_mapped: donor is not in this split"] > 0
+    assert "nel0" not in set(table["image_id"]) | set(table["donor"].dropna()) | set(table["canvas"].dropna())
+
+
+def test_bad_roles_are_named_by_row(tmp_path):
+    path = tmp_path / "c.csv"
+    path.write_text("image_id,role\na,train\nb,tset\na,test\n")
+    with pytest.raises(InvalidInput, match=r"row 3, column role: unknown role \(found 'tset'\)") as error:
+        read_roles([path])
+    assert "row 4, column role: image already has role train" in str(error.value)
+    path.write_text("image,role\n")
+    with pytest.raises(InvalidInput, match="no column image_id"):
+        read_roles([path])
+
+
+def test_missing_photo_and_repeated_id(world):
+    with pytest.raises(UserError, match="1 image.s. of the split have no photo.*ghost"):
+        build_index({**world.roles, "ghost": "test"}, world.photos, [])
+    with pytest.raises(UserError, match="stands in two archives"):
+        build_index(world.roles, world.photos, [world.healthy[0], world.healthy[0]])

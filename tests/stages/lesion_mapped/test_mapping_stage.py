@@ -1,0 +1,320 @@
+"""Composites: where the lesion lies, what the pixels and masks hold, what is skipped and why."""
+
+from __future__ import annotations
+
+import io
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from cgddi.core.archive import Archive
+from cgddi.core.images import BACKGROUND, LESION, MARKER, RULER, SKIN, decode_png
+from cgddi.core.png import encode_png_fast
+from cgddi.stages.lesion_mapped.blend import Blender
+from cgddi.stages.lesion_mapped.colour import rgb_to_lab
+from cgddi.stages.lesion_mapped.lesion import NoLesion, chosen_parts, cut_out, paste_weight
+from cgddi.stages.lesion_mapped.membrane import Membrane
+from cgddi.stages.lesion_mapped.settings import LesionMappedSettings
+from PIL import Image
+from scipy import ndimage
+
+from tests.stages.lesion_mapped.world import photo, run, spec_of, write_samples
+
+SIZE = 96
+
+
+def canvas(seed: int, tone: str = "light", size: int = SIZE):
+    """A healthy canvas: no lesion, a ruler and cloth."""
+    picture, mask = photo(seed, size, tone, lesion=0, marker=False)
+    return picture, np.where(mask == LESION, SKIN, mask)
+
+
+@pytest.fixture
+def donor(tmp_path):
+    return write_samples(
+        tmp_path / "donors.tar",
+        [("d", *photo(1, SIZE, lesion=0.02), {"concept": "melanoma", "malignant": True, "cohort": "ddi"})],
+    )
+
+
+@pytest.fixture
+def canvases(tmp_path):
+    tones = ("light", "medium", "dark")
+    samples = [(f"k{n}", *canvas(n + 10, tones[n % 3]), {"tone": tones[n % 3], "cohort": "f17k"}) for n in range(9)]
+    return write_samples(tmp_path / "canvases.tar", samples)
+
+
+def map_to(output, donor, canvases, settings=None, name="d"):
+    spec = spec_of(
+        "lesion_mapped", {"image_size": SIZE, "padding": 5, **(settings or {})}, donor=name, canvas_cohort="f17k"
+    )
+    assert run("lesion-mapped", "--photos", donor, "--canvases", canvases, "--output", output, spec=spec) == 0
+    return Archive(output)
+
+
+def pair(archive, row, canvases):
+    """(composite, its mask, canvas, canvas mask) of a row."""
+    pool = Archive(canvases)
+    base = next(each for each in pool.rows if each["key"] == row["canvas"])
+    composite, mask = decode_png(archive.read(row)), decode_png(archive.read(row, "mask.png"))
+    return composite, mask, decode_png(pool.read(base)), decode_png(pool.read(base, "mask.png"))
+
+
+VARIANTS = {
+    "published": {},
+    "largest part": {"parts": "largest"},
+    "poisson": {"blending": "poisson"},
+    "lighting": {"lighting_match": True},
+    "poisson and lighting": {"blending": "poisson", "lighting_match": True},
+    "turned and scaled": {"scale": (0.6, 1.4), "rotation": (-180, 180)},
+    "no padding": {"padding": 0},
+    "no blur": {"blur": 0, "dilate": 0},
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_composite_keeps_its_distance_and_tells_its_lineage(donor, canvases, tmp_path, name):
+    settings = {"padding": 5, **VARIANTS[name]}
+    archive = map_to(tmp_path / "out.tar", donor, canvases, settings)
+    assert len(archive.rows) == 9
+    for row in archive.rows:
+        composite, mask, before, before_mask = pair(archive, row, canvases)
+        lesion = mask == LESION
+        valid = np.pad(np.isin(before_mask, (SKIN, LESION, MARKER)), 1)
+        depth = ndimage.distance_transform_edt(valid)[1:-1, 1:-1]
+        assert lesion.sum() == row["lesion_pixels"] and (depth[lesion] > settings["padding"]).all()
+        assert [int(axis.min()) for axis in np.nonzero(lesion)] == row["place"]
+        assert (mask[~lesion] == before_mask[~lesion]).all()
+        reach = ndimage.binary_dilation(lesion, np.ones((3, 3)), iterations=2 + 8)
+        assert (composite[~reach] == before[~reach]).all()
+        assert (composite[lesion] != before[lesion]).any(-1).mean() > 0.9
+        assert (row["donor"], row["canvas"], row["donor_cohort"], row["cohort"]) == ("d", row["key"], "ddi", "f17k")
+        assert (row["concept"], row["malignant"]) == ("melanoma", True)
+        assert row["id"] == f"lesion_mapped/f17k/d/{row['key']}"
+    assert {row["tone"] for row in archive.rows} == {"light", "medium", "dark"}
+    assert len({tuple(row["place"]) for row in archive.rows}) > 5
+
+
+def test_the_published_paste_to_the_last_level(donor, canvases, tmp_path):
+    archive = map_to(tmp_path / "out.tar", donor, canvases, {"lighting_match": False})
+    picture, donor_mask = photo(1, SIZE, lesion=0.02)
+    shape = donor_mask == LESION
+    grown = ndimage.binary_dilation(shape, np.ones((3, 3)), iterations=2)
+    weight = np.rint(ndimage.gaussian_filter(grown * 255.0, 2.0)) / 255
+    corner = np.argwhere(shape).min(0)
+    for row in archive.rows:
+        composite, _, before, _ = pair(archive, row, canvases)
+        shift = tuple(np.array(row["place"]) - corner)
+        alpha = np.roll(weight, shift, (0, 1))[..., None]
+        expected = before * (1 - alpha) + np.roll(picture, shift, (0, 1)) * alpha
+        assert np.abs(composite - expected).max() <= 0.5 + 1e-6
+
+
+def test_equal_input_gives_equal_bytes_and_a_canvas_depends_on_itself_alone(donor, canvases, tmp_path):
+    one = map_to(tmp_path / "one.tar", donor, canvases, {"scale": (0.8, 1.2)})
+    map_to(tmp_path / "two.tar", donor, canvases, {"scale": (0.8, 1.2)})
+    assert (tmp_path / "one.tar").read_bytes() == (tmp_path / "two.tar").read_bytes()
+    pool = Archive(canvases)
+    some = [
+        (row["key"], decode_png(pool.read(row)), decode_png(pool.read(row, "mask.png")), {}) for row in pool.rows[::-2]
+    ]
+    fewer = map_to(
+        tmp_path / "few.tar", donor, write_samples(tmp_path / "few_canvases.tar", some), {"scale": (0.8, 1.2)}
+    )
+    whole = {row["key"]: row["sha256"] for row in one.rows}
+    assert len(fewer.rows) == 5 and all(row["sha256"] == whole[row["key"]] for row in fewer.rows)
+
+
+def test_photos_and_masks_of_other_sizes(tmp_path):
+    small, large = photo(1, 64, lesion=0.03), canvas(5, size=160)
+    donor = write_samples(tmp_path / "d.tar", [("d", *small, {})])
+    pool = write_samples(tmp_path / "c.tar", [("k", *large, {})])
+    archive = map_to(tmp_path / "o.tar", donor, pool)
+    assert decode_png(archive.read(archive.rows[0])).shape == (SIZE, SIZE, 3)
+    assert decode_png(archive.read(archive.rows[0], "mask.png")).shape == (SIZE, SIZE)
+
+
+def changed_mask(change):
+    picture, mask = photo(1, SIZE, lesion=0.02)
+    return picture, change(mask)
+
+
+DONORS = {
+    "empty lesion": (lambda mask: np.where(mask == LESION, SKIN, mask), "no lesion"),
+    "covers the image": (lambda mask: np.full_like(mask, LESION), "covers the donor's whole image"),
+    "too large": (
+        lambda mask: np.where(np.arange(SIZE)[:, None] + 0 * mask > 10, LESION, mask),
+        "smaller than the lesion",
+    ),
+    "fits nowhere": (
+        lambda mask: np.where(np.hypot(*(np.mgrid[:SIZE, :SIZE] - 48)) < 41, LESION, SKIN),
+        "fits nowhere",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DONORS)
+def test_a_donor_that_cannot_be_mapped_is_recorded(canvases, tmp_path, name):
+    change, words = DONORS[name]
+    donor = write_samples(tmp_path / "d.tar", [("d", *changed_mask(change), {})])
+    archive = map_to(tmp_path / "o.tar", donor, canvases)
+    assert not archive.rows and archive.record["images"] == 0
+    assert archive.record["skipped"] and all(words in entry["reason"] for entry in archive.record["skipped"])
+
+
+def test_a_donor_without_a_mask_is_recorded(canvases, tmp_path):
+    donor = write_samples(tmp_path / "d.tar", [("d", photo(1, SIZE)[0], None, {})])
+    assert "no mask" in map_to(tmp_path / "o.tar", donor, canvases).record["skipped"][0]["reason"]
+
+
+def test_canvases_without_room_stop_no_other(donor, tmp_path):
+    picture, mask = canvas(4)
+    bare = np.full_like(mask, BACKGROUND)
+    narrow = np.where(np.arange(SIZE)[None] + 0 * mask < 14, SKIN, RULER)
+    samples = [("bare", picture, bare, {}), ("good", picture, mask, {}), ("narrow", picture, narrow, {})]
+    archive = map_to(tmp_path / "o.tar", donor, write_samples(tmp_path / "c.tar", samples))
+    assert [row["key"] for row in archive.rows] == ["good"]
+    reasons = {entry["id"]: entry["reason"] for entry in archive.record["skipped"]}
+    assert "the canvas has no skin" in reasons["bare"] and "fits nowhere" in reasons["narrow"]
+
+
+def test_a_lesion_at_the_border_is_continued_by_its_edge(canvases, tmp_path):
+    picture, mask = photo(1, SIZE, lesion=0.02, ruler=False, marker=False)
+    mask = np.where(mask == LESION, SKIN, mask)
+    mask[:8, 40:52] = LESION
+    picture[:8, 40:52] = (90, 40, 40)
+    donor = write_samples(tmp_path / "d.tar", [("d", picture, mask, {"flags": ["touches_border"]})])
+    archive = map_to(tmp_path / "o.tar", donor, canvases, {"lighting_match": False})
+    for row in archive.rows:
+        composite, made, *_ = pair(archive, row, canvases)
+        y, x = row["place"]
+        assert row["donor_touches_border"] and (made == LESION).sum() == 96
+        inside = composite[y + 1, x + 4 : x + 8].astype(int)  # near the edge that was the photo's
+        assert np.abs(inside - (90, 40, 40)).max() <= 12
+        assert np.abs(composite[y - 1, x + 6].astype(int) - (90, 40, 40)).max() <= 60
+
+
+def test_an_unknown_donor_is_a_users_error(donor, canvases, tmp_path, capsys):
+    spec = spec_of("lesion_mapped", {"image_size": SIZE}, donor="x", canvas_cohort="c")
+    assert (
+        run("lesion-mapped", "--photos", donor, "--canvases", canvases, "--output", tmp_path / "o.tar", spec=spec) == 2
+    )
+    assert "has no image 'x'" in capsys.readouterr().err
+    assert not (tmp_path / "o.tar").exists()
+
+
+def test_the_largest_part():
+    mask = np.full((20, 20), SKIN)
+    mask[2:4, 2:4] = mask[10:15, 10:14] = LESION
+    assert chosen_parts(mask, "all").sum() == 24 and chosen_parts(mask, "largest").sum() == 20
+    with pytest.raises(NoLesion):
+        chosen_parts(np.full((4, 4), SKIN), "all")
+
+
+@pytest.mark.parametrize(("scale", "rotation"), [(1.0, 90.0), (2.0, 0.0), (0.5, 30.0), (1.0, 37.0)])
+def test_scale_and_rotation_turn_mask_and_photo_alike(scale, rotation):
+    picture = np.full((80, 80, 3), 200, np.uint8)
+    mask = np.full((80, 80), SKIN)
+    bar = np.zeros((80, 80), bool)
+    bar[36:44, 24:56] = True
+    mask[bar], picture[bar] = LESION, (80, 30, 30)
+    lesion = cut_out(picture, mask, LesionMappedSettings(), scale, rotation)
+    assert lesion.shape.sum() == pytest.approx(bar.sum() * scale**2, rel=0.12)
+    assert (lesion.pixels[ndimage.binary_erosion(lesion.shape)] == (80, 30, 30)).mean() > 0.9
+    height, width = (side - 2 * lesion.margin for side in lesion.shape.shape)
+    if rotation == 90:
+        assert abs(height - 32) <= 1 and abs(width - 8) <= 1
+    with pytest.raises(NoLesion, match="nothing of the lesion"):
+        tiny = np.where(np.arange(6400).reshape(80, 80) == 3240, LESION, SKIN)
+        tiny[40, 42] = LESION
+        cut_out(picture, tiny, LesionMappedSettings(), 0.1, 45)
+
+
+def test_lighting_takes_the_skin_of_the_target(canvases):
+    light, mask = photo(1, SIZE, "light", lesion=0.02, marker=False, ruler=False)
+    dark, dark_mask = canvas(3, "dark")
+    lesion = cut_out(light, mask, LesionMappedSettings())
+    around = {}
+    for match in (False, True):
+        result, result_mask = dark.copy(), dark_mask.astype(np.uint8)
+        Blender(lesion, "alpha", match).paste(result, result_mask, (30, 30))
+        pasted = result_mask == LESION
+        ring = ndimage.binary_dilation(pasted, iterations=4) & ~ndimage.binary_dilation(pasted, iterations=1)
+        around[match] = np.linalg.norm(rgb_to_lab(result)[ring].mean(0) - rgb_to_lab(dark)[ring].mean(0))
+    assert around[True] < 5 < around[False]
+
+
+def test_poisson_meets_the_canvas_at_its_edge_and_keeps_the_lesions_gradients():
+    flat = np.full((60, 60, 3), 100, np.uint8)
+    picture, mask = photo(1, 60, "light", lesion=0.03, marker=False, ruler=False)
+    lesion = cut_out(picture, mask, LesionMappedSettings())
+    shifted = np.clip(picture.astype(int) - 25, 0, 255).astype(np.uint8)
+    blender = Blender(lesion, "poisson", False)
+    corner = tuple(int(axis.min()) for axis in np.nonzero(mask == LESION))
+    result, result_mask = shifted.copy(), np.full((60, 60), SKIN, np.uint8)
+    blender.paste(result, result_mask, corner)
+    assert (
+        np.abs(result.astype(int) - shifted).max() <= 1
+    )  # its own place under another light: the shift is followed exactly
+    blender.paste(flat, np.full((60, 60), SKIN, np.uint8), (0, 0))  # cut by the corner of the image
+    assert flat.min() < 100
+
+
+def test_a_membrane_is_harmonic_and_reproduces_a_plane():
+    y, x = np.mgrid[:20, :24].astype(float)
+    plane = np.stack([2 * x + y, 3 - x], -1)
+    region = np.hypot(y - 10, x - 12) < 7
+    assert np.allclose(Membrane(region)(plane), plane[region])
+    with pytest.raises(ValueError, match="edge"):
+        Membrane(np.ones((3, 3), bool))
+
+
+def test_the_paste_weight_is_the_published_one():
+    shape = np.zeros((40, 40), bool)
+    shape[18:22, 18:22] = True
+    grown = np.zeros((40, 40))
+    grown[16:24, 16:24] = 255
+    assert (paste_weight(shape, 2, 2.0) == np.rint(ndimage.gaussian_filter(grown, 2.0))).all()
+
+
+@pytest.mark.parametrize("level", [1, 6])
+def test_the_encoder_is_lossless_and_read_by_others(level):
+    rng = np.random.default_rng(0)
+    for array in (
+        rng.integers(0, 256, (33, 47, 3), np.uint8),
+        rng.integers(0, 5, (20, 31), np.uint8),
+        np.zeros((1, 1), np.uint8),
+    ):
+        data = encode_png_fast(array, level)
+        with Image.open(io.BytesIO(data)) as picture:
+            picture.verify()
+        assert (decode_png(data) == array).all() and decode_png(data).shape == array.shape
+
+
+def peak_kib(donor, canvases, output) -> int:
+    """Peak memory of one mapping job in a process of its own."""
+    spec = spec_of("lesion_mapped", {"image_size": 64, "padding": 2}, donor="d", canvas_cohort="c")
+    code = (
+        "import sys, json, resource; from cgddi.cli import main; "
+        "assert main(sys.argv[1:]) == 0; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    import json
+
+    words = ["lesion-mapped", "--spec", json.dumps(spec), "--photos", donor, "--canvases", canvases, "--output", output]
+    result = subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=True)
+    return int(result.stdout.split()[-1])
+
+
+def test_memory_does_not_grow_with_the_canvases(tmp_path):
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 0
+    donor = write_samples(tmp_path / "d.tar", [("d", *photo(1, 64, lesion=0.02), {})])
+    picture, mask = canvas(3, size=64)
+    peaks = []
+    for count in (20, 1020):
+        samples = ((f"k{number:05d}", picture, mask, {}) for number in range(count))
+        pool = write_samples(tmp_path / f"{count}.tar", samples)
+        peaks.append(peak_kib(donor, pool, tmp_path / f"o{count}.tar"))
+    pictures = 1000 * (picture.nbytes + mask.astype(np.uint8).nbytes) / 1024
+    assert peaks[1] - peaks[0] < pictures / 2, peaks  # 16 MiB of pictures; what grows is 2 KiB of manifest per image

@@ -1,0 +1,51 @@
+"""A mask goes back to its photo and comes again as it was."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cgddi.stages.masks.geometry import centre_square, mask_to_size, photo_to_size, to_photo
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+
+def facts(width, height, crop):
+    return {"width": width, "height": height, "crop": crop}
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.integers(8, 40),
+    st.integers(0, 60),
+    st.integers(0, 60),
+    st.sampled_from(["resize", "square"]),
+    st.integers(0, 2**32 - 1),
+)
+def test_back_and_forth_is_the_same_mask(size, wider, higher, crop, seed):
+    mask = np.random.default_rng(seed).integers(0, 5, (size, size), np.uint8)
+    width, height = size + wider, size + higher
+    whole = to_photo(mask, facts(width, height, crop))
+    assert whole.shape == (height, width) and whole.dtype == np.uint8
+    assert (mask_to_size(whole, (width, height), size, crop) == mask).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(8, 40), st.integers(3, 90), st.integers(3, 90), st.integers(0, 2**32 - 1))
+def test_outside_the_square_is_background(size, width, height, seed):
+    mask = np.random.default_rng(seed).integers(1, 5, (size, size), np.uint8)
+    whole = to_photo(mask, facts(width, height, "square"))
+    left, upper, right, lower = centre_square(width, height)
+    inside = np.zeros((height, width), bool)
+    inside[upper:lower, left:right] = True
+    assert ((whole > 0) == inside).all()
+    assert set(np.unique(whole)) <= {0, *np.unique(mask)}
+
+
+@pytest.mark.parametrize("crop", ["resize", "square"])
+def test_a_place_in_the_photo_keeps_its_place(crop):
+    colours = np.array([[0, 0, 0], [255, 0, 0], [0, 0, 255], [255, 255, 255], [255, 204, 153]], np.uint8)
+    mask = np.kron(np.random.default_rng(1).integers(1, 5, (8, 8)), np.ones((8, 8), int)).astype(np.uint8)
+    whole = to_photo(mask, facts(192, 128, crop))
+    again = photo_to_size(Image.fromarray(colours[whole]), 64, crop)
+    assert (np.abs(again.astype(int) - colours[mask]).max(-1) < 60).mean() > 0.7  # all but the edges of the tiles

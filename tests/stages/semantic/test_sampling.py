@@ -1,0 +1,202 @@
+"""Samples: independent of order and company, whole after a kill, redrawn when black."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from cgddi.core.archive import Archive
+from cgddi.core.errors import UserError
+from cgddi.core.images import TONES, decode_png
+from cgddi.diffusion import sampler
+from cgddi.diffusion.photos import read_photos
+from cgddi.stages.semantic import plan, sample
+from cgddi.stages.semantic.settings import PAPER, SemanticSettings
+
+from tests.diffusion import tiny
+
+
+def draw(world, output, state=None, canvases=None, **settings):
+    spec = tiny.spec_for("semantic", world.model, world.images, **{**tiny.SEMANTIC, **settings})
+    count = sample.sample_concept(
+        spec, canvases or [world.root / "canvases.tar"], None, world.embedding, world.lora, output, state
+    )
+    archive = Archive(output)
+    assert len(archive.rows) == count
+    return {row["key"]: decode_png(archive.read(row)) for row in archive.rows}
+
+
+def test_more_canvases_change_no_image(world, tmp_path):
+    few = draw(world, tmp_path / "few.tar", max_canvases=None, per_tone=None)
+    tiny.make_canvases(tmp_path / "more.tar", 2, prefix="a")
+    more = draw(
+        world, tmp_path / "more2.tar", canvases=[tmp_path / "more.tar", world.root / "canvases.tar"], max_canvases=None
+    )
+    assert len(few) == 18 and len(more) == 24 and set(few) < set(more)
+    assert all(np.array_equal(few[key], more[key]) for key in few), "other company and another place in the batch"
+
+
+def test_another_batch_size_changes_an_image_by_rounding_only(world, tmp_path):
+    four = draw(world, tmp_path / "a.tar", batch=4)
+    seven = draw(world, tmp_path / "b.tar", batch=7)
+    assert all(np.abs(four[key].astype(int) - seven[key].astype(int)).max() <= 1 for key in four)
+
+
+@pytest.mark.parametrize("how", ["kill", "term"])
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_job_killed_at_any_batch_goes_on_where_it_was(world, tmp_path, monkeypatch, at, how):
+    """9 images in batches of 4 are 3 draws; none that ended is made again."""
+    draw(world, tmp_path / "whole.tar")
+    calls, real = [], sampler.Sampler.draw
+
+    def counted(self, *args):
+        calls.append(1)
+        if len(calls) == at and how == "kill":
+            raise KeyboardInterrupt
+        if len(calls) == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, *args)
+
+    monkeypatch.setattr(sampler.Sampler, "draw", counted)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        draw(world, tmp_path / "killed.tar", tmp_path / "state")
+    assert not (tmp_path / "killed.tar").exists()
+    draw(world, tmp_path / "killed.tar", tmp_path / "state")
+    assert len(calls) == {"term": 3, "kill": 4}[how]
+    for end in (".tar", ".jsonl", ".json"):
+        assert (tmp_path / f"killed{end}").read_bytes() == (tmp_path / f"whole{end}").read_bytes()
+    assert not list((tmp_path / "state").glob("semantic-*"))
+
+
+def test_black_images_are_drawn_again_and_recorded(world, tmp_path, monkeypatch):
+    real, calls = sampler.Sampler.draw, []
+
+    def first_is_black(self, *args):
+        images = real(self, *args).clone()
+        if not calls:
+            images[1] = 0
+        calls.append(args[1])
+        return images
+
+    monkeypatch.setattr(sampler.Sampler, "draw", first_is_black)
+    draw(world, tmp_path / "a.tar")
+    archive = Archive(tmp_path / "a.tar")
+    ((key, seed),) = archive.record["redrawn"].items()
+    row = archive.rows[1]
+    assert row["key"] == key and row["seed"] == seed and calls[1] == [seed] and decode_png(archive.read(row)).max() > 2
+
+
+def test_images_that_stay_black_stop_the_job(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        sampler.Sampler, "draw", lambda self, p, seeds, *_: torch.zeros(len(seeds), 32, 32, 3, dtype=torch.uint8)
+    )
+    with pytest.raises(UserError, match="stay black after 2 redraws: c000-light-0"):
+        draw(world, tmp_path / "a.tar", retries=2, max_canvases=None)
+    assert not (tmp_path / "a.tar").exists()
+
+
+def test_not_a_number_latents_decode_to_a_blank_that_is_caught(world):
+    from cgddi.diffusion.backbone import load
+
+    backbone = load({"source": str(world.model)}, torch.device("cpu"))
+    image = backbone.decode(torch.full((1, 4, 16, 16), torch.nan))[0]
+    assert sampler.is_blank(image)
+    assert not sampler.is_blank(torch.randint(0, 255, (8, 8, 3), dtype=torch.uint8))
+
+
+def test_one_broken_number_in_a_draw_is_caught_and_redrawn(world, tmp_path, monkeypatch):
+    """One infinite number in one image's first prediction: that image alone is drawn again, and the seed recorded."""
+    from cgddi.diffusion.backbone import Backbone
+
+    real, calls = Backbone.denoise, []
+
+    def broken(self, *args):
+        found = real(self, *args)
+        if not calls:
+            found = found.clone()
+            found[5, 0, 3, 3] = torch.inf  # of 4 unconditional and 4 conditional predictions: the second image's
+        calls.append(1)
+        return found
+
+    monkeypatch.setattr(Backbone, "denoise", broken)
+    draw(world, tmp_path / "a.tar")
+    archive = Archive(tmp_path / "a.tar")
+    assert list(archive.record["redrawn"]) == [archive.rows[1]["key"]]
+    assert archive.record["redrawn"][archive.rows[1]["key"]] == archive.rows[1]["seed"]
+
+
+def test_the_default_solver_is_five_times_nearer_to_the_exact_picture_than_another_seed():
+    """The quality check behind 20 steps of DPM-Solver++ (on the toy world's own model): distances in grey levels."""
+    from pathlib import Path
+
+    from cgddi.diffusion.backbone import load
+
+    model = Path(__file__).parents[3] / "config/toy/model"
+    backbone, size, default = load({"source": str(model)}, torch.device("cpu")), 64, SemanticSettings()
+    canvas = np.full((1, size, size, 3), (150, 110, 90), np.uint8)
+    mean, std = (part.repeat(2, 1, 1, 1) for part in backbone.encode_images(canvas))
+    prompts = backbone.encode_prompts(["An image of lesion on a dark-toned individual"])[[0, 0]]
+
+    def images(steps, seeds):
+        how = sampler.SampleSettings(default.sampler, steps, default.strength, default.guidance)
+        drawer = sampler.Sampler(backbone, how, size, 2, backbone.empty_negative(""))
+        return drawer.draw(prompts, seeds, mean, std).float()
+
+    exact = images(120, [1, 2])
+    error = float((images(default.steps, [1, 2]) - exact).abs().mean())
+    another = float((images(120, [3, 4]) - exact).abs().mean())
+    assert error < another / 5, (error, another)
+
+
+def test_text_to_image_has_no_canvas(world, tmp_path):
+    draw(world, tmp_path / "a.tar", mode="text2img", max_canvases=1)
+    assert all(row["canvas"] is None for row in Archive(tmp_path / "a.tar").rows)
+
+
+def test_caps_keep_tones_even_and_existing_draws(world):
+    canvases = read_photos([world.root / "canvases.tar"])
+    chosen = plan.choose_canvases(canvases, 3, 7, "nevus")
+    assert sorted(p.tone for p in chosen) == sorted(TONES)
+    settings = SemanticSettings(repeats=2, per_tone=5)
+    some = plan.draws(canvases, settings, 7, "nevus")
+    assert [sum(d.tone == tone for d in some) for tone in TONES] == [5, 5, 5]
+    every = {d.key: d.seed for d in plan.draws(canvases, SemanticSettings(repeats=3), 7, "nevus")}
+    assert all(every[d.key] == d.seed for d in some)
+    assert len(set(every.values())) == len(every) == 6 * 3 * 3
+
+
+def test_no_training_canvas_is_an_error(world, tmp_path):
+    split = tmp_path / "split.csv"
+    split.write_text("image_id,role\n" + "".join(f"{name},test\n" for name in world.canvases))
+    spec = tiny.spec_for("semantic", world.model, world.images, **tiny.SEMANTIC)
+    with pytest.raises(UserError, match="no canvas of role train"):
+        sample.sample_concept(
+            spec, [world.root / "canvases.tar"], split, world.embedding, world.lora, tmp_path / "a.tar"
+        )
+
+
+def test_published_preset_runs_pndm_for_73_calls(world_xl, tmp_path):
+    settings = SemanticSettings(**PAPER)
+    how = sampler.SampleSettings(settings.sampler, settings.steps, settings.strength, settings.guidance)
+    from cgddi.diffusion.backbone import load
+
+    backbone = load({"source": str(world_xl.model)}, torch.device("cpu"))
+    drawer = sampler.Sampler(backbone, how, tiny.SIZE, 1, backbone.empty_negative(""))
+    assert len(drawer.timesteps()[1]) == 73
+    default = SemanticSettings()
+    how = dataclasses.replace(how, sampler=default.sampler, steps=default.steps)
+    assert len(sampler.Sampler(backbone, how, tiny.SIZE, 1, backbone.empty_negative("")).timesteps()[1]) == 15
+
+
+def test_the_record_repeats_the_lineage(world, tmp_path):
+    draw(world, tmp_path / "a.tar")
+    trained = json.loads((world.root / "lora/record.json").read_text())
+    record = Archive(tmp_path / "a.tar").record
+    assert (
+        record["generator_images"] == trained["training_images"] and record["prior_images"] == trained["prior_images"]
+    )

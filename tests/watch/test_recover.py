@@ -1,0 +1,60 @@
+"""`cgddi recover` after a killed local run; the cluster's side is in tests/cluster."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from cgddi.core.errors import UserError
+from cgddi.watch import recover
+
+from tests.cluster.running import Run, until
+
+SNAKEFILE = f"""
+rule all:
+    output: "out"
+    shell: "{sys.executable} -c 'import time; time.sleep(100)' cgddi.cli ARGUMENTS && touch {{output}}"
+"""
+LONG, SHORT = "@/dev/fd/63", "lora --spec '{{}}'"
+"""Arguments of a job as the workflow passes them, by a pipe where they are long."""
+
+
+@pytest.fixture(params=[SHORT, LONG], ids=["short", "long"])
+def killed(tmp_path, monkeypatch, request):
+    """A folder whose Snakemake is alive; the test kills it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "Snakefile").write_text(SNAKEFILE.replace("ARGUMENTS", request.param))
+    run = Run(tmp_path, "--cores", "1")
+    yield run
+    run.end()
+    for pid in recover.orphans(tmp_path):
+        recover._signal(pid, signal.SIGKILL)
+
+
+def test_a_live_run_is_left_alone_and_a_killed_ones_jobs_are_ended(killed, capsys):
+    folder = killed.folder
+    until(lambda: recover.orphans(folder), lambda: f"the job does not start:\n{killed.log}")
+    assert recover.controllers(folder) == [killed.process.pid]
+    with pytest.raises(UserError, match="Snakemake is running"):
+        recover.recover(folder)
+    killed.end(signal.SIGKILL)
+    assert recover.orphans(folder), "the job outlives its Snakemake: that is what recover is for"
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"], cwd=folder)
+    assert recover.main([]) == 0
+    text = capsys.readouterr().out
+    assert "ended 1 job(s) of the dead run on this machine" in text and "removed the lock" in text
+    assert not recover.orphans(folder) and not list((folder / ".snakemake" / "locks").iterdir())
+    assert other.poll() is None, "only the run's own jobs are ended"
+    other.kill()
+    other.wait()
+    assert recover.main([]) == 0
+    assert "nothing to recover" in capsys.readouterr().out
+
+
+def test_other_folders_are_not_touched(killed, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    until(lambda: recover.orphans(killed.folder), lambda: f"the job does not start:\n{killed.log}")
+    began = time.monotonic()
+    assert recover.recover(elsewhere) == ["nothing to recover"]
+    assert killed.process.poll() is None and time.monotonic() - began < 60

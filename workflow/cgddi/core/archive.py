@@ -1,0 +1,253 @@
+"""Artefacts: a WebDataset tar, its manifest (JSON lines) and its record (JSON), written deterministically and atomically.
+
+For `x.tar` the manifest is `x.jsonl`, one line per image, and the record is `x.json`: the settings, versions, seeds and input
+hashes that made it. Members are plain files named `<key>.<suffix>` (`000001.png`, `000001.mask.png`, `000001.json`), so any
+WebDataset reader streams them; the manifest also holds each member's byte range, so that a single image is read without unpacking.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import hashlib
+import io
+import json
+import os
+import re
+import tarfile
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from cgddi.core.errors import UserError
+
+KEY = re.compile(r"[A-Za-z0-9_-]{1,200}")
+
+
+def canonical(value: Any) -> str:
+    """Canonical JSON: sorted keys, no spaces, ASCII only; equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """Rows as comma-separated text with a header; a column that a row lacks is left empty.
+
+    Raises:
+        ValueError: a row has a column that is none of `columns`.
+    """
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def sha256(data: bytes | str) -> str:
+    """Hex SHA-256 of bytes or of a text's UTF-8 bytes."""
+    return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
+
+
+def file_sha256(path: str | Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def temporary_beside(path: Path, alone: bool = True) -> Path:
+    """A hidden name beside a file, unlike that of any other process, thread or node that writes it too.
+
+    Args:
+        path: the file.
+        alone: nobody else writes it now, so what a killed writer left beside it is removed. False where several may write one
+            file at a time, and in folders of many files, where looking for such leftovers costs more than they do.
+    """
+    if alone:
+        for left in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 12}.tmp"):
+            left.unlink(missing_ok=True)
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+
+
+def write_atomic(path: str | Path, data: bytes | str | Iterable[bytes], alone: bool = True) -> None:
+    """Write a file so that it is either absent or whole: to a temporary name beside it, flushed, then renamed.
+
+    Args:
+        path: the file.
+        data: its content; as an iterable of bytes it need never be in memory at once.
+        alone: see `temporary_beside`.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_beside(path, alone)
+    try:
+        with open(temporary, "wb") as handle:
+            handle.writelines([data.encode()] if isinstance(data, str) else [data] if isinstance(data, bytes) else data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """Versions of the named distributions as installed here; absent ones are left out."""
+    found = {}
+    for name in packages:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def record_for(spec: Mapping[str, Any], inputs: Sequence[str | Path] = (), **facts: Any) -> dict[str, Any]:
+    """The record that stands beside a result and explains it.
+
+    Args:
+        spec: the job's spec as planned (stage, settings, rows, seed, source, versions).
+        inputs: files the job read; their SHA-256 goes into the record.
+        facts: whatever else the stage wants to keep (counts, skipped images, metrics). Nothing that changes from run to
+            run on equal input (times, host names): those belong in the log.
+    """
+    return {
+        "spec": dict(spec),
+        "inputs": {str(path): file_sha256(path) for path in inputs},
+        "installed": installed_versions(spec.get("versions", {})),
+        **facts,
+    }
+
+
+def write_record(path: str | Path, record: Mapping[str, Any]) -> None:
+    """Write a record as readable JSON with sorted keys."""
+    write_atomic(path, json.dumps(record, indent=1, sort_keys=True, ensure_ascii=True) + "\n")
+
+
+class ArchiveWriter:
+    """Write one archive, its manifest and its record; all three appear together, or none does.
+
+    Use as a context manager. Members are stored with fixed times and owners, so equal content gives equal bytes.
+
+    Args:
+        path: the `.tar` to write.
+        spec: the job's spec, kept in the record.
+        inputs: files the job read, hashed into the record.
+    """
+
+    def __init__(self, path: str | Path, spec: Mapping[str, Any], inputs: Sequence[str | Path] = ()):
+        self.path = Path(path)
+        if self.path.suffix != ".tar":
+            raise ValueError(f"an archive ends in .tar: {self.path}")
+        self.spec, self.inputs = spec, list(inputs)
+        self.facts: dict[str, Any] = {}
+        self.skipped: list[dict[str, str]] = []
+        self._lines: list[str] = []
+        self._keys: set[str] = set()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._temporary = temporary_beside(self.path)
+        self._tar = tarfile.open(self._temporary, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 (closed in __exit__)
+
+    def add(self, key: str, members: Mapping[str, bytes], row: Mapping[str, Any]) -> None:
+        """Add one sample.
+
+        Args:
+            key: unique in this archive; letters, digits, `_` and `-`.
+            members: suffix -> bytes; "png" is the image, "mask.png" its five-class mask.
+            row: the sample's manifest row (id, kind, cohort, concept, tone, malignant, donor, canvas, ...), JSON values.
+        """
+        if not KEY.fullmatch(key) or key in self._keys:
+            raise ValueError(f"archive key {key!r} is unsafe or not unique in {self.path}")
+        self._keys.add(key)
+        row = {"key": key, **row}
+        if "png" in members:
+            row["sha256"] = sha256(members["png"])
+        places = {}
+        for suffix, data in [*members.items(), ("json", canonical(row).encode())]:
+            info = tarfile.TarInfo(f"{key}.{suffix}")
+            info.size = len(data)
+            start = self._tar.offset + tarfile.BLOCKSIZE
+            self._tar.addfile(info, io.BytesIO(data))
+            if suffix != "json":
+                places[suffix] = [start, len(data)]
+        self._lines.append(canonical({**row, "members": places}))
+
+    def skip(self, image: str, reason: str) -> None:
+        """Record an image that gave no sample, with the reason."""
+        self.skipped.append({"id": image, "reason": reason})
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __enter__(self) -> ArchiveWriter:
+        return self
+
+    def __exit__(self, error: type | None, *_: Any) -> None:
+        try:
+            self._tar.close()
+            if error is None:
+                facts = {"images": len(self._lines), "skipped": self.skipped, **self.facts}
+                write_record(self.path.with_suffix(".json"), record_for(self.spec, self.inputs, **facts))
+                write_atomic(self.path.with_suffix(".jsonl"), "".join(line + "\n" for line in self._lines))
+                os.replace(self._temporary, self.path)
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+
+class Archive:
+    """Read an archive by its manifest.
+
+    Args:
+        path: `x.tar`, or its manifest `x.jsonl` or record `x.json`; the three lie side by side.
+
+    Raises:
+        UserError: a part is missing, or a member is not what the manifest says.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path).with_suffix(".tar")
+        for part in (self.path, self.manifest_path, self.record_path):
+            if not part.is_file():
+                raise UserError(f"{part}: missing. Run the workflow again; it makes what is missing.")
+
+    @property
+    def manifest_path(self) -> Path:
+        return self.path.with_suffix(".jsonl")
+
+    @property
+    def record_path(self) -> Path:
+        return self.path.with_suffix(".json")
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """Manifest rows, in the archive's order."""
+        with open(self.manifest_path, encoding="ascii") as lines:
+            return [json.loads(line) for line in lines]
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """The record that stands beside the archive."""
+        return json.loads(self.record_path.read_text(encoding="ascii"))
+
+    def read(self, row: Mapping[str, Any], suffix: str = "png", verify: bool = True) -> bytes:
+        """Bytes of one member of a sample; the image's own are checked against the manifest's SHA-256."""
+        start, size = row["members"][suffix]
+        data = read_member(self.path, start, size)
+        if verify and suffix == "png" and sha256(data) != row["sha256"]:
+            raise UserError(
+                f"{self.path}: image {row['key']} does not match its manifest (sha256). "
+                "Delete the archive and run the workflow again."
+            )
+        return data
+
+
+def read_member(path: str | Path, start: int, size: int) -> bytes:
+    """Bytes of one archive member by its byte range (see `members` in the manifest)."""
+    with open(path, "rb") as handle:
+        handle.seek(start)
+        data = handle.read(size)
+    if len(data) != size:
+        raise UserError(
+            f"{path}: ends at byte {start + len(data)}, before a member its manifest names. Delete it and run again."
+        )
+    return data

@@ -1,0 +1,75 @@
+"""Torch at run time: threads, device, determinism and a log of what a job used. Light: torch is imported by `start`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cgddi.job.gpu_monitor import Watch
+from cgddi.job.imports import importing
+
+if TYPE_CHECKING:
+    import torch
+
+
+def start(threads: int) -> torch.device:
+    """Set torch up for one job: threads, deterministic kernels, and the device (CUDA if there is one).
+
+    Args:
+        threads: the rule's `threads`; torch would otherwise take every core of a shared node.
+    """
+    with importing():
+        import torch
+
+    torch.set_num_threads(max(1, threads))
+    torch.backends.cudnn.benchmark = False
+    # As `use_deterministic_algorithms(True, warn_only=True)`, which would import torch's compiler, a second or two, to tell it too.
+    torch.set_deterministic_debug_mode("warn")
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _cuda() -> Any:
+    """`torch.cuda` where there is a GPU and this process has imported torch; None otherwise: without torch it uses no GPU."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch is not None and torch.cuda.is_available() else None
+
+
+def device_name() -> str | None:
+    """UUID by which `nvidia-smi` knows the GPU of this process; None without one."""
+    if (cuda := _cuda()) is None:
+        return None
+    uuid = str(cuda.get_device_properties(0).uuid)
+    return uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
+
+
+@contextmanager
+def usage_log(path: str | Path | None, **facts: Any):
+    """Append one JSON line on what a job used: seconds, device, peak memory and utilisation of it, and the facts the stage adds.
+
+    Args:
+        path: the metrics file (JSON lines), kept apart from the artefacts since it changes from run to run; None writes none.
+        facts: known at the start (stage, concept, ...). Yields a dict to which the stage adds counts such as `images` or `steps`.
+    """
+    began = time.perf_counter()
+    watch = Watch(None if path is None else device_name())
+    try:
+        with watch:
+            yield facts
+    finally:
+        if path is not None:
+            facts["seconds"] = round(time.perf_counter() - began, 3)
+            cuda = _cuda()
+            facts["device"] = cuda.get_device_name() if cuda else "cpu"
+            if cuda:
+                facts["peak_device_bytes"] = cuda.max_memory_allocated()
+            facts.update(watch.facts)
+            for unit in ("images", "steps"):
+                if facts.get(unit):
+                    facts[f"{unit}_per_second"] = round(facts[unit] / facts["seconds"], 3)
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            with open(path, "a") as log:
+                log.write(json.dumps(facts) + "\n")

@@ -1,0 +1,1 @@
+"""From config and sheets to jobs: read at every parse, light."""

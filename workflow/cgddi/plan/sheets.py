@@ -1,0 +1,245 @@
+"""The image sheet and the disease sheet: what stands in them, and every problem with them at once.
+
+Light (standard library only): read at every parse of the Snakefile. Relative paths in the image sheet are relative to
+the working directory, where snakemake runs; a file not found there is looked for beside the sheet.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from cgddi.core.errors import InvalidInput, Problem
+from cgddi.ingest.diseases import Concept, read_diseases
+from cgddi.ingest.names import COHORT, IMAGE_ID, fault, path_fault
+from cgddi.ingest.table import Table, check_columns, read_table
+
+REQUIRED = ("image_id", "file", "cohort", "disease", "skin_tone", "malignant")
+OPTIONAL = ("mask", "group")
+COLUMNS = (*REQUIRED, *OPTIONAL)
+
+TONE_NAMES = {
+    **dict.fromkeys(("light", "12", "1", "2"), "light"),
+    **dict.fromkeys(("medium", "34", "3", "4"), "medium"),
+    **dict.fromkeys(("dark", "56", "5", "6"), "dark"),
+}
+"""Accepted tones: groups, DDI's 12, 34 and 56, and Fitzpatrick types 1 to 6."""
+
+MALIGNANT_NAMES = {
+    **dict.fromkeys(("true", "1", "yes"), True),
+    **dict.fromkeys(("false", "0", "no"), False),
+    "": None,
+}
+"""Accepted values of column `malignant`; empty means unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """One row of the image sheet.
+
+    Args:
+        image_id: unique over all cohorts; letters, digits, `_` and `-`.
+        file: path of the photo, as found (see the module's text on relative paths).
+        cohort: photos that arrived together.
+        disease: raw name.
+        concept: slug of the concept the disease belongs to.
+        skin_tone: light, medium or dark.
+        malignant: None when unknown.
+        mask: path of the five-class mask, or None.
+        group: patient or set of near-duplicates, which a split keeps together; None when the photo stands alone.
+        row: line in the sheet, the header being line 1.
+    """
+
+    image_id: str
+    file: str
+    cohort: str
+    disease: str
+    concept: str
+    skin_tone: str
+    malignant: bool | None
+    mask: str | None
+    group: str | None
+    row: int
+
+
+@dataclass
+class Sheets:
+    """Both sheets, checked.
+
+    Args:
+        photos: in file order.
+        concepts: slug -> concept, in order of first appearance; only those that occur.
+        source: path of the image sheet.
+    """
+
+    photos: tuple[Photo, ...]
+    concepts: dict[str, Concept]
+    source: str = "image sheet"
+
+    def mixed_concepts(self) -> list[str]:
+        """Slugs of concepts with malignant and benign photos, sorted."""
+        labels: dict[str, set[bool | None]] = defaultdict(set)
+        for photo in self.photos:
+            labels[photo.concept].add(photo.malignant)
+        return sorted(slug for slug, seen in labels.items() if {True, False} <= seen)
+
+
+class Folders:
+    """Which files exist, by listing each folder once: 16,000 photos cost one listing, also on a network file system."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, frozenset[str]] = {}
+
+    def holds(self, path: str) -> bool:
+        """Whether a file or folder of that path exists."""
+        folder, name = os.path.split(path)
+        if name in ("", ".", ".."):
+            return os.path.exists(path)
+        if folder not in self._names:
+            try:
+                self._names[folder] = frozenset(os.listdir(folder or "."))
+            except OSError:
+                self._names[folder] = frozenset()
+        return name in self._names[folder]
+
+
+def load_sheets(images: str | Path, diseases: str | Path) -> Sheets:
+    """Read and check both sheets.
+
+    Args:
+        images: the image sheet.
+        diseases: the disease sheet, `builtin:ddi` or `builtin:fitzpatrick17k`.
+
+    Raises:
+        InvalidInput: every problem in both sheets. Whether files exist is for `check_files`, what is in them for
+            `cgddi validate`.
+    """
+    known, problems = read_diseases(diseases)
+    sheets, found = check_images(read_table(images), known, os.fspath(diseases))
+    if problems or found:
+        raise InvalidInput(problems + found)
+    return sheets
+
+
+def check_images(table: Table, known: dict[str, Concept], diseases: str) -> tuple[Sheets, list[Problem]]:
+    """An image table as `Sheets`, and its problems.
+
+    Args:
+        table: the image sheet as read.
+        known: raw disease name -> concept; empty when the disease sheet could not be read.
+        diseases: the disease sheet's name, for messages.
+    """
+    problems = table.problems + check_columns(table, REQUIRED, OPTIONAL)
+    photos: list[Photo] = []
+    if not set(REQUIRED) <= set(table.columns):
+        return Sheets((), {}, table.source), problems
+    if not table.rows and not problems:
+        problems.append(Problem(table.source, "has no rows", "Write it with `cgddi ingest`."))
+    first: dict[str, tuple[int, str, str]] = {}
+    unknown: dict[str, list[int]] = defaultdict(list)
+    place = _Places(os.path.dirname(table.source))
+    for line, cells in table.rows:
+        faults = [*_cell_faults(cells), *_repeated_id(cells, first.setdefault(*_id_entry(line, cells)), line)]
+        for column, message, remedy in faults:
+            value = cells[column] or None
+            problems.append(Problem(table.source, message, remedy, row=line, column=column, value=value))
+        if cells["disease"] not in known:
+            unknown[cells["disease"]].append(line)
+        elif not faults:
+            photos.append(_photo(line, cells, known[cells["disease"]].slug, place))
+    problems += _unknown_diseases(table.source, unknown, known, diseases)
+    problems.sort(key=lambda problem: problem.row or 0)
+    concepts = {known[photo.disease].slug: known[photo.disease] for photo in photos}
+    return Sheets(tuple(photos), concepts, table.source), problems
+
+
+class _Places:
+    """A path as the sheet means it: below the working directory, or else beside the sheet."""
+
+    def __init__(self, beside: str) -> None:
+        self.beside, self.folders = beside, Folders()
+
+    def __call__(self, path: str) -> str:
+        fallback = os.path.join(self.beside, path)
+        return fallback if self.beside and not self.folders.holds(path) and self.folders.holds(fallback) else path
+
+
+def _photo(line: int, cells: dict[str, str], slug: str, place: _Places) -> Photo:
+    mask = cells.get("mask")
+    return Photo(
+        image_id=cells["image_id"],
+        file=place(cells["file"]),
+        cohort=cells["cohort"],
+        disease=cells["disease"],
+        concept=slug,
+        skin_tone=TONE_NAMES[cells["skin_tone"].casefold()],
+        malignant=MALIGNANT_NAMES[cells["malignant"].casefold()],
+        mask=place(mask) if mask else None,
+        group=cells.get("group") or None,
+        row=line,
+    )
+
+
+Fault = tuple[str, str, str]
+"""Column, message, remedy."""
+
+
+def _cell_faults(cells: dict[str, str]) -> Iterator[Fault]:
+    for column in REQUIRED[:-1]:
+        if not cells[column]:
+            yield column, "is empty", "Fill it in or remove the row."
+    if cells["image_id"] and (wrong := fault(cells["image_id"], IMAGE_ID)):
+        yield "image_id", f"the id {wrong}", "Rename it; the file itself may keep its name."
+    if cells["cohort"] and (wrong := fault(cells["cohort"], COHORT)):
+        yield "cohort", f"the cohort's name {wrong}", "Rename the cohort."
+    for column in ("file", "mask", "group"):
+        if wrong := path_fault(cells.get(column, "")):
+            yield column, wrong, "Rename it."
+        elif column != "group" and set("{}") & set(cells.get(column, "")):
+            yield column, "holds a brace, which Snakemake would read as a wildcard", "Rename the file."
+    if cells["skin_tone"] and cells["skin_tone"].casefold() not in TONE_NAMES:
+        remedy = "Write light, medium or dark; 12, 34 or 56; or a Fitzpatrick type 1 to 6."
+        yield "skin_tone", "is no skin tone", remedy
+    if cells["malignant"].casefold() not in MALIGNANT_NAMES:
+        yield "malignant", "is no malignancy", "Write True or False, or leave it empty when unknown."
+
+
+def _id_entry(line: int, cells: dict[str, str]) -> tuple[str, tuple[int, str, str]]:
+    return cells["image_id"].casefold(), (line, cells["image_id"], cells["cohort"])
+
+
+def _repeated_id(cells: dict[str, str], seen: tuple[int, str, str], line: int) -> Iterator[Fault]:
+    row, image_id, cohort = seen
+    if row != line and image_id:
+        where = f"row {row}" + (f" (cohort {cohort})" if cohort != cells["cohort"] else "")
+        case = "" if image_id == cells["image_id"] else f" as {image_id!r}, which some file systems do not tell apart"
+        remedy = "Ids are unique over all cohorts: remove the row or add a prefix."
+        yield "image_id", f"this id stands in {where} too{case}", remedy
+
+
+def _unknown_diseases(
+    source: str, unknown: dict[str, list[int]], known: dict[str, Concept], diseases: str
+) -> Iterator[Problem]:
+    for disease, lines in unknown.items() if known else ():
+        if disease:
+            near = get_close_matches(disease, known, n=1)
+            remedy = (f"Did you mean {near[0]!r}? " if near else "") + "Mend the name or add it there."
+            more = f" ({len(lines)} rows)" if len(lines) > 1 else ""
+            message = f"is not in the disease sheet {diseases}{more}"
+            yield Problem(source, message, remedy, row=lines[0], column="disease", value=disease)
+
+
+def check_files(sheets: Sheets) -> list[Problem]:
+    """Photos and masks that do not exist. Nothing is opened; `cgddi validate` looks inside."""
+    folders, problems = Folders(), []
+    remedy = "Mend the path (relative to the working directory, or else to the sheet's folder) or remove the row."
+    for photo in sheets.photos:
+        for column, path in (("file", photo.file), ("mask", photo.mask)):
+            if path is not None and not folders.holds(path):
+                place = {"row": photo.row, "column": column, "value": path}
+                problems.append(Problem(sheets.source, "no such file", remedy, **place))
+    return problems

@@ -1,0 +1,133 @@
+"""Train, validation and test assignments, one cohort at a time, so that a new cohort moves no image of an old one."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from cgddi.core.seeds import seed_for
+from cgddi.plan.sheets import Photo
+
+ROLES = ("train", "validation", "test")
+
+
+class SplitSettings(BaseModel):
+    """How one named split assigns photos."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: Literal["published", "stratified", "holdout", "cohorts", "out_of_tone"] = Field(
+        "stratified",
+        description="published: scikit-learn's train_test_split over the rows in file order (FairDisCo, PatchAlign); "
+        "stratified: by tone and malignancy, groups together, every concept keeps a training image; holdout: cohorts with "
+        "role `evaluation` are the test; cohorts: test_cohorts are the test; out_of_tone: photos of test_tones are the test",
+    )
+    seed: int = Field(12140420, description="seed of the assignment (published single split: 12140420)")
+    test: float = Field(0.2, gt=0, lt=1, description="share of a cohort's photos in the test (published: 0.2)")
+    validation: float = Field(0.1, ge=0, lt=1, description="share of the remaining photos for model selection")
+    test_cohorts: tuple[str, ...] = Field((), description="method cohorts: these are the test; all others train")
+    test_tones: tuple[str, ...] = Field(
+        (), description="method out_of_tone: these tones are the test; the others train"
+    )
+
+
+def published_test(n: int, seed: int, fraction: float) -> set[int]:
+    """Row numbers that `sklearn.model_selection.train_test_split(rows, test_size=fraction, random_state=seed)` puts in the test."""
+    order = np.random.RandomState(seed).permutation(n)
+    return set(order[: math.ceil(fraction * n)].tolist())
+
+
+def draw_stratified(photos: Sequence[Photo], fraction: float, seed: int, name: str) -> set[str]:
+    """Draw about `fraction` of the photos, stratified by tone and malignancy.
+
+    Groups (patients, near-duplicates) go together, and no concept loses its last photo: a concept with one photo is never
+    drawn. Photos are ranked by a hash of their name, so growing a cohort moves few of the old ones.
+
+    Returns:
+        The image ids drawn.
+    """
+    units: dict[str, list[Photo]] = defaultdict(list)
+    for photo in photos:
+        units[photo.group or photo.image_id].append(photo)
+    strata: dict[tuple, list[list[Photo]]] = defaultdict(list)
+    for key in sorted(units, key=lambda unit: seed_for(seed, name, unit)):
+        first = units[key][0]
+        strata[first.skin_tone, str(first.malignant)].append(units[key])
+    left = Counter(photo.concept for photo in photos)
+    drawn: set[str] = set()
+    for stratum in sorted(strata):
+        wanted = round(fraction * sum(map(len, strata[stratum])))
+        for unit in strata[stratum]:
+            costs = Counter(photo.concept for photo in unit)
+            if wanted < len(unit) or any(left[concept] - cost < 1 for concept, cost in costs.items()):
+                continue
+            left.subtract(costs)
+            wanted -= len(unit)
+            drawn.update(photo.image_id for photo in unit)
+    return drawn
+
+
+def assign(
+    photos: Sequence[Photo], cohort_role: str, settings: SplitSettings, taken: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Roles of one cohort's photos.
+
+    Args:
+        photos: all photos of one cohort, in file order.
+        cohort_role: "development" or "evaluation" (config key `cohorts.<name>.role`).
+        settings: the split's settings.
+        taken: group -> role in earlier cohorts; a stratified split lets a photo of such a group (the same patient, the same
+            picture) follow it.
+
+    Returns:
+        image_id -> train, validation or test; photos that take no part in this split are left out.
+    """
+    cohort = photos[0].cohort if photos else ""
+    ids = [photo.image_id for photo in photos]
+    if settings.method == "cohorts":
+        test = set(ids) if cohort in settings.test_cohorts else set()
+    elif settings.method == "holdout":
+        test = set(ids) if cohort_role == "evaluation" else set()
+    elif cohort_role == "evaluation":
+        return {}
+    elif settings.method == "out_of_tone":
+        test = {photo.image_id for photo in photos if photo.skin_tone in settings.test_tones}
+    elif settings.method == "published":
+        test = {ids[i] for i in published_test(len(ids), settings.seed, settings.test)}
+    else:
+        taken = taken or {}
+        follows = {p.image_id: taken[p.group] for p in photos if p.group in taken}
+        free = [photo for photo in photos if photo.image_id not in follows]
+        test = draw_stratified(free, settings.test, settings.seed, "test")
+        return {**_with_validation(free, test, settings), **follows}
+    return _with_validation(photos, test, settings)
+
+
+def _with_validation(photos: Sequence[Photo], test: set[str], settings: SplitSettings) -> dict[str, str]:
+    """Roles of photos whose test images are given: a validation set is drawn from the others."""
+    rest = [photo for photo in photos if photo.image_id not in test]
+    share = settings.validation
+    validation = draw_stratified(rest, share, settings.seed, "validation") if share else set()
+    roles = {photo.image_id: "validation" if photo.image_id in validation else "train" for photo in rest}
+    return {photo.image_id: roles.get(photo.image_id, "test") for photo in photos}
+
+
+def gaps(photos: Iterable[Photo], roles: dict[str, str], settings: SplitSettings) -> list[str]:
+    """What a split's test lacks: classes and, unless the split is by tone, tones without any test photo."""
+    test = [photo for photo in photos if roles.get(photo.image_id) == "test"]
+    if not test:
+        return ["no test photo at all"]
+    found = []
+    for malignant in (True, False):
+        if not any(photo.malignant is malignant for photo in test):
+            found.append(f"no {'malignant' if malignant else 'benign'} test photo")
+    if settings.method != "out_of_tone":
+        present = {photo.skin_tone for photo in test}
+        known = {photo.skin_tone for photo in photos}
+        found += [f"no test photo of {tone} skin" for tone in sorted(known - present)]
+    return found

@@ -1,0 +1,92 @@
+"""Audit the images a split may train on.
+
+KIND is one of: leakage (fails when a training image descends from, equals or nearly equals a held-out one), quality (flat and
+black images, colours, FID and KID by tone), tone (skin tone measured against the tone asked for), memorisation (nearest
+training image of each semantic image).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cgddi.core.archive import Archive, record_for, write_record
+from cgddi.core.errors import UserError
+from cgddi.job.command import stage_parser
+from cgddi.job.imports import importing
+from cgddi.job.spec import settings_of
+from cgddi.stages.audit.settings import KINDS, AuditSettings
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run `cgddi audit KIND`; status 2 when the leakage gate stops the build."""
+    parser = stage_parser("audit", __doc__)
+    parser.add_argument("kind", choices=KINDS, help="which audit")
+    parser.add_argument("--index", required=True, help="index of the split (.parquet)")
+    parser.add_argument(
+        "--photos", nargs="*", default=[], help="archives of the photos: their masks show where skin is"
+    )
+    parser.add_argument("--semantic", nargs="*", default=[], help="archives of semantic images (in the index already)")
+    parser.add_argument("--output", required=True, help="findings to write (.json)")
+    parser.add_argument("--metrics", help="file to append one JSON line on time and memory to")
+    args = parser.parse_args(argv)
+
+    settings = settings_of(AuditSettings, args.spec)
+    with importing():
+        import pandas as pd
+
+        from cgddi.job import runtime
+
+    if needs_torch(args.kind, settings):
+        runtime.start(args.threads)
+    with runtime.usage_log(args.metrics, stage="audit", kind=args.kind) as usage:
+        result = audit(args.kind, pd.read_parquet(args.index), args.photos, settings, int(args.spec.get("seed", 0)))
+        usage["images"] = images_of(result)
+    inputs = [args.index, *(Archive(path).manifest_path for path in args.photos)]
+    record = record_for(args.spec, inputs, **result)
+    if args.kind == "leakage" and not result["passed"]:
+        from cgddi.stages.audit.leakage import explain
+
+        failed = f"{args.output}.failed.json"
+        write_record(failed, record)
+        raise UserError(f"{explain(result)}\nAll rows are in {failed}.")
+    write_record(args.output, record)
+    return 0
+
+
+def needs_torch(kind: str, settings: AuditSettings) -> bool:
+    """Whether an audit works with torch: KID is torchmetrics', and features other than thumbnails come from a network."""
+    return kind == "quality" or settings.features.weights != "pixels"
+
+
+def audit(kind: str, index, photos: Sequence[str], settings: AuditSettings, seed: int) -> dict[str, Any]:
+    """Findings of one audit.
+
+    Args:
+        kind: one of `KINDS`.
+        index: the split's index, a data frame.
+        photos: archives of the photos.
+        settings: of stage audit.
+        seed: of the spec.
+    """
+    if kind == "leakage":
+        from cgddi.stages.audit.leakage import audit_leakage
+
+        return audit_leakage(index, settings, seed, photos)
+    if kind == "tone":
+        from cgddi.stages.audit.tone import audit_tone
+
+        return audit_tone(index, photos, settings)
+    if kind == "quality":
+        from cgddi.stages.audit.quality import audit_quality
+
+        return audit_quality(index, settings, seed)
+    from cgddi.stages.audit.memorisation import audit_memorisation
+
+    return audit_memorisation(index, settings, seed)
+
+
+def images_of(result: Mapping[str, Any]) -> int:
+    """How many images an audit looked at, for the log of rates; 0 where its findings do not say."""
+    cells = [cell for tones in result.get("by_kind", {}).values() for cell in tones.values()]
+    return int(result.get("images") or sum(cell["images"] for cell in cells))

@@ -1,0 +1,97 @@
+"""Features by which images are compared: thumbnails, or the pooled output of a timm backbone."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from cgddi.core.archive import read_member, sha256
+from cgddi.core.errors import UserError
+from cgddi.stages.audit.settings import FeatureSettings
+
+THUMBNAIL = 16
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def load_image(row) -> Image.Image:
+    """The picture of one index row, checked against its SHA-256."""
+    data = read_member(row.archive, row.start, row.size)
+    if sha256(data) != row.sha256:
+        raise UserError(
+            f"{row.archive}: image {row.id} does not match the index (sha256). Delete the archive and run again."
+        )
+    with Image.open(io.BytesIO(data)) as picture:
+        return picture.convert("RGB")
+
+
+def rows_of(table: pd.DataFrame) -> list:
+    """Index rows as named tuples."""
+    return list(table.itertuples(index=False))
+
+
+def describe(settings: FeatureSettings) -> str:
+    """What the features are, for the record and the report."""
+    if settings.weights == "pixels":
+        return f"{THUMBNAIL}x{THUMBNAIL} colour thumbnails"
+    source = settings.weights if settings.weights in ("hub", "random") else Path(settings.weights).name
+    return f"{settings.backbone} pooled features, weights {source}, {settings.image_size} px"
+
+
+def extract(pictures: Iterable[Image.Image], settings: FeatureSettings, seed: int) -> np.ndarray:
+    """Features of pictures.
+
+    Args:
+        pictures: RGB images of any size.
+        settings: which features.
+        seed: of the random weights, where those are asked for.
+
+    Returns:
+        float32 (N, D).
+    """
+    if settings.weights == "pixels":
+        size = (THUMBNAIL, THUMBNAIL)
+        rows = [np.asarray(p.resize(size, Image.Resampling.BOX), dtype=np.float32).ravel() / 255 for p in pictures]
+        return np.stack(rows) if rows else np.zeros((0, THUMBNAIL * THUMBNAIL * 3), np.float32)
+    import torch
+
+    from cgddi.stages.classify.backbones import create_backbone
+
+    torch.manual_seed(seed % 2**63)
+    model, _ = create_backbone(settings.backbone, settings.weights, image_size=settings.image_size)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.eval().to(device)
+    mean = torch.tensor(MEAN, device=device)[:, None, None]
+    std = torch.tensor(STD, device=device)[:, None, None]
+    found, batch = [], []
+
+    def flush() -> None:
+        if batch:
+            pixels = torch.from_numpy(np.stack(batch)).to(device).permute(0, 3, 1, 2).float() / 255
+            with torch.inference_mode():
+                found.append(model((pixels - mean) / std).flatten(1).float().cpu().numpy())
+            batch.clear()
+
+    side = (settings.image_size, settings.image_size)
+    for picture in pictures:
+        batch.append(np.asarray(picture.resize(side, Image.Resampling.BILINEAR)))
+        if len(batch) == settings.batch_size:
+            flush()
+    flush()
+    return np.concatenate(found) if found else np.zeros((0, model.num_features), np.float32)
+
+
+def unit(features: np.ndarray, centre: np.ndarray | None = None) -> np.ndarray:
+    """Features centred and scaled to length one, so that a dot product is a cosine similarity; (N, D) -> (N, D)."""
+    features = features - (features.mean(axis=1, keepdims=True) if centre is None else centre)
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+
+
+def draw_by_name(table: pd.DataFrame, count: int, groups: Sequence[str]) -> pd.DataFrame:
+    """At most `count` rows per group, chosen by the hash of their id: adding images changes the draw little, order never."""
+    order = table.assign(_draw=[sha256(name) for name in table["id"]]).sort_values("_draw")
+    return order.groupby(list(groups), sort=True).head(count).drop(columns="_draw").sort_values("id", ignore_index=True)

@@ -1,0 +1,116 @@
+"""The methods by name: each is a module with `forward(images) -> logits` and `losses(...) -> parts that are added up`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from cgddi.core.errors import UserError
+from cgddi.core.images import TONES
+from cgddi.stages.classify.backbones import create_backbone
+from cgddi.stages.classify.losses import confusion_loss, contrastive_loss
+from cgddi.stages.classify.settings import ClassifySettings, training_of
+
+
+def weighted_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
+    """Cross-entropy, averaged over the batch with weights (B,) or evenly."""
+    if weight is None:
+        return functional.cross_entropy(logits, labels)
+    return (functional.cross_entropy(logits, labels, reduction="none") * weight).sum() / weight.sum()
+
+
+class Baseline(nn.Module):
+    """A backbone and one linear layer, trained by cross-entropy; also the model of reweighting and resampling."""
+
+    def __init__(self, backbone: nn.Module, classes: int):
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(backbone.num_features, classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) -> logits (B, C)."""
+        return self.head(self.backbone(images))
+
+    def losses(self, images, labels, tones, weight=None) -> dict[str, torch.Tensor]:
+        """Loss terms of a batch, to be summed: images (B, 3, H, W), labels (B,), tones (B,), weight (B,) or None."""
+        return {"class": weighted_cross_entropy(self(images), labels, weight)}
+
+
+class FairDisCo(nn.Module):
+    """FairDisCo (Du et al., ECCV-W 2022): tone confused on the feature the class is read from, and contrastive features.
+
+    Args:
+        backbone: features (B, num_features).
+        classes: number of classes C.
+        tones: number of tone groups.
+        confusion: weight of Lconf. contrastive: weight of Lcon. temperature: of Lcon.
+    """
+
+    def __init__(self, backbone, classes: int, tones: int, confusion: float, contrastive: float, temperature: float):
+        super().__init__()
+        self.backbone = backbone
+        self.feature = nn.Linear(backbone.num_features, 256)
+        self.head = nn.Linear(256, classes)
+        self.tone = nn.Linear(256, tones)
+        self.project = nn.Sequential(nn.Linear(256, 512), nn.BatchNorm1d(512), nn.ReLU(), nn.Linear(512, 128))
+        self.confusion, self.contrastive, self.temperature = confusion, contrastive, temperature
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) -> logits (B, C)."""
+        return self.head(self.feature(self.backbone(images)))
+
+    def losses(self, images, labels, tones, weight=None) -> dict[str, torch.Tensor]:
+        """CE(y) + a Lconf(s(z)) + CE(s(stopgrad z), tone) + b Lcon (FairDisCo, section 3.4)."""
+        z = self.feature(self.backbone(images))
+        return {
+            "class": weighted_cross_entropy(self.head(z), labels, weight),
+            "confusion": self.confusion * confusion_loss(self.tone(z).float()),
+            "tone": functional.cross_entropy(self.tone(z.detach()), tones),
+            "contrastive": self.contrastive * contrastive_loss(self.project(z).float(), labels, self.temperature),
+        }
+
+
+def build(
+    method: str, settings: ClassifySettings, classes: int, concepts: list[str], pretrained: bool = True
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The model of a method.
+
+    Args:
+        method: a name of `cgddi.stages.classify.settings.METHODS`.
+        settings: how it is trained.
+        classes: number of classes.
+        concepts: slugs that label texts must cover (PatchAlign).
+        pretrained: False leaves backbone weights random, since others are loaded over them.
+
+    Returns:
+        The model and facts for the record.
+
+    Raises:
+        UserError: unknown method, backbone or weights, or label texts that do not match.
+    """
+    training = training_of(settings, method)
+    weights = training.weights if pretrained else "random"
+    backbone, facts = create_backbone(training.backbone, weights, settings.image_size)
+    if method in ("baseline", "reweighting", "resampling"):
+        model: nn.Module = Baseline(backbone, classes)
+    elif method == "fairdisco":
+        weight = 1.0 if settings.confusion_weight is None else settings.confusion_weight
+        model = FairDisCo(
+            backbone, classes, len(TONES), weight, settings.contrastive_weight, settings.contrastive_temperature
+        )
+    elif method == "patchalign":
+        from cgddi.stages.classify.patchalign import PatchAlign
+        from cgddi.stages.classify.texts import label_embeddings
+
+        texts, text_facts = label_embeddings(settings.label_texts, concepts)
+        weight = 0.5 if settings.confusion_weight is None else settings.confusion_weight
+        model = PatchAlign(backbone, classes, len(TONES), texts, weight, settings.alignment_weight)
+        facts["label_texts"] = text_facts
+    else:
+        raise UserError(f"no classification method {method!r}.")
+    for _, parameter in list(model.backbone.named_parameters())[: training.frozen_tensors]:
+        parameter.requires_grad_(False)
+    return model, facts

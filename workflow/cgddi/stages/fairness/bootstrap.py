@@ -1,0 +1,91 @@
+"""Stratified bootstrap: replicates as weights, the same for every setting of a split, so that differences are paired."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from cgddi.core.seeds import seed_for
+from cgddi.stages.fairness.runs import Run, Setting
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value, its interval, and how many of its bootstrap replicates (or runs) were undefined."""
+
+    value: float
+    low: float
+    high: float
+    undefined: float
+
+    @property
+    def defined(self) -> bool:
+        """Whether the value exists."""
+        return bool(np.isfinite(self.value))
+
+
+def stratified_weights(tones: np.ndarray, labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Counts of each image in `count` resamples drawn with replacement within each (tone, class), float64 (count, N)."""
+    rng = np.random.default_rng(seed)
+    weights = np.zeros((count, len(labels)))
+    for tone in np.unique(tones):
+        for label in np.unique(labels):
+            here = np.flatnonzero((tones == tone) & (labels == label))
+            if len(here):
+                weights[:, here] = rng.multinomial(len(here), np.full(len(here), 1 / len(here)), size=count)
+    return weights
+
+
+class Bootstrap:
+    """Values and replicates of any metric of a setting.
+
+    Args:
+        count: replicates. confidence: coverage of the intervals. seed: the project's seed. resample_runs: draw the runs with
+            replacement too, in each replicate.
+    """
+
+    def __init__(self, count: int, confidence: float, seed: int, resample_runs: bool = True):
+        self.count, self.confidence, self.seed, self.resample_runs = count, confidence, seed, resample_runs
+        self._weights: dict[str, np.ndarray] = {}
+
+    def weights(self, run: Run) -> np.ndarray:
+        """Replicates of a run's test images, (count, N): one set per split, whatever the regime, method or seed."""
+        split = run.record["split"]
+        if split not in self._weights or self._weights[split].shape[1] != len(run.labels):
+            seed = seed_for(self.seed, "bootstrap", split)
+            self._weights[split] = stratified_weights(run.tones, run.labels, self.count, seed)
+        return self._weights[split]
+
+    def replicates(self, setting: Setting, metric: Callable[[Run, np.ndarray], dict]) -> dict:
+        """Per key of the metric: values by run (R,) and replicates averaged over (resampled) runs (count,).
+
+        Args:
+            setting: its runs. metric: (run, weights (B, N)) -> {key: (B,)}.
+        """
+        point: dict = {}
+        drawn: dict = {}
+        for run in setting.runs:
+            ones = np.ones((1, len(run.labels)))
+            for key, value in metric(run, ones).items():
+                point.setdefault(key, []).append(value[0])
+            for key, value in metric(run, self.weights(run)).items():
+                drawn.setdefault(key, []).append(value)
+        runs = len(setting.runs)
+        choice = np.tile(np.arange(runs), (self.count, 1))
+        if self.resample_runs and runs > 1:
+            rng = np.random.default_rng(seed_for(self.seed, "bootstrap runs", setting.split, runs))
+            choice = rng.integers(0, runs, (self.count, runs))
+        place = np.arange(self.count)[:, None]
+        return {key: (np.asarray(point[key]), np.stack(drawn[key])[choice, place].mean(1)) for key in point}
+
+    def estimate(self, by_run: np.ndarray, replicates: np.ndarray) -> Estimate:
+        """Mean over runs with its percentile interval over the replicates that are defined."""
+        good = replicates[np.isfinite(replicates)]
+        value = float(by_run.mean()) if np.isfinite(by_run).all() else float("nan")
+        if not np.isfinite(value) or not len(good):
+            return Estimate(value, float("nan"), float("nan"), 1.0)
+        tail = (1 - self.confidence) / 2
+        low, high = np.quantile(good, [tail, 1 - tail])
+        return Estimate(value, float(low), float(high), 1 - len(good) / len(replicates))

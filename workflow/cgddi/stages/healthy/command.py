@@ -1,0 +1,46 @@
+"""Inpaint healthy skin over the lesions and markers of one batch of photos, and propose which results to keep.
+
+The spec holds cohort, batch, images (ids with a mask), seed and, unless settings.method is biharmonic, model
+{source, revision, variant}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cgddi.core.errors import UserError
+from cgddi.job.command import stage_parser
+from cgddi.job.imports import importing
+from cgddi.stages.healthy.settings import HealthySettings
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `cgddi healthy`."""
+    parser = stage_parser("healthy", __doc__)
+    parser.add_argument("--photos", required=True, help="the batch's masks archive")
+    parser.add_argument("--output", required=True, help="the archive (.tar) to write")
+    parser.add_argument("--metrics", help="file to append one JSON line on time and memory to")
+    options = parser.parse_args(argv)
+    with importing():
+        from cgddi.job.runtime import start, usage_log
+        from cgddi.job.spec import checked
+        from cgddi.stages.healthy.biharmonic import BiharmonicPainter
+        from cgddi.stages.healthy.stage import paint_batch
+
+    spec = options.spec
+    settings = checked(HealthySettings, spec, "cohort", "batch", "images")
+    if settings.method == "diffusion" and not (spec.get("model") or {}).get("source"):
+        raise UserError("--spec lacks model.source. Name an inpainting model, or set healthy.method: biharmonic.")
+    device = start(options.threads)
+
+    def make_painter():
+        if settings.method == "biharmonic":
+            return BiharmonicPainter(settings.grain)
+        with importing():
+            from cgddi.stages.healthy.diffusion import DiffusionPainter
+
+        return DiffusionPainter(spec["model"], settings, device)
+
+    with usage_log(options.metrics, stage="healthy", cohort=spec["cohort"], batch=spec["batch"]) as usage:
+        usage["images"] = paint_batch(spec, settings, options.photos, options.output, make_painter)
+    return 0

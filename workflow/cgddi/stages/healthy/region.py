@@ -1,0 +1,78 @@
+"""What is painted over: lesion and marker, dilated and blurred into a blending weight."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+from cgddi.core.images import LESION, MARKER, SKIN
+from cgddi.stages.lesion_mapped.membrane import Membrane
+
+
+def painted_region(mask: np.ndarray, dilation: int = 5, blur_sigma: float = 2.0, full_cover: bool = True) -> np.ndarray:
+    """Blending weight (H, W) uint8: 255 the inpainted pixel alone, 0 the photo's own.
+
+    Args:
+        mask: (H, W) five-class mask; lesion and marker are painted over.
+        dilation: side in px of the dilating square (published: 5).
+        blur_sigma: Gaussian sigma in px, truncated at four sigma (published: 2).
+        full_cover: scale the weight, clipped at 255, so that it is 255 on every lesion and marker pixel. Its extent stays.
+    """
+    target = (mask == LESION) | (mask == MARKER)
+    if not target.any():
+        return np.zeros(mask.shape, np.uint8)
+    grown = ndimage.binary_dilation(target, np.ones((dilation, dilation), bool))
+    weight = ndimage.gaussian_filter(grown * 1.0, blur_sigma, mode="nearest", truncate=4.0)
+    extent = np.rint(weight * 255) > 0
+    if full_cover:
+        weight = np.where(extent, (weight / weight[target].min()).clip(max=1), 0)
+    return np.rint(weight * 255).astype(np.uint8)
+
+
+def blend(photo: np.ndarray, painted: np.ndarray, region: np.ndarray) -> np.ndarray:
+    """The painted picture where the weight says so; every pixel of weight 0 is the photo's, bit for bit.
+
+    Args:
+        photo, painted: (H, W, 3) uint8.
+        region: (H, W) uint8 weight.
+    """
+    weight = region[..., None].astype(np.uint32)
+    return ((photo * (255 - weight) + painted * weight + 127) // 255).astype(np.uint8)
+
+
+def match_border(photo: np.ndarray, painted: np.ndarray, region: np.ndarray) -> np.ndarray:
+    """The painted picture (H, W, 3) uint8, shifted inside the region so that it meets the photo at the region's edge.
+
+    The shift is the membrane of the (smoothed) differences just outside; an autoencoder's colour cast vanishes with it.
+    """
+    inside = region > 0
+    if not inside.any() or inside.all():
+        return painted
+    outside = (~inside).astype(np.float64)
+    difference = (photo.astype(np.float64) - painted) * outside[..., None]
+    share = ndimage.gaussian_filter(outside, 2.0)
+    smooth = ndimage.gaussian_filter(difference, (2.0, 2.0, 0)) / np.maximum(share, 1e-6)[..., None]
+    result = painted.astype(np.float64)
+    result[inside] += Membrane(inside)(smooth)
+    return np.rint(result).clip(0, 255).astype(np.uint8)
+
+
+def healthy_mask(mask: np.ndarray) -> np.ndarray:
+    """The five-class mask of the result: lesion and marker are skin now."""
+    return np.where((mask == LESION) | (mask == MARKER), SKIN, mask).astype(np.uint8)
+
+
+def why_unpaintable(mask: np.ndarray, region: np.ndarray, max_region: float, min_skin: float) -> str | None:
+    """Why a photo cannot become a canvas, or None when it can."""
+    lesion = mask == LESION
+    if not lesion.any():
+        return "its mask has no lesion, so it cannot be told where the skin is ill"
+    if lesion.all():
+        return "the lesion covers the whole image: there is no skin to go on"
+    skin = ((mask == SKIN) & (region == 0)).mean()
+    if skin < min_skin or skin == 0:
+        return f"too little skin to go on: {skin:.1%} of the image (healthy.min_skin is {min_skin:.1%})"
+    painted = (region > 0).mean()
+    if painted > max_region:
+        return f"{painted:.0%} of the image would be painted (healthy.max_region is {max_region:.0%})"
+    return None

@@ -1,0 +1,219 @@
+"""Build the index of one split from its role files and the archives' manifests."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cgddi.core.archive import Archive
+from cgddi.core.errors import InvalidInput, Problem, UserError
+from cgddi.core.images import TONES
+from cgddi.stages.index.masks import segmenter_images
+
+ROLES = ("train", "validation", "test")
+COLUMNS = {
+    "id": "str",
+    "kind": "str",
+    "cohort": "str",
+    "concept": "str",
+    "tone": "str",
+    "malignant": "boolean",
+    "role": "str",
+    "archive": "str",
+    "start": "int64",
+    "size": "int64",
+    "sha256": "str",
+    "donor": "str",
+    "canvas": "str",
+    "generator": "str",
+    "image_id": "str",
+}
+"""Columns of the index and their types; `donor`, `canvas` and `generator` are missing where an image has none."""
+
+
+def read_roles(paths: Iterable[str | Path]) -> dict[str, str]:
+    """Role of every image of a split, from the cohorts' role files (columns image_id, role).
+
+    Raises:
+        InvalidInput: a column is missing, a role is unknown, or an image has two roles.
+    """
+    roles: dict[str, str] = {}
+    problems = []
+    for path in paths:
+        with open(path, newline="", encoding="utf-8") as handle:
+            reader = csv.DictReader(handle)
+            absent = {"image_id", "role"} - set(reader.fieldnames or ())
+            if absent:
+                problems.append(Problem(str(path), f"no column {sorted(absent)[0]}", "Make the split again.", row=1))
+                continue
+            for line, row in enumerate(reader, start=2):
+                image, role = row["image_id"], row["role"]
+                if role not in ROLES:
+                    problems.append(
+                        Problem(str(path), "unknown role", f"Use one of {', '.join(ROLES)}.", line, "role", role)
+                    )
+                elif roles.setdefault(image, role) != role:
+                    problems.append(
+                        Problem(
+                            str(path), f"image already has role {roles[image]}", "Give it one role.", line, "role", role
+                        )
+                    )
+    if problems:
+        raise InvalidInput(problems)
+    return roles
+
+
+def lineage(row: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The real images a synthetic image was made from, by the way they entered it.
+
+    Args:
+        row: manifest row of a healthy, lesion-mapped or semantic image.
+        record: the record of its archive; a semantic one names its generator's training and prior images.
+
+    Returns:
+        donor, canvas and generator, each a list of image ids.
+    """
+    canvas = row.get("canvas") or (row.get("image_id") or row["key"] if row["kind"] == "healthy" else None)
+    found = {"donor": [row["donor"]] if row.get("donor") else [], "canvas": [canvas] if canvas else [], "generator": []}
+    if row.get("generator"):
+        if "generator_images" not in record:
+            raise UserError(
+                f"the record of generator {row['generator']} names no training images (`generator_images`), so leakage "
+                "cannot be ruled out. Make its semantic images again."
+            )
+        found["generator"] = list(record["generator_images"]) + list(record.get("prior_images") or [])
+    return found
+
+
+def build_index(
+    roles: Mapping[str, str],
+    photos: Sequence[str | Path],
+    synthetic: Sequence[str | Path],
+    drop_touching: Sequence[str] = ("donor", "canvas", "generator", "segmenter"),
+    drop_concepts: Sequence[str] = (),
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The index of a split.
+
+    Args:
+        roles: image id -> role.
+        photos: archives of real photos; images without a role are left out and counted.
+        synthetic: archives of kept healthy, lesion-mapped and semantic images. One is left out, and counted, when an ancestor
+            named in `drop_touching` is not a training image of this split (a validation or test image, or one the split
+            leaves out).
+        drop_touching: ancestors that must be training images; `segmenter`: those that taught the segmenter behind the mask of a
+            donor, a canvas or a generator's image.
+        drop_concepts: concepts that leave the index: their photos, images of them, and images on their canvases.
+
+    Returns:
+        The table (see `COLUMNS`), sorted by role, kind and id, and the facts for its record: counts, images dropped by
+        reason.
+
+    Raises:
+        UserError: two rows share an id, an image of the split has no photo, or a tone is unknown.
+    """
+    rows: list[dict[str, Any]] = []
+    dropped: Counter[str] = Counter()
+    skipped: set[str] = set()
+    opened = [Archive(path) for path in photos]
+    taught = segmenter_images(opened, lambda image: roles.get(image) != "train")
+    gone = {row["image_id"] for archive in opened for row in archive.rows if row["concept"] in drop_concepts}
+    for archive in opened:
+        skipped.update(str(entry["id"]) for entry in archive.record.get("skipped", []))
+        for row in archive.rows:
+            role = roles.get(row["image_id"])
+            if role is None:
+                dropped["real: no role in this split"] += 1
+            elif row["image_id"] in gone:
+                dropped["real: concept dropped"] += 1
+            else:
+                rows.append(entry_of(row, archive.path, role, row["image_id"]))
+    missing = sorted(set(roles) - {row["image_id"] for row in rows} - skipped - gone)
+    if missing:
+        raise UserError(
+            f"{len(missing)} image(s) of the split have no photo in the archives given (first: {', '.join(missing[:5])}). "
+            "Give the photo archives of every cohort of the split, or make the split again."
+        )
+    for path in synthetic:
+        archive = Archive(path)
+        outside: dict[str | None, str | None] = {}
+        for row in archive.rows:
+            reason = _reason(row, archive, roles, taught, drop_touching, outside)
+            if row["concept"] in drop_concepts or not gone.isdisjoint(
+                (row.get("donor"), row.get("canvas"), row["key"])
+            ):
+                dropped[f"{row['kind']}: concept dropped"] += 1
+            elif reason:
+                dropped[f"{row['kind']}: {reason}"] += 1
+            else:
+                rows.append(entry_of(row, archive.path, "train", row.get("image_id") or ""))
+    table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+    _check(table)
+    table = table.sort_values(["role", "kind", "id"], ignore_index=True)
+    counts = table.groupby(["role", "kind"], sort=True).size()
+    facts = {
+        "images": len(table),
+        "counts": {role: {k: int(n) for k, n in counts[role].items()} for role in dict.fromkeys(table["role"])},
+        "dropped": dict(sorted(dropped.items())),
+        "label_missing": int(table["malignant"].isna().sum()),
+        "photos_skipped": sorted(skipped),
+        "drop_touching": list(drop_touching),
+    }
+    return table, facts
+
+
+def entry_of(row: Mapping[str, Any], archive: str | Path, role: str, image_id: str) -> dict[str, Any]:
+    """Index row of one manifest row."""
+    start, size = row["members"]["png"]
+    taken = {name: row.get(name) for name in ("id", "kind", "cohort", "concept", "tone", "malignant", "sha256")}
+    ancestors = {name: row.get(name) for name in ("donor", "canvas", "generator")}
+    if row["kind"] == "healthy" and not ancestors["canvas"]:
+        ancestors["canvas"] = row.get("image_id") or row["key"]
+    return {
+        **taken,
+        **ancestors,
+        "role": role,
+        "archive": str(archive),
+        "start": start,
+        "size": size,
+        "image_id": image_id,
+    }
+
+
+def _reason(row, archive: Archive, roles, taught, drop_touching, outside: dict[str | None, str | None]) -> str | None:
+    """Why a synthetic image may not be trained on, or None. `outside` remembers the answer per generator."""
+    generator = row.get("generator")
+    ancestors = lineage({**row, "generator": None}, {})
+    if generator not in outside:
+        images = lineage(row, archive.record)["generator"]
+        outside[generator] = None
+        if "segmenter" in drop_touching and any(image in taught for image in images):
+            outside[generator] = SEGMENTER
+        if "generator" in drop_touching and any(roles.get(image) != "train" for image in images):
+            outside[generator] = "generator saw an image that is not for training"
+    for way in ("donor", "canvas"):
+        for image in ancestors[way]:
+            if way in drop_touching and roles.get(image) != "train":
+                return f"{way} is {'a ' + roles[image] + ' image' if image in roles else 'not in this split'}"
+            if "segmenter" in drop_touching and image in taught:
+                return SEGMENTER
+    return outside[generator]
+
+
+SEGMENTER = "a mask's segmenter saw an image that is not for training"
+
+
+def _check(table: pd.DataFrame) -> None:
+    repeated = table["id"][table["id"].duplicated()]
+    if len(repeated):
+        raise UserError(
+            f"id {repeated.iloc[0]!r} stands in two archives ({len(repeated)} such rows). Delete the stale archive."
+        )
+    unknown = table[~table["tone"].isin(TONES)]
+    if len(unknown):
+        row = unknown.iloc[0]
+        raise UserError(f"{row['archive']}: image {row['id']} has tone {row['tone']!r}; tones are {', '.join(TONES)}.")

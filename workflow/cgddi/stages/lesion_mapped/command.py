@@ -1,0 +1,28 @@
+"""Transplant one donor's lesion onto every canvas of a cohort.
+
+The spec holds donor (image id), canvas_cohort and seed. Each composite comes with its five-class mask and its lineage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cgddi.job.command import stage_parser
+from cgddi.job.imports import importing
+from cgddi.stages.lesion_mapped.settings import LesionMappedSettings
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `cgddi lesion-mapped`."""
+    parser = stage_parser("lesion-mapped", __doc__)
+    parser.add_argument("--photos", required=True, help="the masks archive that holds the donor")
+    parser.add_argument("--canvases", required=True, help="the archive of the canvas cohort")
+    parser.add_argument("--output", required=True, help="the archive (.tar) to write")
+    options = parser.parse_args(argv)
+    with importing():
+        from cgddi.job.spec import checked
+        from cgddi.stages.lesion_mapped.stage import map_lesion
+
+    settings = checked(LesionMappedSettings, options.spec, "donor", "canvas_cohort")
+    map_lesion(options.spec, settings, options.photos, options.canvases, options.output)
+    return 0

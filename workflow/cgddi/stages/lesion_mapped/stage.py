@@ -1,0 +1,169 @@
+"""Transplant one donor's lesion onto every canvas of a cohort, one canvas in memory at a time."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from cgddi.core.archive import Archive, ArchiveWriter
+from cgddi.core.errors import UserError
+from cgddi.core.images import LESION, MARKER, SKIN
+from cgddi.core.png import encode_png_fast
+from cgddi.core.seeds import seed_for
+from cgddi.stages.lesion_mapped.blend import Blender
+from cgddi.stages.lesion_mapped.lesion import NoLesion, chosen_parts, cut_out
+from cgddi.stages.lesion_mapped.placement import allowed_positions
+from cgddi.stages.lesion_mapped.settings import LesionMappedSettings
+from cgddi.stages.masks.reasons import why_unmasked
+
+
+def load_sized(archive: Archive, row: Mapping[str, Any], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """A sample's photo (size, size, 3) and mask (size, size), both writable; from a raw copy at that size, if one is kept.
+
+    Raises:
+        UserError: the sample has no mask.
+    """
+    if "mask.png" not in row["members"]:
+        raise UserError(
+            f"{archive.path}: image {row['key']} has no mask. Run the workflow again; it makes what is missing."
+        )
+    if f"{size}.npy" in row["members"]:
+        kept = (archive.read(row, f"{size}.{suffix}") for suffix in ("npy", "mask.npy"))
+        pixels, classes = (np.load(io.BytesIO(data), allow_pickle=False) for data in kept)
+        return pixels, classes
+    with (
+        Image.open(io.BytesIO(archive.read(row))) as photo,
+        Image.open(io.BytesIO(archive.read(row, "mask.png"))) as mask,
+    ):
+        pixels = photo if photo.size == (size, size) else photo.resize((size, size), Image.Resampling.LANCZOS)
+        classes = mask if mask.size == (size, size) else mask.resize((size, size), Image.Resampling.NEAREST)
+        return np.array(pixels), np.array(classes)
+
+
+class Geometry:
+    """Scale and rotation of the lesion on each canvas, drawn by name; one cut-out serves all canvases when nothing varies."""
+
+    def __init__(self, photo: np.ndarray, mask: np.ndarray, settings: LesionMappedSettings):
+        chosen_parts(mask, settings.parts)  # a donor without a usable lesion is found here, once
+        self._photo, self._mask, self._settings = photo, mask, settings
+        self.blender = lru_cache(maxsize=1)(self._blender)
+
+    def draw(self, seed: int) -> tuple[float, float]:
+        """(scale, rotation in degrees) of a named seed, each uniform over its range."""
+        (low, high), (left, right) = self._settings.scale, self._settings.rotation
+        if low == high and left == right:
+            return low, left
+        rng = np.random.default_rng(seed)
+        return float(rng.uniform(low, high)), float(rng.uniform(left, right))
+
+    def _blender(self, scale: float, rotation: float) -> Blender:
+        lesion = cut_out(self._photo, self._mask, self._settings, scale, rotation)
+        return Blender(lesion, self._settings.blending, self._settings.lighting_match)
+
+
+def map_lesion(
+    spec: Mapping[str, Any],
+    settings: LesionMappedSettings,
+    photos: str | Path,
+    canvases: str | Path,
+    output: str | Path,
+) -> None:
+    """Write the composites of one donor on all canvases of a cohort.
+
+    Args:
+        spec: the job's spec: donor (image id), canvas_cohort, seed.
+        settings: placement and blending.
+        photos: the masks archive that holds the donor.
+        canvases: the cohort's kept canvases.
+        output: the archive to write; a sample's key is its canvas, its members are `png` and `mask.png`.
+
+    A donor without a usable lesion and a pair without an allowed position are skipped and recorded with the reason.
+
+    Raises:
+        UserError: the donor is not in `photos`.
+    """
+    donors, pool = Archive(photos), Archive(canvases)
+    donor = next((row for row in donors.rows if row["key"] == spec["donor"]), None)
+    if donor is None:
+        raise UserError(f"{photos}: has no image {spec['donor']!r}. Run the workflow again; it makes what is missing.")
+    inputs = [pool.record_path, pool.manifest_path, donors.manifest_path]
+    with ArchiveWriter(output, spec, inputs) as archive:
+        archive.facts["canvases"] = len(pool.rows)
+        try:
+            if not donor.get("has_mask", "mask.png" in donor["members"]):
+                raise NoLesion(f"the donor gives no lesion: {why_unmasked(donor)}")
+            geometry = Geometry(*load_sized(donors, donor, settings.image_size), settings)
+        except NoLesion as reason:
+            archive.skip(donor["key"], f"{reason}: no composite was made")
+            return
+        for row in tqdm(pool.rows, desc=f"lesion {donor['key']}", unit="canvas", mininterval=1):
+            _compose(archive, pool, row, donor, geometry, spec, settings)
+
+
+def _compose(
+    archive: ArchiveWriter,
+    pool: Archive,
+    row: Mapping[str, Any],
+    donor: Mapping[str, Any],
+    geometry: Geometry,
+    spec: Mapping[str, Any],
+    settings: LesionMappedSettings,
+) -> None:
+    canvas_id, cohort = row["key"], spec["canvas_cohort"]
+    seed = seed_for(spec["seed"], "lesion_mapped", cohort, donor["key"], canvas_id)
+    scale, rotation = geometry.draw(seed_for(seed, "geometry"))
+    try:
+        blender = geometry.blender(scale, rotation)
+    except NoLesion as reason:
+        archive.skip(canvas_id, str(reason))
+        return
+    pixels, mask = load_sized(pool, row, settings.image_size)
+    valid = (mask == SKIN) | (mask == LESION) | (mask == MARKER)
+    positions = allowed_positions(valid, blender.lesion.runs, settings.padding)
+    if not positions.bits:
+        archive.skip(canvas_id, _why_not(valid, blender, settings))
+        return
+    place = positions.draw(np.random.default_rng(seed))
+    blender.paste(pixels, mask, place)
+    level = 1 if settings.png == "fast" else 6
+    archive.add(
+        canvas_id,
+        {"png": encode_png_fast(pixels, level), "mask.png": encode_png_fast(mask, 1)},
+        {
+            "id": f"lesion_mapped/{cohort}/{donor['key']}/{canvas_id}",
+            "kind": "lesion_mapped",
+            "cohort": cohort,
+            "donor_cohort": donor["cohort"],
+            "concept": donor["concept"],
+            "tone": row["tone"],
+            "malignant": donor["malignant"],
+            "donor": donor["key"],
+            "canvas": canvas_id,
+            "generator": None,
+            "prompt": None,
+            "seed": seed,
+            "place": list(place),
+            "positions": len(positions),
+            "scale": round(scale, 6),
+            "rotation": round(rotation, 6),
+            "lesion_pixels": int(blender.lesion.shape.sum()),
+            "donor_touches_border": "touches_border" in donor.get("flags", ()),
+        },
+    )
+
+
+def _why_not(valid: np.ndarray, blender: Blender, settings: LesionMappedSettings) -> str:
+    """Why a pair has no allowed position."""
+    height, width = (side - 2 * blender.lesion.margin for side in blender.lesion.shape.shape)
+    if not valid.any():
+        return "no allowed position: the canvas has no skin"
+    if height + 2 * settings.padding > valid.shape[0] or width + 2 * settings.padding > valid.shape[1]:
+        return f"no allowed position: the canvas is smaller than the lesion ({width}x{height} px) with its padding"
+    return f"no allowed position: the lesion ({width}x{height} px) fits nowhere {settings.padding} px inside the skin"

@@ -1,0 +1,176 @@
+"""Settings of the lora stage. Imports nothing heavy: planning reads it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from cgddi.core.prompts import check_prompt
+from cgddi.diffusion import options
+from cgddi.plan.presets import with_preset
+
+VERSIONS = ("torch", "diffusers", "transformers", "tokenizers", "peft", "pillow", "numpy")
+"""Distributions whose version can change the adapter."""
+
+PAPER: dict[str, object] = {
+    "preset": "paper",
+    "learning_rate": 5e-6,  # a full-fine-tuning rate; LoRA needs some 1e-4
+    "priors": "published",  # the first 96 class images, all light, and of them as many as the concept has photos
+    "tone_exponent": 1.0,  # no fault: tones were drawn evenly
+    "hflip": 0.0,  # no fault: the script's --hflip was not given
+}
+"""What the published code did. Its faults: the learning rate of a full fine-tuning, so that the adapter hardly moves in 750
+steps; priors of light skin only, so that medium and dark skin drift, and no more of them than the concept has photos (one index,
+below the number of photos, chose both); all are mended in the default. Not reproduced: two concepts whose names hold a slash lost
+their token there, here every slug is safe; each prior was tied to one photo of the concept, here it is drawn by itself. Not set:
+precision, which was fp16; auto is bf16 on a GPU (fp16 can be asked for)."""
+
+
+class LoraSettings(BaseModel):
+    """LoRA (Hu et al. 2021) on the denoiser, with prior preservation (DreamBooth, Ruiz et al. 2023)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    preset: Literal["corrected", "paper"] = Field(
+        "corrected",
+        description="corrected: what is right. paper: every key below that your config does not name takes its published "
+        "value, faults included (learning_rate, priors, tone_exponent, hflip; see PAPER)",
+    )
+    rank: int = Field(8, ge=1, le=512, description="rank of the adapter (published)")
+    alpha: float = Field(8, gt=0, description="scale is alpha / rank (published: 8)")
+    target_modules: tuple[str, ...] = Field(
+        ("to_q", "to_k", "to_v", "to_out.0"),
+        min_length=1,
+        description="ends of the names of the adapted UNet layers (published)",
+    )
+    use_rslora: bool = Field(False, description="scale alpha / sqrt(rank) (Kalajdzievski 2023; published: no)")
+    use_dora: bool = Field(False, description="weight-decomposed LoRA from peft (Liu et al. 2024; published: no)")
+    text_encoder_rank: int = Field(
+        0, ge=0, le=512, description="rank of a text-encoder LoRA from peft; 0 is none (published)"
+    )
+    text_encoder_alpha: float | None = Field(
+        None,
+        gt=0,
+        description="its scale is this / text_encoder_rank; null is the rank, scale 1 (as alpha and rank above)",
+    )
+    steps: int = Field(750, ge=1, description="optimizer steps (published)")
+    instances: int = Field(16, ge=1, description="images of the concept per step (published)")
+    priors_per_step: int = Field(16, ge=0, description="healthy canvases per step (published); 0 trains without priors")
+    accumulation: int = Field(
+        1,
+        ge=1,
+        description="equal parts into which a step is cut to save memory, each with its share of photos and of priors, so"
+        " that it divides both counts (published: 1)",
+    )
+    learning_rate: float = Field(1e-4, gt=0, description="AdamW learning rate (usual for LoRA; published: 5e-6)")
+    lr_schedule: options.Schedule = "constant"
+    warmup: int = Field(0, ge=0, description="steps of linear warm-up (published: none)")
+    weight_decay: options.WeightDecay = 1e-2
+    betas: options.Betas = (0.9, 0.999)
+    eps: options.Eps = 1e-8
+    clip: float = Field(1.0, ge=0, description="largest gradient norm (published); 0 clips nothing")
+    prior_weight: float = Field(1.0, ge=0, description="weight of the prior-preservation loss (published)")
+    prior_per_tone: int = Field(96, ge=1, description="canvases per tone to draw priors from (published)")
+    priors: Literal["balanced", "published"] = Field(
+        "balanced",
+        description="balanced: tones evenly. published: the first `prior_per_tone` of all canvases, light ones before others, "
+        "and of them as many as the concept has photos",
+    )
+    prior_tone_exponent: float = Field(
+        1.0,
+        ge=0,
+        le=2,
+        description="priors drawn by their tone's frequency ** -x: 1 draws tones evenly, as the photos are, so that no "
+        "tone is better preserved than another; 0 canvases (published: light ones only)",
+    )
+    image_size: int = Field(256, ge=16, description="side of the training images in px (published)")
+    hflip: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="chance of the mirror image (as in textual inversion; lesions have no side; published: 0)",
+    )
+    crops: options.Crops = 0
+    crop_scale: options.CropScale = 0.8
+    prompt: str = Field(
+        "An image of {token} on the skin of a {tone}-skinned individual", description="instance prompt (published)"
+    )
+    class_prompt: str = Field(
+        "An image of healthy skin on a {tone}-skinned individual", description="prior prompt (published)"
+    )
+    suffixes: bool = Field(True, description="add the ruler and marker suffixes where the mask shows one (published)")
+    ruler_suffix: options.RulerSuffix = " with a ruler"
+    marker_suffix: options.MarkerSuffix = " deliniated with marker"
+    both_suffix: options.BothSuffix = " deliniated with marker and a ruler"
+    tone_exponent: float = Field(
+        1.0,
+        ge=0,
+        le=2,
+        description="tones drawn by frequency ** -x per image: 1 draws tones evenly (published), 0 images",
+    )
+    lesion_weight: options.LesionWeight = 1.0
+    ignore_mask_classes: options.IgnoredClasses = ()
+    min_snr: options.MinSnr = 0.0
+    noise_offset: options.NoiseOffset = 0.0
+    ema: float = Field(
+        0.0, ge=0, lt=1, description="decay of the moving average that becomes the result; 0 is off (published)"
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="of the frozen base model: auto is bf16 on a GPU, fp32 on a CPU (published: fp16)"
+    )
+    concepts_per_job: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="concepts that one job trains together over one frozen base; each adapter is what it would be alone, "
+        "up to rounding. 1 spreads over as many devices as there are; more are done sooner where there are "
+        "few (benchmark `multi_adapter`). A pack is concepts of one cohort in the sheet's order; once trained"
+        " it keeps them, whatever is added later, and also when this number changes (but for 1, each alone)",
+    )
+    checkpoint_every: options.CheckpointEvery = 100
+    log_every: options.LogEvery = 10
+    validate_every: options.ValidateEvery = 150
+    validation_photos: options.ValidationPhotos = 4
+    validation_timesteps: options.ValidationTimesteps = 4
+    grid_every: options.GridEvery = 250
+    grid_sampler: options.GridSampler = "dpmsolver++"
+    grid_steps: options.GridSteps = 20
+    grid_guidance: options.GridGuidance = 7.5
+    grid_guidance_rescale: options.GridRescale = 0.0
+    grid_columns: options.GridColumns = 4
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, values: Any) -> Any:
+        return with_preset(values, PAPER)
+
+    @field_validator("prompt")
+    @classmethod
+    def _of_the_concept(cls, prompt: str) -> str:
+        return check_prompt(prompt)
+
+    @field_validator("class_prompt")
+    @classmethod
+    def _of_healthy_skin(cls, prompt: str) -> str:
+        return check_prompt(prompt, token=False)
+
+    @model_validator(mode="after")
+    def _whole_parts(self) -> LoraSettings:
+        if self.instances % self.accumulation or self.priors_per_step % self.accumulation:
+            raise ValueError(
+                f"accumulation {self.accumulation} must divide instances ({self.instances}) and priors_per_step "
+                f"({self.priors_per_step}): parts of another make-up would change the loss"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _alone(self) -> LoraSettings:
+        if self.concepts_per_job > 1 and (self.use_dora or self.text_encoder_rank):
+            raise ValueError("concepts_per_job above 1 goes with plain LoRA only: no use_dora, no text_encoder_rank")
+        return self
+
+    @property
+    def scale(self) -> float:
+        """The factor on B A."""
+        return self.alpha / (self.rank**0.5 if self.use_rslora else self.rank)

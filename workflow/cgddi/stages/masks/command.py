@@ -1,0 +1,57 @@
+"""Bring photos and their five-class masks to working size: one archive per batch.
+
+Masks come from the mask files of the rows (settings.source human), from the segmenter trained on some of them (fedd), or from
+SAM 3 (sam3). Every source writes the same: the photo, its mask, its uncertainty where there is one, and quality flags. An
+automatic mask without lesion or skin is not used (settings.flags.reject): its photo goes on without a mask, as neither donor
+nor canvas, and the record says so. To mend automatic masks by hand, see `cgddi masks-export`.
+
+The spec holds rows (image_id, file, mask or null, concept, skin_tone, malignant, group), cohort and batch; for sam3 also model
+{source, revision}.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+
+from cgddi.core.errors import UserError
+from cgddi.job.command import stage_parser
+from cgddi.job.imports import importing
+from cgddi.stages.masks.settings import SOURCE_MODULES, MasksSettings
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `cgddi masks`."""
+    parser = stage_parser("masks", __doc__)
+    parser.add_argument("--output", required=True, help="the archive (.tar) to write")
+    parser.add_argument("--features", nargs="+", default=[], help="fedd: feature files that hold the batch's photos")
+    parser.add_argument("--segmenter", help="fedd: folder of the trained segmenter")
+    parser.add_argument("--metrics", help="file to append one JSON line on time and memory to (automatic sources)")
+    options = parser.parse_args(argv)
+    with importing():
+        from cgddi.job.spec import checked
+        from cgddi.stages.masks.stage import write_batch
+
+    spec = options.spec
+    settings = checked(MasksSettings, spec, "rows", "cohort", "batch")
+    if settings.source == "human":
+        write_batch(spec, settings, options.output)
+        return 0
+    if settings.source == "sam3" and not (spec.get("model") or {}).get("source"):
+        raise UserError("--spec lacks model.source. Name SAM 3's folder or hub id (config key models.sam3).")
+    from cgddi.job.runtime import start, usage_log
+
+    device = start(options.threads)
+    with importing():
+        source = importlib.import_module(SOURCE_MODULES[settings.source])
+    with usage_log(options.metrics, stage="masks", cohort=spec["cohort"], batch=spec["batch"]) as usage:
+        inputs = source.inputs(options.features, options.segmenter)
+        usage["masked"] = write_batch(
+            spec,
+            settings,
+            options.output,
+            lambda: source.open_finder(spec, settings, device, options.features, options.segmenter),
+            inputs,
+        )
+        usage["images"] = len(spec["rows"])
+    return 0

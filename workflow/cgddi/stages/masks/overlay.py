@@ -1,0 +1,50 @@
+"""Masks and their uncertainty drawn over the photo, for a person to judge."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cgddi.core.images import LESION, MARKER, RULER, SKIN
+
+COLOURS = {LESION: (220, 40, 40), MARKER: (40, 80, 255), RULER: (255, 210, 0), SKIN: (60, 190, 90)}
+"""Class id -> colour (RGB); background stays as it is."""
+
+NAMES = {LESION: "lesion", MARKER: "marker", RULER: "ruler", SKIN: "skin"}
+
+
+def overlay(photo: np.ndarray, mask: np.ndarray, fill: float = 0.22) -> np.ndarray:
+    """The photo with every class tinted, and outlined where it meets another.
+
+    Args:
+        photo: (H, W, 3) uint8.
+        mask: (H, W) uint8 class ids.
+        fill: weight of the tint, 0 to 1.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    palette = np.zeros((SKIN + 1, 3))
+    weights = np.zeros(SKIN + 1)
+    for class_id, colour in COLOURS.items():
+        palette[class_id], weights[class_id] = colour, fill
+    weight = np.where(_outline(mask) & (weights[mask] > 0), 1.0, weights[mask])[..., None]
+    return np.rint(photo * (1 - weight) + palette[mask] * weight).astype(np.uint8)
+
+
+def heat(photo: np.ndarray, uncertainty: np.ndarray) -> np.ndarray:
+    """The photo in grey, with magenta where the mask is uncertain.
+
+    Args:
+        photo: (H, W, 3) uint8.
+        uncertainty: (H, W) uint8, 255 the least certain.
+    """
+    grey = np.repeat(photo.mean(-1, keepdims=True) * 0.7, 3, -1)
+    weight = uncertainty[..., None] / 255
+    return np.rint(grey * (1 - weight) + np.array([255, 0, 200]) * weight).astype(np.uint8)
+
+
+def _outline(mask: np.ndarray) -> np.ndarray:
+    edge = np.zeros(mask.shape, bool)
+    edge[1:] |= mask[1:] != mask[:-1]
+    edge[:, 1:] |= mask[:, 1:] != mask[:, :-1]
+    return edge

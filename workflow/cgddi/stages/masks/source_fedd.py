@@ -1,0 +1,85 @@
+"""Masks by the segmenter trained on diffusion features (FEDD): stored features in, votes and disagreement out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from cgddi.core.errors import UserError
+from cgddi.fedd.features_io import FeatureFiles
+from cgddi.fedd.segmenter import load
+from cgddi.stages.masks.found import Found, uncertainty_bytes
+from cgddi.stages.masks.settings import MasksSettings
+
+
+class FeddFinder:
+    """Applies a trained segmenter to stored features.
+
+    Args:
+        settings: working size and crop.
+        features: feature files, as opened.
+        segmenter: the folder `cgddi fedd segmenter` wrote.
+
+    Raises:
+        UserError: features and segmenter, or their crop and that of the masks, do not belong together.
+    """
+
+    batch_size = 1
+
+    def __init__(
+        self, settings: MasksSettings, features: FeatureFiles, segmenter: str | Path, device: torch.device | str = "cpu"
+    ):
+        if features.facts.get("crop") != settings.crop:
+            raise UserError(
+                f"features were made with crop {features.facts.get('crop')}, masks.crop is {settings.crop}. "
+                "Make the features again with this cohort's crop."
+            )
+        self.size, self.features = settings.size, features
+        self.segmenter = load(segmenter, device)
+        self.segmenter.check(features.facts, ", ".join(map(str, features.paths[:3])))
+        self.facts: dict[str, Any] = {"segmenter_images": sorted(self.segmenter.training_images)}
+
+    def find(self, photos: Sequence[tuple[str, Image.Image]]) -> list[Found | str]:
+        """Masks by majority vote and disagreement as uncertainty, both brought to the working size by nearest neighbour."""
+        found: list[Found | str] = []
+        for image_id, _ in photos:
+            maps = self.features.maps(image_id, self.segmenter.blocks)
+            if not all(torch.isfinite(part).all() for part in maps.values()):
+                found.append("its features are not finite. Make them again in single precision.")
+                continue
+            mask, uncertainty = self.segmenter.predict(maps)
+            found.append(Found(self._sized(mask), self._sized(uncertainty_bytes(uncertainty))))
+        return found
+
+    def _sized(self, array: np.ndarray) -> np.ndarray:
+        picture = Image.fromarray(np.asarray(array, np.uint8))
+        return np.asarray(picture.resize((self.size, self.size), Image.Resampling.NEAREST))
+
+
+def inputs(features: Sequence[str], segmenter: str | None) -> list[Path]:
+    """Files whose hashes go into the archive's record: the records of features and segmenter, which are small."""
+    records = [Path(file).with_suffix(".json") for file in features]
+    records += [Path(segmenter) / "record.json"] if segmenter else []
+    return [path for path in records if path.is_file()]
+
+
+def open_finder(
+    spec: Mapping[str, Any],
+    settings: MasksSettings,
+    device: torch.device,
+    features: Sequence[str],
+    segmenter: str | None,
+) -> FeddFinder:
+    """The finder of a job.
+
+    Raises:
+        UserError: a photo needs a mask, and features or segmenter are not named.
+    """
+    if not (features and segmenter):
+        raise UserError("masks.source fedd needs --features and --segmenter. Give the files the workflow made.")
+    return FeddFinder(settings, FeatureFiles(features), segmenter, device)

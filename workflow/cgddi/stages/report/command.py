@@ -1,0 +1,44 @@
+"""Write the HTML report of a run: counts, pictures, audits, fairness tables and plots, on one self-contained page."""
+
+from __future__ import annotations
+
+from cgddi.job.command import stage_parser
+from cgddi.job.imports import importing
+
+
+def main(argv: list[str]) -> int:
+    """Run `cgddi report`."""
+    parser = stage_parser("report", __doc__)
+    parser.add_argument("--logs", required=True, help="folder of the jobs' logs, with what each one used")
+    parser.add_argument("--summary", required=True, help="fairness/summary.json; the tables and plots lie beside it")
+    parser.add_argument("--audits", nargs="+", required=True, help="audit/<split>/<kind>.json")
+    parser.add_argument("--index", nargs="+", required=True, help="index/<split>.parquet")
+    parser.add_argument("--samples", nargs="*", default=[], help="lora/<scope>/<concept>/samples.png")
+    parser.add_argument("--review", required=True, help="review/index.html")
+    parser.add_argument("--healthy", nargs="*", default=[], help="healthy/<cohort>/<batch>.tar or .jsonl")
+    parser.add_argument("--fedd", help="fedd/tables/summary.json of the study; its tables and figures lie beside it")
+    parser.add_argument("--masks", nargs="*", default=[], help="masks/<cohort>/<batch>.jsonl, for the section on masks")
+    parser.add_argument("--canvases", nargs="*", default=[], help="canvases/<cohort>.jsonl, likewise")
+    parser.add_argument("--mapped", nargs="*", default=[], help="lesion_mapped/<cohort>/<donor>.jsonl, likewise")
+    parser.add_argument("--output", required=True, help="the page to write")
+    args = parser.parse_args(argv)
+
+    with importing():
+        from cgddi.stages.report.page import write_page
+
+    write_page(
+        spec=args.spec,
+        logs=args.logs,
+        summary=args.summary,
+        audits=args.audits,
+        indexes=args.index,
+        samples=args.samples,
+        review=args.review,
+        healthy=args.healthy,
+        output=args.output,
+        fedd=args.fedd,
+        masks=args.masks,
+        canvases=args.canvases,
+        mapped=args.mapped,
+    )
+    return 0

@@ -1,0 +1,33 @@
+"""Sample images of a concept on healthy canvases, in three tones: an archive with its manifest and record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cgddi.job.command import stage_parser
+from cgddi.job.imports import importing
+
+
+def main(argv: list[str]) -> int:
+    """Run `cgddi semantic`."""
+    parser = stage_parser("semantic", __doc__)
+    parser.add_argument("--canvases", type=Path, nargs="+", required=True, help="archives of healthy canvases")
+    parser.add_argument("--split", type=Path, help="csv image_id,role: canvases that are not role train are left out")
+    parser.add_argument("--embedding", type=Path, required=True, help="learned_embeds.safetensors of the concept")
+    parser.add_argument(
+        "--lora", type=Path, required=True, help="pytorch_lora_weights.safetensors, with record.json beside it"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="the .tar to write")
+    from cgddi.diffusion.jobs import engine_options
+
+    engine_options(parser)
+    args = parser.parse_args(argv)
+    with importing():
+        from cgddi.job import runtime
+        from cgddi.stages.semantic.sample import sample_concept
+
+    device = runtime.start(args.threads)
+    with runtime.usage_log(args.metrics, stage="semantic", concept=args.spec.get("concept", {}).get("slug")) as used:
+        inputs = (args.canvases, args.split, args.embedding, args.lora)
+        sample_concept(args.spec, *inputs, args.output, args.state, args.cache, device, used=used)
+    return 0

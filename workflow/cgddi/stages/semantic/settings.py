@@ -1,0 +1,103 @@
+"""Settings of the semantic stage. Imports nothing heavy: planning reads it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from cgddi.core.prompts import check_prompt
+from cgddi.plan.presets import with_preset
+
+VERSIONS = ("torch", "diffusers", "transformers", "tokenizers", "peft", "pillow", "numpy")
+"""Distributions whose version can change the images."""
+
+PAPER: dict[str, object] = {"preset": "paper", "sampler": "pndm", "steps": 100}
+"""What the published sampling did where that differs from the default: no fault, but five times the work for much the same
+pictures. Not set: precision, which was fp16; auto is bf16 on a GPU, as fast and without black images (fp16 can be asked for)."""
+
+
+class SemanticSettings(BaseModel):
+    """Image-to-image samples (SDEdit, Meng et al. 2022) of a concept on healthy canvases, in three tones."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    preset: Literal["corrected", "paper"] = Field(
+        "corrected",
+        description="corrected: a fast solver. paper: every key below that your config does not name takes its published value "
+        "(sampler, steps; see PAPER)",
+    )
+    mode: Literal["img2img", "text2img"] = Field(
+        "img2img", description="from a canvas (published), or from noise alone"
+    )
+    strength: float = Field(
+        0.725, gt=0, le=1, description="share of the noise schedule that is run on a canvas (published)"
+    )
+    guidance: float = Field(8.75, ge=1, description="classifier-free guidance (published)")
+    guidance_rescale: float = Field(
+        0.0, ge=0, le=1, description="rescaling of guidance (Lin et al. 2024, section 3.4); 0 is off"
+    )
+    sampler: Literal["dpmsolver++", "ddim", "pndm", "unipc", "model"] = Field(
+        "dpmsolver++",
+        description="solver (published: PNDM with 100 steps; DPM-Solver++ 2M needs 20-25, Lu et al. 2022)",
+    )
+    steps: int = Field(
+        20,
+        ge=2,
+        le=1000,
+        description="solver steps of the full schedule, of which `strength` is run (published: 100). On the toy's model, its "
+        "canvases or plain ones, 20 is 5 or 14 times nearer to 150 steps than another seed is. No full-size model was"
+        " at hand: ask the benchmark `sampling_quality` of yours",
+    )
+    prompt: str = Field("An image of {token} on a {tone}-toned individual", description="prompt (published)")
+    negative_prompt: str = Field("", description="negative prompt (published: none)")
+    repeats: int = Field(5, ge=1, description="images per canvas and tone (published)")
+    per_tone: int | None = Field(
+        None,
+        ge=1,
+        description="most images per requested tone, for a trial or a cheaper run; null is no limit (published)",
+    )
+    max_canvases: int | None = Field(
+        None,
+        ge=1,
+        description="most canvases, drawn evenly over tones by a named seed, for a trial or a cheaper run; null is all "
+        "(published)",
+    )
+    image_size: int = Field(512, ge=16, description="side of the images in px (published)")
+    batch: int = Field(
+        16,
+        ge=1,
+        description="images per batch, the last one filled up, so that shapes never change; 16 of 512 px are enough work for a "
+        "large GPU in one step; take fewer where memory is short (published: 1). On one CPU thread an image is the "
+        "same to the bit whatever else is in its batch; another batch size, more threads or a GPU round differently, "
+        "by a grey level at most on the toy's model",
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="of the base model: auto is bf16 on a GPU, fp32 on a CPU (published: fp16)"
+    )
+    retries: int = Field(
+        3,
+        ge=0,
+        description="redraws with a new seed of an image that came out black or not a number: what a fourth draw does not"
+        " mend is a fault of the model or its precision. No safety checker runs, in either preset: it flags "
+        "clinical photographs of skin as nudity and blackens them",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, values: Any) -> Any:
+        return with_preset(values, PAPER)
+
+    @model_validator(mode="after")
+    def _some_step(self) -> SemanticSettings:
+        if self.mode == "img2img" and self.sampler != "dpmsolver++" and int(self.steps * self.strength) < 1:
+            raise ValueError(
+                f"steps {self.steps} x strength {self.strength:g} leaves sampler {self.sampler} no step at all: raise steps or "
+                "strength, or use sampler dpmsolver++"
+            )
+        return self
+
+    @field_validator("prompt")
+    @classmethod
+    def _of_the_concept(cls, prompt: str) -> str:
+        return check_prompt(prompt)

@@ -1,0 +1,151 @@
+"""Make a folder ready to run again after its Snakemake was killed (kill -9, a rebooted head node).
+
+Ends what the dead run left behind - its cluster jobs, its local jobs - and removes its lock. What was half done is run again by
+the next `snakemake`, and trainings go on from their last checkpoint. Refuses while a Snakemake is alive in the folder.
+Run it on the machine where Snakemake ran: one that is alive on another machine cannot be seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from cgddi.core.errors import UserError
+
+JOB_PREFIX = "cgddi_"
+"""Cluster jobs are named `cgddi_<run id>` (slurm-jobname-prefix in profiles/slurm)."""
+
+
+def _processes(folder: Path) -> Iterator[tuple[int, list[str]]]:
+    """(pid, arguments) of this user's processes that work in a folder."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            if entry.stat().st_uid == os.getuid() and Path(os.readlink(entry / "cwd")) == folder:
+                yield int(entry.name), (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+
+
+def controllers(folder: Path) -> list[int]:
+    """Pids of the Snakemakes that steer a run in a folder, on this machine; not those that are one job of a run."""
+    return [
+        pid
+        for pid, words in _processes(folder.resolve())
+        if any(Path(word).name == "snakemake" for word in words[:3]) and "--target-jobs" not in words
+    ]
+
+
+def orphans(folder: Path) -> list[int]:
+    """Pids of stage commands that a run started in a folder on this machine; call it when no controller is alive."""
+
+    def from_a_run(a: str, b: str) -> bool:
+        return (a == "--spec" and b[:1] == "{") or (a == "cgddi.cli" and b.startswith("@/dev/fd/"))
+
+    return [
+        pid
+        for pid, words in _processes(folder.resolve())
+        if "cgddi.cli" in words and any(from_a_run(*pair) for pair in zip(words, words[1:], strict=False))
+    ]
+
+
+def cluster_jobs(folder: Path) -> list[dict[str, str]]:
+    """This user's cluster jobs that a run in a folder submitted: id, state, rule and wildcards (`what`)."""
+    if shutil.which("squeue") is None:
+        return []
+    command = ["squeue", "--me", "--noheader", "--format=%i|%T|%Z|%j|%k"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    if "configuration source" in done.stderr:
+        return []  # SLURM's commands are installed, but this machine belongs to no cluster
+    if done.returncode:
+        raise UserError(f"squeue failed: {done.stderr.strip()} Try again when the cluster answers.")
+    rows = [line.split("|", 4) for line in done.stdout.splitlines() if line.count("|") >= 4]
+    return [
+        {"id": number, "state": state, "what": comment}
+        for number, state, place, name, comment in rows
+        if name.startswith(JOB_PREFIX) and Path(place).resolve() == folder.resolve()
+    ]
+
+
+def _gone(find, seconds: float = 90) -> bool:
+    """Wait until `find` finds nothing."""
+    end = time.monotonic() + seconds
+    while find():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.5)
+    return True
+
+
+def recover(folder: Path) -> list[str]:
+    """End what a dead run left behind in a folder and unlock it.
+
+    Returns:
+        What was done, in lines for the user.
+
+    Raises:
+        UserError: a Snakemake is alive in the folder, or what it left behind cannot be ended.
+    """
+    alive = controllers(folder)
+    if alive:
+        raise UserError(
+            f"Snakemake is running in {folder} (pid {', '.join(map(str, alive))}). Stop it with Ctrl-C, or wait for it."
+        )
+    done = []
+    jobs = cluster_jobs(folder)
+    if jobs:
+        subprocess.run(["scancel", *(job["id"] for job in jobs)], check=False, timeout=120)
+        if not _gone(lambda: cluster_jobs(folder)):
+            left = ", ".join(job["id"] for job in cluster_jobs(folder))
+            raise UserError(
+                f"Cluster jobs {left} do not end. Cancel them (scancel {left}), then run `make recover` again."
+            )
+        done.append(f"cancelled {len(jobs)} cluster job(s) of the dead run")
+    processes = orphans(folder)
+    for pid in processes:
+        _signal(pid, signal.SIGTERM)
+    if not _gone(lambda: orphans(folder), 20):
+        for pid in orphans(folder):
+            _signal(pid, signal.SIGKILL)
+        _gone(lambda: orphans(folder), 20)
+    if processes:
+        done.append(f"ended {len(processes)} job(s) of the dead run on this machine")
+    locks = list((folder / ".snakemake" / "locks").glob("*.lock"))
+    for lock in locks:
+        lock.unlink(missing_ok=True)
+    if locks:
+        done.append("removed the lock")
+    return done or ["nothing to recover"]
+
+
+def _signal(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def main(argv: list[str]) -> int:
+    """Recover the working directory."""
+    parser = argparse.ArgumentParser(
+        prog="cgddi recover", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args(argv)
+    for line in recover(Path.cwd()):
+        print(line)
+    print("Start snakemake again with the same command: it makes what is missing or half done, and nothing else.")
+    return 0
+
+
+if __name__ == "__main__":
+    from cgddi import cli
+
+    sys.exit(cli.main(["recover", *sys.argv[1:]]))
