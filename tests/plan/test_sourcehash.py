@@ -87,11 +87,6 @@ def test_no_stage_reruns_when_planning_code_changes(monkeypatch):
         module.source_hash(".".join(("cgddi", *command.relative_to(module.PACKAGE).with_suffix("").parts)))
     planning = {f"plan.{name}" for name in ("plan", "project", "worklist", "specs", "packs", "jobs")}
     planning |= {"fedd.plan", "fedd.worklist", "fedd.refusals"}
-        *(f"plan.{x}" for x in ("plan", "project", "worklist", "specs", "packs", "jobs")),
-        "fedd.plan",
-        "fedd.worklist",
-        "fedd.refusals",
-    }
     names = {f"cgddi.{name}" for name in planning}
     assert "cgddi.fedd.segmenter" in seen and all(module._path(name) for name in names)
     assert not seen & names
