@@ -22,7 +22,6 @@ from cgddi.fedd.settings import Variant
 from cgddi.fedd.worklist import STUDY, Baseline, Segmenter
 from cgddi.plan.growth import grown_cohorts
 from cgddi.plan.plan import Plan, safe_pattern
-from cgddi.plan.presets import deviations
 from cgddi.watch.rates import save_prediction
 from cgddi.plan.shellprefix import shell_prefix
 from cgddi.plan.code import source_hash
@@ -35,7 +34,7 @@ except UserError as error:
     raise WorkflowError(str(error)) from None
 R = PLAN.config.results
 if workflow.is_main_process:
-    for line in (*grown_cohorts(PLAN), *deviations(PLAN.config)):
+    for line in grown_cohorts(PLAN):
         logger.warning(line)
 
 

@@ -6,7 +6,7 @@ from cgddi.plan.code import ROOT
 from cgddi.plan.config import Config, load_config, parse_config
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "paper/config.yaml", "toy/config.yaml"])
+@pytest.mark.parametrize("name", ["config.yaml", "paper/base.yaml", "toy/config.yaml"])
 def test_shipped_configs_are_valid(name):
     load_config(ROOT / "config" / name)
 

@@ -27,18 +27,6 @@ def test_every_stage_names_pinned_versions():
         assert "unpinned" not in stage_versions(stage).values(), stage
 
 
-def test_the_paper_preset_holds_every_published_difference_the_stages_name():
-    import importlib
-
-    import yaml
-
-    paper = yaml.safe_load((ROOT / "config/paper/config.yaml").read_text())
-    for stage in ("embedding", "lora", "semantic"):
-        published = importlib.import_module(f"cgddi.stages.{stage}.settings").PAPER
-        defaults = importlib.import_module("cgddi.plan.config").Config().model_dump(mode="json")[stage]
-        assert {**defaults, **paper[stage]}.items() >= published.items(), stage
-
-
 def test_no_floating_requirement():
     lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and not line.startswith("#")]
     assert len(PINS) == len(lines)

@@ -1,42 +1,22 @@
-"""Settings of tokens, adapters and samples: the preset fills in what was published, prompts and parts are checked at planning."""
-
-import importlib
+"""Settings of tokens, adapters and samples: what was published, prompts and parts are checked at planning."""
 
 import pytest
-import yaml
 from cgddi.core.errors import InvalidInput
 from cgddi.plan.code import ROOT
 from cgddi.plan.config import Config, load_config, parse_config
-from cgddi.plan.presets import deviations
 
-STAGES = ("embedding", "lora", "semantic")
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_the_preset_alone_gives_what_was_published(stage):
-    paper = getattr(parse_config({stage: {"preset": "paper"}}), stage)
-    published = importlib.import_module(f"cgddi.stages.{stage}.settings").PAPER
-    assert paper.model_dump().items() >= published.items()
-    assert paper == getattr(load_config(ROOT / "config/paper/config.yaml"), stage)
-    default = getattr(Config(), stage)
-    changed = {key for key, value in paper.model_dump().items() if value != getattr(default, key)}
-    assert changed == {key for key, value in published.items() if value != getattr(default, key)} > {"preset"}
-    assert getattr(parse_config({stage: {"preset": "corrected"}}), stage) == default
+PUBLISHED = {
+    "embedding": {"images": "all", "tone_exponent": 0, "precision": "fp16"},
+    "lora": {"learning_rate": 5e-6, "priors": "published", "hflip": 0, "precision": "fp16"},
+    "semantic": {"sampler": "pndm", "steps": 100, "precision": "fp16"},
+}
+"""Where the published scripts differ from the defaults."""
 
 
-def test_a_key_of_the_config_wins_over_the_preset():
-    assert parse_config({"lora": {"preset": "paper", "learning_rate": 2e-5}}).lora.learning_rate == 2e-5
-    assert parse_config({"semantic": {"preset": "paper", "steps": 50}}).semantic.steps == 50
-
-
-def test_a_preset_over_a_config_with_every_key_is_said_to_do_nothing():
-    values = yaml.safe_load((ROOT / "config/config.yaml").read_text())
-    values["lora"]["preset"] = "paper"
-    (line,) = deviations(parse_config(values))
-    assert line.startswith(
-        "lora.preset is paper, but the config names learning_rate 0.0001 (published: 5e-06), priors balanced"
-    )
-    assert deviations(load_config(ROOT / "config/paper/config.yaml")) == deviations(Config()) == []
+@pytest.mark.parametrize("stage", PUBLISHED)
+def test_the_paper_config_gives_what_was_published(stage):
+    paper, default = (config.model_dump()[stage] for config in (load_config(ROOT / "config/paper/base.yaml"), Config()))
+    assert {key: value for key, value in paper.items() if value != default[key]} == PUBLISHED[stage]
 
 
 BAD = [

@@ -67,7 +67,7 @@ def test_every_built_in_regime_and_the_examples_plan_from_one_line_each(tmp_path
 
 
 def test_the_paper_preset_plans_its_methods_on_the_published_split(tmp_path):
-    paper = yaml.safe_load((ROOT / "config/paper/config.yaml").read_text())
+    paper = yaml.safe_load((ROOT / "config/paper/base.yaml").read_text())
     plan = Plan(parse_config({**paper, "images": sheet(tmp_path)}))
     assert plan.config.runs.methods == ("baseline", "fairdisco", "patchalign")
     assert plan.config.classify.selection == "test" and plan.config.splits["main"].method == "published"

@@ -40,7 +40,7 @@ def test_paper_preset_plans_all_concepts_too(world):
     folder, config = world
     from tests.workflow.paper_scale import ROOT
 
-    paper = yaml.safe_load((ROOT / "config/paper/config.yaml").read_text()) | {"images": "images.csv"}
+    paper = yaml.safe_load((ROOT / "config/paper/base.yaml").read_text()) | {"images": "images.csv"}
     (folder / "paper.yaml").write_text(yaml.safe_dump(paper))
     found = counts(folder, "--configfile", "paper.yaml")
     assert (found["embedding"], found["lora"], found["semantic"]) == (65, 65, 40)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from cgddi.diffusion.backbone import load
 from cgddi.diffusion.tokens import TokenRows, start_rows, table_of
-from cgddi.stages.embedding.settings import PAPER, EmbeddingSettings
+from cgddi.stages.embedding.settings import EmbeddingSettings
 
 from tests.diffusion import tiny
 
@@ -64,4 +64,3 @@ def test_training_lowers_the_loss(world, tmp_path):
 def test_published_rates():
     assert EmbeddingSettings().lr == 5e-4 * 16
     assert EmbeddingSettings(scale_lr=False).lr == 5e-4
-    assert EmbeddingSettings(**PAPER).images == "all" and EmbeddingSettings().images == "concept"

@@ -12,7 +12,7 @@ from cgddi.core.images import RULER
 from cgddi.diffusion import objective
 from cgddi.diffusion.backbone import Backbone
 from cgddi.stages.lora import data
-from cgddi.stages.lora.settings import PAPER, LoraSettings
+from cgddi.stages.lora.settings import LoraSettings
 from cgddi.stages.lora.train import _unmoved, train_lora
 
 from tests.diffusion import tiny
@@ -129,12 +129,11 @@ def test_balanced_and_published_priors(world):
     canvases = data.read_canvases([world.root / "canvases.tar"], None)
     balanced = data.choose_priors(canvases, LoraSettings(prior_per_tone=1), 7, 1)
     assert sorted(p.tone for p in balanced) == ["dark", "light", "medium"]
-    paper = LoraSettings(preset="paper", instances=1)
+    paper = LoraSettings(priors="published", instances=1)
     published = data.choose_priors(canvases, paper, 7, 3)
     assert [(p.id, p.tone) for p in published] == [("c000", "light"), ("c003", "light"), ("c001", "medium")]
     assert [p.id for p in data.choose_priors(canvases, paper, 7, 1)] == ["c000"], "as many as photos, not as the batch"
-    assert len(data.choose_priors(canvases, LoraSettings(preset="paper", prior_per_tone=2), 7, 6)) == 2
-    assert LoraSettings(**PAPER).learning_rate == 5e-6 and LoraSettings().learning_rate == 1e-4
+    assert len(data.choose_priors(canvases, LoraSettings(priors="published", prior_per_tone=2), 7, 6)) == 2
 
 
 def test_captions_follow_the_masks(world):
@@ -155,8 +154,8 @@ def test_captions_of_canvases_name_their_rulers(world):
     mask = plain.mask.copy()
     mask[:3] = RULER
     ruled = dataclasses.replace(plain, mask=mask)
-    for preset in ("corrected", "paper"):
-        settings = LoraSettings(preset=preset)
+    for priors in ("balanced", "published"):
+        settings = LoraSettings(priors=priors)
         assert data.prior_prompt(plain, settings) == "An image of healthy skin on a medium-skinned individual"
         assert data.prior_prompt(ruled, settings) == data.prior_prompt(plain, settings) + " with a ruler"
     assert data.prior_prompt(ruled, LoraSettings(suffixes=False)) == data.prior_prompt(plain, LoraSettings())

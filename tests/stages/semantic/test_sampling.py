@@ -16,7 +16,7 @@ from cgddi.core.images import TONES, decode_png
 from cgddi.diffusion import sampler
 from cgddi.diffusion.photos import read_photos
 from cgddi.stages.semantic import plan, sample
-from cgddi.stages.semantic.settings import PAPER, SemanticSettings
+from cgddi.stages.semantic.settings import SemanticSettings
 
 from tests.diffusion import tiny
 
@@ -180,8 +180,8 @@ def test_no_training_canvas_is_an_error(world, tmp_path):
         )
 
 
-def test_published_preset_runs_pndm_for_73_calls(world_xl, tmp_path):
-    settings = SemanticSettings(**PAPER)
+def test_the_published_sampler_runs_pndm_for_73_calls(world_xl, tmp_path):
+    settings = SemanticSettings(sampler="pndm", steps=100)
     how = sampler.SampleSettings(settings.sampler, settings.steps, settings.strength, settings.guidance)
     from cgddi.diffusion.backbone import load
 

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from cgddi.core.prompts import check_prompt
 from cgddi.diffusion import options
-from cgddi.plan.presets import with_preset
 
 VERSIONS = ("torch", "diffusers", "transformers", "tokenizers", "pillow", "numpy")
 """Distributions whose version can change the learned token."""
-
-PAPER: dict[str, object] = {"images": "all", "preset": "paper", "tone_exponent": 0.0}
-"""What the published script did where that differs from the default. Its faults: every token trained on the whole data set,
-whatever its disease, so that all tokens learn nearly the same; test images among them (with `generator_scope: all`); tones as
-frequent as in the data, so that dark skin is seen least. Not reproduced: the script squashed photos that are no squares; here the
-centre square is cut out. Not set: precision, which was fp16; auto is bf16 on a GPU (fp16 can be asked for)."""
 
 
 class EmbeddingSettings(BaseModel):
@@ -25,11 +18,6 @@ class EmbeddingSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    preset: Literal["corrected", "paper"] = Field(
-        "corrected",
-        description="corrected: what is right. paper: every key below that your config does not name takes its published "
-        "value, faults included (images, tone_exponent; see PAPER)",
-    )
     images: Literal["concept", "all"] = Field(
         "concept",
         description="training images: the concept's own, or all of the split (the published script had no disease filter). "
@@ -97,11 +85,6 @@ class EmbeddingSettings(BaseModel):
     grid_guidance: options.GridGuidance = 7.5
     grid_guidance_rescale: options.GridRescale = 0.0
     grid_columns: options.GridColumns = 4
-
-    @model_validator(mode="before")
-    @classmethod
-    def _preset(cls, values: Any) -> Any:
-        return with_preset(values, PAPER)
 
     @field_validator("prompts")
     @classmethod

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from cgddi.core.prompts import check_prompt
 from cgddi.diffusion import options
-from cgddi.plan.presets import with_preset
 
 VERSIONS = ("torch", "diffusers", "transformers", "tokenizers", "peft", "pillow", "numpy")
 """Distributions whose version can change the adapter."""
-
-PAPER: dict[str, object] = {
-    "preset": "paper",
-    "learning_rate": 5e-6,  # a full-fine-tuning rate; LoRA needs some 1e-4
-    "priors": "published",  # the first 96 class images, all light, and of them as many as the concept has photos
-    "tone_exponent": 1.0,  # no fault: tones were drawn evenly
-    "hflip": 0.0,  # no fault: the script's --hflip was not given
-}
-"""What the published code did. Its faults: the learning rate of a full fine-tuning, so that the adapter hardly moves in 750
-steps; priors of light skin only, so that medium and dark skin drift, and no more of them than the concept has photos (one index,
-below the number of photos, chose both); all are mended in the default. Not reproduced: two concepts whose names hold a slash lost
-their token there, here every slug is safe; each prior was tied to one photo of the concept, here it is drawn by itself. Not set:
-precision, which was fp16; auto is bf16 on a GPU (fp16 can be asked for)."""
 
 
 class LoraSettings(BaseModel):
@@ -32,11 +18,6 @@ class LoraSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    preset: Literal["corrected", "paper"] = Field(
-        "corrected",
-        description="corrected: what is right. paper: every key below that your config does not name takes its published "
-        "value, faults included (learning_rate, priors, tone_exponent, hflip; see PAPER)",
-    )
     rank: int = Field(8, ge=1, le=512, description="rank of the adapter (published)")
     alpha: float = Field(8, gt=0, description="scale is alpha / rank (published: 8)")
     target_modules: tuple[str, ...] = Field(
@@ -139,11 +120,6 @@ class LoraSettings(BaseModel):
     grid_guidance: options.GridGuidance = 7.5
     grid_guidance_rescale: options.GridRescale = 0.0
     grid_columns: options.GridColumns = 4
-
-    @model_validator(mode="before")
-    @classmethod
-    def _preset(cls, values: Any) -> Any:
-        return with_preset(values, PAPER)
 
     @field_validator("prompt")
     @classmethod

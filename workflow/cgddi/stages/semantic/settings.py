@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from cgddi.core.prompts import check_prompt
-from cgddi.plan.presets import with_preset
 
 VERSIONS = ("torch", "diffusers", "transformers", "tokenizers", "peft", "pillow", "numpy")
 """Distributions whose version can change the images."""
-
-PAPER: dict[str, object] = {"preset": "paper", "sampler": "pndm", "steps": 100}
-"""What the published sampling did where that differs from the default: no fault, but five times the work for much the same
-pictures. Not set: precision, which was fp16; auto is bf16 on a GPU, as fast and without black images (fp16 can be asked for)."""
 
 
 class SemanticSettings(BaseModel):
@@ -22,11 +17,6 @@ class SemanticSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    preset: Literal["corrected", "paper"] = Field(
-        "corrected",
-        description="corrected: a fast solver. paper: every key below that your config does not name takes its published value "
-        "(sampler, steps; see PAPER)",
-    )
     mode: Literal["img2img", "text2img"] = Field(
         "img2img", description="from a canvas (published), or from noise alone"
     )
@@ -79,14 +69,9 @@ class SemanticSettings(BaseModel):
         3,
         ge=0,
         description="redraws with a new seed of an image that came out black or not a number: what a fourth draw does not"
-        " mend is a fault of the model or its precision. No safety checker runs, in either preset: it flags "
+        " mend is a fault of the model or its precision. No safety checker runs: it flags "
         "clinical photographs of skin as nudity and blackens them",
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _preset(cls, values: Any) -> Any:
-        return with_preset(values, PAPER)
 
     @model_validator(mode="after")
     def _some_step(self) -> SemanticSettings:
