@@ -23,8 +23,8 @@ shell.prefix(
 
 
 def gb(size, step=None):
-    """Memory in MB that grows with each attempt."""
-    return lambda wildcards, attempt: int(1024 * (size + (attempt - 1) * (step or size)))
+    """Memory in MB that grows with each attempt; half a GB of it is for the Snakemake that runs the job on its node."""
+    return lambda wildcards, attempt: int(512 + 1024 * (size + (attempt - 1) * (step or size)))
 
 
 def minutes(count):

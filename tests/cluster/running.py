@@ -55,7 +55,7 @@ class Run:
         """What Snakemake said so far."""
         return (self.folder / "log").read_text(errors="replace")
 
-    def finish(self, seconds: float = 180) -> int:
+    def finish(self, seconds: float = 600) -> int:
         """Wait for the end; the exit status."""
         try:
             return self.process.wait(seconds)
@@ -75,7 +75,7 @@ def slurm_run(folder: Path, *arguments: str) -> Run:
     return Run(folder, "--profile", str(ROOT / "profiles" / "slurm"), *FAST, *arguments)
 
 
-def until(ready: Callable[[], object], complaint: str | Callable[[], str], seconds: float = 90) -> object:
+def until(ready: Callable[[], object], complaint: str | Callable[[], str], seconds: float = 300) -> object:
     """Poll until `ready()` is true, and return its value."""
     end = time.monotonic() + seconds
     while not (value := ready()):
