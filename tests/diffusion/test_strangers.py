@@ -9,13 +9,13 @@ import pytest
 import torch
 from cgddi.core.archive import Archive
 from cgddi.core.errors import UserError
+from cgddi.core.lineage import lineage
 from cgddi.diffusion.adapters import Applied, PeftApplied, apply, read_adapter
 from cgddi.diffusion.backbone import load
 from cgddi.diffusion.jobs import header
 from cgddi.diffusion.photos import read_photos
 from cgddi.diffusion.tokens import read_embedding
 from cgddi.diffusion.weights import read_tensors
-from cgddi.stages.index.table import lineage
 from cgddi.stages.lora import data
 from cgddi.stages.lora.layers import PeftLayers
 from cgddi.stages.lora.settings import LoraSettings

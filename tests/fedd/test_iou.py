@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from cgddi.core.bootstrap import Bootstrap
 from cgddi.core.errors import InvalidInput, UserError
 from cgddi.core.images import TONES
 from cgddi.fedd.iou import CLASSES, compare_rows, gap_row, iou_rows, iou_values, read_counts
-from cgddi.stages.fairness.bootstrap import Bootstrap
 
 HEAD = "image_id,tone,malignant,class,intersection,union,predicted,truth\n"
 

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from cgddi.core.bootstrap import Bootstrap
 from cgddi.core.errors import InvalidInput, UserError
 from cgddi.fedd.features_io import FeatureFiles, ImageFeatures, write_features
 from cgddi.fedd.iou import iou_rows, read_counts
@@ -14,7 +15,6 @@ from cgddi.fedd.segmenter import load
 from cgddi.fedd.segmenter_command import main
 from cgddi.fedd.segmenter_train import _Draws
 from cgddi.fedd.settings import SegmenterSettings
-from cgddi.stages.fairness.bootstrap import Bootstrap
 from safetensors import safe_open
 
 from tests.fedd.study import SIZE, make_study, truth_of

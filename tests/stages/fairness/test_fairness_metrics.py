@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from cgddi.stages.fairness.metrics import (
+from cgddi.core.metrics import (
     area_under_curve,
     calibration_error,
     confusion,

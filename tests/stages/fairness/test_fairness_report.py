@@ -7,11 +7,11 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from cgddi.core.bootstrap import Bootstrap, stratified_weights
 from cgddi.core.errors import InvalidInput, UserError
-from cgddi.stages.fairness.bootstrap import Bootstrap, stratified_weights
+from cgddi.core.metrics import run_metrics
 from cgddi.stages.fairness.command import main
 from cgddi.stages.fairness.flip import eom_under_one_flip
-from cgddi.stages.fairness.metrics import run_metrics
 from cgddi.stages.fairness.paired import compare, mcnemar
 from cgddi.stages.fairness.runs import gather, read_run
 

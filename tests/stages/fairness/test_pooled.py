@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import scipy.stats
 from cgddi.core.errors import UserError
-from cgddi.stages.fairness.metrics import run_metrics
+from cgddi.core.metrics import run_metrics
 from cgddi.stages.fairness.pooled import by_dataset, differences, interval, pooled, sign_flips
 from cgddi.stages.fairness.pooled_tables import markdown
 from cgddi.stages.fairness.runs import read_run

@@ -12,8 +12,8 @@ from torch import nn
 from torchvision.models import Inception3
 
 from cgddi.core.archive import file_sha256
+from cgddi.core.backbones import create_backbone, load_weights
 from cgddi.core.errors import UserError
-from cgddi.stages.classify.backbones import create_backbone, load_weights
 
 CLASSES = 5
 AUXILIARY_WEIGHT = 0.4

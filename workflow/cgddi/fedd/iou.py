@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from cgddi.core.bootstrap import Bootstrap, Setting
 from cgddi.core.errors import InvalidInput, Problem, UserError
 from cgddi.core.images import TONES
-from cgddi.stages.fairness.bootstrap import Bootstrap
-from cgddi.stages.fairness.metrics import ratio
-from cgddi.stages.fairness.runs import Setting
+from cgddi.core.metrics import ratio
 
 CLASSES = ("background", "lesion", "marker", "ruler", "skin")
 COUNTS = ("intersection", "union", "predicted", "truth")

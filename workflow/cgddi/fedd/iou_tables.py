@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 
+from cgddi.core.bootstrap import Bootstrap
 from cgddi.fedd.iou import compare_rows, gap_row, iou_rows
 from cgddi.fedd.published import published_columns
 from cgddi.fedd.study_runs import FEDD, Segmentation
-from cgddi.stages.fairness.bootstrap import Bootstrap
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from cgddi.core.bootstrap import Bootstrap, Estimate, Run, Setting
 from cgddi.core.images import TONES
+from cgddi.core.metrics import area_under_curve, ratio, run_metrics
 from cgddi.fedd.iou_tables import Context
 from cgddi.fedd.published import published_columns
 from cgddi.fedd.study_runs import FEDD, Predictions
-from cgddi.stages.fairness.bootstrap import Bootstrap, Estimate
-from cgddi.stages.fairness.metrics import area_under_curve, ratio, run_metrics
-from cgddi.stages.fairness.runs import Run, Setting
 
 METRICS = ("auc", "f1", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "ece")
 CLASSES = ("benign", "malignant")

@@ -11,12 +11,12 @@ import numpy as np
 from PIL import Image
 from safetensors import safe_open
 
+from cgddi.core.figures import plt, png
 from cgddi.core.images import LESION
 from cgddi.fedd.features_io import FeatureFiles
 from cgddi.fedd.plots import name_of
 from cgddi.fedd.results import CLASS_NAMES
 from cgddi.fedd.study_runs import FEDD, Segmentation
-from cgddi.stages.fairness.plots import plt, png
 
 PALETTE = np.array([(90, 90, 90), (213, 94, 0), (0, 114, 178), (240, 228, 66), (240, 200, 170)], np.uint8)
 """Colours of background, lesion, marker, ruler and skin."""

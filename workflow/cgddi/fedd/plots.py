@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_curve
 
+from cgddi.core.figures import COLOURS, GRID, plt, png
 from cgddi.core.images import TONES
 from cgddi.fedd.malignancy_tables import setting_of
 from cgddi.fedd.study_runs import FEDD, Predictions
-from cgddi.stages.fairness.plots import COLOURS, GRID, plt, png
 
 OWN = {"plain": "#0072b2", "": "#0072b2", "reweight": "#d55e00", "augment": "#009e73", "centre": "#56b4e9"}
 OTHERS = ("#999999", "#cc79a7", "#e69f00", "#7f6d5f", "#6a4c93")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from cgddi.core.bootstrap import Bootstrap
 from cgddi.core.errors import UserError
 from cgddi.fedd import plots
 from cgddi.fedd.iou_tables import Context, gap_frame, iou_frame, paired_frame
@@ -16,7 +17,6 @@ from cgddi.fedd.mask_pictures import kmeans_picture, masks_picture, read_picture
 from cgddi.fedd.settings import TablesSettings
 from cgddi.fedd.study_runs import StudyRuns, by_setting, read_runs
 from cgddi.fedd.tables_text import blocks_of, latex, markdown
-from cgddi.stages.fairness.bootstrap import Bootstrap
 
 NOT_FIGURES = ("published", "published_same", "block", "timestep", "p")
 """Columns that stay empty where there is nothing; in the others nothing is an undefined figure."""

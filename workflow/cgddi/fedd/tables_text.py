@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from cgddi.core.figures import md_row, tex_text
 from cgddi.core.images import TONES
 from cgddi.fedd.iou_tables import Context
 from cgddi.fedd.plots import name_of
-from cgddi.stages.fairness.tables import md_row, tex_text
 
 OTHER_DATA = "‡"
 

@@ -59,7 +59,7 @@ def extract(pictures: Iterable[Image.Image], settings: FeatureSettings, seed: in
         return np.stack(rows) if rows else np.zeros((0, THUMBNAIL * THUMBNAIL * 3), np.float32)
     import torch
 
-    from cgddi.stages.classify.backbones import create_backbone
+    from cgddi.core.backbones import create_backbone
 
     torch.manual_seed(seed % 2**63)
     model, _ = create_backbone(settings.backbone, settings.weights, image_size=settings.image_size)

@@ -12,9 +12,8 @@ from typing import Any
 import pandas as pd
 
 from cgddi.core.archive import Archive
+from cgddi.core.lineage import lineage, segmenter_images
 from cgddi.stages.audit.settings import AuditSettings
-from cgddi.stages.index.masks import segmenter_images
-from cgddi.stages.index.table import lineage
 
 
 def lineage_leaks(index: pd.DataFrame, photos: Iterable[str | Path] = ()) -> list[dict[str, Any]]:

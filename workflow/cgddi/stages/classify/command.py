@@ -73,8 +73,8 @@ def run(spec: dict[str, Any], settings: ClassifySettings, regime: Regime, leakag
         import torch
         from safetensors.torch import save
 
+        from cgddi.core.backbones import load_weights
         from cgddi.job import runtime
-        from cgddi.stages.classify.backbones import load_weights
         from cgddi.stages.classify.data import verify
         from cgddi.stages.classify.methods import build
         from cgddi.stages.classify.reach import reached, starting_regime

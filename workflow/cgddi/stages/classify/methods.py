@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from cgddi.core.backbones import create_backbone
 from cgddi.core.errors import UserError
 from cgddi.core.images import TONES
-from cgddi.stages.classify.backbones import create_backbone
 from cgddi.stages.classify.losses import confusion_loss, contrastive_loss
 from cgddi.stages.classify.settings import ClassifySettings, training_of
 

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from cgddi.core.archive import Archive, file_sha256
 from cgddi.core.errors import UserError
+from cgddi.core.lineage import lineage
 from cgddi.stages.classify.settings import REGIMES, Regime
-from cgddi.stages.index.table import lineage
 
 
 def generator_images(rows: pd.DataFrame) -> dict[str, set[str]]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from cgddi.stages.fairness.metrics import confusion, equality_of_opportunity
-from cgddi.stages.fairness.runs import Run
+from cgddi.core.bootstrap import Run
+from cgddi.core.metrics import confusion, equality_of_opportunity
 
 
 def eom_under_one_flip(run: Run) -> tuple[float, float, float]:

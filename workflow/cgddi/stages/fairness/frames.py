@@ -9,12 +9,11 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
+from cgddi.core.bootstrap import Bootstrap, Estimate, Run, Setting
 from cgddi.core.images import TONES
-from cgddi.stages.fairness.bootstrap import Bootstrap, Estimate
+from cgddi.core.metrics import run_metrics
 from cgddi.stages.fairness.flip import eom_under_one_flip
-from cgddi.stages.fairness.metrics import run_metrics
 from cgddi.stages.fairness.published import published_for
-from cgddi.stages.fairness.runs import Run, Setting
 from cgddi.stages.fairness.settings import FairnessSettings
 
 RARITIES = ("common", "rare", "very rare")

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
+from cgddi.core.bootstrap import Bootstrap, Run, Setting
 from cgddi.core.images import TONES
-from cgddi.stages.fairness.bootstrap import Bootstrap
-from cgddi.stages.fairness.metrics import run_metrics
-from cgddi.stages.fairness.runs import Run, Setting
+from cgddi.core.metrics import run_metrics
 
 TESTED = (
     *(("accuracy", group) for group in ("all", *TONES)),

@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_curve
 
+from cgddi.core.bootstrap import Setting
+from cgddi.core.figures import COLOURS, GRID, plt, png
 from cgddi.core.images import TONES
-from cgddi.stages.fairness.runs import Setting
 from cgddi.stages.fairness.tables import signs
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402 - the backend is chosen first
-
-COLOURS = {"all": "black", "light": "#e69f00", "medium": "#009e73", "dark": "#0072b2"}
 SHOWN = ("accuracy", "auc", "sensitivity", "specificity", "pqd", "dpm", "eom")
-GRID = np.linspace(0, 1, 101)
-
-
-def png(figure) -> bytes:
-    """PNG bytes of a figure, the same for the same figure, and the figure closed."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
-    plt.close(figure)
-    return buffer.getvalue()
 
 
 def _panels(settings: Sequence[Setting]):

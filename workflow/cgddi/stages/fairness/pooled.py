@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import permutation_test, t
 
+from cgddi.core.bootstrap import Run
 from cgddi.core.images import TONES
+from cgddi.core.metrics import run_metrics
 from cgddi.stages.fairness.frames import RARITIES, rarity_of
-from cgddi.stages.fairness.metrics import run_metrics
-from cgddi.stages.fairness.runs import Run
 from cgddi.stages.fairness.settings import FairnessSettings
 
 BY_RARITY = ("accuracy", "balanced_accuracy", "auc", "sensitivity", "specificity")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from cgddi.stages.fairness.plots import plt, png
+from cgddi.core.figures import plt, png
 from cgddi.stages.fairness.tables import ACCURACY_COLUMNS, FAIRNESS_COLUMNS, RARITY_COLUMNS, SIGNS, signs
 
 COLUMNS = (*ACCURACY_COLUMNS, *RARITY_COLUMNS, *FAIRNESS_COLUMNS)

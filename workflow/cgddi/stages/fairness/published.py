@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from cgddi.stages.fairness.runs import Setting
+from cgddi.core.bootstrap import Setting
 
 
 @cache

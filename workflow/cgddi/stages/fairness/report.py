@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from cgddi.stages.fairness.bootstrap import Bootstrap
+from cgddi.core.bootstrap import Bootstrap, Setting
 from cgddi.stages.fairness.frames import by_disease_frame, by_rarity_frame, by_tone_frame, metrics_frame
 from cgddi.stages.fairness.paired import compare
 from cgddi.stages.fairness.plots import calibration, metrics_with_intervals, roc_by_tone
-from cgddi.stages.fairness.runs import Setting, gather, read_run
+from cgddi.stages.fairness.runs import gather, read_run
 from cgddi.stages.fairness.settings import FairnessSettings
 from cgddi.stages.fairness.tables import count_lines, flip_lines, latex, markdown, rows_of
 

@@ -4,72 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from cgddi.core.bootstrap import Run, Setting
 from cgddi.core.errors import InvalidInput, Problem, UserError
 from cgddi.core.images import TONES
 
 COLUMNS = ("image_id", "cohort", "concept", "tone", "malignant", "probability", "predicted")
-
-
-@dataclass(frozen=True)
-class Run:
-    """One classifier's predictions of its test images, ordered by image."""
-
-    path: str
-    record: dict[str, Any]
-    images: pd.DataFrame
-    labels: np.ndarray
-    predicted: np.ndarray
-    probability: np.ndarray
-    tones: np.ndarray
-
-    @property
-    def seed(self) -> int:
-        """The classifier's seed."""
-        return int(self.record["run_seed"])
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes."""
-        return tuple(self.record["classes"])
-
-    @property
-    def marks(self) -> list[str]:
-        """What a reader must know before believing this run's figures."""
-        found = []
-        if self.record["selection"] == "test":
-            found.append("epoch chosen on the test images")
-        if not self.record["leakage"]["clean"]:
-            found.append("leakage gate waived: training images touch held-out images")
-        if self.record["real_images"]["beyond"]:
-            found.append("learning curve: generators or starting weights saw real images outside the subset")
-        return found
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Runs that are averaged: equal in regime, method and split (or family of splits), different in seed."""
-
-    split: str
-    regime: str
-    method: str
-    runs: tuple[Run, ...]
-
-    @property
-    def name(self) -> str:
-        """split/regime/method."""
-        return f"{self.split}/{self.regime}/{self.method}"
-
-    @property
-    def marks(self) -> list[str]:
-        """What a reader must know before believing the figures."""
-        return list(dict.fromkeys(mark for run in self.runs for mark in run.marks))
 
 
 def read_run(path: str | Path) -> Run:

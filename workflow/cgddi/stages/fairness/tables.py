@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from cgddi.core.figures import md_row, tex_text
 from cgddi.core.images import TONES
 from cgddi.stages.fairness.frames import RARITIES
 from cgddi.stages.fairness.settings import FairnessSettings
@@ -135,11 +136,6 @@ def _runs(options: FairnessSettings) -> str:
     return " and runs" if options.resample_runs else ""
 
 
-def md_row(cells: Sequence[str]) -> str:
-    """One row of a Markdown table."""
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
 def latex(metrics: pd.DataFrame, by_rarity: pd.DataFrame, options: FairnessSettings) -> str:
     """Two LaTeX tables (booktabs): the figures, notes and counts beneath them; and accuracy by rarity of the disease."""
     lines, notes = rows_of(metrics)
@@ -155,13 +151,3 @@ def _tabular(columns, lines, caption: str) -> str:
     text.append(" & ".join(["Setting", "Runs", *(name for *_, name in columns)]) + r" \\")
     text += [r"\midrule", *(" & ".join(tex_text(cell) for cell in line) + r" \\" for line in lines), r"\bottomrule"]
     return "\n".join([*text, r"\end{tabular}", rf"\caption{{{tex_text(caption)}}}", r"\end{table}", ""])
-
-
-def tex_text(text: str) -> str:
-    """A text with what LaTeX would take as commands escaped."""
-    for plain, escaped in (
-        ("\\", r"\textbackslash{}"), ("&", r"\&"), ("%", r"\%"), ("_", r"\_"), ("#", r"\#"), ("$", r"\$"),
-        ("†", r"$\dagger$"), ("‡", r"$\ddagger$"), ("§", r"\S{}"),
-    ):  # fmt: skip
-        text = text.replace(plain, escaped)
-    return text

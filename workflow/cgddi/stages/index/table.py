@@ -13,7 +13,7 @@ import pandas as pd
 from cgddi.core.archive import Archive
 from cgddi.core.errors import InvalidInput, Problem, UserError
 from cgddi.core.images import TONES
-from cgddi.stages.index.masks import segmenter_images
+from cgddi.core.lineage import lineage, segmenter_images
 
 ROLES = ("train", "validation", "test")
 COLUMNS = {
@@ -66,28 +66,6 @@ def read_roles(paths: Iterable[str | Path]) -> dict[str, str]:
     if problems:
         raise InvalidInput(problems)
     return roles
-
-
-def lineage(row: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The real images a synthetic image was made from, by the way they entered it.
-
-    Args:
-        row: manifest row of a healthy, lesion-mapped or semantic image.
-        record: the record of its archive; a semantic one names its generator's training and prior images.
-
-    Returns:
-        donor, canvas and generator, each a list of image ids.
-    """
-    canvas = row.get("canvas") or (row.get("image_id") or row["key"] if row["kind"] == "healthy" else None)
-    found = {"donor": [row["donor"]] if row.get("donor") else [], "canvas": [canvas] if canvas else [], "generator": []}
-    if row.get("generator"):
-        if "generator_images" not in record:
-            raise UserError(
-                f"the record of generator {row['generator']} names no training images (`generator_images`), so leakage "
-                "cannot be ruled out. Make its semantic images again."
-            )
-        found["generator"] = list(record["generator_images"]) + list(record.get("prior_images") or [])
-    return found
 
 
 def build_index(

@@ -1,12 +1,35 @@
-"""Which real images taught the segmenter that made a photo's mask: lineage that enters by an automatic mask."""
+"""Which real images a synthetic one descends from: its donor, its canvas, its generator's photos and its mask's segmenter's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from cgddi.core.archive import Archive
 from cgddi.core.errors import UserError
+
+
+def lineage(row: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The real images a synthetic image was made from, by the way they entered it.
+
+    Args:
+        row: manifest row of a healthy, lesion-mapped or semantic image.
+        record: the record of its archive; a semantic one names its generator's training and prior images.
+
+    Returns:
+        donor, canvas and generator, each a list of image ids.
+    """
+    canvas = row.get("canvas") or (row.get("image_id") or row["key"] if row["kind"] == "healthy" else None)
+    found = {"donor": [row["donor"]] if row.get("donor") else [], "canvas": [canvas] if canvas else [], "generator": []}
+    if row.get("generator"):
+        if "generator_images" not in record:
+            raise UserError(
+                f"the record of generator {row['generator']} names no training images (`generator_images`), so leakage "
+                "cannot be ruled out. Make its semantic images again."
+            )
+        found["generator"] = list(record["generator_images"]) + list(record.get("prior_images") or [])
+    return found
 
 
 def segmenter_images(
