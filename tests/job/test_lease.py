@@ -13,7 +13,7 @@ from cgddi import cli
 from cgddi.core.errors import UserError
 from cgddi.job import lease
 
-WORKFLOW = Path(lease.__file__).parents[1]
+WORKFLOW = Path(lease.__file__).parents[2]
 
 HOLDER = """
 import os, sys, time
