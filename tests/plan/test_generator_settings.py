@@ -46,7 +46,7 @@ BAD = [
 def test_prompts_and_parts_that_cannot_work_are_refused_at_planning(values, key, message):
     with pytest.raises(InvalidInput) as caught:
         parse_config(values)
-    assert f"column {key}" in str(caught.value) and message in str(caught.value)
+    assert f", {key}: " in str(caught.value) and message in str(caught.value)
 
 
 def test_prompts_and_parts_that_work():

@@ -1,4 +1,4 @@
-"""Errors a user can mend: every message names the place and the remedy, and none shows a traceback."""
+"""Errors a user can fix: every message names the place and the remedy, and none shows a traceback."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ class Problem:
 
     Args:
         source: the file (a sheet, a config file, an archive).
-        row: line in that file, the header being line 1; None when the finding is not about one row.
-        column: column or key; None when it is about the whole row.
+        row: line in a sheet, the header being line 1; None when the finding is not about one row.
+        column: column of a sheet; None when it is about the whole row.
         value: what was found there.
         message: what is wrong.
         remedy: what to do about it.
+        line: line in a config file.
+        key: key of a config file or of a job's settings, with its sections: `lora.rank`.
     """
 
     source: str
@@ -29,6 +31,8 @@ class Problem:
     row: int | None = None
     column: str | None = None
     value: object = None
+    line: int | None = None
+    key: str | None = None
 
     def __str__(self) -> str:
         place = self.source
@@ -36,6 +40,10 @@ class Problem:
             place += f", row {self.row}"
         if self.column is not None:
             place += f", column {self.column}"
+        if self.line is not None:
+            place += f", line {self.line}"
+        if self.key is not None:
+            place += f", {self.key}"
         found = "" if self.value is None else f" (found {str(self.value)[:80]!r})"
         return f"{place}: {self.message}{found}. {self.remedy}"
 

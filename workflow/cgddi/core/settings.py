@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 
 class Settings(BaseModel):
@@ -14,7 +14,29 @@ class Settings(BaseModel):
     numbers: it stands in every spec of the stage, so that its results are made again. Nothing else of the code does that.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML reads `yes`, `on` and `no` as truth values, which would count as 1 and 0."""
+        if not _holds_truth(value) or bool in _kinds(cls.model_fields[info.field_name].annotation):
+            return value
+        raise ValueError("YAML reads this as a truth value (yes, no), not as a number or text")
+
+
+def _holds_truth(value: Any) -> bool:
+    values = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
+    return any(isinstance(each, bool) for each in values)
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """Every type that stands in an annotation; `bool` too where it holds a section, which looks for itself."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return {bool}
+    if get_origin(annotation) is Literal or not get_args(annotation):
+        return {annotation}
+    return set().union(*map(_kinds, get_args(annotation)))
 
 
 def neutral(default: Any, **more: Any) -> Any:

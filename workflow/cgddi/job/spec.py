@@ -40,8 +40,8 @@ def settings_of(model: type[Settings], spec: Mapping[str, Any]) -> Settings:
                 Problem(
                     f"settings of stage {spec['stage']}" if "stage" in spec else "settings",
                     issue["msg"],
-                    "See `description` of this key in the config schema.",
-                    column=".".join(map(str, issue["loc"])),
+                    "`cgddi config` says what each key takes.",
+                    key=".".join(map(str, issue["loc"])),
                     value=issue.get("input"),
                 )
                 for issue in error.errors()

