@@ -49,7 +49,6 @@ wildcard_constraints:
     network=r"[a-z0-9_.-]+",
     donor=r"[A-Za-z0-9_-]+",
     concept=r"[a-z0-9-]+",
-    pack=r"[a-z0-9_-]+\.\d\d\d+",
     split=safe_pattern(PLAN.config.splits),
     scope=safe_pattern(PLAN.scopes),
     regime=safe_pattern(PLAN.regimes),

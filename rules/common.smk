@@ -71,11 +71,6 @@ def options(name, files):
     return " ".join([name, *(shlex.quote(str(file)) for file in files)]) if files else ""
 
 
-def trained_together(wildcards):
-    """Concepts whose adapters a lora job trains: its own, or those of its pack."""
-    return PLAN.packs[wildcards.scope, wildcards.pack] if "pack" in wildcards.keys() else [wildcards.concept]
-
-
 def every_archive():
     """Every tar, so that a deleted one is made again."""
     manifests = [

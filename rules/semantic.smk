@@ -9,7 +9,7 @@ rule semantic:
         canvases=f"{R}/canvases/{{canvas_cohort}}.jsonl",
         split=lambda w: split_of(w.scope, w.canvas_cohort),
         embedding=rules.embedding.output.weights,
-        lora=ADAPTER["weights"],
+        lora=rules.lora.output.weights,
     output:
         multiext(f"{R}/semantic/{{scope}}/{{canvas_cohort}}/{{concept}}", tar=".tar", manifest=".jsonl", record=".json"),
     log:

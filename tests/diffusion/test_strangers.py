@@ -16,7 +16,6 @@ from cgddi.diffusion.jobs import header
 from cgddi.diffusion.photos import read_photos
 from cgddi.diffusion.tokens import read_embedding
 from cgddi.diffusion.weights import read_tensors
-from cgddi.stages.lora import data
 from cgddi.stages.lora.layers import PeftLayers
 from cgddi.stages.lora.settings import LoraSettings
 from cgddi.stages.lora.train import train_lora
@@ -171,11 +170,3 @@ def test_headers_name_versions_and_data(world, tmp_path):
     changed = [dataclasses.replace(photo, mask=0 * photo.mask) for photo in photos]
     one, other = (header({}, (), some)["cgddi.data_sha256"] for some in (photos, changed))
     assert one == read_tensors(world.embedding)[1]["cgddi.data_sha256"] != other
-
-
-def test_a_pack_reads_its_canvases_once(world, tmp_path, monkeypatch):
-    calls, real = [], data.read_canvases
-    monkeypatch.setattr(data, "read_canvases", lambda *place: calls.append(place) or real(*place))
-    jobs = [world.job(output=str(tmp_path / name), concept=name, steps=1) for name in ("one", "two", "three")]
-    train_lora(jobs)
-    assert len(calls) == 1

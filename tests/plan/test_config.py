@@ -35,7 +35,6 @@ BAD = [
     ({"regimes": {"a": {"name": "b", "sources": ["real"]}}}, "regimes.a"),
     ({"regimes": {"a": {"name": "a", "sources": ["real"], "init": "nosuch"}}, "runs": {"regimes": ["a"]}}, "nosuch"),
     ({"runs": {"methods": ["patchalign"]}, "classify": {"label_texts": {"text_encoder": None}}}, "label texts"),
-    ({"lora": {"concepts_per_job": 4, "use_dora": True}}, "concepts_per_job"),
     ({"images_per_job": 1000}, "images_per_job"),
     ({"semantic": {"sampler": "ddim", "steps": 3, "strength": 0.3}}, "steps 3 x strength 0.3"),
 ]

@@ -85,7 +85,7 @@ def test_no_stage_reruns_when_planning_code_changes(monkeypatch):
     module.source_hash.cache_clear()
     for command in module.PACKAGE.rglob("*command.py"):
         module.source_hash(".".join(("cgddi", *command.relative_to(module.PACKAGE).with_suffix("").parts)))
-    planning = {f"plan.{name}" for name in ("plan", "project", "worklist", "specs", "packs", "jobs")}
+    planning = {f"plan.{name}" for name in ("plan", "project", "worklist", "specs", "jobs")}
     planning |= {"fedd.plan", "fedd.worklist", "fedd.refusals"}
     names = {f"cgddi.{name}" for name in planning}
     assert "cgddi.fedd.segmenter" in seen and all(module._path(name) for name in names)

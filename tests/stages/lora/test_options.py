@@ -7,7 +7,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from cgddi.core.errors import UserError
 from cgddi.diffusion.adapters import apply, read_adapter
 from cgddi.diffusion.backbone import load
 from cgddi.diffusion.batches import columns_of, split_batch
@@ -60,13 +59,6 @@ def test_kinds_of_adapter_equal_plain_diffusers(world, tmp_path, settings):
     theirs = (their_picture(world, tmp_path / "out") * 255).round().astype(int)
     assert np.abs(mine - theirs).max() <= 1
     assert np.abs(mine - picture(world, world.lora).astype(int)).max() > 1, "the option changed nothing"
-
-
-def test_dora_trains_alone(world, tmp_path):
-    with pytest.raises(UserError, match="one concept at a time"):
-        train_lora(
-            [world.job(output=str(tmp_path / "a"), use_dora=True), world.job(output=str(tmp_path / "b"), use_dora=True)]
-        )
 
 
 def test_loss_options_ema_and_previews(world, tmp_path):

@@ -89,27 +89,6 @@ def test_embedding_goes_on_from_its_checkpoint(world, tmp_path, monkeypatch):
     assert used == {"steps": 2}, "steps of the killed run make a rate too fast"
 
 
-@pytest.mark.parametrize("how", ["kill", "term"])
-def test_a_pack_resumes_to_the_same_bytes(world, tmp_path, monkeypatch, how):
-    def pack(folder):
-        return [world.job(output=str(folder / s), concept=s) for s in ("one", "two")]
-
-    train_lora(pack(tmp_path / "undisturbed"))
-    for step in random.Random(how).sample(range(1, 4), 2):
-        with monkeypatch.context() as patch, pytest.raises((Killed, SystemExit)):
-            stop_at(patch, step, how)
-            train_lora(pack(tmp_path / "killed"), state=tmp_path / "state")
-        assert not (tmp_path / "killed").exists(), "half a result"
-    used = {}
-    train_lora(pack(tmp_path / "killed"), state=tmp_path / "state", used=used)
-    assert used == {"steps": 2 * (6 - {"kill": 2, "term": 4}[how])}, "taken now, over both"
-    for slug in ("one", "two"):
-        for name in ("pytorch_lora_weights.safetensors", "metrics.jsonl", "record.json", "samples.png"):
-            killed, undisturbed = (tmp_path / how / slug / name for how in ("killed", "undisturbed"))
-            assert killed.read_bytes() == undisturbed.read_bytes(), name
-    assert not list((tmp_path / "state").iterdir())
-
-
 def test_other_settings_never_see_the_checkpoint(world, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Killed):
         stop_at(patch, 5, "kill")

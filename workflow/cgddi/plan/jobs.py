@@ -145,20 +145,15 @@ def _generators(plan: Plan) -> Iterator[Job]:
 
     priors = tuple(f"{root}/canvases/{cohort}.jsonl" for cohort in plan.canvas_cohorts[:1])
     for scope, concept in plan.adapters:
-        pack = plan.pack_of[scope, concept]
-        together = plan.packs[scope, pack]
-        tar = (f"{root}/lora/{scope}/packs/{pack}.tar",) if config.lora.concepts_per_job > 1 else ()
         token = f"{root}/embedding/{scope}/{concept}/learned_embeds.safetensors"
-        tokens = [f"{root}/embedding/{scope}/{c}/learned_embeds.safetensors" for c in together]
-        images = sorted({path for c in together for path in photos("lora", scope, c)})
         adapter = f"{root}/lora/{scope}/{concept}/pytorch_lora_weights.safetensors"
         for stage, weights, needs, extra, steps in (
             ("embedding", token, photos("embedding", scope, concept), (), config.embedding.steps),
-            ("lora", adapter, (*images, *priors, *tokens), ("samples.png",), config.lora.steps),
+            ("lora", adapter, (*photos("lora", scope, concept), *priors, token), ("samples.png",), config.lora.steps),
         ):
             folder = weights.rsplit("/", 1)[0]
             record = f"{folder}/record.json"
-            files = (weights, *(f"{folder}/{name}" for name in extra), record, *(tar if stage == "lora" else ()))
+            files = (weights, *(f"{folder}/{name}" for name in extra), record)
             spec = plan.generator_spec(stage, scope, concept)
             yield Job(stage, f"{concept} ({scope})", files, record, spec, needs, concept, steps, "steps")
     amounts = {pair: _samples(plan, *pair) for pair in {(scope, cohort) for scope, cohort, _ in plan.samples}}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from functools import cached_property
@@ -28,7 +27,6 @@ class Plan(Worklist):
 
     Raises:
         InvalidInput: the sheets, the review file or a split have problems; all of them at once.
-        UserError: the list of a trained pack's concepts cannot be read.
     """
 
     def __init__(self, config: Config):
@@ -120,26 +118,14 @@ class Plan(Worklist):
     # ---- generators ------------------------------------------------------------------------------
 
     def generator_spec(self, stage: str, scope: str, concept: str) -> str:
-        """Spec of one concept's token or adapter; an adapter trained with others also names them and their images."""
-        facts: dict[str, Any] = {}
-        if stage == "lora" and self.config.lora.concepts_per_job > 1:
-            together = self.packs[scope, self.pack_of[scope, concept]]
-            # Old packs stay when the number for new ones changes: it is no part of what they are made from.
-            facts["settings"] = self.config.lora.model_copy(update={"concepts_per_job": 1})
-            facts["trained_with"] = {c: [p.image_id for p in self.training[scope, c]] for c in together}
+        """Spec of one concept's token or adapter."""
         return self.spec(
             stage,
             scope=scope,
             concept=self._concept(concept),
             images=[p.image_id for p in self.generator_photos(stage, scope, concept)],
             model=model_spec(self.config.models.base),
-            **facts,
         )
-
-    def pack_spec(self, scope: str, pack: str) -> str:
-        """Spec of a lora job that trains several concepts: their specs, in the pack's order."""
-        specs = [json.loads(self.generator_spec("lora", scope, concept)) for concept in self.packs[scope, pack]]
-        return canonical({"pack": specs})
 
     def semantic_spec(self, scope: str, cohort: str, concept: str) -> str:
         """Spec of a semantic job."""

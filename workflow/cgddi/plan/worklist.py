@@ -5,28 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from functools import cached_property
-from pathlib import Path
 
-from cgddi.plan.config import Config
-from cgddi.plan.packs import packs_of, read_ledgers
 from cgddi.plan.project import Project
 from cgddi.plan.sheets import Photo
 
 
 class Worklist(Project):
-    """The jobs of a project's photos.
-
-    Args:
-        config: the checked configuration.
-
-    Raises:
-        UserError: the list of a trained pack's concepts cannot be read.
-    """
-
-    def __init__(self, config: Config):
-        super().__init__(config)
-        packed = config.lora.concepts_per_job > 1
-        self._trained_packs = read_ledgers(Path(config.results) / "lora", self.scopes) if packed else {}
+    """The jobs of a project's photos."""
 
     # ---- photos, batches, canvases -------------------------------------------------------------
 
@@ -138,16 +123,6 @@ class Worklist(Project):
     def adapters(self) -> list[tuple[str, str]]:
         """(scope, concept) of every adapter that is wanted: all that can be trained, but for dropped concepts."""
         return [(scope, concept) for scope, concept in self.training if concept not in self.config.drop_concepts]
-
-    @cached_property
-    def packs(self) -> dict[tuple[str, str], list[str]]:
-        """(scope, pack) -> concepts whose adapters one lora job trains together (`lora.concepts_per_job` above 1)."""
-        return packs_of(self.training, self.config.lora.concepts_per_job, self._trained_packs)
-
-    @cached_property
-    def pack_of(self) -> dict[tuple[str, str], str]:
-        """(scope, concept) -> its pack."""
-        return {(scope, concept): pack for (scope, pack), concepts in self.packs.items() for concept in concepts}
 
     @cached_property
     def samples(self) -> list[tuple[str, str, str]]:

@@ -100,15 +100,6 @@ class LoraSettings(BaseModel):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="of the frozen base model: auto is bf16 on a GPU, fp32 on a CPU (published: fp16)"
     )
-    concepts_per_job: int = Field(
-        1,
-        ge=1,
-        le=64,
-        description="concepts that one job trains together over one frozen base; each adapter is what it would be alone, "
-        "up to rounding. 1 spreads over as many devices as there are; more are done sooner where there are "
-        "few (benchmark `multi_adapter`). A pack is concepts of one cohort in the sheet's order; once trained"
-        " it keeps them, whatever is added later, and also when this number changes (but for 1, each alone)",
-    )
     checkpoint_every: options.CheckpointEvery = 100
     log_every: options.LogEvery = 10
     validate_every: options.ValidateEvery = 150
@@ -138,12 +129,6 @@ class LoraSettings(BaseModel):
                 f"accumulation {self.accumulation} must divide instances ({self.instances}) and priors_per_step "
                 f"({self.priors_per_step}): parts of another make-up would change the loss"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _alone(self) -> LoraSettings:
-        if self.concepts_per_job > 1 and (self.use_dora or self.text_encoder_rank):
-            raise ValueError("concepts_per_job above 1 goes with plain LoRA only: no use_dora, no text_encoder_rank")
         return self
 
     @property

@@ -58,8 +58,6 @@ def train_lora(
         UserError: bad settings, unreadable photos, a loss that is not a number, an adapter that did not move.
     """
     settings, model, seed = common(pack, LoraSettings, "lora")
-    if len(pack) > 1 and (settings.use_dora or settings.text_encoder_rank):
-        raise UserError("lora: use_dora and text_encoder_rank train one concept at a time. Use concepts_per_job: 1.")
     backbone = backbone or load(model, torch.device(device), settings.precision)
     store = Store(cache)
     views = Views(settings.hflip > 0, settings.crops, settings.crop_scale)
