@@ -109,11 +109,10 @@ def run() -> dict:
 
 def _parts(donor: tuple[np.ndarray, np.ndarray], canvases, settings) -> dict[str, float]:
     """Milliseconds per image of reading, placing, blending and encoding; the rest is the tar, hashes and manifest."""
-    from cgddi.core.images import LESION, MARKER, SKIN
-    from cgddi.core.png import encode_png_fast
+    from cgddi.core.images import LESION, MARKER, SKIN, encode_png
+    from cgddi.core.placement import allowed_positions
     from cgddi.stages.lesion_mapped.blend import Blender
     from cgddi.stages.lesion_mapped.lesion import cut_out
-    from cgddi.stages.lesion_mapped.placement import allowed_positions
     from cgddi.stages.lesion_mapped.stage import load_sized
 
     blender = Blender(cut_out(*donor, settings), settings.blending, settings.lighting_match)
@@ -128,7 +127,7 @@ def _parts(donor: tuple[np.ndarray, np.ndarray], canvases, settings) -> dict[str
         marks.append(time.process_time())
         blender.paste(canvas, mask, place)
         marks.append(time.process_time())
-        encode_png_fast(canvas), encode_png_fast(mask)
+        encode_png(canvas), encode_png(mask)
         marks.append(time.process_time())
         for part, start, end in zip(spent, marks, marks[1:], strict=False):
             spent[part] += end - start

@@ -39,7 +39,7 @@ def reference(valid: np.ndarray, lesion: np.ndarray, rng: np.random.Generator) -
 def run() -> dict:
     """Milliseconds per pair, median over lesions of real proportions; `ratio` compares the medians, the stricter reading."""
     from cgddi.core.images import LESION, MARKER, SKIN
-    from cgddi.stages.lesion_mapped.placement import allowed_positions, runs_of
+    from cgddi.core.placement import allowed_positions, runs_of
 
     from tests.stages.lesion_mapped.world import photo
 

@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 import torch
 from cgddi.core.archive import Archive, ArchiveWriter
+from cgddi.core.colour import skin_angle, tone_of_angle
 from cgddi.core.errors import UserError
 from cgddi.core.images import encode_png
 from cgddi.stages.audit.command import main
 from cgddi.stages.audit.features import draw_by_name, extract
 from cgddi.stages.audit.quality import _Given, frechet_distance, kernel_distance
 from cgddi.stages.audit.settings import AuditSettings, FeatureSettings
-from cgddi.stages.audit.tone import tone_of, typology_angle
 from cgddi.stages.index.table import build_index, read_roles
 from PIL import Image
 from safetensors.torch import save_file
@@ -65,7 +65,7 @@ def audited(tmp_path_factory):
 def test_typology_angle_of_a_known_colour(lightness, b):
     colour = np.full((4, 4, 3), [lightness, 8.0, b])
     rgb = (lab2rgb(colour) * 255).round().astype(np.uint8)
-    assert typology_angle(rgb) == pytest.approx(np.degrees(np.arctan((lightness - 50) / b)), abs=1.5)
+    assert skin_angle(rgb) == pytest.approx(np.degrees(np.arctan((lightness - 50) / b)), abs=1.5)
 
 
 def test_typology_angle_measures_skin_only():
@@ -74,9 +74,9 @@ def test_typology_angle_measures_skin_only():
     rgb[:, 4:] = dark
     skin = np.zeros((10, 10), bool)
     skin[:, 4:] = True
-    assert tone_of(typology_angle(rgb, skin), (41, 10)) == "dark"
-    assert tone_of(typology_angle(rgb, ~skin), (41, 10)) == "light"
-    assert typology_angle(rgb, np.zeros_like(skin)) == typology_angle(rgb)
+    assert tone_of_angle(skin_angle(rgb, skin), (41, 10)) == "dark"
+    assert tone_of_angle(skin_angle(rgb, ~skin), (41, 10)) == "light"
+    assert skin_angle(rgb, np.zeros_like(skin)) == skin_angle(rgb)
 
 
 def test_tone_audit_agrees_with_how_the_pictures_were_drawn(audited):

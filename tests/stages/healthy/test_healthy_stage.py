@@ -11,12 +11,12 @@ from cgddi.core.archive import Archive
 from cgddi.core.errors import UserError
 from cgddi.core.images import LESION, MARKER, RULER, SKIN, decode_png
 from cgddi.core.seeds import seed_for
+from cgddi.core.triage import judge
 from cgddi.stages.canvases.settings import CanvasesSettings
 from cgddi.stages.canvases.stage import pool_canvases
 from cgddi.stages.healthy.biharmonic import BiharmonicPainter
 from cgddi.stages.healthy.settings import HealthySettings, TriageSettings
 from cgddi.stages.healthy.stage import paint_batch
-from cgddi.stages.healthy.triage import judge
 from cgddi.stages.lesion_mapped.stage import load_sized
 from PIL import Image
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import resource
 import subprocess
 import sys
@@ -10,14 +9,12 @@ import sys
 import numpy as np
 import pytest
 from cgddi.core.archive import Archive
+from cgddi.core.colour import rgb_to_lab
 from cgddi.core.images import BACKGROUND, LESION, MARKER, RULER, SKIN, decode_png
-from cgddi.core.png import encode_png_fast
+from cgddi.core.membrane import Membrane
 from cgddi.stages.lesion_mapped.blend import Blender
-from cgddi.stages.lesion_mapped.colour import rgb_to_lab
 from cgddi.stages.lesion_mapped.lesion import NoLesion, chosen_parts, cut_out, paste_weight
-from cgddi.stages.lesion_mapped.membrane import Membrane
 from cgddi.stages.lesion_mapped.settings import LesionMappedSettings
-from PIL import Image
 from scipy import ndimage
 
 from tests.stages.lesion_mapped.world import photo, run, spec_of, write_samples
@@ -277,20 +274,6 @@ def test_the_paste_weight_is_the_published_one():
     grown = np.zeros((40, 40))
     grown[16:24, 16:24] = 255
     assert (paste_weight(shape, 2, 2.0) == np.rint(ndimage.gaussian_filter(grown, 2.0))).all()
-
-
-@pytest.mark.parametrize("level", [1, 6])
-def test_the_encoder_is_lossless_and_read_by_others(level):
-    rng = np.random.default_rng(0)
-    for array in (
-        rng.integers(0, 256, (33, 47, 3), np.uint8),
-        rng.integers(0, 5, (20, 31), np.uint8),
-        np.zeros((1, 1), np.uint8),
-    ):
-        data = encode_png_fast(array, level)
-        with Image.open(io.BytesIO(data)) as picture:
-            picture.verify()
-        assert (decode_png(data) == array).all() and decode_png(data).shape == array.shape
 
 
 def peak_kib(donor, canvases, output) -> int:

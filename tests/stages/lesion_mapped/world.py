@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 from cgddi.core.archive import ArchiveWriter
-from cgddi.core.images import BACKGROUND, LESION, MARKER, RULER, SKIN, TONES
-from cgddi.core.png import encode_png_fast
-from cgddi.stages.lesion_mapped.colour import lab_to_rgb
+from cgddi.core.colour import lab_to_rgb, to_uint8
+from cgddi.core.images import BACKGROUND, LESION, MARKER, RULER, SKIN, TONES, encode_png
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
@@ -51,7 +50,7 @@ def photo(
         mask[strip] = RULER
         lab[cloth] = (40, -15, -10)
         mask[cloth] = BACKGROUND
-    return lab_to_rgb(lab), mask
+    return to_uint8(lab_to_rgb(lab)), mask
 
 
 def write_photos(folder: Path, count: int, size: int = 128, **options: Any) -> list[dict[str, Any]]:
@@ -92,9 +91,9 @@ def write_samples(
     """An archive of (key, photo, mask or None, further row keys): a masks archive, or canvases."""
     with ArchiveWriter(path, spec_of("test", **facts)) as archive:
         for key, picture, mask, row in samples:
-            members = {"png": encode_png_fast(picture)}
+            members = {"png": encode_png(picture)}
             if mask is not None:
-                members["mask.png"] = encode_png_fast(mask.astype(np.uint8))
+                members["mask.png"] = encode_png(mask.astype(np.uint8))
             known = {"id": f"real/c/{key}", "kind": "real", "cohort": "c", "concept": "nevus", "tone": "light"}
             archive.add(key, members, {**known, "malignant": False, "has_mask": mask is not None, "flags": [], **row})
     return path

@@ -10,10 +10,9 @@ import pytest
 from cgddi.cli import main
 from cgddi.core.archive import Archive
 from cgddi.core.errors import UserError
-from cgddi.core.images import LESION, SKIN, decode_png
+from cgddi.core.images import LESION, SKIN, decode_png, read_mask
 from cgddi.stages.index.table import build_index
 from cgddi.stages.masks.found import Found
-from cgddi.stages.masks.read import read_mask
 from cgddi.stages.masks.settings import MasksSettings
 from cgddi.stages.masks.stage import write_batch
 from PIL import Image

@@ -6,11 +6,19 @@ import numpy as np
 import pytest
 from cgddi.core.archive import Archive
 from cgddi.core.errors import UserError
-from cgddi.core.images import LESION, MARKER, RULER, SKIN, decode_png
+from cgddi.core.images import (
+    LESION,
+    MARKER,
+    RULER,
+    SKIN,
+    decode_png,
+    mask_to_size,
+    photo_to_size,
+    read_mask,
+    read_photo,
+)
 from cgddi.stages.masks.fit import explained_variance
 from cgddi.stages.masks.flags import mask_flags
-from cgddi.stages.masks.geometry import mask_to_size, photo_to_size
-from cgddi.stages.masks.read import read_mask, read_photo
 from cgddi.stages.masks.settings import MasksSettings
 from PIL import Image
 

@@ -10,9 +10,8 @@ import pytest
 import torch
 from cgddi.core.archive import Archive
 from cgddi.core.errors import UserError
-from cgddi.core.images import BACKGROUND, LESION, RULER, SKIN, decode_png
+from cgddi.core.images import BACKGROUND, LESION, RULER, SKIN, cropped, decode_png
 from cgddi.stages.masks.combine import Evidence, combined, evidence
-from cgddi.stages.masks.geometry import cropped
 from cgddi.stages.masks.sam3_model import load_sam3
 from cgddi.stages.masks.settings import MasksSettings, Sam3Settings
 from cgddi.stages.masks.source_sam3 import Sam3Finder

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from cgddi.core.images import BACKGROUND, LESION, MARKER, RULER, SKIN
+from cgddi.core.images import CLASSES, LESION
 from cgddi.core.seeds import seed_for
 from cgddi.diffusion.backbone import Backbone, Prompts
 from cgddi.diffusion.cache import Store
 from cgddi.diffusion.photos import Photo, fit_square
-
-CLASS_IDS = {"background": BACKGROUND, "lesion": LESION, "marker": MARKER, "ruler": RULER, "skin": SKIN}
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ def loss_weights(
     weights = torch.ones(len(photos), views.count, 1, cells, cells)
     values = np.ones(256, np.float32)
     values[LESION] = lesion_weight
-    values[[CLASS_IDS[name] for name in ignore]] = 0
+    values[[CLASSES[name] for name in ignore]] = 0
     for number, photo in enumerate(photos):
         if photo.mask is None:
             continue

@@ -11,12 +11,11 @@ import torch
 from tqdm import tqdm
 
 from cgddi.core.errors import InvalidInput, Problem, UserError
+from cgddi.core.images import photo_to_size, read_photo
 from cgddi.core.seeds import seed_for
 from cgddi.fedd.backbones import FeatureBackbone
 from cgddi.fedd.features_io import ImageFeatures
 from cgddi.fedd.pooling import cluster, pool
-from cgddi.stages.masks.geometry import photo_to_size
-from cgddi.stages.masks.read import read_photo
 
 
 def read_batch(rows: Sequence[Mapping[str, Any]], size: int, crop: str) -> dict[str, np.ndarray]:
@@ -25,7 +24,7 @@ def read_batch(rows: Sequence[Mapping[str, Any]], size: int, crop: str) -> dict[
     Args:
         rows: image_id and file of each photo.
         size: side in px.
-        crop: "resize" or "square" (see `masks.geometry`), as the masks of the cohort are made.
+        crop: "resize" or "square" (see `core.images`), as the masks of the cohort are made.
 
     Raises:
         InvalidInput: every photo that is named twice or cannot be read, in one list.

@@ -12,13 +12,12 @@ from PIL import Image
 from safetensors import safe_open
 
 from cgddi.core.figures import plt, png
-from cgddi.core.images import LESION
+from cgddi.core.images import CLASS_COLOURS, CLASSES, LESION
 from cgddi.fedd.features_io import FeatureFiles
 from cgddi.fedd.plots import name_of
-from cgddi.fedd.results import CLASS_NAMES
 from cgddi.fedd.study_runs import FEDD, Segmentation
 
-PALETTE = np.array([(90, 90, 90), (213, 94, 0), (0, 114, 178), (240, 228, 66), (240, 200, 170)], np.uint8)
+PALETTE = np.array(list(CLASS_COLOURS.values()), np.uint8)
 """Colours of background, lesion, marker, ruler and skin."""
 CLUSTERS = np.array([(68, 1, 84), (33, 145, 140), (253, 231, 37), (230, 97, 1), (200, 200, 200)], np.uint8)
 PICTURES = "pictures.safetensors"
@@ -92,8 +91,8 @@ def masks_picture(settings: Mapping[tuple[str, str, str], list[Segmentation]], s
                 axis.text(0.5, -0.03, text, ha="center", va="top", fontsize=7, transform=axis.transAxes)
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=8)
-    patches = [plt.Rectangle((0, 0), 1, 1, fc=PALETTE[number] / 255) for number in CLASS_NAMES]
-    figure.legend(patches, CLASS_NAMES.values(), loc="outside lower center", ncols=5, fontsize=8)
+    patches = [plt.Rectangle((0, 0), 1, 1, fc=PALETTE[number] / 255) for number in CLASSES.values()]
+    figure.legend(patches, CLASSES, loc="outside lower center", ncols=5, fontsize=8)
     return png(figure)
 
 

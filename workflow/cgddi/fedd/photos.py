@@ -12,9 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from cgddi.core.errors import InvalidInput, Problem, UserError
-from cgddi.core.images import LESION
-from cgddi.stages.masks.geometry import mask_to_size, photo_to_size
-from cgddi.stages.masks.read import read_mask, read_photo
+from cgddi.core.images import LESION, mask_to_size, photo_to_size, read_mask, read_photo
 
 Row = Mapping[str, Any]
 

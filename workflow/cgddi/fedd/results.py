@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 
 from cgddi.core.archive import csv_text
-from cgddi.core.images import BACKGROUND, LESION, MARKER, RULER, SKIN, TONES
+from cgddi.core.images import CLASSES, TONES
 from cgddi.core.seeds import seed_for
 
-CLASS_NAMES = {BACKGROUND: "background", LESION: "lesion", MARKER: "marker", RULER: "ruler", SKIN: "skin"}
 IOU_COLUMNS = ("image_id", "tone", "malignant", "class", "intersection", "union", "predicted", "truth")
 PREDICTION_COLUMNS = ("image_id", "tone", "malignant", "role", "block", "seed", "probability")
 PICTURES_PER_TONE = 2
@@ -20,7 +19,7 @@ PICTURES_PER_TONE = 2
 def pixel_counts(predicted: np.ndarray, truth: np.ndarray) -> list[dict[str, Any]]:
     """Per class: pixels in both masks, in either, in the predicted and in the true one; class ids of equal shape."""
     found = []
-    for class_id, name in CLASS_NAMES.items():
+    for name, class_id in CLASSES.items():
         ours, real = predicted == class_id, truth == class_id
         counts = {"intersection": ours & real, "union": ours | real, "predicted": ours, "truth": real}
         found.append({"class": name, **{key: int(mask.sum()) for key, mask in counts.items()}})

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from cgddi.core.archive import file_sha256
 from cgddi.core.errors import UserError
-from cgddi.core.images import open_photo
+from cgddi.core.images import read_photo
 
 NEAR = 4
 """Bits of 64 that the perceptual hashes of near-duplicates may differ in."""
@@ -43,7 +43,7 @@ def fingerprint(path: str) -> Fingerprint:
     Raises:
         UserError: the photo cannot be read.
     """
-    grey = open_photo(path).convert("L")
+    grey = read_photo(path)[0].convert("L")
     grey.thumbnail((256, 256), reducing_gap=2.0)
     values = np.asarray(grey.resize((16, 16), Image.Resampling.BOX), dtype=np.float64).ravel()
     values -= values.mean()

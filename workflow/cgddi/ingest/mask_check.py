@@ -6,14 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from cgddi.core.errors import Problem, UserError
-from cgddi.core.images import LESION, open_photo
+from cgddi.core.images import CLASSES, LESION, read_mask, read_photo, same_shape
 from cgddi.plan.sheets import Photo
-from cgddi.stages.masks.geometry import same_shape
-from cgddi.stages.masks.read import read_mask
 from cgddi.stages.masks.settings import MasksSettings
-
-CLASSES = {"background": 0, "lesion": 1, "marker": 2, "ruler": 3, "skin": 4}
-"""Class names and ids, as in sDDI (FEDD)."""
 
 LEAST_SIDE = 16
 """Pixels below which a photo shows nothing."""
@@ -55,7 +50,7 @@ def check_photo(photo: Photo, source: str, ids: Mapping[str, int] | None) -> tup
     warnings: list[Problem] = []
     size = None
     try:
-        size = open_photo(photo.file).size
+        size = read_photo(photo.file)[0].size
         if min(size) < LEAST_SIDE:
             raise UserError(f"is only {size[0]} x {size[1]} pixels. Replace the file or remove its row.")
     except Exception as error:  # decoders of damaged files raise all kinds

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cgddi.core.images import LESION, TONES
+
 from .captions import caption
-from .colour import TONES
 from .diseases import EXCLUDED_BOXES
 from .lesion import sample_broad
 from .render import SIZE
-from .scene import LESION, render_photo
+from .scene import render_photo
 
 HEALTHY_SHARE = 0.25
 CLUTTER_SHARE = 0.15

@@ -8,10 +8,12 @@ from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipe
 from PIL import Image
 from scipy.ndimage import binary_dilation
 
+from cgddi.core.colour import rgb_to_lab, skin_angle, tone_of_angle
+from cgddi.core.images import LESION, SKIN, TONES
+
 from .captions import HEALTHY_ON, HEALTHY_PROMPT, NEGATIVE_PROMPT, ON_TONED
-from .colour import TONES, image_ita, rgb_to_lab, tone_of_ita
 from .corpus import draw_example
-from .scene import LESION, SKIN
+from .scene import ITA_CUTS
 
 SAMPLING = {"num_inference_steps": 20, "guidance_scale": 2.5, "guidance_rescale": 0.5}
 HELD_OUT_SEED = 987_654_321
@@ -57,7 +59,9 @@ def tone_accuracy(pipeline: StableDiffusionPipeline, per_cell: int, seed: int = 
             prompt = form.format(what="a lesion", tone=tone)
             generator = torch.Generator().manual_seed(seed)
             images = _arrays(pipeline([prompt] * per_cell, generator=generator, **SAMPLING).images)
-            shares[f"{kind}_{tone}"] = float(np.mean([tone_of_ita(image_ita(image)) == tone for image in images]))
+            shares[f"{kind}_{tone}"] = float(
+                np.mean([tone_of_angle(skin_angle(image), ITA_CUTS) == tone for image in images])
+            )
     return shares
 
 

@@ -8,11 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from .colour import draw_skin_lab, lab_to_rgb
+from cgddi.core.colour import lab_to_rgb, to_uint8
+from cgddi.core.images import BACKGROUND, LESION, MARKER, RULER, SKIN
+
 from .render import SIZE, lesion_extent, render_lesion, smooth_noise
 
-BACKGROUND, LESION, MARKER, RULER, SKIN = range(5)
-"""Mask ids, as sDDI has them."""
+ITA_CUTS = (38.0, -2.0)
+"""Degrees of the typology angle (`core.colour.tone_of_angle`); skin is drawn well inside these cuts."""
+ITA_RANGES = {"light": (42.0, 58.0), "medium": (14.0, 34.0), "dark": (-55.0, -18.0)}
+"""Degrees from which the skin of each tone is drawn."""
+SKIN_A_RANGES = {"light": (6.0, 12.0), "medium": (8.0, 14.0), "dark": (6.0, 12.0)}
+SKIN_B_RANGES = {"light": (12.0, 18.0), "medium": (14.0, 22.0), "dark": (10.0, 17.0)}
 
 _GRID_Y, _GRID_X = np.mgrid[0:SIZE, 0:SIZE].astype(np.float64) + 0.5
 _INKS = (np.array([34.0, 26.0, -42.0]), np.array([28.0, 10.0, -34.0]), np.array([24.0, 2.0, -8.0]))
@@ -37,10 +43,17 @@ class Photo:
     cloth: bool
 
 
+def draw_skin_colour(rng: np.random.Generator, tone: str) -> np.ndarray:
+    """One base skin colour (3,) in CIELAB for a tone, its typology angle inside ``ITA_RANGES[tone]``."""
+    angle = np.radians(rng.uniform(*ITA_RANGES[tone]))
+    b = rng.uniform(*SKIN_B_RANGES[tone])
+    return np.array([50.0 + b * np.tan(angle), rng.uniform(*SKIN_A_RANGES[tone]), b])
+
+
 def _draw_skin(rng: np.random.Generator, tone: str) -> np.ndarray:
     """A (64, 64, 3) CIELAB field: base colour, mottling, creases, pores, hairs and uneven light."""
     lab = np.empty((SIZE, SIZE, 3))
-    lab[...] = draw_skin_lab(rng, tone)
+    lab[...] = draw_skin_colour(rng, tone)
     lab[..., 0] += rng.uniform(0.4, 1.5) * smooth_noise(rng, rng.uniform(5.0, 9.0))
     lab[..., 1] += rng.uniform(0.3, 1.1) * smooth_noise(rng, rng.uniform(4.0, 8.0))
     if rng.random() < 0.5:  # creases along one direction
@@ -161,5 +174,4 @@ def render_photo(
     rgb = lab_to_rgb(lab)
     rgb = gaussian_filter(rgb, (sigma := rng.uniform(0.15, 0.55), sigma, 0.0), mode="nearest")
     rgb += rng.normal(0.0, rng.uniform(0.002, 0.010), rgb.shape)
-    image = np.clip(np.rint(rgb * 255.0), 0, 255).astype(np.uint8)
-    return Photo(image, mask, tone, marker=bool((mask == MARKER).any()), ruler=ruler, cloth=cloth)
+    return Photo(to_uint8(rgb), mask, tone, marker=bool((mask == MARKER).any()), ruler=ruler, cloth=cloth)

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .colour import TONE_CODES, TONES
+from cgddi.core.images import TONE_CODES, TONES
+
 from .diseases import BY_RAW, DISEASES, EXTRA
 from .presets import PRESETS, Preset
 from .scene import Photo, render_photo

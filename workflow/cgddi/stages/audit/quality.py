@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from skimage.color import rgb2lab
 from torchmetrics.image.kid import KernelInceptionDistance
 from tqdm import tqdm
 
+from cgddi.core.colour import rgb_to_lab
 from cgddi.core.seeds import seed_for
 from cgddi.stages.audit.features import describe, draw_by_name, extract, load_image, rows_of
 from cgddi.stages.audit.settings import AuditSettings
@@ -82,7 +82,7 @@ def audit_quality(index: pd.DataFrame, settings: AuditSettings, seed: int) -> di
             grey = np.asarray(picture.convert("L"), dtype=np.float32)
             facts["flat"].append(float(grey.std()) < settings.flat_std)
             facts["black"].append(float(grey.mean()) < settings.black_mean)
-            colours.append(rgb2lab(np.asarray(picture.resize((32, 32)))).reshape(-1, 3).mean(axis=0))
+            colours.append(rgb_to_lab(np.asarray(picture.resize((32, 32)))).reshape(-1, 3).mean(axis=0))
             yield picture
 
     features = extract(pictures(), settings.features, seed)

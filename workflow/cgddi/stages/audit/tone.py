@@ -9,33 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from PIL import Image
-from skimage.color import rgb2lab
 from tqdm import tqdm
 
 from cgddi.core.archive import Archive, read_member
+from cgddi.core.colour import skin_angle, tone_of_angle
 from cgddi.core.images import SKIN, TONES
 from cgddi.stages.audit.features import draw_by_name, load_image, rows_of
 from cgddi.stages.audit.settings import AuditSettings
-
-
-def typology_angle(rgb: np.ndarray, skin: np.ndarray | None = None) -> float:
-    """Median individual typology angle of the skin, in degrees.
-
-    ITA = arctan((L* - 50) / b*) x 180 / pi per pixel (Chardon, Cretois and Hourseau 1991), in CIELAB under D65; the median is
-    robust against lesion, hair and marker pixels. For b* > 0, as skin has, arctan2 below equals arctan.
-
-    Args:
-        rgb: uint8 (H, W, 3).
-        skin: bool (H, W), the pixels to measure; None or an empty mask measures all.
-    """
-    lab = rgb2lab(rgb)
-    lab = lab[skin] if skin is not None and skin.any() else lab.reshape(-1, 3)
-    return float(np.median(np.degrees(np.arctan2(lab[:, 0] - 50, lab[:, 2]))))
-
-
-def tone_of(angle: float, cuts: Sequence[float]) -> str:
-    """light above the first cut, dark at or below the second, medium between; angle and cuts in degrees."""
-    return TONES[0] if angle > cuts[0] else TONES[1] if angle > cuts[1] else TONES[2]
 
 
 def audit_tone(index: pd.DataFrame, photos: Sequence[str], settings: AuditSettings) -> dict[str, Any]:
@@ -60,8 +40,8 @@ def audit_tone(index: pd.DataFrame, photos: Sequence[str], settings: AuditSettin
     for row in tqdm(rows_of(train), desc="measure tone", unit="image"):
         picture = load_image(row)
         place = masks.get(row.canvas if isinstance(row.canvas, str) else row.image_id)
-        angle = typology_angle(np.asarray(picture), _skin(place, picture.size) if place else None)
-        measured.append((row.kind, row.tone, angle, tone_of(angle, settings.ita_cuts), place is not None))
+        angle = skin_angle(np.asarray(picture), _skin(place, picture.size) if place else None)
+        measured.append((row.kind, row.tone, angle, tone_of_angle(angle, settings.ita_cuts), place is not None))
     frame = pd.DataFrame(measured, columns=["kind", "tone", "angle", "measured", "masked"])
     by_kind: dict[str, Any] = {}
     for (kind, tone), rows in frame.groupby(["kind", "tone"], sort=True):

@@ -17,8 +17,8 @@ from tqdm import tqdm
 from cgddi.core.archive import Archive, ArchiveWriter
 from cgddi.core.errors import UserError
 from cgddi.core.images import TONES
+from cgddi.core.triage import judged
 from cgddi.stages.canvases.settings import CanvasesSettings
-from cgddi.stages.healthy.triage import judged
 
 
 def pool_canvases(

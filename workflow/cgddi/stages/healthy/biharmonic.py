@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from cgddi.stages.lesion_mapped.placement import allowed_positions, runs_of
+from cgddi.core.placement import allowed_positions, runs_of
 
 MOST_UNKNOWNS = 6000
 """A larger region is solved on a coarser grid: the solver's time grows faster than the region."""

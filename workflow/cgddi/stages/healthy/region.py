@@ -6,7 +6,7 @@ import numpy as np
 from scipy import ndimage
 
 from cgddi.core.images import LESION, MARKER, SKIN
-from cgddi.stages.lesion_mapped.membrane import Membrane
+from cgddi.core.membrane import Membrane
 
 
 def painted_region(mask: np.ndarray, dilation: int = 5, blur_sigma: float = 2.0, full_cover: bool = True) -> np.ndarray:

@@ -24,11 +24,11 @@ from tqdm import tqdm
 
 from cgddi.core.archive import Archive, sha256, write_atomic
 from cgddi.core.errors import UserError
-from cgddi.core.images import decode_png
+from cgddi.core.images import BACKGROUND, CLASS_COLOURS, CLASSES, decode_png
+from cgddi.core.overlay import heat, overlay
+from cgddi.core.triage import judged
 from cgddi.stages.healthy.settings import TriageSettings
-from cgddi.stages.healthy.triage import judged
 from cgddi.stages.healthy.verdicts import read_review
-from cgddi.stages.masks.overlay import COLOURS, NAMES, heat, overlay
 
 SHOWN_SCORES = (
     ("lesion_contrast", "lesion contrast (dE)"),
@@ -71,7 +71,11 @@ def write_page(
         for row in tqdm(archive.rows, desc=f"review {archive.path.stem}", unit="image"):
             cards.append(_card(archive, row, size, decided.get((row["cohort"], row["key"])), limits))
             shown.append(f"{row['cohort']}/{row['key']}/{row['sha256']}")
-    legend = [[NAMES[class_id], "rgb({},{},{})".format(*colour)] for class_id, colour in COLOURS.items()]
+    legend = [
+        [name, "rgb({},{},{})".format(*CLASS_COLOURS[class_id])]
+        for name, class_id in CLASSES.items()
+        if class_id != BACKGROUND
+    ]
     facts = {"cards": cards, "scores": SHOWN_SCORES, "legend": legend, "left_out": left_out}
     data = json.dumps(facts, sort_keys=True)
     page = resources.files("cgddi.stages.healthy").joinpath("review.html").read_text(encoding="utf-8")

@@ -111,6 +111,3 @@ class HealthySettings(BaseModel):
     min_skin: float = Field(
         0.02, ge=0, le=1, description="skip a photo when less than this share of it is skin to go on"
     )
-    png_compress_level: int = Field(
-        1, ge=1, le=9, description="png compression: 1 fast run lengths, more: zlib's own search"
-    )

@@ -12,12 +12,11 @@ from tqdm import tqdm
 
 from cgddi.core.archive import Archive, ArchiveWriter
 from cgddi.core.errors import UserError
-from cgddi.core.images import SKIN, decode_png
-from cgddi.core.png import encode_png_fast
+from cgddi.core.images import SKIN, decode_png, encode_png
 from cgddi.core.seeds import seed_for
+from cgddi.core.triage import judge, scores_of
 from cgddi.stages.healthy.region import blend, healthy_mask, match_border, painted_region, why_unpaintable
 from cgddi.stages.healthy.settings import HealthySettings, TriageSettings
-from cgddi.stages.healthy.triage import judge, scores_of
 from cgddi.stages.masks.reasons import why_unmasked
 
 
@@ -169,10 +168,9 @@ def _keep_best(archive: ArchiveWriter, job: Job, painter: Painter, settings: Hea
         job.results, key=lambda each: (len(judge(each[1], TriageSettings())), each[1]["lesion_contrast"], each[2])
     )
     result, scores, candidate, seed = best
-    level = settings.png_compress_level
     pictures = {"png": result, "before.png": job.photo, "region.png": job.region, "mask.png": healthy_mask(job.mask)}
     pictures["before.mask.png"] = job.mask
-    members = {suffix: encode_png_fast(picture, level) for suffix, picture in pictures.items()}
+    members = {suffix: encode_png(picture) for suffix, picture in pictures.items()}
     if job.uncertainty is not None:
         members["uncertainty.png"] = job.uncertainty
     diffusion = painter.name == "diffusion"

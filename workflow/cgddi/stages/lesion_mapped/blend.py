@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from cgddi.core.colour import lab_to_rgb, rgb_to_lab, to_uint8
 from cgddi.core.images import LESION
-from cgddi.stages.lesion_mapped.colour import lab_to_rgb, rgb_to_lab
 from cgddi.stages.lesion_mapped.lesion import Lesion
 
 POISSON_WEIGHT = 13
@@ -25,7 +25,7 @@ class Blender:
         self.lesion, self.lighting_match = lesion, lighting_match
         self._membrane = None
         if blending == "poisson":
-            from cgddi.stages.lesion_mapped.membrane import Membrane
+            from cgddi.core.membrane import Membrane
 
             region = lesion.weight >= POISSON_WEIGHT
             region[[0, -1]] = region[:, [0, -1]] = False
@@ -61,7 +61,7 @@ class Blender:
         """The lesion's pixels under the light of the target place."""
         around = (self.lesion.weight > 0)[part]
         shift = rgb_to_lab(target[around]).mean(0) - self.lesion.skin_lab
-        return lab_to_rgb(self.lesion.lab + shift)
+        return to_uint8(lab_to_rgb(self.lesion.lab + shift))
 
     def _seamless(self, target: np.ndarray, pixels: np.ndarray) -> np.ndarray:
         """The target with the lesion's gradients inside the region and its own colours at the region's edge."""

@@ -8,9 +8,9 @@ from functools import cached_property
 import numpy as np
 from scipy import ndimage
 
+from cgddi.core.colour import rgb_to_lab
 from cgddi.core.images import LESION, SKIN
-from cgddi.stages.lesion_mapped.colour import rgb_to_lab
-from cgddi.stages.lesion_mapped.placement import Runs, runs_of
+from cgddi.core.placement import Runs, runs_of
 from cgddi.stages.lesion_mapped.settings import LesionMappedSettings
 
 BOX = np.ones((3, 3), bool)

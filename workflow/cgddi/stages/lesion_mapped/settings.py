@@ -46,9 +46,6 @@ class LesionMappedSettings(BaseModel):
         True,
         description="first shift the lesion in CIELAB by the difference of the skin around it there and here (published: no)",
     )
-    png: Literal["fast", "small"] = Field(
-        "fast", description="png encoder: fast (Up filter, run lengths) or small (zlib level 6)"
-    )
 
     @field_validator("scale")
     @classmethod

@@ -14,12 +14,11 @@ from tqdm import tqdm
 
 from cgddi.core.archive import Archive, ArchiveWriter
 from cgddi.core.errors import UserError
-from cgddi.core.images import LESION, MARKER, SKIN
-from cgddi.core.png import encode_png_fast
+from cgddi.core.images import LESION, MARKER, SKIN, encode_png
+from cgddi.core.placement import allowed_positions
 from cgddi.core.seeds import seed_for
 from cgddi.stages.lesion_mapped.blend import Blender
 from cgddi.stages.lesion_mapped.lesion import NoLesion, chosen_parts, cut_out
-from cgddi.stages.lesion_mapped.placement import allowed_positions
 from cgddi.stages.lesion_mapped.settings import LesionMappedSettings
 from cgddi.stages.masks.reasons import why_unmasked
 
@@ -132,10 +131,9 @@ def _compose(
         return
     place = positions.draw(np.random.default_rng(seed))
     blender.paste(pixels, mask, place)
-    level = 1 if settings.png == "fast" else 6
     archive.add(
         canvas_id,
-        {"png": encode_png_fast(pixels, level), "mask.png": encode_png_fast(mask, 1)},
+        {"png": encode_png(pixels), "mask.png": encode_png(mask)},
         {
             "id": f"lesion_mapped/{cohort}/{donor['key']}/{canvas_id}",
             "kind": "lesion_mapped",

@@ -9,10 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from cgddi.core.images import BACKGROUND, LESION, MARKER, RULER, SKIN
-
-CLASSES = {"lesion": LESION, "marker": MARKER, "ruler": RULER, "skin": SKIN}
-"""Classes that prompts look for, and their ids."""
+from cgddi.core.images import BACKGROUND, CLASSES
 
 
 @dataclass

@@ -24,11 +24,7 @@ from PIL import Image
 
 from cgddi.core.archive import Archive, write_atomic
 from cgddi.core.errors import UserError
-from cgddi.core.images import decode_png
-from cgddi.stages.masks.geometry import to_photo
-from cgddi.stages.masks.overlay import COLOURS
-
-PALETTE = {0: (0, 0, 0), **COLOURS}
+from cgddi.core.images import CLASS_COLOURS, decode_png, to_photo
 
 
 def export(archives: Iterable[str | Path], folder: str | Path, only: str = "all") -> Counter[str]:
@@ -79,7 +75,7 @@ def export(archives: Iterable[str | Path], folder: str | Path, only: str = "all"
 def palette_png(mask: np.ndarray) -> bytes:
     """PNG bytes of an (H, W) uint8 mask with class ids as palette indices."""
     picture = Image.fromarray(mask, "L")
-    picture.putpalette([part for class_id in range(5) for part in PALETTE[class_id]])
+    picture.putpalette([part for colour in CLASS_COLOURS.values() for part in colour])
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return buffer.getvalue()
@@ -95,7 +91,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--only", choices=("all", "used", "rejected"), default="all", help="which masks (default all)")
     options = parser.parse_args(argv)
     counts = export(options.masks, options.output_dir, options.only)
-    colours = ", ".join(f'"#{r:02x}{g:02x}{b:02x}": {class_id}' for class_id, (r, g, b) in PALETTE.items())
+    colours = ", ".join(f'"#{r:02x}{g:02x}{b:02x}": {class_id}' for class_id, (r, g, b) in CLASS_COLOURS.items())
     print(f"{options.output_dir}: {counts['masks']} masks and masks.csv; {counts['without']} photos have no mask.")
     print(f"Colours, for masks.id_map if an editor saves them as RGB: {{{colours}}}")
     return 0

@@ -124,9 +124,6 @@ class MasksSettings(BaseModel):
         "them (the smallest lesion of sDDI is 0.00024)",
     )
     sam3: Sam3Settings = Sam3Settings()
-    png_compress_level: int = Field(
-        1, ge=0, le=9, description="zlib level of the written png files (1: fast, little larger)"
-    )
 
     @field_validator("id_map")
     @classmethod

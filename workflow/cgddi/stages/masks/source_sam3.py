@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from PIL import Image
@@ -12,11 +12,11 @@ from transformers import Sam3Model, Sam3Processor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from cgddi.core.errors import UserError
-from cgddi.stages.masks.combine import CLASSES, Evidence, combined, evidence
+from cgddi.core.images import cropped
+from cgddi.stages.masks.combine import Evidence, combined, evidence
 from cgddi.stages.masks.found import Found, uncertainty_bytes
-from cgddi.stages.masks.geometry import cropped
 from cgddi.stages.masks.sam3_model import load_sam3
-from cgddi.stages.masks.settings import MasksSettings
+from cgddi.stages.masks.settings import Drawn, MasksSettings
 
 
 class Sam3Finder:
@@ -35,7 +35,9 @@ class Sam3Finder:
             "segmenter_images": [],
             "model_commit": getattr(model.config, "_commit_hash", None),
         }
-        self._prompts = [(name, *self._encoded(prompt)) for name in CLASSES for prompt in getattr(settings.sam3, name)]
+        self._prompts = [
+            (name, *self._encoded(prompt)) for name in get_args(Drawn) for prompt in getattr(settings.sam3, name)
+        ]
 
     @torch.inference_mode()
     def _encoded(self, prompt: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,12 +15,21 @@ from tqdm import tqdm
 
 from cgddi.core.archive import ArchiveWriter
 from cgddi.core.errors import InvalidInput, Problem, UserError
-from cgddi.core.images import LESION, MARKER, RULER, TONES, encode_png
+from cgddi.core.images import (
+    LESION,
+    MARKER,
+    RULER,
+    TONES,
+    encode_png,
+    mask_to_size,
+    photo_to_size,
+    read_mask,
+    read_photo,
+    same_shape,
+)
 from cgddi.stages.masks.fit import explained_variance, swapped, thumbnails
 from cgddi.stages.masks.flags import class_shares, despeckled, mask_flags
 from cgddi.stages.masks.found import Finder, Found
-from cgddi.stages.masks.geometry import mask_to_size, photo_to_size, same_shape
-from cgddi.stages.masks.read import read_mask, read_photo
 from cgddi.stages.masks.settings import MasksSettings
 
 CHUNK = 16
@@ -121,7 +130,7 @@ def _opened(row: Mapping[str, Any], settings: MasksSettings, problems: list[Prob
         photo, flags = read_photo(row["file"])
         pixels = photo_to_size(photo, settings.size, settings.crop)
         facts = {"width": photo.width, "height": photo.height, "crop": settings.crop, "size": settings.size}
-        members = {"png": encode_png(pixels, settings.png_compress_level)}
+        members = {"png": encode_png(pixels)}
         sample = Sample(row, members, facts, flags, pixels, photo)
         if row.get("mask") and (settings.source == "human" or settings.prefer_human):
             _read_human(sample, settings)
@@ -173,9 +182,8 @@ def _take(sample: Sample, result: Found | str, settings: MasksSettings) -> None:
     flags = mask_flags(mask, settings.flags)
     sample.flags += flags
     sample.source = settings.source
-    level = settings.png_compress_level
     if result.uncertainty is not None:
-        sample.members["uncertainty.png"] = encode_png(result.uncertainty, level)
+        sample.members["uncertainty.png"] = encode_png(result.uncertainty)
         sample.facts["uncertainty"] = round(float(result.uncertainty.mean()) / 255, 4)
         if (mask == LESION).any():
             lesion = result.uncertainty[mask == LESION]
@@ -183,7 +191,7 @@ def _take(sample: Sample, result: Found | str, settings: MasksSettings) -> None:
     against = [flag for flag in flags if flag in settings.flags.reject]
     if against:
         sample.facts["shares"] = class_shares(mask)
-        sample.members["rejected.mask.png"] = encode_png(mask, level)
+        sample.members["rejected.mask.png"] = encode_png(mask)
         sample.reasons.append(f"mask by {settings.source} not used: {', '.join(against)}")
     else:
         sample.mask = mask
@@ -192,7 +200,7 @@ def _take(sample: Sample, result: Found | str, settings: MasksSettings) -> None:
 def _finish(sample: Sample, settings: MasksSettings) -> None:
     """Encode the used mask, and let go of what is large."""
     if sample.mask is not None:
-        sample.members["mask.png"] = encode_png(sample.mask, settings.png_compress_level)
+        sample.members["mask.png"] = encode_png(sample.mask)
         sample.facts["shares"] = class_shares(sample.mask)
         sample.facts["has_ruler"] = bool((sample.mask == RULER).any())
         sample.facts["has_marker"] = bool((sample.mask == MARKER).any())

@@ -12,10 +12,10 @@ import pandas as pd
 from cgddi.core.archive import Archive
 from cgddi.core.images import LESION, SKIN, TONES, decode_png
 from cgddi.core.seeds import seed_for
+from cgddi.core.triage import judged, scores_of
 from cgddi.stages.healthy.biharmonic import BiharmonicPainter
 from cgddi.stages.healthy.region import blend, match_border
 from cgddi.stages.healthy.settings import HealthySettings, TriageSettings
-from cgddi.stages.healthy.triage import judged, scores_of
 
 SCORES = {
     "lesion_contrast": "former lesion against skin, delta E",

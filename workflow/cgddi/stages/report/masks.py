@@ -12,12 +12,10 @@ import pandas as pd
 from cgddi.core.archive import Archive
 from cgddi.core.bootstrap import Bootstrap
 from cgddi.core.errors import UserError
-from cgddi.core.images import TONES, decode_png
+from cgddi.core.images import TONES, decode_png, mask_to_size, read_mask
+from cgddi.core.overlay import heat, overlay
 from cgddi.fedd.iou import COUNTS, MaskRun, iou_rows
 from cgddi.fedd.results import pixel_counts
-from cgddi.stages.masks.geometry import mask_to_size
-from cgddi.stages.masks.overlay import heat, overlay
-from cgddi.stages.masks.read import read_mask
 from cgddi.stages.report.pictures import data_uri, draw_rows
 
 AUTOMATIC = ("fedd", "sam3")

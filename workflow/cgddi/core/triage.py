@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from cgddi.core.colour import delta_e, rgb_to_lab, typology_angle
 from cgddi.core.images import LESION, MARKER, SKIN
-from cgddi.stages.healthy.settings import TriageSettings
-from cgddi.stages.lesion_mapped.colour import delta_e, rgb_to_lab, typology_angle
 
 LEAST_RING = 30
 """Fewer skin pixels than this near the region are no reference; then all skin of the photo is."""
@@ -115,7 +114,7 @@ def _average(lab: np.ndarray, part: np.ndarray) -> np.ndarray:
     return ndimage.gaussian_filter(lab * part[..., None], (3.0, 3.0, 0)) / np.maximum(share, 1e-9)
 
 
-def judge(scores: Mapping[str, float | None], limits: TriageSettings) -> list[str]:
+def judge(scores: Mapping[str, float | None], limits: Any) -> list[str]:
     """Reasons to discard, in words; none: keep."""
     reasons = []
     contrast = scores["lesion_contrast"]
@@ -137,7 +136,7 @@ def judge(scores: Mapping[str, float | None], limits: TriageSettings) -> list[st
     return reasons
 
 
-def judged(scores: Mapping[str, float | None], limits: TriageSettings) -> dict[str, Any]:
+def judged(scores: Mapping[str, float | None], limits: Any) -> dict[str, Any]:
     """Scores with the proposed verdict and its reasons."""
     reasons = judge(scores, limits)
     return {**scores, "verdict": "discard" if reasons else "keep", "reasons": reasons}

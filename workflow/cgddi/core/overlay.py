@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from cgddi.core.images import LESION, MARKER, RULER, SKIN
-
-COLOURS = {LESION: (220, 40, 40), MARKER: (40, 80, 255), RULER: (255, 210, 0), SKIN: (60, 190, 90)}
-"""Class id -> colour (RGB); background stays as it is."""
-
-NAMES = {LESION: "lesion", MARKER: "marker", RULER: "ruler", SKIN: "skin"}
+from cgddi.core.images import BACKGROUND, CLASS_COLOURS
 
 
 def overlay(photo: np.ndarray, mask: np.ndarray, fill: float = 0.22) -> np.ndarray:
-    """The photo with every class tinted, and outlined where it meets another.
+    """The photo with every class but the background tinted, and outlined where it meets another.
 
     Args:
         photo: (H, W, 3) uint8.
@@ -23,10 +18,9 @@ def overlay(photo: np.ndarray, mask: np.ndarray, fill: float = 0.22) -> np.ndarr
     Returns:
         (H, W, 3) uint8.
     """
-    palette = np.zeros((SKIN + 1, 3))
-    weights = np.zeros(SKIN + 1)
-    for class_id, colour in COLOURS.items():
-        palette[class_id], weights[class_id] = colour, fill
+    palette = np.array(list(CLASS_COLOURS.values()), float)
+    weights = np.full(len(palette), fill)
+    weights[BACKGROUND] = 0
     weight = np.where(_outline(mask) & (weights[mask] > 0), 1.0, weights[mask])[..., None]
     return np.rint(photo * (1 - weight) + palette[mask] * weight).astype(np.uint8)
 

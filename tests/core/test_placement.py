@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cgddi.stages.lesion_mapped.placement import allowed_positions, disc_runs, erode, pack, runs_of, unpack
+from cgddi.core.placement import allowed_positions, disc_runs, erode, pack, runs_of, unpack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays

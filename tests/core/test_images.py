@@ -1,10 +1,12 @@
-"""A mask goes back to its photo and comes again as it was."""
+"""Photos and masks to working size and back, and png bytes that others read."""
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
-from cgddi.stages.masks.geometry import centre_square, mask_to_size, photo_to_size, to_photo
+from cgddi.core.images import centre_square, decode_png, encode_png, mask_to_size, photo_to_size, to_photo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -49,3 +51,23 @@ def test_a_place_in_the_photo_keeps_its_place(crop):
     whole = to_photo(mask, facts(192, 128, crop))
     again = photo_to_size(Image.fromarray(colours[whole]), 64, crop)
     assert (np.abs(again.astype(int) - colours[mask]).max(-1) < 60).mean() > 0.7  # all but the edges of the tiles
+
+
+def test_the_encoder_is_lossless_and_read_by_others():
+    rng = np.random.default_rng(0)
+    arrays = [rng.integers(0, 256, (33, 47, 3), np.uint8), rng.integers(0, 5, (20, 31), np.uint8)]
+    for array in (*arrays, np.zeros((1, 1), np.uint8), arrays[0][::2, ::-1]):
+        data = encode_png(array)
+        with Image.open(io.BytesIO(data)) as picture:
+            picture.verify()
+        assert (decode_png(data) == array).all() and decode_png(data).shape == array.shape
+        assert decode_png(data).flags.writeable
+
+
+def test_pictures_shrink_smoothly_and_masks_keep_their_classes():
+    rng = np.random.default_rng(2)
+    photo, mask = rng.integers(0, 256, (40, 40, 3), np.uint8), rng.integers(0, 5, (40, 40), np.uint8)
+    small = decode_png(encode_png(photo), 20)
+    assert (small == np.asarray(Image.fromarray(photo).resize((20, 20), Image.Resampling.LANCZOS))).all()
+    assert (decode_png(encode_png(mask), 20) == mask[1::2, 1::2]).all()
+    assert (decode_png(encode_png(photo), 40) == photo).all()
