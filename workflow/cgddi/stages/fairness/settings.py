@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-VERSIONS: tuple[str, ...] = ("numpy", "pandas", "scikit-learn", "fairlearn", "matplotlib", "scipy")
+REVISION = 1
 
 
 class FairnessSettings(BaseModel):
