@@ -51,6 +51,8 @@ def normal(code: str) -> str:
 
 def _flat(node: object) -> object:
     """A syntax tree as lists, without docstrings, imports and what SKIPPED names."""
+    if isinstance(node, ast.JoinedStr):  # Python 3.12.1 has empty parts that others have not
+        return ["JoinedStr", [_flat(part) for part in node.values if getattr(part, "value", None) != ""]]
     if isinstance(node, list):
         kept = [_flat(item) for item in node if not (isinstance(item, ast.Import | ast.ImportFrom) or _is_text(item))]
         return [item for item in kept if item is not None]
