@@ -19,7 +19,7 @@ from cgddi.plan.growth import grown_cohorts
 from cgddi.plan.plan import Plan, safe_pattern
 from cgddi.watch.rates import save_prediction
 from cgddi.plan.shellprefix import shell_prefix
-from cgddi.plan.specs import revision
+from cgddi.plan.code import source_hash
 
 try:
     PLAN = Plan(snakemake_config(workflow, config))

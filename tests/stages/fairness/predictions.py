@@ -9,32 +9,54 @@ from pathlib import Path
 import numpy as np
 
 CONCEPTS = {"nevus": (0, 30), "wart": (0, 5), "melanoma": (1, 20), "lymphoma": (1, 2)}
+CURVE = {
+    "selection": "test",
+    "leakage": {"gate": "report", "clean": False},
+    "real_images": {"used": 12, "beyond": 45},
+}
+"""Facts of a run that deserves every caveat."""
 
 
 def write_run(
-    root: Path, regime: str, seed: int, skill: float, split: str = "single", method: str = "baseline", **record
+    root: Path,
+    regime: str,
+    seed: int,
+    skill: float,
+    split: str = "single",
+    method: str = "baseline",
+    images=120,
+    **record,
 ) -> str:
-    """One run on 120 balanced test images whose probabilities separate the classes by `skill`; returns predictions.csv."""
+    """One run on test images of uneven tones and diseases, whose probabilities separate the classes by `skill`; returns
+    predictions.csv, its rows in no order."""
     folder = root / split / regime / method / str(seed)
     folder.mkdir(parents=True, exist_ok=True)
+    cells = np.random.default_rng(5)
+    tones = cells.choice(["light", "medium", "dark"], images, p=[0.5, 0.3, 0.2])
+    concepts = cells.choice(list(CONCEPTS), images, p=[0.4, 0.2, 0.25, 0.15])
     rng = np.random.default_rng([seed, sum(map(ord, regime))])
-    names = list(CONCEPTS)
+    chances = [1 / (1 + np.exp(-(skill * (2 * CONCEPTS[c][0] - 1) + rng.normal()))) for c in concepts]
+    task = record.get("task", "malignancy")
     with open(folder / "predictions.csv", "w", newline="") as handle:
         writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(["image_id", "cohort", "concept", "tone", "malignant", "probability", "predicted"])
-        for n in range(120):
-            concept, tone = names[n % 4], ("light", "medium", "dark")[n // 4 % 3]
-            label = CONCEPTS[concept][0]
-            chance = 1 / (1 + np.exp(-(skill * (2 * label - 1) + rng.normal())))
-            cells = [f"im{n:03d}", "ddi", concept, tone, str(bool(label)).lower(), f"{chance:.6f}"]
-            writer.writerow([*cells, str(chance > 0.5).lower()])
+        further = ["label", "p:benign", "p:malignant"] if task != "malignancy" else []
+        writer.writerow(["image_id", "cohort", "concept", "tone", "malignant", "probability", "predicted", *further])
+        for n in cells.permutation(images):
+            label, chance = CONCEPTS[concepts[n]][0], chances[n]
+            row = [f"im{n:03d}", "ddi", concepts[n], tones[n], str(bool(label)).lower(), f"{chance:.6f}"]
+            if further:
+                names = ("benign", "malignant")
+                row += [names[int(chance > 0.5)], names[label], f"{1 - chance:.6f}", f"{chance:.6f}"]
+            else:
+                row.append(str(chance > 0.5).lower())
+            writer.writerow(row)
     sizes = {name: size for name, (_, size) in CONCEPTS.items()}
     facts = {
         "split": split,
         "regime": regime,
         "method": method,
         "run_seed": seed,
-        "task": "malignancy",
+        "task": task,
         "classes": ["benign", "malignant"],
         "selection": "validation",
         "leakage": {"gate": "enforce", "clean": True},

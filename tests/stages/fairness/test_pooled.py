@@ -10,9 +10,8 @@ import pytest
 import scipy.stats
 from cgddi.core.errors import UserError
 from cgddi.core.metrics import run_metrics
-from cgddi.stages.fairness.pooled import by_dataset, differences, interval, pooled, sign_flips
-from cgddi.stages.fairness.pooled_tables import markdown
-from cgddi.stages.fairness.runs import read_run
+from cgddi.stages.fairness.pooled import by_dataset, differences, interval, markdown, pooled, sign_flips
+from cgddi.stages.fairness.predictions import read_run
 from cgddi.stages.fairness.settings import FairnessSettings
 from cgddi.toy import claim
 
@@ -49,7 +48,8 @@ def test_a_data_sets_figure_is_the_mean_over_its_classifiers(runs):
     rare = [run.images["concept"].isin(["wart"]).to_numpy() for run in members]
     right = [(r.labels == r.predicted)[here].mean() for r, here in zip(members, rare, strict=True)]
     assert table.loc[("2", "synthetic", "accuracy", "rare"), "value"] == pytest.approx(np.mean(right))
-    assert table.loc[("2", "synthetic", "accuracy", "rare"), "images"] == 30
+    assert table.loc[("2", "synthetic", "accuracy", "rare"), "images"] == rare[0].sum()
+    assert table.loc[("2", "synthetic", "accuracy", "rare"), "runs"] == 2
 
 
 def test_means_and_intervals_are_scipys(runs):
@@ -61,7 +61,10 @@ def test_means_and_intervals_are_scipys(runs):
     values = here["value"].to_numpy()
     low, high = scipy.stats.ttest_1samp(values, 0).confidence_interval(0.95)
     assert (row["value"], row["low"], row["high"]) == pytest.approx((values.mean(), low, high), abs=1e-6)
-    assert (row["datasets"], row["runs"], row["images"]) == (5, 10, 200)
+    assert (row["datasets"], row["runs"], row["images"]) == (5, 10, 5 * (runs["0"][0].tones == 0).sum())
+    assert row["std_datasets"] == pytest.approx(np.std(values, ddof=1), abs=1e-6)
+    narrow = scipy.stats.ttest_1samp(values, 0).confidence_interval(0.8)
+    assert interval(values, 0.8) == pytest.approx(tuple(narrow))
     assert np.isnan(interval(np.array([0.5]), 0.95)).all()
     wide = datasets.assign(value=np.where(datasets["dataset"] == "0", 0.1, 0.99))
     table = pooled(wide, 0.95)

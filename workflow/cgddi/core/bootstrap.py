@@ -35,7 +35,7 @@ class Run:
         return tuple(self.record["classes"])
 
     @property
-    def marks(self) -> list[str]:
+    def caveats(self) -> list[str]:
         """What a reader must know before believing this run's figures."""
         found = []
         if self.record["selection"] == "test":
@@ -62,9 +62,9 @@ class Setting:
         return f"{self.split}/{self.regime}/{self.method}"
 
     @property
-    def marks(self) -> list[str]:
+    def caveats(self) -> list[str]:
         """What a reader must know before believing the figures."""
-        return list(dict.fromkeys(mark for run in self.runs for mark in run.marks))
+        return list(dict.fromkeys(caveat for run in self.runs for caveat in run.caveats))
 
 
 @dataclass(frozen=True)
@@ -95,15 +95,14 @@ def stratified_weights(tones: np.ndarray, labels: np.ndarray, count: int, seed: 
 
 
 class Bootstrap:
-    """Values and replicates of any metric of a setting.
+    """Values and replicates of any metric of a setting; each replicate draws the runs with replacement as well as the images.
 
     Args:
-        count: replicates. confidence: coverage of the intervals. seed: the project's seed. resample_runs: draw the runs with
-            replacement too, in each replicate.
+        count: replicates. confidence: coverage of the intervals. seed: the project's seed.
     """
 
-    def __init__(self, count: int, confidence: float, seed: int, resample_runs: bool = True):
-        self.count, self.confidence, self.seed, self.resample_runs = count, confidence, seed, resample_runs
+    def __init__(self, count: int, confidence: float, seed: int):
+        self.count, self.confidence, self.seed = count, confidence, seed
         self._weights: dict[str, np.ndarray] = {}
 
     def weights(self, run: Run) -> np.ndarray:
@@ -115,7 +114,7 @@ class Bootstrap:
         return self._weights[split]
 
     def replicates(self, setting: Setting, metric: Callable[[Run, np.ndarray], dict]) -> dict:
-        """Per key of the metric: values by run (R,) and replicates averaged over (resampled) runs (count,).
+        """Per key of the metric: values by run (R,) and replicates averaged over resampled runs (count,).
 
         Args:
             setting: its runs. metric: (run, weights (B, N)) -> {key: (B,)}.
@@ -123,17 +122,13 @@ class Bootstrap:
         point: dict = {}
         drawn: dict = {}
         for run in setting.runs:
-            ones = np.ones((1, len(run.labels)))
-            for key, value in metric(run, ones).items():
+            for key, value in metric(run, np.ones((1, len(run.labels)))).items():
                 point.setdefault(key, []).append(value[0])
             for key, value in metric(run, self.weights(run)).items():
                 drawn.setdefault(key, []).append(value)
         runs = len(setting.runs)
-        choice = np.tile(np.arange(runs), (self.count, 1))
-        if self.resample_runs and runs > 1:
-            rng = np.random.default_rng(seed_for(self.seed, "bootstrap runs", setting.split, runs))
-            choice = rng.integers(0, runs, (self.count, runs))
-        place = np.arange(self.count)[:, None]
+        rng = np.random.default_rng(seed_for(self.seed, "bootstrap runs", setting.split, runs))
+        choice, place = rng.integers(0, runs, (self.count, runs)), np.arange(self.count)[:, None]
         return {key: (np.asarray(point[key]), np.stack(drawn[key])[choice, place].mean(1)) for key in point}
 
     def estimate(self, by_run: np.ndarray, replicates: np.ndarray) -> Estimate:

@@ -65,8 +65,8 @@ def run_seed(seed: int, args: argparse.Namespace) -> Path:
 
 def pool(folders: dict[str, Path], settings: dict, output: Path) -> None:
     """Read every run below `folders` (data seed -> results) and write the pooled tables and the plot."""
-    from cgddi.stages.fairness import pooled, pooled_tables
-    from cgddi.stages.fairness.runs import read_run
+    from cgddi.stages.fairness import pooled
+    from cgddi.stages.fairness.predictions import read_run
     from cgddi.stages.fairness.settings import FairnessSettings
 
     options = FairnessSettings(**settings)
@@ -83,8 +83,8 @@ def pool(folders: dict[str, Path], settings: dict, output: Path) -> None:
     write_atomic(output / "claim.csv", table.to_csv(index=False))
     write_atomic(output / "claim_by_seed.csv", datasets.to_csv(index=False))
     write_atomic(output / "claim_paired.csv", tests.to_csv(index=False))
-    write_atomic(output / "claim.md", pooled_tables.markdown(table, tests, options.confidence))
-    write_atomic(output / "claim.png", pooled_tables.plot(datasets, table))
+    write_atomic(output / "claim.md", pooled.markdown(table, tests, options.confidence))
+    write_atomic(output / "claim.png", pooled.plot(datasets, table))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cgddi.stages.healthy.settings import TriageSettings
 
-REVISION = 1
+VERSIONS = ("pillow", "numpy")
+"""Distributions whose pinned version matters for the result."""
 
 
 class CanvasesSettings(BaseModel):

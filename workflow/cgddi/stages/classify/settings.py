@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-REVISION = 1
+VERSIONS: tuple[str, ...] = ("torch", "torchvision", "timm", "pillow", "numpy")
 
 METHODS = ("baseline", "fairdisco", "patchalign", "reweighting", "resampling")
 Kind = Literal["real", "healthy", "lesion_mapped", "semantic"]

@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
-REVISION = 1
+VERSIONS = ("pyarrow",)
 
 
 class ExportSettings(BaseModel):

@@ -5,7 +5,9 @@ Settings of each run are read from the record.json beside its predictions.csv.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from cgddi.core.archive import record_for, write_atomic, write_record
 from cgddi.job.command import stage_parser
@@ -20,14 +22,71 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--predictions", nargs="+", required=True, help="predictions of the classifiers (.csv)")
     parser.add_argument("--output-dir", required=True, help="folder to write to")
     args = parser.parse_args(argv)
-    options = settings_of(FairnessSettings, args.spec)
-
-    with importing():
-        from cgddi.stages.fairness.report import report
-
+    settings = settings_of(FairnessSettings, args.spec)
+    files, summary = tabulate(args.predictions, settings, int(args.spec.get("seed", 0)))
     out = Path(args.output_dir)
-    files, summary = report(args.predictions, options, int(args.spec.get("seed", 0)))
     for name, data in files.items():
         write_atomic(out / name, data)
     write_record(out / "summary.json", record_for(args.spec, args.predictions, **summary))
     return 0
+
+
+def tabulate(
+    predictions: Sequence[str], options: FairnessSettings, seed: int
+) -> tuple[dict[str, bytes | str], dict[str, Any]]:
+    """All tables and plots.
+
+    Args:
+        predictions: csv files, each with its record.json beside it.
+        options: settings of the stage.
+        seed: the project's seed.
+
+    Returns:
+        File name -> content, and the facts for summary.json.
+    """
+    with importing():
+        from tqdm import tqdm
+
+        from cgddi.core.bootstrap import Bootstrap
+        from cgddi.stages.fairness import render, tables
+        from cgddi.stages.fairness.predictions import gather, read_run
+
+    runs = [read_run(path) for path in tqdm(predictions, desc="read predictions", unit="run")]
+    settings = gather(runs, options.families)
+    bootstrap = Bootstrap(options.bootstrap, options.confidence, seed)
+    metrics = tables.metrics_table(settings, bootstrap, options)
+    by_rarity = tables.by_rarity_table(settings, bootstrap, options)
+    paired = tables.paired_table(settings, bootstrap, options)
+    lines, notes = render.rows_of(metrics)
+    files: dict[str, bytes | str] = {
+        "metrics.csv": metrics.to_csv(index=False),
+        "by_tone.csv": tables.by_tone_table(metrics).to_csv(index=False),
+        "by_rarity.csv": by_rarity.to_csv(index=False),
+        "by_disease.csv": tables.by_disease_table(settings, options).to_csv(index=False),
+        "paired.csv": paired.to_csv(index=False),
+        "table.md": render.markdown(metrics, by_rarity, options.confidence),
+        "table.tex": render.latex(metrics, by_rarity, options.confidence),
+        "roc.png": render.roc_by_tone(settings),
+        "metrics.png": render.metrics_with_intervals(metrics),
+        "calibration.png": render.calibration(settings),
+    }
+    return files, {
+        "runs": len(runs),
+        "table": lines,
+        "notes": notes,
+        "counts": render.count_lines(metrics),
+        "eom_flips": render.flip_lines(metrics),
+        "caveats": {setting.name: setting.caveats for setting in settings if setting.caveats},
+        "settings": _plain(metrics[metrics["group"] == "all"]),
+        "paired": _plain(paired),
+    }
+
+
+def _plain(table: Any) -> list[dict[str, Any]]:
+    """Rows of a data frame as plain values for JSON, missing ones left out."""
+    from pandas import isna as missing
+
+    return [
+        {key: value.item() if hasattr(value, "item") else value for key, value in row.items() if not missing(value)}
+        for row in table.to_dict("records")
+    ]

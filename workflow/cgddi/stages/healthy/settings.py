@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-REVISION = 1
+VERSIONS = ("torch", "diffusers", "transformers", "numpy", "scipy", "scikit-image", "pillow")
+"""Distributions whose pinned version matters for the result."""
 
 
 class TriageSettings(BaseModel):

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-REVISION = 1
+VERSIONS: tuple[str, ...] = ("pandas", "pyarrow")
 
 
 class IndexSettings(BaseModel):

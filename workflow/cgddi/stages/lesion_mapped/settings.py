@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-REVISION = 1
+VERSIONS = ("numpy", "scipy", "pillow")
+"""Distributions whose pinned version matters for the result."""
 
 
 class LesionMappedSettings(BaseModel):

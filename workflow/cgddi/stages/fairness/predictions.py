@@ -1,0 +1,112 @@
+"""Read predictions and the records beside them, and gather runs into settings (split, regime, method)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cgddi.core.bootstrap import Run, Setting
+from cgddi.core.errors import InvalidInput, Problem, UserError
+from cgddi.core.images import TONES
+
+COLUMNS = ("image_id", "cohort", "concept", "tone", "malignant", "probability", "predicted")
+AGAIN = "Run classify again."
+
+
+def read_run(path: str | Path) -> Run:
+    """One predictions.csv with its record.json.
+
+    Raises:
+        UserError: the record is missing or the file is not a table.
+        InvalidInput: a column is missing; a prediction is NaN or out of range; an image stands twice; an unknown tone or class.
+    """
+    path = Path(path)
+    try:
+        record = json.loads(path.with_name("record.json").read_text(encoding="ascii"))
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: predictions or the record beside them cannot be read ({error}). {AGAIN}") from error
+    binary = record["task"] == "malignancy"
+    chances = ["probability"] if binary else [f"p:{name}" for name in record["classes"]]
+    label = "malignant" if binary else "label"
+    absent = [name for name in (*COLUMNS, label, *chances) if name not in table.columns]
+    if absent:
+        raise InvalidInput([Problem(str(path), f"no column {absent[0]}", AGAIN, row=1)])
+    if table.empty:
+        raise UserError(f"{path}: no predictions. {AGAIN}")
+    table = table.assign(_line=np.arange(2, len(table) + 2)).sort_values("image_id", ignore_index=True)
+    if binary:
+        table = table.assign(malignant=table["malignant"].str.lower(), predicted=table["predicted"].str.lower())
+    places = {name: place for place, name in enumerate(["false", "true"] if binary else record["classes"])}
+    if problems := _problems(str(path), table, places, label, {*chances, "probability"}):
+        raise InvalidInput(problems)
+    probability = table[chances].astype(float).to_numpy()
+    return Run(
+        path=str(path),
+        record=record,
+        images=table[["image_id", "cohort", "concept", "tone"]],
+        labels=table[label].map(places).to_numpy(),
+        predicted=table["predicted"].map(places).to_numpy(),
+        probability=np.hstack([1 - probability, probability]) if binary else probability,
+        tones=table["tone"].map(TONES.index).to_numpy(),
+    )
+
+
+def _problems(
+    path: str, table: pd.DataFrame, places: Mapping[str, int], label: str, chances: set[str]
+) -> list[Problem]:
+    found = []
+
+    def add(wrong: pd.Series, column: str, message: str, remedy: str = AGAIN) -> None:
+        for line, value in zip(table["_line"][wrong], table[column][wrong], strict=True):
+            found.append(Problem(path, message, remedy, int(line), column, value))
+
+    for column in sorted(chances):
+        values = pd.to_numeric(table[column], errors="coerce")
+        add(~values.between(0, 1), column, "not a probability (NaN or outside 0..1)", "Train this classifier again.")
+    for column in (label, "predicted"):
+        add(~table[column].isin(list(places)), column, f"not one of {', '.join(places)}")
+    add(~table["tone"].isin(TONES), "tone", f"not one of {', '.join(TONES)}")
+    add(table["image_id"].duplicated(), "image_id", "image stands twice")
+    return found
+
+
+def gather(runs: Sequence[Run], families: Mapping[str, Sequence[str]] | None = None) -> list[Setting]:
+    """Settings in the order split, regime, method; each family of splits adds settings of its own.
+
+    Raises:
+        UserError: runs of one setting disagree on test images, labels, classes or selection, or a seed stands twice.
+    """
+    groups: dict[tuple[str, str, str], list[Run]] = {}
+    for run in runs:
+        split, *rest = (run.record[key] for key in ("split", "regime", "method"))
+        for name in (split, *(family for family, splits in (families or {}).items() if split in splits)):
+            groups.setdefault((name, *rest), []).append(run)
+    found = []
+    for key in sorted(groups):
+        members = sorted(groups[key], key=lambda run: (run.record["split"], run.seed))
+        _check_agreement(members)
+        found.append(Setting(*key, tuple(members)))
+    return found
+
+
+def _check_agreement(runs: list[Run]) -> None:
+    first: dict[str, Run] = {}
+    for run in runs:
+        other = first.setdefault(run.record["split"], run)
+        same = list(run.images["image_id"]) == list(other.images["image_id"])
+        if not (same and np.array_equal(run.labels, other.labels) and run.classes == runs[0].classes):
+            raise UserError(
+                f"{run.path} and {other.path}: runs of one setting differ in test images or classes. {AGAIN}"
+            )
+        if run.record["selection"] != runs[0].record["selection"]:
+            raise UserError(
+                f"{run.path} and {runs[0].path}: runs of one setting chose their epochs differently. {AGAIN}"
+            )
+    seen = [(run.record["split"], run.seed) for run in runs]
+    if len(set(seen)) < len(seen):
+        raise UserError(f"{runs[0].path}: a seed of this setting stands twice among the predictions.")
