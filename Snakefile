@@ -16,6 +16,7 @@ from cgddi.core.errors import UserError
 from cgddi.fedd.settings import Variant
 from cgddi.fedd.worklist import STUDY, Baseline, Segmenter
 from cgddi.plan.growth import grown_cohorts
+from cgddi.plan.models import unlocked
 from cgddi.plan.plan import Plan, safe_pattern
 from cgddi.watch.rates import save_prediction
 from cgddi.plan.shellprefix import shell_prefix
@@ -29,7 +30,7 @@ except UserError as error:
     raise WorkflowError(str(error)) from None
 R = PLAN.config.results
 if workflow.is_main_process:
-    for line in grown_cohorts(PLAN):
+    for line in (*grown_cohorts(PLAN), *unlocked(PLAN.config)):
         logger.warning(line)
 
 

@@ -16,6 +16,8 @@ COMMANDS = {
         "check the config and its sheets, photos and masks; report every problem at once",
     ),
     "status": ("cgddi.watch.status", "show per concept what is done, running, stale or missing, and why"),
+    "config": ("cgddi.plan.configdoc", "what a key of the config means, its default and what it takes"),
+    "fetch": ("cgddi.watch.fetch", "download the models the config names, and note the commit of each"),
     "masks": ("cgddi.stages.masks.command", "bring photos and their five-class masks to working size"),
     "fedd": ("cgddi.fedd.command", "masks and malignancy from diffusion features: `cgddi fedd --help`"),
     "masks-export": ("cgddi.stages.masks.export_command", "write masks at photo size as png files, to mend by hand"),

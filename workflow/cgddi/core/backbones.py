@@ -19,7 +19,7 @@ def create_backbone(name: str, weights: str, image_size: int) -> tuple[torch.nn.
 
     Args:
         name: timm's name of the architecture, e.g. "resnet18" or "vit_base_patch16_224.augreg_in21k".
-        weights: "hub", "random" or the path of a .safetensors file.
+        weights: "hub", "hub@COMMIT", "random" or the path of a .safetensors file.
         image_size: side of its input in pixels; transformers with a fixed grid are built for it.
 
     Returns:
@@ -34,17 +34,20 @@ def create_backbone(name: str, weights: str, image_size: int) -> tuple[torch.nn.
     options: dict[str, Any] = {"num_classes": 0}
     if _fixed_grid(name):
         options["img_size"] = image_size
+    source, _, commit = weights.partition("@")
+    if commit and source == "hub":
+        options["pretrained_cfg_overlay"] = {"hf_hub_id": f"{timm.models.get_pretrained_cfg(name).hf_hub_id}@{commit}"}
     try:
-        model = timm.create_model(name, pretrained=weights == "hub", **options)
+        model = timm.create_model(name, pretrained=source == "hub", **options)
     except Exception as error:  # timm, huggingface_hub and requests each raise their own
-        if weights != "hub":
+        if source != "hub":
             raise
         raise UserError(
             f"pretrained weights of {name} cannot be had ({type(error).__name__}: {str(error)[:200]}). Download them once with "
             "the hub reachable, or give `weights` a local .safetensors file or `random`."
         ) from error
     facts = {"backbone": name, "weights": weights}
-    if weights not in ("hub", "random"):
+    if source not in ("hub", "random"):
         load_weights(model, weights, f"backbone {name}", ignored=_classifier(model))
         facts["weights_sha256"] = file_sha256(weights)
     return model, facts

@@ -12,6 +12,7 @@ from functools import cached_property
 from cgddi.core.archive import canonical
 from cgddi.core.errors import InvalidInput, Problem
 from cgddi.plan.config import Cohort, Config
+from cgddi.plan.models import locked
 from cgddi.plan.sheets import Concept, Photo, check_files, load_sheets
 from cgddi.plan.splits import SplitSettings, assign, gaps
 from cgddi.stages.masks.settings import MasksSettings
@@ -28,7 +29,7 @@ class Project:
     """
 
     def __init__(self, config: Config):
-        self.config = config
+        self.config = config = locked(config)
         sheets = load_sheets(config.images, config.diseases)
         self.photos, self.concepts = _resolve_mixed(
             sheets.photos, sheets.concepts, config.mixed_malignancy, config.images

@@ -67,20 +67,22 @@ def encode(folder: str, texts: list[str]) -> torch.Tensor:
 
     Args:
         folder: a transformers model with its tokenizer, or a diffusers model with subfolders text_encoder and tokenizer; or the
-            hub id of such a diffusers model.
+            hub id of such a diffusers model, or `id@revision`.
         texts: m texts.
     """
     from transformers import AutoModel, AutoTokenizer
 
     root = Path(folder)
     here = root.is_dir()
-    if not here and not HUB_ID.fullmatch(folder):
+    source, _, revision = (folder, "", "") if here else folder.partition("@")
+    if not here and not HUB_ID.fullmatch(source):
         raise UserError(f"classify.label_texts.text_encoder {folder}: no such folder.")
     whole = here and not (root / "text_encoder").is_dir()
     places = ("", "") if whole else ("tokenizer", "text_encoder")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, subfolder=places[0], local_files_only=here)
-        model = AutoModel.from_pretrained(folder, subfolder=places[1], local_files_only=here, use_safetensors=True)
+        options = {"revision": revision or "main", "local_files_only": here}
+        tokenizer = AutoTokenizer.from_pretrained(source, subfolder=places[0], **options)
+        model = AutoModel.from_pretrained(source, subfolder=places[1], use_safetensors=True, **options)
         model = model.float().eval()
     except (OSError, ValueError, KeyError) as error:
         raise UserError(

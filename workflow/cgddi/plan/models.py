@@ -1,0 +1,150 @@
+"""The models a config names, and the commit of each that is not on this disk: `models.lock.yaml` in the working folder, written by
+`cgddi fetch`. Specs name commits, so that no weights change under a run. Light: read at every parse of the Snakefile."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cgddi.core.errors import InvalidInput
+from cgddi.plan.config import Config, Model
+from cgddi.plan.configfile import read
+from cgddi.stages.classify.settings import Training, training_of
+
+LOCK = Path("models.lock.yaml")
+"""Name as the config has it -> commit."""
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """A model on the hub that a config names.
+
+    Args:
+        key: the config key that names it.
+        name: hub id, `id@revision` where the config names one, or `timm:backbone`: its key in the lock file.
+        kind: which of its files are read.
+        variant: weights variant, e.g. fp16.
+    """
+
+    key: str
+    name: str
+    kind: Literal["pipeline", "text encoder", "transformers", "timm", "smp"]
+    variant: str | None = None
+
+
+def named_models(config: Config) -> Iterator[HubModel]:
+    """The hub models of a config, those only that its jobs read; local folders and files are none."""
+    sources = {config.masks.source, *(config.masks_of(name).source for name in config.cohorts)}
+    study = config.fedd.study
+    used = {
+        "base": True,
+        "inpainting": config.healthy.method == "diffusion",
+        "fedd": study or "fedd" in sources,
+        "sam3": "sam3" in sources,
+    }
+    for part, wanted in used.items():
+        model: Model = getattr(config.models, part)
+        if wanted and is_hub(model.source):
+            kind = "transformers" if part == "sam3" else "pipeline"
+            yield HubModel(f"models.{part}", _name(model.source, model.revision), kind, model.variant)
+    healthy = config.healthy
+    if used["inpainting"] and "kandinsky" in config.models.inpainting.source.lower() and is_hub(healthy.prior):
+        yield HubModel("healthy.prior", _name(healthy.prior, healthy.prior_revision), "pipeline")
+    if "patchalign" in config.runs.methods and is_hub(texts := _text_encoder(config)):
+        yield HubModel("classify.label_texts.text_encoder", texts, "text encoder")
+    for method in config.runs.methods:
+        training = training_of(config.classify, method)
+        if training.weights == "hub":
+            yield HubModel(f"classify (method {method})", f"timm:{training.backbone}", "timm")
+    if config.audit.features.weights == "hub":
+        yield HubModel("audit.features", f"timm:{config.audit.features.backbone}", "timm")
+    baselines = config.fedd.baselines
+    for task, kind in (("classification", "timm"), ("segmentation", "smp")):
+        for network in getattr(baselines, task) if study else ():
+            if baselines.weights_of(task, network) == "hub":
+                yield HubModel(f"fedd.baselines.{task}", f"{kind}:{network}", kind)
+
+
+def is_hub(source: str | None) -> bool:
+    """Whether a source is a hub id: `owner/name`, no folder of that name here."""
+    return bool(source) and re.fullmatch(r"[\w-]+/[\w.-]+(@.+)?", source) is not None and not Path(source).exists()
+
+
+def _name(source: str, revision: str | None) -> str:
+    return f"{source}@{revision}" if revision else source
+
+
+def _text_encoder(config: Config) -> str | None:
+    """Where label texts are embedded: at the base model's revision, where that is the model."""
+    texts, base = config.classify.label_texts.text_encoder, config.models.base
+    return _name(texts, base.revision) if texts == base.source else texts
+
+
+def read_lock(path: Path = LOCK) -> dict[str, str]:
+    """The lock file: name -> commit; empty where there is none.
+
+    Raises:
+        InvalidInput: a line of it is no commit.
+    """
+    if not path.exists():
+        return {}
+    given = read([path])
+    wrong = [
+        given.problem((name,), "no commit", "Delete the line and run `cgddi fetch` again.", commit)
+        for name, commit in given.values.items()
+        if not COMMIT.fullmatch(str(commit))
+    ]
+    if wrong:
+        raise InvalidInput(wrong)
+    return given.values
+
+
+def locked(config: Config, lock: Mapping[str, str] | None = None) -> Config:
+    """The config with the commit of each hub model in the place of its revision, as far as the lock file knows it.
+
+    Args:
+        config: the config.
+        lock: name -> commit; None reads the lock file.
+    """
+    lock = read_lock() if lock is None else lock
+
+    def pinned(model: Model) -> Model:
+        commit = lock.get(_name(model.source, model.revision)) if is_hub(model.source) else None
+        return model.model_copy(update={"revision": commit}) if commit else model
+
+    parts = config.models
+    models = parts.model_copy(update={name: pinned(getattr(parts, name)) for name in type(parts).model_fields})
+    healthy, audit, classify = config.healthy, config.audit, config.classify
+    if commit := lock.get(_name(healthy.prior, healthy.prior_revision)):
+        healthy = healthy.model_copy(update={"prior_revision": commit})
+    if commit := lock.get(f"timm:{audit.features.backbone}") if audit.features.weights == "hub" else None:
+        features = audit.features.model_copy(update={"weights": f"hub@{commit}"})
+        audit = audit.model_copy(update={"features": features})
+    if is_hub(texts := _text_encoder(config)):
+        commit = lock.get(texts)
+        update = {"text_encoder": f"{texts.split('@')[0]}@{commit}" if commit else texts}
+        classify = classify.model_copy(update={"label_texts": classify.label_texts.model_copy(update=update)})
+    methods = dict(classify.methods)
+    for method in config.runs.methods:
+        training = training_of(classify, method)
+        commit = lock.get(f"timm:{training.backbone}") if training.weights == "hub" else None
+        if commit:
+            methods[method] = methods.get(method, Training()).model_copy(update={"weights": f"hub@{commit}"})
+    classify = classify.model_copy(update={"methods": methods})
+    update = {"models": models, "healthy": healthy, "audit": audit, "classify": classify}
+    return config.model_copy(update=update)
+
+
+def unlocked(config: Config) -> list[str]:
+    """A warning where models have no commit yet, so that their weights may change under a run; else nothing."""
+    lock = read_lock()
+    names = {m.name for m in named_models(config) if m.kind != "smp" and not m.key.startswith("fedd.baselines")}
+    names = sorted(name for name in names if name not in lock and not COMMIT.fullmatch(name.partition("@")[2]))
+    if not names:
+        return []
+    return [f"No commit is noted of {', '.join(names)}: run `cgddi fetch`, which downloads them and writes {LOCK}."]
