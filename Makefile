@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := --profile profiles/local-cpu --configfile config/toy/config.yaml
 
-.PHONY: demo demo-fedd claim test test-all lint bench profiles recover config toy-model env clean-demo
+.PHONY: demo demo-fedd claim test test-all lint bench profiles recover toy-model env clean-demo
 
 env: $(READY)
 
@@ -73,7 +73,3 @@ clean-demo:
 ## After Snakemake itself was killed: cancel its orphaned jobs and remove its lock.
 recover: $(READY)
 	$(BIN)/cgddi recover
-
-## Write config/config.yaml, its schema and the key table of config/README.md from the typed models.
-config: $(READY)
-	$(BIN)/python -m cgddi.plan.configdoc

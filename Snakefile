@@ -20,7 +20,7 @@ from cgddi.plan.models import unlocked
 from cgddi.plan.plan import Plan, safe_pattern
 from cgddi.watch.rates import save_prediction
 from cgddi.plan.shellprefix import shell_prefix
-from cgddi.plan.code import source_hash
+from cgddi.plan.specs import revision
 
 try:
     PLAN = Plan(snakemake_config(workflow, config))

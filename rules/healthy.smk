@@ -52,7 +52,7 @@ rule review:
         mem_mb=gb(2),
         runtime=minutes(20),
     params:
-        source=source_hash("cgddi.stages.healthy.review"),
+        revision=revision("healthy"),
         triage=canonical(PLAN.config.canvases.triage.model_dump(mode="json")),
     message:
         "review page of the healthy images"

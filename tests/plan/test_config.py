@@ -1,9 +1,16 @@
 """The configuration: every mistake is named with its key and remedy, all at once."""
 
+import json
+from pathlib import Path
+
 import pytest
+import yaml
+from cgddi.cli import main
 from cgddi.core.errors import InvalidInput
 from cgddi.plan.code import ROOT
-from cgddi.plan.config import Config, load_config, parse_config
+from cgddi.plan.config import DEFAULT_FILE, Config, load_config, parse_config, snakemake_config
+from cgddi.plan.configdoc import all_yaml, describe
+from cgddi.plan.configfile import section_of
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "paper/base.yaml", "toy/config.yaml"])
@@ -11,8 +18,9 @@ def test_shipped_configs_are_valid(name):
     load_config(ROOT / "config" / name)
 
 
-def test_the_shipped_config_is_the_default():
+def test_the_shipped_config_is_the_default_and_short():
     assert load_config(ROOT / "config/config.yaml") == Config()
+    assert len((ROOT / "config/config.yaml").read_text().splitlines()) <= 60
 
 
 def test_ddi_names_the_full_size_models():
@@ -53,9 +61,172 @@ def test_all_mistakes_at_once():
     assert len(caught.value.problems) == 3
 
 
-def test_a_file_that_is_not_yaml(tmp_path):
-    (tmp_path / "c.yaml").write_text("a: [")
-    with pytest.raises(InvalidInput, match="not YAML"):
-        load_config(tmp_path / "c.yaml")
-    with pytest.raises(InvalidInput, match="no such file"):
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+FILES = {
+    "two.yaml": (
+        b"images: a\nlora:\n  rank: 1\nimages: b\n",
+        "two.yaml, line 4, images: this key stands in line 1 too",
+    ),
+    "below.yaml": (
+        b"lora:\n  rank: 1\n  steps: 2\n  rank: 3\n",
+        "below.yaml, line 4, lora.rank: this key stands in line 2",
+    ),
+    "tab.yaml": (b"lora:\n\trank: 1\n", "tab.yaml, line 2: not YAML: a tab"),
+    "open.yaml": (b"results: r\na: [\n", "open.yaml, line 3: not YAML"),
+    "colon.yaml": (b"seed: 1\na: b: c\n", "colon.yaml, line 2: not YAML"),
+    "latin.yaml": ("seed: 1\nreport: {title: Universit\xe4t}".encode("latin-1"), "latin.yaml, line 2: not UTF-8"),
+    "wide.yaml": ("seed: 1\n".encode("utf-16"), "wide.yaml, line 1: not UTF-8"),
+    "list.yaml": (b"- images\n", "list.yaml, line 1: holds no keys"),
+    "word.yaml": (b"images\n", "word.yaml, line 1: holds no keys"),
+    "key.yaml": (b"seed: 1\nlora:\n  rnk: 3\n", "key.yaml, line 3, lora.rnk: no such key. Did you mean lora.rank?"),
+    "place.yaml": (b"rank: 3\n", "place.yaml, line 1, rank: no such key. Did you mean lora.rank?"),
+    "own.yaml": (
+        b"cohorts:\n  a: {masks: {sorce: sam3}}\n",
+        "own.yaml, line 2, cohorts.a.masks.sorce: no such key. Did",
+    ),
+    "value.yaml": (b"seed: 1\nruns:\n  seeds: [0, -x]\n", "value.yaml, line 3, runs.seeds.1: "),
+    "root.yaml": (b"results: /\n", "root.yaml, line 1, results: this is no folder of the run's own"),
+    "dots.yaml": (b"results: a/../..\n", "dots.yaml, line 1, results: this is no folder"),
+    "here.yaml": (b"cache: ./\n", "here.yaml, line 1, cache: this is no folder"),
+    "yes.yaml": (b"images_per_job: yes\n", "yes.yaml, line 1, images_per_job: YAML reads this as a truth value"),
+    "list-yes.yaml": (
+        b"runs:\n  seeds: [0, yes]\n",
+        "list-yes.yaml, line 2, runs.seeds: YAML reads this as a truth value",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_mistake_in_a_file_is_one_line_with_file_and_line(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    content, message = FILES[name]
+    Path(name).write_bytes(content)
+    with pytest.raises(InvalidInput) as caught:
+        load_config(name)
+    assert len(caught.value.problems) == 1 and message in str(caught.value) and str(caught.value).count("\n") == 1
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(InvalidInput, match="d.yaml: no such file"):
         load_config(tmp_path / "d.yaml")
+
+
+def test_a_bom_and_an_empty_file_are_read(tmp_path):
+    (tmp_path / "bom.yaml").write_bytes("seed: 4\n".encode("utf-8-sig"))
+    (tmp_path / "empty.yaml").write_text("# nothing\n")
+    assert load_config(tmp_path / "bom.yaml", tmp_path / "empty.yaml").seed == 4
+
+
+def test_mistakes_of_several_files_name_each_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a.yaml").write_text("lora:\n  rank: 0\n")
+    Path("b.yaml").write_text("\nlora:\n  steps: 0\n")
+    with pytest.raises(InvalidInput) as caught:
+        load_config("a.yaml", "b.yaml")
+    assert "a.yaml, line 2, lora.rank" in str(caught.value) and "b.yaml, line 3, lora.steps" in str(caught.value)
+
+
+def test_a_partial_section_keeps_the_other_defaults(tmp_path):
+    default = Config()
+    config = parse_config(
+        {
+            "models": {"base": {"revision": "X"}, "inpainting": None},
+            "lora": None,
+            "classify": {"label_texts": {"template": "skin with {concept}"}, "training": {"epochs": 3}},
+            "cohorts": {"clinic": None},
+            "regimes": {"two_to_one": {"sources": ["real", "semantic"], "ratio": 2}},
+        }
+    )
+    assert config.models.base == default.models.base.model_copy(update={"revision": "X"})
+    assert config.models.inpainting == default.models.inpainting and config.lora == default.lora
+    assert config.classify.label_texts.text_encoder == default.classify.label_texts.text_encoder
+    assert config.classify.training.epochs == 3
+    assert config.cohorts["clinic"].role == "development" and config.regime("two_to_one").name == "two_to_one"
+    texts = parse_config({"classify": {"label_texts": {"file": "texts.safetensors"}}}).classify.label_texts
+    assert texts.text_encoder is None, "a file takes the place of the default encoder"
+
+
+# ---- the same config for Snakemake and for commands ------------------------------------------------------------------
+
+
+class FakeWorkflow:
+    """What is read of Snakemake's workflow object."""
+
+    def __init__(self, *files: str, module: bool = False):
+        self.configfiles = [Path(file).absolute() for file in files]
+        self.modifier = type("Modifier", (), {"skip_configfile": module})
+
+
+def test_nothing_is_laid_beneath_a_config(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("config").mkdir()
+    Path("config/config.yaml").write_text("seed: 5\nlora: {rank: 2}\n")
+    Path("mine.yaml").write_text("results: r\n")
+    mine = yaml.safe_load(Path("mine.yaml").read_text())
+    assert (
+        snakemake_config(FakeWorkflow("mine.yaml"), mine) == load_config("mine.yaml") == parse_config({"results": "r"})
+    )
+    assert snakemake_config(FakeWorkflow(), {}) == load_config(DEFAULT_FILE)
+    assert snakemake_config(FakeWorkflow(), {"seed": 6}).seed == 6, "--config alone goes over the default file"
+    assert snakemake_config(FakeWorkflow("mine.yaml", module=True), {"seed": 7}) == parse_config({"seed": 7})
+
+
+def test_snakemakes_files_are_read_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("seed: 1\nseed: 2\n")
+    with pytest.raises(InvalidInput, match="mine.yaml, line 2, seed: this key stands in line 1 too"):
+        snakemake_config(FakeWorkflow("mine.yaml"), {"seed": 2})
+    Path("mine.yaml").write_text("seed: 1\nlora: {rank: 0}\n")
+    with pytest.raises(InvalidInput, match="mine.yaml, line 2, lora.rank"):
+        snakemake_config(FakeWorkflow("mine.yaml"), {"seed": 1, "lora": {"rank": 0}})
+
+
+def test_problems_found_later_name_the_line_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("seed: 1\ncohorts:\n  clinc: {role: evaluation}\n")
+    problem = load_config("mine.yaml").problem("cohorts.clinc", "no photo of this cohort", "Correct the name.")
+    assert str(problem) == "mine.yaml, line 3, cohorts.clinc: no photo of this cohort. Correct the name."
+
+
+# ---- cgddi config ----------------------------------------------------------------------------------------------------
+
+
+def keys_of(model, above=()):
+    for name, info in model.model_fields.items():
+        yield ".".join((*above, name))
+        if below := section_of(info.annotation):
+            yield from keys_of(below, (*above, name))
+
+
+def test_all_keys_as_yaml_are_the_defaults(tmp_path):
+    (tmp_path / "all.yaml").write_text(all_yaml())
+    assert load_config(tmp_path / "all.yaml") == Config()
+
+
+def test_every_key_is_described():
+    keys = list(keys_of(Config))
+    assert len(keys) > 200
+    for key in keys:
+        text = describe(key)
+        assert key.split(".")[-1] in text and len(text.splitlines()) > 1, key
+
+
+def test_one_key(capsys):
+    assert main(["config", "lora.rank"]) == 0
+    assert capsys.readouterr().out.split("\n")[0] == "lora.rank: 8" and "1" in describe("lora.rank")
+    assert "takes: split | all" in describe("generator_scope")
+    assert "takes: human | fedd | sam3" in describe("cohorts.anything.masks.source")
+    assert main(["config", "lora.rnk"]) == 2 and "Did you mean lora.rank?" in capsys.readouterr().err
+    assert main(["config", "seed.x"]) == 2
+
+
+def test_a_section_can_be_pasted(capsys):
+    main(["config", "fedd.features"])
+    pasted = yaml.safe_load(capsys.readouterr().out)
+    assert parse_config(pasted) == Config() and set(pasted) == {"fedd"}
+
+
+def test_the_schema_is_json(capsys):
+    main(["config", "--schema"])
+    assert json.loads(capsys.readouterr().out)["additionalProperties"] is False

@@ -25,6 +25,32 @@ from typing import Any
 from cgddi.core.errors import UserError
 
 KEY = re.compile(r"[A-Za-z0-9_-]{1,200}")
+DISTRIBUTIONS = (
+    *(
+        "accelerate",
+        "diffusers",
+        "fairlearn",
+        "ImageHash",
+        "numpy",
+        "pandas",
+        "peft",
+        "pillow",
+        "pyarrow",
+        "safetensors",
+    ),
+    *(
+        "scikit-image",
+        "scikit-learn",
+        "scipy",
+        "segmentation_models_pytorch",
+        "timm",
+        "tokenizers",
+        "torch",
+        "torchvision",
+    ),
+    "transformers",
+)
+"""Libraries whose installed versions every record names. They are never compared: what makes a job run again is its spec."""
 
 
 def canonical(value: Any) -> str:
@@ -106,7 +132,7 @@ def record_for(spec: Mapping[str, Any], inputs: Sequence[str | Path] = (), **fac
     """The record that stands beside a result and explains it.
 
     Args:
-        spec: the job's spec as planned (stage, settings, rows, seed, source, versions).
+        spec: the job's spec as planned (stage, revision, settings, rows, seed).
         inputs: files the job read; their SHA-256 goes into the record.
         facts: whatever else the stage wants to keep (counts, skipped images, metrics). Nothing that changes from run to
             run on equal input (times, host names): those belong in the log.
@@ -114,7 +140,7 @@ def record_for(spec: Mapping[str, Any], inputs: Sequence[str | Path] = (), **fac
     return {
         "spec": dict(spec),
         "inputs": {str(path): file_sha256(path) for path in inputs},
-        "installed": installed_versions(spec.get("versions", {})),
+        "installed": installed_versions(DISTRIBUTIONS),
         **facts,
     }
 

@@ -10,7 +10,6 @@ from cgddi.core.errors import InvalidInput, UserError
 from cgddi.fedd.refusals import refusals
 from cgddi.fedd.settings import FeaturesSettings
 from cgddi.fedd.worklist import STUDY, Baseline, FeddWorklist, Segmenter
-from cgddi.plan.code import source_hash
 from cgddi.plan.sheets import Photo
 from cgddi.plan.specs import model_spec
 
@@ -47,8 +46,7 @@ class FeddPlan(FeddWorklist):
             ) from None
 
     def _spec(self, command: str, settings: Any, **facts: Any) -> str:
-        source = source_hash(f"cgddi.fedd.{command}_command")
-        return self.plan.spec("fedd", settings=settings, source=source, job=command, **facts)
+        return self.plan.spec("fedd", settings=settings, job=command, **facts)
 
     # ---- features ------------------------------------------------------------------------------------
 

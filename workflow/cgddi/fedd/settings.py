@@ -7,18 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-VERSIONS = (
-    "torch",
-    "diffusers",
-    "transformers",
-    "torchvision",
-    "timm",
-    "segmentation_models_pytorch",
-    "scikit-learn",
-    "numpy",
-    "pillow",
-)
-"""Distributions whose pinned version matters for the result."""
+REVISION = {"features": 1, "segmenter": 1, "probe": 1, "baseline": 1, "tables": 1}
+"""By job: features cost hours, tables seconds."""
 
 Variant = Literal["plain", "reweight", "augment", "centre"]
 """How the segmenter treats skin tones: as they come, drawn more often where it does poorly, with exchanged tone statistics, or

@@ -11,12 +11,11 @@ from cgddi.core.archive import canonical
 from cgddi.core.errors import InvalidInput, Problem
 from cgddi.fedd.plan import FeddPlan
 from cgddi.fedd.refusals import refusals
-from cgddi.plan.code import source_hash
 from cgddi.plan.config import Config
-from cgddi.plan.specs import model_spec, stage_package, stage_versions
+from cgddi.plan.specs import model_spec, revision
 from cgddi.plan.worklist import Worklist
 from cgddi.stages.healthy.verdicts import read_review, read_verdicts
-from cgddi.stages.masks.settings import SOURCE_MODULES, SOURCE_VERSIONS, Sam3Settings
+from cgddi.stages.masks.settings import Sam3Settings
 
 
 class Plan(Worklist):
@@ -59,15 +58,14 @@ class Plan(Worklist):
         return read_verdicts(self.config.review)
 
     def spec(self, stage: str, **facts: Any) -> str:
-        """A job's spec as canonical JSON: its settings, the rows it depends on, its seed, code hash and pinned versions."""
+        """A job's spec as canonical JSON: its stage's REVISION, its settings, the rows it depends on, its seed."""
         settings = facts.pop("settings", None) or getattr(self.config, stage, None)
         return canonical(
             {
                 "stage": stage,
+                "revision": revision(stage, facts.get("job")),
                 "settings": settings.model_dump(mode="json") if settings else {},
                 "seed": self.config.seed,
-                "source": source_hash(f"{stage_package(stage)}.command"),
-                "versions": stage_versions(stage),
                 **facts,
             }
         )
@@ -97,9 +95,6 @@ class Plan(Worklist):
             facts["model"] = model_spec(self.config.models.sam3)
         else:
             chosen = chosen.model_copy(update={"sam3": Sam3Settings()})
-        if source in SOURCE_MODULES:
-            facts["finder"] = source_hash(SOURCE_MODULES[source])
-        facts["versions"] = stage_versions("masks", SOURCE_VERSIONS[source])
         return self.spec("masks", settings=chosen, cohort=cohort, batch=batch, rows=rows, **facts)
 
     def healthy_spec(self, cohort: str, batch: str) -> str:

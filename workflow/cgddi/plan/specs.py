@@ -1,14 +1,14 @@
-"""What every spec holds, whatever the job: which code, which pinned versions, which model. Read at every parse: light."""
+"""What every spec holds, whatever the job: which revision of its stage, which model. Read at every parse: light."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from cgddi.core.errors import UserError
-from cgddi.plan.code import pinned_versions
 from cgddi.plan.config import Model
 
 STAGES = (
@@ -24,10 +24,10 @@ def stage_package(stage: str) -> str:
 
 
 @cache
-def stage_versions(stage: str, more: tuple[str, ...] = ()) -> dict[str, str]:
-    """Pinned versions of the distributions that shape a stage's result (its settings module's VERSIONS, and `more`)."""
-    module = __import__(f"{stage_package(stage)}.settings", fromlist=["VERSIONS"])
-    return {name: pinned_versions().get(name.lower(), "unpinned") for name in (*module.VERSIONS, *more)}
+def revision(stage: str, job: str | None = None) -> int:
+    """REVISION of a stage's settings module; of one of its jobs, where each has its own."""
+    value = importlib.import_module(f"{stage_package(stage)}.settings").REVISION
+    return value[job] if isinstance(value, dict) else value
 
 
 @cache

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-VERSIONS: tuple[str, ...] = ("numpy", "pillow", "scikit-image", "imagehash", "torch", "timm", "torchmetrics")
+REVISION = 1
 
 KINDS = ("leakage", "quality", "tone", "memorisation")
 """The audits: `cgddi audit KIND`."""

@@ -8,8 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cgddi.stages.healthy.settings import TriageSettings
 
-VERSIONS = ("pillow", "numpy")
-"""Distributions whose pinned version matters for the result."""
+REVISION = 1
 
 
 class CanvasesSettings(BaseModel):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-VERSIONS: tuple[str, ...] = ("torch", "torchvision", "timm", "pillow", "numpy")
+REVISION = 1
 
 METHODS = ("baseline", "fairdisco", "patchalign", "reweighting", "resampling")
 Kind = Literal["real", "healthy", "lesion_mapped", "semantic"]

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from cgddi.core.prompts import check_prompt
 from cgddi.diffusion import options
 
+REVISION = 1
 VERSIONS = ("torch", "diffusers", "transformers", "tokenizers", "pillow", "numpy")
 """Distributions whose version can change the learned token."""
 

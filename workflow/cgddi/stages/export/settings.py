@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
-VERSIONS = ("pyarrow",)
+REVISION = 1
 
 
 class ExportSettings(BaseModel):

@@ -9,7 +9,6 @@ from pydantic import Field
 from cgddi.core.settings import Settings
 
 REVISION = 1
-VERSIONS: tuple[str, ...] = ("numpy", "pandas", "scikit-learn", "fairlearn", "matplotlib", "scipy")
 
 
 class FairnessSettings(Settings):

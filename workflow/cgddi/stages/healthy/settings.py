@@ -6,8 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-VERSIONS = ("torch", "diffusers", "transformers", "numpy", "scipy", "scikit-image", "pillow")
-"""Distributions whose pinned version matters for the result."""
+REVISION = 1
 
 
 class TriageSettings(BaseModel):

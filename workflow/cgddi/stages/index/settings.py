@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-VERSIONS: tuple[str, ...] = ("pandas", "pyarrow")
+REVISION = 1
 
 
 class IndexSettings(BaseModel):

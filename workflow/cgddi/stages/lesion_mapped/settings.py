@@ -6,8 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-VERSIONS = ("numpy", "scipy", "pillow")
-"""Distributions whose pinned version matters for the result."""
+REVISION = 1
 
 
 class LesionMappedSettings(BaseModel):

@@ -6,14 +6,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-VERSIONS = ("numpy", "pillow")
-"""Distributions whose pinned version matters for the result."""
-
-SOURCE_VERSIONS = {"human": (), "fedd": ("torch", "safetensors"), "sam3": ("torch", "transformers", "tokenizers")}
-"""Source of masks -> further distributions whose pinned version matters."""
+REVISION = 1
 
 SOURCE_MODULES = {"fedd": "cgddi.stages.masks.source_fedd", "sam3": "cgddi.stages.masks.source_sam3"}
-"""Automatic source -> module with its `open_finder`. By name, so that human masks rerun with none of their code."""
+"""Automatic source -> module with its `open_finder`. By name, so that planning imports none of them."""
 
 Flag = Literal["no_lesion", "no_skin", "lesion_over_half", "lesion_covers_image", "several_parts", "touches_border"]
 Drawn = Literal["lesion", "marker", "ruler", "skin"]

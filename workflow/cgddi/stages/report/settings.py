@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
-VERSIONS = ("jinja2",)
+REVISION = 1
 
 
 class ReportSettings(BaseModel):

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from cgddi.core.prompts import check_prompt
 
+REVISION = 1
 VERSIONS = ("torch", "diffusers", "transformers", "tokenizers", "peft", "pillow", "numpy")
 """Distributions whose version can change the images."""
 
