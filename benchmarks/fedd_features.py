@@ -53,7 +53,7 @@ def _train(network: nn.Sequential, batch) -> None:
 
 
 def _ours():
-    from cgddi.fedd import lowres
+    from cgddi.fedd.segmenter import lowres
 
     maps = lowres.stack([_maps(number) for number in range(PHOTOS)])
 

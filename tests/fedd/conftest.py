@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from cgddi.fedd import adm
-from cgddi.fedd.convert import to_diffusers
+from cgddi.fedd.features import adm
+from cgddi.fedd.features.adm import to_diffusers
 from PIL import Image
 
 from tests.diffusion.tiny import make_model

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from cgddi.core.archive import write_atomic
 from cgddi.core.images import LESION, SKIN, TONES
-from cgddi.fedd.features_io import ImageFeatures, write_features
-from cgddi.fedd.results import iou_csv, pictures, predictions_csv
+from cgddi.fedd.features.files import ImageFeatures, write_features
+from cgddi.fedd.study import Photos, iou_csv, pictures, predictions_csv
 
 SUBSETS = {"5": 10, "20": 40}
 SIZE = 32
@@ -59,7 +59,9 @@ def write_segmenter(
     photos = np.where(truth[:, None] == LESION, 90, 200).astype(np.uint8).repeat(3, 1)
     write_atomic(folder / "record.json", json.dumps(record))
     write_atomic(folder / "test.csv", iou_csv(rows, predicted, truth))
-    write_atomic(folder / "pictures.safetensors", pictures(rows, photos, truth, predicted, uncertainty, 0))
+    write_atomic(
+        folder / "pictures.safetensors", pictures(Photos(tuple(rows), photos, truth), predicted, uncertainty, 0)
+    )
     return folder
 
 

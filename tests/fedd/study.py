@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from cgddi.core.images import TONES
-from cgddi.fedd.features_io import ImageFeatures, write_features
+from cgddi.fedd.features.files import ImageFeatures, write_features
 from PIL import Image
 
 SIZE = 32

@@ -7,20 +7,20 @@ import numpy as np
 import pytest
 import torch
 from cgddi.core.errors import UserError
-from cgddi.fedd import backbones
+from cgddi.fedd.features import backbones
 
 from tests.diffusion.tiny import make_model
 
 CPU = torch.device("cpu")
 
 
-def run(backbone, size, timestep=100, blocks=None, half=False, seed=0):
+def run(backbone, size, timestep=100, blocks=None, precision="fp32", seed=0):
     """Every block's features of one random photo, and the noise used."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(seed).integers(0, 256, (1, 3, size, size), dtype=np.uint8)
     noise = torch.randn(1, *backbone.input_shape(size), generator=torch.Generator().manual_seed(seed))
     blocks = range(len(backbone.decoder_blocks)) if blocks is None else blocks
     found = {}
-    backbone.run(pixels, noise, timestep, blocks, lambda block, value: found.update({block: value.float()}), half)
+    backbone.run(pixels, noise, timestep, blocks, lambda block, value: found.update({block: value.float()}), precision)
     return found, pixels, noise
 
 
@@ -44,7 +44,7 @@ def test_stable_diffusion_blocks_equal_a_plain_diffusers_forward(sd_folder):
             lambda _, __, out, block=block: wanted.update({block: out[0] if isinstance(out, tuple) else out})
         )
     with torch.no_grad():
-        values = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+        values = torch.from_numpy(pixels).float() / 127.5 - 1
         latents = vae.encode(values).latent_dist.mode() * vae.config.scaling_factor
         ids = tokenizer([""], padding="max_length", return_tensors="pt").input_ids
         unet(scheduler.add_noise(latents, noise, torch.tensor([300])), 300, encoder(ids)[0])
@@ -83,7 +83,7 @@ def test_layers_after_the_last_block_are_not_run(adm_folder):
 
 def test_half_precision_is_close(adm_folder):
     backbone = backbones.load({"source": str(adm_folder)}, CPU)
-    full, half = run(backbone, 64, blocks=(0, 6))[0], run(backbone, 64, blocks=(0, 6), half=True)[0]
+    full, half = run(backbone, 64, blocks=(0, 6))[0], run(backbone, 64, blocks=(0, 6), precision="fp16")[0]
     for block, value in full.items():
         difference = (half[block] - value).norm() / value.norm()
         assert 0 < difference < 0.02

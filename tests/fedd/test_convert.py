@@ -7,9 +7,9 @@ import pytest
 import torch
 from cgddi.cli import main
 from cgddi.core.errors import UserError
-from cgddi.fedd import adm
-from cgddi.fedd.backbones import decoder_blocks, load
-from cgddi.fedd.convert import read_checkpoint, to_diffusers
+from cgddi.fedd.features import adm
+from cgddi.fedd.features.adm import read_checkpoint, to_diffusers
+from cgddi.fedd.features.backbones import decoder_blocks, load
 from safetensors.torch import save_file
 
 from tests.fedd.original import OriginalADM, random_original
@@ -48,14 +48,14 @@ def folder(checkpoint):
 def test_every_decoder_block_equals_the_originals(original, folder, timestep):
     backbone = load({"source": str(folder)}, torch.device("cpu"))
     draw = np.random.default_rng(timestep)
-    pixels = draw.integers(0, 256, (1, SIZE, SIZE, 3), dtype=np.uint8)
+    pixels = draw.integers(0, 256, (1, 3, SIZE, SIZE), dtype=np.uint8)
     noise = torch.randn(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(5))
     found = {}
-    backbone.run(pixels, noise, timestep, range(18), lambda block, value: found.update({block: value.clone()}), False)
+    backbone.run(pixels, noise, timestep, range(18), lambda block, value: found.update({block: value.clone()}))
 
     betas = np.linspace(1e-4, 0.02, 1000, dtype=np.float64)
     signal = np.cumprod(1 - betas)[timestep]
-    clean = torch.from_numpy(pixels).permute(0, 3, 1, 2).double() / 127.5 - 1
+    clean = torch.from_numpy(pixels).double() / 127.5 - 1
     noisy = (np.sqrt(signal) * clean + np.sqrt(1 - signal) * noise.double()).float()
     with torch.no_grad():
         expected, prediction = original(noisy, timestep)

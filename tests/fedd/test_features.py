@@ -8,9 +8,10 @@ import pytest
 import torch
 from cgddi.cli import main
 from cgddi.core.errors import InvalidInput
-from cgddi.fedd import backbones, features
-from cgddi.fedd.features_io import FeatureFiles
-from cgddi.fedd.pooling import pool
+from cgddi.fedd.features import backbones
+from cgddi.fedd.features.extract import extract, noise_for, pool
+from cgddi.fedd.features.files import FeatureFiles
+from cgddi.fedd.study import read_photos
 from PIL import Image
 
 BASE = {
@@ -54,10 +55,11 @@ def test_what_is_written(made, photos, adm_folder):
     assert facts == {"size": 64, "timestep": 100, "crop": "resize", "blocks": 18}
     backbone = backbones.load({"source": str(adm_folder)}, torch.device("cpu"))
     assert files.facts["model"] == backbone.digest
-    pixels = np.array(Image.open(photos[1]["file"]).resize((64, 64), Image.Resampling.LANCZOS))[None]
-    noise = features.noise_for(11, "p1", 100, (3, 64, 64))[None]
+    pixels = np.array(Image.open(photos[1]["file"]).resize((64, 64), Image.Resampling.LANCZOS))
+    pixels = pixels.transpose(2, 0, 1)[None]
+    noise = noise_for(11, "p1", 100, (3, 64, 64))[None]
     found = {}
-    backbone.run(pixels, noise, 100, range(18), lambda block, value: found.update({block: value}), False)
+    backbone.run(pixels, noise, 100, range(18), lambda block, value: found.update({block: value}))
     maps = files.maps("p1", (6, 8))
     assert files.blocks("p1") == [6, 8] and files.blocks("p1", "pooled") == list(range(18))
     for block, value in maps.items():
@@ -92,7 +94,7 @@ def test_a_photos_features_do_not_depend_on_its_neighbours(made, adm_folder, pho
 
 def test_noise_is_drawn_by_name():
     draws = [
-        features.noise_for(*arguments, (3, 8, 8))
+        noise_for(*arguments, (3, 8, 8))
         for arguments in ((1, "a", 100), (1, "b", 100), (1, "a", 150), (2, "a", 100), (1, "a", 100))
     ]
     assert torch.equal(draws[0], draws[4])
@@ -132,12 +134,11 @@ def test_bad_files_are_all_named_before_the_model_is_loaded(photos, tmp_path, ca
         photos[0],
         {"image_id": "cut", "file": str(tmp_path / "cut.png")},
         {"image_id": "gone", "file": str(tmp_path / "gone.png")},
-        {"image_id": "p0", "file": photos[0]["file"]},
     ]
     assert run(tmp_path / "x.safetensors", tmp_path / "no-model", rows) == 2
     message = capsys.readouterr().err
-    assert "3 problem(s)" in message and "no-model" not in message
-    assert "image cut: " in message and "image gone: " in message and "image p0: it is named twice" in message
+    assert "2 problem(s)" in message and "no-model" not in message
+    assert "image cut: " in message and "image gone: " in message
     assert not (tmp_path / "x.safetensors").exists()
 
 
@@ -149,42 +150,24 @@ def test_blocks_that_do_not_exist(adm_folder, photos, tmp_path, capsys):
 
 def test_features_that_are_not_finite_name_the_photo(adm_folder, photos):
     backbone = backbones.load({"source": str(adm_folder)}, torch.device("cpu"))
-    pixels = features.read_batch(photos[:2], 64, "resize") | {"white": np.full((64, 64, 3), 255, np.uint8)}
+    pixels = read_photos(photos[:2], 64, "resize", masks=False).pixels
+    pixels = np.concatenate([pixels, np.full((1, 3, 64, 64), 255, np.uint8)])
 
     def overflow(module, inputs, output):
         return output * 1e38 if inputs[0].mean() > 0.5 else None
 
     backbone.unet.conv_in.register_forward_hook(overflow)
     with pytest.raises(InvalidInput, match="image white: features of decoder block 0, 6 are not finite") as caught:
-        features.extract(backbone, pixels, 11, 100, (6,), (0,))
-    assert len(caught.value.problems) == 1
+        extract(backbone, ["p0", "p1", "white"], pixels, seed=11, timestep=100, maps=(6,), pooled=(0,))
+    assert len(caught.value.problems) == 1 and "precision: fp32" in str(caught.value)
 
 
-def test_batches_in_half_precision_as_on_a_gpu(adm_folder, photos):
-    backbone = backbones.load({"source": str(adm_folder)}, torch.device("cpu"))
-    pixels = features.read_batch(photos[:3], 64, "resize")
-    options = {"seed": 11, "timestep": 100, "maps": (6,), "pooled": (0,), "showcase": ["p2"], "batch": 2}
-    alone = features.extract(backbone, pixels, **options)
-    backbone.on_gpu = True
-    sizes, types = [], []
-
-    def watch(module, inputs, output):
-        sizes.append(len(output))
-        types.append(output.dtype)
-
-    watching = backbone.unet.conv_in.register_forward_hook(watch)
-    together = features.extract(backbone, pixels, **options)
-    assert sizes == [2, 1] and set(types) == {torch.float16}
-    for name, found in together.items():
-        wanted = alone[name].maps[6].float()
-        assert 0 < (found.maps[6].float() - wanted).norm() / wanted.norm() < 0.02
-    assert together["p2"].kmeans[6].shape == (8, 8) and not together["p1"].kmeans
-
-    watching.remove()
-    backbone.unet.conv_in.register_forward_hook(lambda _, __, out: out * 1e5 if out.dtype == torch.float16 else None)
-    again = features.extract(backbone, pixels, **options)
-    for name, found in again.items():  # what overflows in float16 is computed once more in float32
-        assert torch.allclose(found.maps[6].float(), alone[name].maps[6].float(), rtol=2e-3, atol=2e-3)
+def test_half_precision_is_a_setting_and_close(made, adm_folder, photos, tmp_path):
+    assert run(tmp_path / "half.safetensors", adm_folder, photos[:2], maps=(6,), pooled=[0], precision="fp16") == 0
+    ours, theirs = FeatureFiles([made]), FeatureFiles([tmp_path / "half.safetensors"])
+    for name in theirs.images:
+        full, half = (files.maps(name, [6])[6].float() for files in (ours, theirs))
+        assert 0 < (half - full).norm() / full.norm() < 0.02
 
 
 def test_settings_and_specs_are_checked(adm_folder, photos, tmp_path, capsys):

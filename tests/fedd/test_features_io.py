@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from cgddi.core.errors import UserError
-from cgddi.fedd.features_io import FeatureFiles, ImageFeatures, write_features
+from cgddi.fedd.features.files import FeatureFiles, ImageFeatures, write_features
 from safetensors.torch import save_file
 
 SPEC = {"stage": "fedd", "settings": {"size": 64}, "seed": 1, "versions": {}}

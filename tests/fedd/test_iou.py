@@ -7,7 +7,7 @@ import pytest
 from cgddi.core.bootstrap import Bootstrap
 from cgddi.core.errors import InvalidInput, UserError
 from cgddi.core.images import TONES
-from cgddi.fedd.iou import CLASSES, compare_rows, gap_row, iou_rows, iou_values, read_counts
+from cgddi.fedd.iou import NAMES, compare_rows, gap_row, iou_rows, iou_values, read_counts
 
 HEAD = "image_id,tone,malignant,class,intersection,union,predicted,truth\n"
 
@@ -20,7 +20,7 @@ def table(path, images, segmenter):
         truth = np.full((16, 16), 4)
         truth[3 : 6 + rng.integers(4), 4:10] = 1
         predicted = segmenter(truth.copy(), tone, rng)
-        for number, name in enumerate(CLASSES):
+        for number, name in enumerate(NAMES):
             p, t = predicted == number, truth == number
             counts = (p & t).sum(), (p | t).sum(), p.sum(), t.sum()
             lines.append(
@@ -52,7 +52,7 @@ def test_values_by_hand(tmp_path) -> None:
         "b": {"lesion": (1, 2, 1, 2), "skin": (98, 99, 99, 98)},
     }
     for image, classes in counts.items():
-        for name in CLASSES:
+        for name in NAMES:
             found = classes.get(name, (0, 0, 0, 0))
             lines.append(f"{image},{'light' if image == 'a' else 'dark'},true,{name},{','.join(map(str, found))}\n")
     (tmp_path / "test.csv").write_text("".join(lines))
@@ -90,7 +90,7 @@ def test_gap_and_what_closes_it(tmp_path) -> None:
 def test_pairing_beats_two_separate_intervals(tmp_path) -> None:
     one = [table(tmp_path / "a.csv", IMAGES, eroded(0.5))]
     two = [replace(one[0], counts=one[0].counts.copy())]
-    lesion = CLASSES.index("lesion")
+    lesion = NAMES.index("lesion")
     two[0].counts[:, lesion, :2] += [[1, 0]]  # one more lesion pixel found in every image
     bootstrap = Bootstrap(400, 0.95, 7)
     rows = {(row["metric"], row["tone"]): row for row in compare_rows(one, two, bootstrap)}

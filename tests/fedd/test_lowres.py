@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cgddi.fedd import lowres
+from cgddi.fedd.segmenter import lowres
 from torch.nn import functional
 
 SHAPES = {

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from cgddi.fedd.pooling import cluster, pool
+from cgddi.fedd.features.extract import cluster, pool
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from cgddi.core.errors import InvalidInput, UserError
-from cgddi.fedd.features_io import FeatureFiles, ImageFeatures, write_features
+from cgddi.fedd.command import main
+from cgddi.fedd.features.files import FeatureFiles, ImageFeatures, write_features
 from cgddi.fedd.probe import Pooled, fit, predict
-from cgddi.fedd.probe_command import main
 from cgddi.fedd.settings import ProbeSettings
 from sklearn.metrics import roc_auc_score
 from torch import nn
@@ -21,7 +21,7 @@ PER_TONE = {"train": 10, "validation": 6, "test": 6}
 
 
 def probe(spec, folder, output, features="features.safetensors"):
-    argv = ["--spec", json.dumps(spec), "--features", str(folder / features), "--output-dir", str(output)]
+    argv = ["probe", "--spec", json.dumps(spec), "--features", str(folder / features), "--output-dir", str(output)]
     assert main([*argv, "--threads", "1"]) == 0
     record = json.loads((output / "record.json").read_text())
     with open(output / "predictions.csv", newline="") as handle:

@@ -7,8 +7,7 @@ import pytest
 import torch
 from cgddi.core.errors import UserError
 from cgddi.diffusion.weights import write_tensors
-from cgddi.fedd.networks import Networks
-from cgddi.fedd.segmenter import Segmenter, load, vote
+from cgddi.fedd.segmenter.ensemble import EnsembleMLP, Segmenter, load, vote
 from torch import nn
 
 FACTS = {
@@ -21,13 +20,13 @@ FACTS = {
 }
 
 
-def drawn(members: int, inputs: int, hidden=(7, 4), outputs: int = 5) -> Networks:
-    networks = Networks(members, inputs, hidden, outputs)
+def drawn(members: int, inputs: int, hidden=(7, 4), outputs: int = 5) -> EnsembleMLP:
+    networks = EnsembleMLP(members, inputs, hidden, outputs)
     networks.draw([torch.Generator().manual_seed(k) for k in range(members)])
     return networks
 
 
-def apart(networks: Networks, member: int) -> nn.Sequential:
+def apart(networks: EnsembleMLP, member: int) -> nn.Sequential:
     """One member as ordinary torch layers with the same weights."""
     one = nn.Sequential()
     for linear, norm in ((networks.first, networks.norm1), (networks.second, networks.norm2), (networks.last, None)):

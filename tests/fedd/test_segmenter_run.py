@@ -8,13 +8,12 @@ import pytest
 import torch
 from cgddi.core.bootstrap import Bootstrap
 from cgddi.core.errors import InvalidInput, UserError
-from cgddi.fedd.features_io import FeatureFiles, ImageFeatures, write_features
+from cgddi.fedd.command import main
+from cgddi.fedd.features.files import FeatureFiles, ImageFeatures, write_features
 from cgddi.fedd.iou import iou_rows, read_counts
-from cgddi.fedd.pixels import held_pixels, load_pixels, skin_statistics
-from cgddi.fedd.segmenter import load
-from cgddi.fedd.segmenter_command import main
-from cgddi.fedd.segmenter_train import _Draws
-from cgddi.fedd.settings import SegmenterSettings
+from cgddi.fedd.segmenter.ensemble import load
+from cgddi.fedd.segmenter.pixels import PixelSampler, load_pixels, validation_pixels
+from cgddi.fedd.study import Photos
 from safetensors import safe_open
 
 from tests.fedd.study import SIZE, make_study, truth_of
@@ -23,7 +22,7 @@ PER_TONE = {"train": 4, "validation": 2, "test": 2}
 
 
 def segment(spec, folder, output, features="features.safetensors"):
-    argv = ["--spec", json.dumps(spec), "--features", str(folder / features), "--output-dir", str(output)]
+    argv = ["segmenter", "--spec", json.dumps(spec), "--features", str(folder / features), "--output-dir", str(output)]
     assert main([*argv, "--threads", "1"]) == 0
     return json.loads((output / "record.json").read_text())
 
@@ -101,7 +100,7 @@ def test_it_does_not_learn_from_noise(tmp_path) -> None:
     assert record["disagreement"]["test"]["wrong"] > record["disagreement"]["test"]["right"]
 
 
-@pytest.mark.parametrize("variant", ["reweight", "augment", "centre"])
+@pytest.mark.parametrize("variant", ["reweight", "centre"])
 def test_variants_learn_too(world, tmp_path, variant) -> None:
     folder, spec, plain = world
     record = segment({**spec, "variant": variant}, folder, tmp_path / variant)
@@ -114,40 +113,17 @@ def test_variants_learn_too(world, tmp_path, variant) -> None:
 
 def loaded(folder, spec, role="train"):
     truth = np.stack([np.load(row["mask"]) for row in spec[role]]).astype(np.uint8)
-    return load_pixels(FeatureFiles([folder / "features.safetensors"]), spec[role], truth, [2, 1], "cpu")
+    photos = Photos(tuple(spec[role]), np.zeros((len(truth), 3, SIZE, SIZE), np.uint8), truth)
+    return load_pixels(FeatureFiles([folder / "features.safetensors"]), photos, [2, 1], "cpu")
 
 
 def test_reweight_draws_the_tone_it_does_poorly(world) -> None:
     folder, spec, _ = world
-    data, settings = loaded(folder, spec), SegmenterSettings(ensemble=1, reweight_rate=1.0)
-    draws = _Draws(data, settings, "reweight", [torch.Generator().manual_seed(0)])
-    draws.reweigh(torch.tensor([0.9, 0.9, 0.1]))
-    low, high = draws.tone_weights[0].item(), draws.tone_weights[2].item()
-    assert high / low == pytest.approx(np.exp(0.8), rel=1e-4)
-    draws.reweigh(torch.tensor([0.5, torch.nan, 0.5]))  # a tone without lesion pixels: as the others
-    assert draws.tone_weights[2].item() / draws.tone_weights[1].item() == pytest.approx(np.exp(0.8), rel=1e-4)
-
-
-def test_augment_gives_skin_another_tones_statistics(tmp_path) -> None:
-    """Dark skin is 5 above the others: with all pixels moved, its features are found between, and what is not skin stays."""
-    spec = make_study(tmp_path, 1.0, PER_TONE, tone_shift=5.0)
-    data = loaded(tmp_path, spec)
-    mean, deviation = skin_statistics(data)
-    assert (mean[8:] - mean[:4].mean(0)).mean().item() == pytest.approx(5, abs=0.3)
-    assert deviation.mean().item() == pytest.approx(1, abs=0.1)
-    draws = _Draws(
-        data, SegmenterSettings(ensemble=1, augment_share=1.0), "augment", [torch.Generator().manual_seed(1)]
-    )
-    image, place = torch.randint(12, (4000,)), torch.randint(SIZE**2, (4000,))
-    x = data.features(image, place // SIZE, place % SIZE)
-    y = data.truth.flatten(1)[image, place]
-    moved = draws._exchange(x, y, image)
-    off_skin = (y == 0) | (y == 3)
-    assert torch.equal(moved[off_skin], x[off_skin])
-    skin, dark = y == 4, data.tones[image] == 2
-    assert x[skin & dark].mean() - x[skin & ~dark].mean() == pytest.approx(5, abs=0.3)
-    # Evenly spread shares: dark skin goes half of the way down, the other tones (of which half meet dark photos) a quarter up.
-    assert moved[skin & dark].mean() - moved[skin & ~dark].mean() == pytest.approx(5 - 2.5 - 1.25, abs=0.4)
+    sampler = PixelSampler(loaded(folder, spec), [torch.Generator().manual_seed(0)])
+    sampler.reweigh(torch.tensor([0.9, 0.9, 0.1]))
+    assert (sampler.tone_weights[2] / sampler.tone_weights[0]).item() == pytest.approx(np.exp(0.4), rel=1e-4)
+    sampler.reweigh(torch.tensor([0.5, torch.nan, 0.5]))  # a tone without lesion pixels: as the others
+    assert (sampler.tone_weights[2] / sampler.tone_weights[1]).item() == pytest.approx(np.exp(0.4), rel=1e-4)
 
 
 def test_centre_is_blind_to_what_a_photo_is_like_as_a_whole(tmp_path) -> None:
@@ -166,7 +142,7 @@ def test_held_pixels_stand_for_all(world) -> None:
     """Weighed, the validation pixels hold as many of each class as the masks; every class of a photo is among them."""
     folder, spec, _ = world
     data = loaded(folder, spec, "validation")
-    held = held_pixels(data, 100, 3)
+    held = validation_pixels(data, 100, 3)
     for class_id in range(5):
         assert held.weight[held.y == class_id].sum().item() == pytest.approx((data.truth == class_id).sum().item())
     assert len(held.y) <= 600 and (held.y == 1).sum() >= 6 * 20

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from cgddi.cli import main
+from cgddi.core.bootstrap import Bootstrap
 from cgddi.core.errors import InvalidInput, UserError
-from cgddi.fedd.published import published_columns
-from cgddi.fedd.study_runs import read_runs
+from cgddi.fedd.tables.frames import Context, read_runs
 from PIL import Image
 from sklearn.metrics import f1_score, roc_auc_score
 
@@ -97,15 +97,15 @@ def test_the_block_is_chosen_on_validation_at_the_segmenters_timestep(study):
 
 def test_auc_and_f1_agree_with_scikit_learn(study):
     table = read(study, "classification").set_index(["model", "subset", "metric", "tone"])
-    runs = {run.model: run for run in read_runs(study[1]).predictions if run.model != "fedd" and run.subset == "20"}
+    runs = {run.model: run for run in read_runs(study[1]) if not run.segments and run.subset == "20"}
     for name, threshold in (("resnet50", 0.5), ("deepderm", 0.687)):
-        test = runs[name].tables["test"]
-        auc = roc_auc_score(test["labels"], test["probability"])
+        test = runs[name].results["test"]
+        auc = roc_auc_score(test.labels, test.probability[:, 1])
         assert float(table.loc[(name, "20", "auc", "all"), "value"]) == pytest.approx(auc, abs=1e-6)
         assert table.loc[(name, "20", "auc", "all"), "threshold"] == threshold
         for tone in ("light", "dark"):
-            part = test[test["tone"] == tone]
-            expected = f1_score(part["labels"], part["probability"] > threshold)
+            part = (test.images["tone"] == tone).to_numpy()
+            expected = f1_score(test.labels[part], test.probability[part, 1] > threshold)
             assert float(table.loc[(name, "20", "f1", tone), "value"]) == pytest.approx(expected, abs=1e-6)
     row = table.loc["fedd", "20", "auc", "all"]
     assert row["block"] == 4 and row["images"] == 12 and row["malignant"] == 6 and row["published"] == 0.91
@@ -113,12 +113,12 @@ def test_auc_and_f1_agree_with_scikit_learn(study):
 
 def test_published_figures_of_other_data_are_marked(study, tmp_path):
     ours = {"model": "fedd", "variant": "plain", "subset": "20", "per_tone": 40, "tone": "all"}
-    same = published_columns("iou", ours, "lesion", "ddi", {"ddi": "ddi"})
+    ddi, clinic = (Context(cohort, {}, Bootstrap(10, 0.95, 0), {"ddi": "ddi"}) for cohort in ("ddi", "clinic"))
+    same = ddi.published("iou", ours, "lesion")
     assert same == {"published": 0.63, "published_data": "ddi", "published_same": True}
-    for other in (ours | {"per_tone": 13}, ours):
-        cohort = "ddi" if other["per_tone"] == 13 else "clinic"
-        assert published_columns("iou", other, "lesion", cohort, {"ddi": "ddi"})["published_same"] is False
-    assert published_columns("iou", ours | {"variant": "reweight"}, "lesion", "ddi", {})["published"] is None
+    assert ddi.published("iou", ours | {"per_tone": 13}, "lesion")["published_same"] is False
+    assert clinic.published("iou", ours, "lesion")["published_same"] is False
+    assert ddi.published("iou", ours | {"variant": "reweight"}, "lesion")["published"] is None
     assert "‡" not in (study[0] / "tables/table.md").read_text()
     assert tabulate(tmp_path, study[1][:1] + study[1][7:8], cohort="clinic") == 0
     text = (tmp_path / "table.md").read_text()

@@ -9,9 +9,8 @@ import pytest
 import torch
 from cgddi.core.archive import Archive, write_record
 from cgddi.core.images import LESION, decode_png
-from cgddi.fedd.features_io import ImageFeatures, write_features
-from cgddi.fedd.networks import Networks
-from cgddi.fedd.segmenter import Segmenter
+from cgddi.fedd.features.files import ImageFeatures, write_features
+from cgddi.fedd.segmenter.ensemble import EnsembleMLP, Segmenter
 from PIL import Image
 
 from tests.stages.lesion_mapped.world import photo, run, spec_of, write_photos
@@ -22,7 +21,7 @@ FACTS = {"model": "m1", "size": SIDE, "timestep": 100, "crop": "resize"}
 
 def known_segmenter(folder, members=4, **facts):
     """One that reads the class from block 6's five channels; its last member takes every lesion for skin."""
-    networks = Networks(members, 7, (5, 5), 5).eval()
+    networks = EnsembleMLP(members, 7, (5, 5), 5).eval()
     with torch.no_grad():
         for layer in (networks.first, networks.second, networks.last):
             layer.weight.copy_(torch.eye(5, layer.weight.shape[2]).expand_as(layer.weight))

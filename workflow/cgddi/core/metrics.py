@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from cgddi.core.images import TONES
+from cgddi.core.images import CLASSES, TONES
 
 Values = dict[tuple[str, str], np.ndarray]
 """(metric, group) -> values (B,), group being "all" or a tone."""
+
+
+PIXEL_COUNTS = ("intersection", "union", "predicted", "truth")
+"""What is counted of a class in a predicted and a true mask."""
 
 
 def ratio(numerator, denominator) -> np.ndarray:
@@ -155,3 +159,19 @@ def run_metrics(labels, predicted, probability, tones, weights: np.ndarray, bins
         found["equalized_odds_difference", "all"] = equalized_odds_difference(table)
         found["equal_opportunity_difference", "all"] = equal_opportunity_difference(table)
     return found
+
+
+def class_counts(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Pixels by image and class: in both masks, in either, in the predicted and in the true one.
+
+    Args:
+        predicted, truth: class ids, integers (N, H, W).
+
+    Returns:
+        int64 (N, 5, 4), the last axis in the order of `PIXEL_COUNTS`.
+    """
+    shape = (len(CLASSES), len(CLASSES))
+    cells = truth.astype(np.int64) * len(CLASSES) + predicted
+    tables = np.stack([np.bincount(cell.ravel(), minlength=np.prod(shape)).reshape(shape) for cell in cells])
+    both, ours, real = np.diagonal(tables, axis1=1, axis2=2), tables.sum(1), tables.sum(2)
+    return np.stack([both, ours + real - both, ours, real], axis=2)

@@ -1,26 +1,26 @@
-"""Intersection over union of a segmenter by class and tone, and the tone gap in lesion IoU, with paired bootstrap intervals.
+"""Pixel counts of masks, and intersection over union from them by class and tone, with paired bootstrap intervals.
 
 IoU is pooled over images: sum of intersections over sum of unions (as DatasetDDPM's evaluation; Baranchuk et al. 2022). A class
 that is neither in the truth nor in the prediction has no IoU: it is undefined (NaN), never imputed, and takes no part in the mean.
+(ddpm-segmentation counts such a class as 0.)
 """
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from cgddi.core.bootstrap import Bootstrap, Setting
 from cgddi.core.errors import InvalidInput, Problem, UserError
-from cgddi.core.images import TONES
-from cgddi.core.metrics import ratio
+from cgddi.core.images import CLASSES, TONES
+from cgddi.core.metrics import PIXEL_COUNTS, ratio
 
-CLASSES = ("background", "lesion", "marker", "ruler", "skin")
-COUNTS = ("intersection", "union", "predicted", "truth")
+NAMES = tuple(CLASSES)
 GROUPS = ("all", *TONES)
 GAP = ("gap", "lesion")
 """Key of the tone gap: pooled lesion IoU of light skin minus that of dark skin."""
@@ -33,7 +33,7 @@ class MaskRun:
     Args:
         path: the table they come from.
         images: ids (N,). tones: indices into TONES (N,). labels: 1 malignant, 0 benign, -1 unknown (N,).
-        counts: float64 (N, 5 classes, 4 kinds of `COUNTS`).
+        counts: (N, 5 classes, 4 kinds of `PIXEL_COUNTS`).
         record: what `Bootstrap` reads: runs of one `split` share their replicates, which makes differences paired.
     """
 
@@ -46,52 +46,50 @@ class MaskRun:
 
 
 def read_counts(path: str | Path) -> MaskRun:
-    """A run's test.csv (image_id, tone, malignant, class, intersection, union, predicted, truth; one line per image and class).
+    """A run's test.csv (image_id, tone, malignant, class and `PIXEL_COUNTS`; one line per image and class).
 
     Raises:
         UserError: not such a table. InvalidInput: a line that cannot be right, an image without all classes.
     """
     try:
-        with open(path, newline="") as handle:
-            lines = list(csv.DictReader(handle))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}). Run the segmenter again.") from error
-    wanted = {"image_id", "tone", "malignant", "class", *COUNTS}
-    if not lines or wanted - set(lines[0]):
-        lack = ", ".join(sorted(wanted - set(lines[0]))) if lines else "any line"
+    lacking = {"image_id", "tone", "malignant", "class", *PIXEL_COUNTS} - set(table.columns)
+    if lacking or table.empty:
+        lack = ", ".join(sorted(lacking)) or "any line"
         raise UserError(f"{path}: lacks {lack}. Give the test.csv of a segmenter of this study.")
-    found: dict[str, dict[str, list[int]]] = {}
-    heads: dict[str, tuple[str, str]] = {}
-    problems = []
-    for number, line in enumerate(lines, start=2):
-        try:
-            counts = [int(line[name]) for name in COUNTS]
-            classes = found.setdefault(line["image_id"], {})
-            head = (line["tone"], line["malignant"])
-            good = 0 <= counts[0] <= min(counts[2:]) and counts[1] == counts[2] + counts[3] - counts[0]
-            fits = line["class"] in CLASSES and line["tone"] in TONES and line["class"] not in classes
-            if not good or not fits or heads.setdefault(line["image_id"], head) != head:
-                raise ValueError
-            classes[line["class"]] = counts
-        except (ValueError, TypeError):
-            message = "counts, class or tone cannot be right, or the line stands twice"
-            problems.append(Problem(str(path), message, "Run the segmenter again.", row=number))
+    counts = table[list(PIXEL_COUNTS)].apply(pd.to_numeric, errors="coerce")
+    both, either, ours, real = (counts[name] for name in PIXEL_COUNTS)
+    good = both.between(0, np.minimum(ours, real)) & (either == ours + real - both)
+    good &= table["class"].isin(NAMES) & table["tone"].isin(TONES) & ~table.duplicated(["image_id", "class"])
+    images = table.groupby("image_id")
+    good &= (images[["tone", "malignant"]].transform("nunique") == 1).all(axis=1)
+    message, again = "counts, class or tone cannot be right, or the line stands twice", "Run the segmenter again."
+    problems = [Problem(str(path), message, again, row=int(place) + 2) for place in np.flatnonzero(~good)]
+    sizes = images.size()
     problems += [
-        Problem(str(path), f"image {image} lacks a class", "Run the segmenter again.")
-        for image, classes in found.items()
-        if len(classes) < len(CLASSES) and not problems
+        Problem(str(path), f"image {image} lacks a class", again)
+        for image in sizes[sizes < len(NAMES)].index
+        if good.all()
     ]
     if problems:
         raise InvalidInput(problems)
-    images = tuple(sorted(found))
+    table = table.assign(place=table["class"].map(CLASSES)).sort_values(["image_id", "place"], kind="stable")
+    heads = table[table["place"] == 0]
     return MaskRun(
         path=str(path),
-        images=images,
-        tones=np.array([TONES.index(heads[image][0]) for image in images]),
-        labels=np.array([{"true": 1, "false": 0}.get(heads[image][1], -1) for image in images]),
-        counts=np.array([[found[image][name] for name in CLASSES] for image in images], dtype=float),
+        images=tuple(heads["image_id"]),
+        tones=heads["tone"].map(TONES.index).to_numpy(),
+        labels=heads["malignant"].map({"true": 1, "false": 0}).fillna(-1).astype(int).to_numpy(),
+        counts=counts.loc[table.index].to_numpy(float).reshape(len(heads), len(NAMES), len(PIXEL_COUNTS)),
         record={"split": "fedd"},
     )
+
+
+def in_group(tones: np.ndarray, group: str) -> np.ndarray:
+    """Which images are of a group ("all" or a tone), bool (N,); tones: indices into TONES (N,)."""
+    return np.ones(len(tones), bool) if group == "all" else tones == TONES.index(group)
 
 
 def iou_values(run: MaskRun, weights: np.ndarray) -> dict[tuple[str, str], np.ndarray]:
@@ -102,21 +100,26 @@ def iou_values(run: MaskRun, weights: np.ndarray) -> dict[tuple[str, str], np.nd
     """
     values: dict[tuple[str, str], np.ndarray] = {}
     for group in GROUPS:
-        mine = np.ones(len(run.tones), bool) if group == "all" else run.tones == TONES.index(group)
+        mine = in_group(run.tones, group)
         summed = np.einsum("bn,nck->bck", weights[:, mine], run.counts[mine, :, :2])
         iou = ratio(summed[..., 0], summed[..., 1])
         values["mean", group] = ratio(np.nansum(iou, axis=1), np.isfinite(iou).sum(1))
-        values.update({(name, group): iou[:, number] for number, name in enumerate(CLASSES)})
+        values |= {(name, group): iou[:, number] for name, number in CLASSES.items()}
     values[GAP] = values["lesion", "light"] - values["lesion", "dark"]
     return values
+
+
+def _replicates(runs: Sequence[MaskRun], bootstrap: Bootstrap) -> dict:
+    if any(run.images != runs[0].images for run in runs):
+        raise UserError(f"{runs[0].path} and its other seeds have other test images. Run the study's segmenters again.")
+    return bootstrap.replicates(Setting("fedd", "", "", tuple(runs)), iou_values)
 
 
 def iou_rows(runs: Sequence[MaskRun], bootstrap: Bootstrap) -> list[dict[str, Any]]:
     """One row per class (and "mean") and group ("all" and tones): IoU averaged over the runs, with its interval.
 
     Args:
-        runs: seeds of one setting, on the same test images.
-        bootstrap: stratified by tone and malignancy.
+        runs: seeds of one setting, on the same test images. bootstrap: stratified by tone and malignancy.
 
     Returns:
         Rows with class, tone, iou, low, high (NaN when undefined), undefined_replicates (share), images (of the group), truth
@@ -125,15 +128,12 @@ def iou_rows(runs: Sequence[MaskRun], bootstrap: Bootstrap) -> list[dict[str, An
     replicates = _replicates(runs, bootstrap)
     rows = []
     for group in GROUPS:
-        mine = np.ones(len(runs[0].tones), bool) if group == "all" else runs[0].tones == TONES.index(group)
-        for name in (*CLASSES, "mean"):
+        mine = in_group(runs[0].tones, group)
+        defined = sum(bool(np.isfinite(replicates[name, group][0]).all()) for name in NAMES)
+        for name in (*NAMES, "mean"):
             estimate = bootstrap.estimate(*replicates[name, group])
-            part = slice(None) if name == "mean" else CLASSES.index(name)
-            truth, predicted = (
-                np.mean([run.counts[mine][:, part, COUNTS.index(kind)].sum() for run in runs])
-                for kind in ("truth", "predicted")
-            )
-            defined = sum(bool(np.isfinite(replicates[each, group][0]).all()) for each in CLASSES)
+            part = slice(None) if name == "mean" else slice(CLASSES[name], CLASSES[name] + 1)
+            predicted, truth = np.mean([run.counts[mine, part, 2:].sum((0, 1)) for run in runs], axis=0)
             rows.append(
                 {
                     "class": name,
@@ -158,10 +158,10 @@ def gap_row(runs: Sequence[MaskRun], bootstrap: Bootstrap) -> dict[str, Any]:
     row: dict[str, Any] = {"gap": estimate.value, "low": estimate.low, "high": estimate.high}
     row["undefined_replicates"] = estimate.undefined
     for tone in ("light", "dark"):
-        mine = runs[0].tones == TONES.index(tone)
-        lesion = runs[0].counts[mine, CLASSES.index("lesion")]
+        mine = in_group(runs[0].tones, tone)
         row[tone] = float(np.mean(replicates["lesion", tone][0]))
-        row[f"{tone}_images"], row[f"{tone}_pixels"] = int(mine.sum()), int(lesion[:, COUNTS.index("truth")].sum())
+        row[f"{tone}_images"] = int(mine.sum())
+        row[f"{tone}_pixels"] = int(runs[0].counts[mine, CLASSES["lesion"], PIXEL_COUNTS.index("truth")].sum())
     return row | {"runs": len(runs)}
 
 
@@ -180,9 +180,9 @@ def compare_rows(first: Sequence[MaskRun], second: Sequence[MaskRun], bootstrap:
         )
     ours, theirs = _replicates(first, bootstrap), _replicates(second, bootstrap)
     rows = []
-    for key in (GAP, *((name, group) for name in ("lesion", "mean") for group in GROUPS)):
-        values = ours[key][0].mean(), theirs[key][0].mean()
-        differences = theirs[key][1] - ours[key][1]
+    for metric, tone in (GAP, *((name, group) for name in ("lesion", "mean") for group in GROUPS)):
+        values = [replicates[metric, tone][0].mean() for replicates in (ours, theirs)]
+        differences = theirs[metric, tone][1] - ours[metric, tone][1]
         estimate = bootstrap.estimate(np.array([values[1] - values[0]]), differences)
         good = differences[np.isfinite(differences)]
         p = float("nan")
@@ -190,8 +190,8 @@ def compare_rows(first: Sequence[MaskRun], second: Sequence[MaskRun], bootstrap:
             p = min(1.0, 2 * (min(int((good <= 0).sum()), int((good >= 0).sum())) + 1) / (len(good) + 1))
         rows.append(
             {
-                "metric": key[0],
-                "tone": "light-dark" if key == GAP else key[1],
+                "metric": metric,
+                "tone": "light-dark" if (metric, tone) == GAP else tone,
                 "first": float(values[0]),
                 "second": float(values[1]),
                 "difference": estimate.value,
@@ -202,9 +202,3 @@ def compare_rows(first: Sequence[MaskRun], second: Sequence[MaskRun], bootstrap:
             }
         )
     return rows
-
-
-def _replicates(runs: Sequence[MaskRun], bootstrap: Bootstrap) -> dict:
-    if any(run.images != runs[0].images for run in runs):
-        raise UserError(f"{runs[0].path} and its other seeds have other test images. Run the study's segmenters again.")
-    return bootstrap.replicates(Setting("fedd", "", "", tuple(runs)), iou_values)

@@ -14,11 +14,10 @@ from torch.nn import functional
 from cgddi.core.archive import record_for, write_atomic, write_record
 from cgddi.core.errors import InvalidInput, Problem, UserError
 from cgddi.core.seeds import seed_for
-from cgddi.fedd.features_io import FeatureFiles
-from cgddi.fedd.networks import Networks, keep_better
-from cgddi.fedd.results import predictions_csv
+from cgddi.fedd.features.files import FeatureFiles
+from cgddi.fedd.segmenter.ensemble import BestStates, EnsembleMLP
 from cgddi.fedd.settings import ProbeSettings
-from cgddi.fedd.study_input import ROLES, open_study, tone_counts
+from cgddi.fedd.study import ROLES, check_both_kinds, open_study, predictions_csv, tone_counts
 from cgddi.job import runtime
 
 
@@ -34,15 +33,15 @@ class Pooled:
     y: torch.Tensor
 
 
-@dataclass
-class ProbeFit:
+@dataclass(frozen=True)
+class TrainedProbes:
     """Trained probes, one per (block, seed).
 
     Args:
         networks: in evaluation mode, each at its best epoch. epochs: best epoch of each. losses: validation loss there.
     """
 
-    networks: Networks
+    networks: EnsembleMLP
     epochs: list[int]
     losses: list[float]
 
@@ -71,23 +70,16 @@ def run_probe(
         files = open_study(features, spec)
         blocks = spec.get("blocks")
         blocks = files.blocks(spec["train"][0]["image_id"], "pooled") if blocks is None else list(blocks)
-        data = load_pooled(files, spec, blocks)
-        fitted = fit(
-            data["train"],
-            data["validation"],
-            settings,
-            blocks,
-            seeds,
-            (int(spec["seed"]), "fedd probe", subset),
-            device,
-        )
+        data = load_pooled(files, spec, blocks, device)
+        names = (int(spec["seed"]), "fedd probe", subset)
+        trained = fit(data["train"], data["validation"], settings, blocks, seeds, names)
         probes = [(block, seed) for block in blocks for seed in seeds]
-        lines = []
-        for role in ("validation", "test"):
-            chances = predict(fitted.networks, data[role].x, len(seeds), device)
-            for row, by_probe in zip(spec[role], chances.tolist(), strict=True):
-                for (block, seed), chance in zip(probes, by_probe, strict=True):
-                    lines.append({**row, "role": role, "block": block, "seed": seed, "probability": chance})
+        lines = [
+            {**row, "role": role, "block": block, "seed": seed, "probability": chance}
+            for role in ("validation", "test")
+            for row, chances in zip(spec[role], predict(trained.networks, data[role].x, len(seeds)), strict=True)
+            for (block, seed), chance in zip(probes, chances.tolist(), strict=True)
+        ]
         usage.update(images=len(spec["train"]), steps=settings.epochs)
     record = record_for(
         spec,
@@ -101,22 +93,24 @@ def run_probe(
         features={name: files.facts.get(name) for name in ("model", "size", "crop")},
         probes=[
             {"block": block, "seed": seed, "chosen_epoch": epoch, "validation_loss": round(loss, 6)}
-            for (block, seed), epoch, loss in zip(probes, fitted.epochs, fitted.losses, strict=True)
+            for (block, seed), epoch, loss in zip(probes, trained.epochs, trained.losses, strict=True)
         ],
     )
     write_atomic(Path(output) / "predictions.csv", predictions_csv(lines))
     write_record(Path(output) / "record.json", record)
 
 
-def load_pooled(files: FeatureFiles, spec: Mapping[str, Any], blocks: Sequence[int]) -> dict[str, Pooled]:
+def load_pooled(
+    files: FeatureFiles, spec: Mapping[str, Any], blocks: Sequence[int], device: torch.device | str = "cpu"
+) -> dict[str, Pooled]:
     """Pooled features and labels by role.
 
     Raises:
         UserError: training photos of one class only. InvalidInput: every photo without features or label, or with NaN.
     """
-    problems, found = [], {}
+    problems, data = [], {}
     for role in ROLES:
-        rows = []
+        x = []
         for row in spec[role]:
             name = f"image {row['image_id']}"
             if row["malignant"] is None:
@@ -126,24 +120,17 @@ def load_pooled(files: FeatureFiles, spec: Mapping[str, Any], blocks: Sequence[i
                 message = f"no pooled features of block {', '.join(map(str, lacking))}"
                 problems.append(Problem(name, message, "Run `cgddi fedd features` for this photo and these blocks."))
                 continue
-            rows.append(torch.stack([files.pooled(row["image_id"], block).float() for block in blocks]))
-            if not torch.isfinite(rows[-1]).all():
-                bad = [
-                    block for block, values in zip(blocks, rows[-1], strict=True) if not torch.isfinite(values).all()
-                ]
+            x.append(torch.stack([files.pooled(row["image_id"], block).float() for block in blocks]))
+            bad = [block for block, values in zip(blocks, x[-1], strict=True) if not torch.isfinite(values).all()]
+            if bad:
                 message = f"pooled features of block {', '.join(map(str, bad))} are not numbers (NaN or infinite)"
                 problems.append(Problem(name, message, "Make the features again, in single precision if it was half."))
-        labels = torch.tensor([float(bool(row["malignant"])) for row in spec[role]])
-        found[role] = Pooled(torch.stack(rows) if rows else torch.empty(0), labels)
+        labels = torch.tensor([float(bool(row["malignant"])) for row in spec[role]], device=device)
+        data[role] = Pooled(torch.stack(x).to(device) if x else torch.empty(0), labels)
     if problems:
         raise InvalidInput(problems)
-    if len(found["train"].y.unique()) < 2:
-        kind = "malignant" if found["train"].y[0] else "benign"
-        raise UserError(
-            f"all training photos of subset {spec['subset']} are {kind}; a probe learns from both kinds. "
-            "Raise fedd.subsets.train_per_tone, or set fedd.subsets.balance: tone_and_malignancy."
-        )
-    return found
+    check_both_kinds(spec["train"], spec["subset"])
+    return data
 
 
 def fit(
@@ -153,66 +140,47 @@ def fit(
     blocks: Sequence[int],
     seeds: Sequence[int],
     seed_names: Sequence[Any],
-    device: torch.device | str = "cpu",
-) -> ProbeFit:
+) -> TrainedProbes:
     """Train one network 512-64-32-1 per block and seed by full-batch Adam on binary cross-entropy (FEDD, section 2.2).
 
     Members are apart: each has its own generator (named by block and seed) for weights and dropout, and keeps the epoch of its
     lowest validation loss, of those before `patience` epochs without a lower one.
     """
     members = [(place, block, seed) for place, block in enumerate(blocks) for seed in seeds]
-    networks = Networks(len(members), train.x.shape[2], settings.hidden, 1)
-    generators = [torch.Generator().manual_seed(seed_for(*seed_names, block, seed)) for _, block, seed in members]
-    networks.draw(generators)
-    networks.to(device)
-    places = torch.tensor([place for place, *_ in members])
-    mean, scale = train.x.mean(0), train.x.std(0).clamp_min(1e-4)
+    networks = EnsembleMLP(len(members), train.x.shape[2], settings.hidden, 1, settings.dropout)
+    networks.draw([torch.Generator().manual_seed(seed_for(*seed_names, block, seed)) for _, block, seed in members])
+    networks.to(train.x.device)
+    places = torch.tensor([place for place, *_ in members], device=train.x.device)
+    shift, scale = train.x.mean(0)[places], train.x.std(0).clamp_min(1e-4)[places]
     if not settings.standardise:
-        mean, scale = torch.zeros_like(mean), torch.ones_like(scale)
-    x, held = (((part.x - mean) / scale)[:, places].to(device) for part in (train, validation))
-    y, held_y = (part.y[:, None].expand(-1, len(members)).to(device) for part in (train, validation))
+        shift, scale = torch.zeros_like(shift), torch.ones_like(scale)
+    x, held_x = ((part.x[:, places] - shift) / scale for part in (train, validation))
+    y, held_y = (part.y[:, None].expand(-1, len(members)) for part in (train, validation))
     optimizer = torch.optim.Adam(
         networks.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, foreach=True
     )
-    best = {name: value.clone() for name, value in networks.state_dict().items()}
-    lowest = torch.full((len(members),), torch.inf)
-    chosen = torch.zeros(len(members), dtype=torch.long)
+    best = BestStates(networks, settings.patience)
     for epoch in range(1, settings.epochs + 1):
         networks.train()
-        masks = _dropout(len(x), settings, generators, device)
-        loss = functional.binary_cross_entropy_with_logits(networks(x, masks)[..., 0], y) * len(members)
+        loss = functional.binary_cross_entropy_with_logits(networks(x)[..., 0], y) * len(members)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         networks.eval()
         with torch.no_grad():
-            losses = functional.binary_cross_entropy_with_logits(networks(held)[..., 0], held_y, reduction="none")
+            losses = functional.binary_cross_entropy_with_logits(networks(held_x)[..., 0], held_y, reduction="none")
         losses = losses.mean(0).cpu()
         if not torch.isfinite(losses).all():
             raise UserError(f"a probe's loss is not a number at epoch {epoch}. Lower fedd.probe.learning_rate.")
-        better = (losses < lowest) & (epoch - chosen <= settings.patience)
-        keep_better(best, networks, better.to(device))
-        lowest, chosen[better] = torch.where(better, losses, lowest), epoch
-        if epoch - chosen.max().item() >= settings.patience:
+        best.look(epoch, losses)
+        if best.stop(epoch):
             break
-    networks.load_state_dict(best)
-    networks.eval()
-    networks.fold(mean[places].to(device), scale[places].to(device))
-    return ProbeFit(networks, chosen.tolist(), lowest.tolist())
-
-
-def _dropout(
-    count: int, settings: ProbeSettings, generators: Sequence[torch.Generator], device: torch.device | str
-) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Dropout factors after both hidden layers, (count, E, width), each member's from its own generator."""
-    found = []
-    for rate, width in zip(settings.dropout, settings.hidden, strict=True):
-        drawn = [torch.rand(count, width, generator=generator) for generator in generators] if rate else []
-        found.append((torch.stack(drawn, 1) >= rate).float().to(device) / (1 - rate) if rate else None)
-    return found[0], found[1]
+    best.restore()
+    networks.fold(shift, scale)
+    return TrainedProbes(networks, best.chosen.tolist(), best.lowest.tolist())
 
 
 @torch.inference_mode()
-def predict(networks: Networks, x: torch.Tensor, seeds: int, device: torch.device | str = "cpu") -> np.ndarray:
+def predict(networks: EnsembleMLP, x: torch.Tensor, seeds: int) -> np.ndarray:
     """Probability of malignancy, float64 (N, blocks * seeds), of pooled features x (N, blocks, 512)."""
-    return networks(x.repeat_interleave(seeds, 1).to(device))[..., 0].double().sigmoid().cpu().numpy()
+    return networks(x.repeat_interleave(seeds, 1))[..., 0].double().sigmoid().cpu().numpy()

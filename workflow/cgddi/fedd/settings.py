@@ -5,26 +5,23 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from cgddi.core.settings import Settings, neutral
 
 REVISION = {"features": 1, "segmenter": 1, "probe": 1, "baseline": 1, "tables": 1}
 """By job: features cost hours, tables seconds."""
 
-Variant = Literal["plain", "reweight", "augment", "centre"]
-"""How the segmenter treats skin tones: as they come, drawn more often where it does poorly, with exchanged tone statistics, or
-with each photo's mean taken from its features."""
-
-
-class Group(BaseModel):
-    """A part of the section; unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+Variant = Literal["plain", "reweight", "centre"]
+"""How the segmenter treats skin tones: as they come (paper), drawn more often where it does poorly, or with each photo's mean taken
+from its features."""
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 # ---- features (spec.settings of `cgddi fedd features`, without what the job itself fixes) ------------------------------
 
 
-class FeaturesSettings(Group):
+class FeaturesSettings(Settings):
     """Which activations of the frozen model are kept (paper: OpenAI's 256 px unconditional ADM)."""
 
     size: int = Field(256, ge=16, le=1024, description="side in px of the photos the model sees (paper)")
@@ -38,7 +35,8 @@ class FeaturesSettings(Group):
     ablation_blocks: tuple[int, ...] | None = Field(
         None, description="decoder blocks of the probe's ablation; null: all (paper: 18)"
     )
-    batch: int = Field(8, ge=1, le=256, description="photos that go through the model together")
+    precision: Precision = Field("fp32", description="of the frozen model; what is kept of it is fp16")
+    batch: int = neutral(8, ge=1, le=256, description="photos that go through the model together")
     showcase: int = Field(2, ge=0, le=16, description="study photos per tone with K-means pictures of every block")
 
     @field_validator("ablation_timesteps")
@@ -52,7 +50,7 @@ class FeaturesSettings(Group):
 # ---- which photos ----------------------------------------------------------------------------------------------------
 
 
-class SubsetsSettings(Group):
+class SubsetsSettings(Settings):
     """The study's photos: nested, balanced over tones and malignancy."""
 
     train_per_tone: dict[str, int] = Field(
@@ -85,10 +83,10 @@ class SubsetsSettings(Group):
         return value
 
 
-# ---- segmenter (spec.settings of `cgddi fedd segmenter`) -------------------------------------------------------------
+# ---- networks (spec.settings of `cgddi fedd segmenter`, `probe` and `baseline`) ---------------------------------------
 
 
-class SegmenterSettings(Group):
+class SegmenterSettings(Settings):
     """Ensemble of pixel MLPs on upsampled block features (paper, section 3; DatasetDDPM, Baranchuk et al. 2022)."""
 
     ensemble: int = Field(5, ge=1, le=50, description="networks that vote (paper)")
@@ -98,31 +96,9 @@ class SegmenterSettings(Group):
     steps: int = Field(20000, ge=1, description="batches at most (project's choice; training stops early)")
     check_every: int = Field(250, ge=1, description="batches between looks at the validation photos")
     patience: int = Field(12, ge=1, description="looks without a lower validation loss of any network before it stops")
-    validation_pixels: int = Field(
-        1000,
-        ge=5,
-        description="pixels of each validation photo that are looked at, the same number of each class it has",
-    )
-    standardise: bool = Field(
-        False,
-        description="standardise each channel over training pixels (folded into the first layer); false: features as they come "
-        "(paper)",
-    )
-    reweight_rate: float = Field(
-        0.5, ge=0, description="variant reweight: step of group DRO's tone weights (Sagawa et al. 2020, algorithm 1)"
-    )
-    augment_share: float = Field(
-        0.5,
-        ge=0,
-        le=1,
-        description="variant augment: share of skin pixels given another tone's statistics (MixStyle: 0.5)",
-    )
 
 
-# ---- probe (spec.settings of `cgddi fedd probe`) ---------------------------------------------------------------------
-
-
-class ProbeSettings(Group):
+class ProbeSettings(Settings):
     """Malignancy from pooled block features by a small network 64-32-1 (paper)."""
 
     hidden: tuple[int, int] = Field((64, 32), description="widths of the hidden layers (paper)")
@@ -132,11 +108,8 @@ class ProbeSettings(Group):
     epochs: int = Field(500, ge=1, description="full-batch epochs at most (paper)")
     patience: int = Field(50, ge=1, description="epochs without a better validation loss of any probe before they stop")
     standardise: bool = Field(
-        True, description="standardise each feature over the training photos; false: features as they come"
+        True, description="standardise each feature over the training photos; false: features as they come (paper)"
     )
-
-
-# ---- baselines (spec.settings of `cgddi fedd baseline`) --------------------------------------------------------------
 
 
 SEGMENTATION_NETWORKS = ("densenet121", "vgg16", "resnet50", "efficientnet-b0", "mobilenet_v2")
@@ -146,17 +119,7 @@ CLASSIFICATION_NETWORKS = ("densenet121", "vgg16", "resnet50", "efficientnet_b0"
 """Malignancy classifiers, as timm names them, and DeepDerm."""
 
 
-class Augment(Group):
-    """Random views of a baseline's training photos."""
-
-    flip: float = Field(0.5, ge=0, le=1, description="probability of mirroring, along each axis")
-    rotation: float = Field(30.0, ge=0, le=180, description="largest rotation in degrees")
-    brightness: float = Field(0.2, ge=0, lt=1, description="largest change of brightness, as a share")
-    contrast: float = Field(0.2, ge=0, lt=1, description="largest change of contrast, as a share")
-    saturation: float = Field(0.2, ge=0, lt=1, description="largest change of saturation, as a share")
-
-
-class DeepDerm(Group):
+class DeepDerm(Settings):
     """DeepDerm: Inception-v3 with published weights (Esteva 2017; the DDI paper, Daneshjou 2022, distributes them)."""
 
     size: int = Field(
@@ -173,7 +136,7 @@ class DeepDerm(Group):
     )
 
 
-class BaselinesSettings(Group):
+class BaselinesSettings(Settings):
     """Networks trained on the photos themselves, on the same subsets."""
 
     segmentation: tuple[str, ...] = Field(
@@ -195,9 +158,15 @@ class BaselinesSettings(Group):
     epochs: int = Field(100, ge=1, description="epochs at most (project's choice)")
     patience: int = Field(15, ge=1, description="epochs without a better validation score before it stops")
     batch_size: int = Field(8, ge=2, description="photos per step (project's choice)")
-    learning_rate: float = Field(1e-4, gt=0, description="Adam learning rate (project's choice)")
-    dice_weight: float = Field(1.0, ge=0, description="weight of the Dice loss beside cross-entropy, U-Nets only")
-    augment: Augment = Augment()
+    learning_rate: float = Field(1e-4, gt=0, description="Adam learning rate (paper)")
+    dice_weight: float = Field(
+        1.0, ge=0, description="weight of the Dice loss beside cross-entropy, U-Nets only (paper)"
+    )
+    augment: bool = Field(
+        True,
+        description="flips, rotation to 30 degrees and a fifth of brightness, contrast, saturation; false: none (paper)",
+    )
+    precision: Precision = Field("fp32", description="of training and testing (fp16 needs a GPU)")
     deepderm: DeepDerm = DeepDerm()
 
     @field_validator("segmentation")
@@ -236,10 +205,10 @@ def _known(what: str, names: tuple[str, ...], known: tuple[str, ...]) -> tuple[s
     return names
 
 
-# ---- tables (spec.settings of `cgddi fedd tables`) -------------------------------------------------------------------
+# ---- tables (spec.settings of `cgddi fedd tables`), and the whole section ----------------------------------------------
 
 
-class TablesSettings(Group):
+class TablesSettings(Settings):
     """Tables and pictures of the study."""
 
     bootstrap: int = Field(1000, ge=10, description="bootstrap replicates behind each interval (project's choice)")
@@ -251,7 +220,7 @@ class TablesSettings(Group):
     )
 
 
-class MaskSource(Group):
+class MaskSource(Settings):
     """The trained segmenter that makes the masks of cohorts with `masks.source: fedd`."""
 
     variant: Variant = Field("plain", description="treatment of tones")
@@ -259,7 +228,7 @@ class MaskSource(Group):
     seed: int = Field(0, description="its seed, one of fedd.subsets.seeds")
 
 
-class FeddSettings(Group):
+class FeddSettings(Settings):
     """The FEDD study, and the segmenter behind automatic masks."""
 
     study: bool = Field(

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from cgddi.core.errors import UserError
-from cgddi.fedd.features_io import FeatureFiles
-from cgddi.fedd.segmenter import load
+from cgddi.fedd.features.files import FeatureFiles
+from cgddi.fedd.segmenter.ensemble import load
 from cgddi.stages.masks.found import Found, uncertainty_bytes
 from cgddi.stages.masks.settings import MasksSettings
 

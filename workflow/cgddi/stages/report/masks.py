@@ -13,9 +13,9 @@ from cgddi.core.archive import Archive
 from cgddi.core.bootstrap import Bootstrap
 from cgddi.core.errors import UserError
 from cgddi.core.images import TONES, decode_png, mask_to_size, read_mask
+from cgddi.core.metrics import class_counts
 from cgddi.core.overlay import heat, overlay
-from cgddi.fedd.iou import COUNTS, MaskRun, iou_rows
-from cgddi.fedd.results import pixel_counts
+from cgddi.fedd.iou import MaskRun, iou_rows
 from cgddi.stages.report.pictures import data_uri, draw_rows
 
 AUTOMATIC = ("fedd", "sam3")
@@ -79,7 +79,7 @@ def against_human(
                     truth = _human(facts, row, ours.shape[0])
                     unreadable += truth is None
                     if truth is not None:
-                        runs.append((row, pixel_counts(ours, truth)))
+                        runs.append((row, class_counts(ours[None], truth[None])[0]))
         if runs:
             note = f"; {learnt} photo(s) the segmenter learnt from are left out" if learnt else ""
             note += f"; {sum(unused.values())} without a used automatic mask ({_listed(unused)})" if unused else ""
@@ -102,7 +102,7 @@ def _listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{tone} {counts[tone]}" for tone in TONES if counts.get(tone))
 
 
-def _iou_table(runs: Sequence[tuple[Mapping[str, Any], list[dict[str, Any]]]], seed: int) -> pd.DataFrame:
+def _iou_table(runs: Sequence[tuple[Mapping[str, Any], np.ndarray]], seed: int) -> pd.DataFrame:
     """Rows by class, columns by tone: IoU with its interval, and the images behind it."""
     runs = sorted(runs, key=lambda pair: pair[0]["key"])
     run = MaskRun(
@@ -110,7 +110,7 @@ def _iou_table(runs: Sequence[tuple[Mapping[str, Any], list[dict[str, Any]]]], s
         images=tuple(row["key"] for row, _ in runs),
         tones=np.array([TONES.index(row["tone"]) for row, _ in runs]),
         labels=np.array([-1 if row["malignant"] is None else int(row["malignant"]) for row, _ in runs]),
-        counts=np.array([[[c[name] for name in COUNTS] for c in counts] for _, counts in runs], dtype=float),
+        counts=np.stack([counts for _, counts in runs]),
         record={"split": "masks"},
     )
     rows = iou_rows([run], Bootstrap(REPLICATES, 0.95, seed))

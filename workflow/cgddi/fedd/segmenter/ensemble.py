@@ -1,28 +1,141 @@
-"""A trained segmenter: an ensemble of pixel networks over diffusion features, its masks and their uncertainty."""
+"""Ensembles of small networks, all members in one batched product, and the trained segmenter that votes on masks with one."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
+from torch.nn import functional
 
 from cgddi.core.archive import canonical
 from cgddi.core.errors import UserError
+from cgddi.core.images import CLASSES
 from cgddi.diffusion.weights import read_tensors, write_tensors
-from cgddi.fedd import lowres
-from cgddi.fedd.networks import Networks
-
-CLASSES = ("background", "lesion", "marker", "ruler", "skin")
-"""Names of the class ids 0 to 4."""
+from cgddi.fedd.segmenter import lowres
 
 STRIP = 24
 """Rows of a mask that are computed at once: bounds memory at about 40 MB for 256 px and five members."""
+
+
+class EnsembleLinear(nn.Module):
+    """A linear layer of each member: weight (E, out, in), bias (E, out), initialised as nn.Linear is."""
+
+    def __init__(self, members: int, inputs: int, outputs: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(members, outputs, inputs))
+        self.bias = nn.Parameter(torch.zeros(members, outputs))
+
+    @torch.no_grad()
+    def draw(self, generators: Sequence[torch.Generator]) -> None:
+        """Draw each member's weights with its own generator: uniform in +-1/sqrt(inputs), as nn.Linear's default."""
+        bound = 1 / math.sqrt(self.weight.shape[2])
+        for weight, bias, generator in zip(self.weight, self.bias, generators, strict=True):
+            weight.uniform_(-bound, bound, generator=generator)
+            bias.uniform_(-bound, bound, generator=generator)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(P, E, in) -> (P, E, out)."""
+        return torch.baddbmm(self.bias[:, None], x.transpose(0, 1), self.weight.transpose(1, 2)).transpose(0, 1)
+
+
+class EnsembleMLP(nn.Module):
+    """E networks inputs-h1-ReLU-BN-h2-ReLU-BN-outputs (FEDD, section 2.1; DatasetDDPM, Baranchuk et al. 2022, section 4).
+
+    Batch normalisation acts on each channel alone, so one BatchNorm1d over the members' joined channels is that of each member.
+
+    Args:
+        members: E. inputs: width of a sample's feature vector. hidden: h1 and h2. outputs: classes.
+        dropout: after each batch normalisation (the probe's), in training.
+    """
+
+    def __init__(
+        self,
+        members: int,
+        inputs: int,
+        hidden: tuple[int, int],
+        outputs: int,
+        dropout: tuple[float, float] = (0, 0),
+    ):
+        super().__init__()
+        self.members, self.dropout = members, dropout
+        self.generators: Sequence[torch.Generator] = []
+        self.first = EnsembleLinear(members, inputs, hidden[0])
+        self.norm1 = nn.BatchNorm1d(members * hidden[0])
+        self.second = EnsembleLinear(members, hidden[0], hidden[1])
+        self.norm2 = nn.BatchNorm1d(members * hidden[1])
+        self.last = EnsembleLinear(members, hidden[1], outputs)
+
+    def draw(self, generators: Sequence[torch.Generator]) -> None:
+        """Initial weights, each member's from its own generator (E of them), which its dropout then goes on with."""
+        self.generators = generators
+        for layer in (self.first, self.second, self.last):
+            layer.draw(generators)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (P, E, outputs) of P samples per member, x (P, E, inputs); members do not see each other's."""
+        return self.rest(self.first(x))
+
+    def shared(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (P, E, outputs) of samples that all members see, x (P, inputs)."""
+        first = functional.linear(x, self.first.weight.flatten(0, 1), self.first.bias.flatten())
+        return self.rest(first.view(len(x), self.members, -1))
+
+    def rest(self, x: torch.Tensor) -> torch.Tensor:
+        """All after the first linear layer: (P, E, h1) -> (P, E, outputs)."""
+        hidden = self._activated(x, self.norm1, self.dropout[0])
+        return self.last(self._activated(self.second(hidden), self.norm2, self.dropout[1]))
+
+    def _activated(self, x: torch.Tensor, norm: nn.BatchNorm1d, rate: float) -> torch.Tensor:
+        y = norm(functional.relu(x).flatten(1)).view(x.shape)
+        if not (rate and self.training):
+            return y
+        kept = [torch.rand(len(x), x.shape[2], generator=generator) >= rate for generator in self.generators]
+        return y * (torch.stack(kept, 1).to(y) / (1 - rate))
+
+    @torch.no_grad()
+    def fold(self, shift: torch.Tensor, scale: torch.Tensor) -> None:
+        """Put a standardisation (x - shift) / scale, (E, inputs), into the first layer, so that it reads features as stored."""
+        self.first.weight /= scale[:, None]
+        self.first.bias -= torch.bmm(self.first.weight, shift[..., None])[..., 0]
+
+
+class BestStates:
+    """The state of each member at its lowest validation loss, of those before `patience` steps without a lower one.
+
+    Args:
+        model: the ensemble in training. patience: steps.
+    """
+
+    def __init__(self, model: EnsembleMLP, patience: int):
+        self.model, self.patience = model, patience
+        self.states = {name: value.clone() for name, value in model.state_dict().items()}
+        self.lowest = torch.full((model.members,), torch.inf)
+        self.chosen = torch.zeros(model.members, dtype=torch.long)
+
+    def look(self, step: int, losses: torch.Tensor) -> None:
+        """Keep the members whose loss (E,) at this step is their lowest."""
+        better = (losses < self.lowest) & (step - self.chosen <= self.patience)
+        self.lowest, self.chosen[better] = torch.where(better, losses, self.lowest), step
+        for name, value in self.model.state_dict().items():
+            if value.ndim:  # the batch norms' counter of batches is of no use
+                kept, new = (t.view(self.model.members, -1) for t in (self.states[name], value))
+                kept[better.to(value.device)] = new[better.to(value.device)]
+
+    def stop(self, step: int) -> bool:
+        """Whether no member can find a lower loss any more."""
+        return step - int(self.chosen.max()) >= self.patience
+
+    def restore(self) -> None:
+        """Give each member its best state, and leave the model in evaluation mode."""
+        self.model.load_state_dict(self.states)
+        self.model.eval()
 
 
 @dataclass
@@ -35,7 +148,7 @@ class Segmenter:
             the backbone), training_images, variant, and what else the run wants to keep; JSON values.
     """
 
-    networks: Networks
+    networks: EnsembleMLP
     facts: dict[str, Any]
 
     @property
@@ -52,8 +165,7 @@ class Segmenter:
         """Refuse features of another backbone, timestep or size.
 
         Args:
-            features: facts of the feature files (`FeatureFiles.facts`): model, timestep, size.
-            source: their name in the message.
+            features: facts of the feature files (`FeatureFiles.facts`): model, timestep, size. source: their name in the message.
 
         Raises:
             UserError: they differ from those the segmenter was trained on.
@@ -86,17 +198,16 @@ class Segmenter:
         for rows, hidden in lowres.strips(weight, bias, stacked, size, STRIP):
             height = hidden.shape[2]
             pixels = hidden[0].permute(1, 2, 0).reshape(height * size, self.networks.members, -1)
-            chosen, doubt = vote(self.networks.rest(pixels))
-            mask[rows], uncertainty[rows] = chosen.view(height, size), doubt.view(height, size)
+            chosen, disagreement = vote(self.networks.rest(pixels))
+            mask[rows], uncertainty[rows] = chosen.view(height, size), disagreement.view(height, size)
         return mask.numpy(), uncertainty.numpy()
 
     def _stack(self, maps: Mapping[int, torch.Tensor]) -> list[torch.Tensor]:
         """The maps in the segmenter's order, float32 (1, C, h, w) on its device."""
-        missing = [block for block in self.blocks if block not in maps]
-        if missing:
-            raise UserError(f"the segmenter reads blocks {self.blocks}; block {missing[0]} is not among the features.")
         stacked = []
         for block, channels in zip(self.blocks, self.facts["channels"], strict=True):
+            if block not in maps:
+                raise UserError(f"the segmenter reads blocks {self.blocks}; block {block} is not among the features.")
             if maps[block].shape[0] != channels:
                 raise UserError(
                     f"block {block} has {maps[block].shape[0]} channels and the segmenter was trained on {channels}: "
@@ -129,7 +240,7 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Segmenter:
         facts = json.loads(header["cgddi"])
         members, width, inputs = state["first.weight"].shape
         outputs = state["last.weight"].shape[1]
-        networks = Networks(members, inputs, (width, state["second.weight"].shape[1]), outputs)
+        networks = EnsembleMLP(members, inputs, (width, state["second.weight"].shape[1]), outputs)
         networks.load_state_dict(state, strict=False)
         if sum(facts["channels"]) != inputs or outputs != len(CLASSES):
             raise ValueError(f"{inputs} inputs and {outputs} classes")
@@ -164,8 +275,7 @@ def vote(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         Class ids uint8 (P,) and disagreement float32 (P,).
     """
     members, classes = logits.shape[1:]
-    votes = torch.zeros(logits.shape[0], classes, device=logits.device)
-    votes.scatter_add_(1, logits.argmax(2), torch.ones(logits.shape[:2], device=logits.device))
+    votes = functional.one_hot(logits.argmax(2), classes).sum(1).float()
     chosen = (votes + 0.5 * logits.softmax(2).mean(1)).argmax(1)
     most = math.log(min(members, classes)) or 1.0
     share = votes / members

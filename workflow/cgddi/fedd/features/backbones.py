@@ -18,45 +18,42 @@ from cgddi.core.errors import UserError
 from cgddi.diffusion import backbone as diffusion
 from cgddi.diffusion import models
 from cgddi.diffusion.families import FAMILIES
-from cgddi.diffusion.schedule import NoiseRule
 
 Visit = Callable[[int, torch.Tensor], None]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class _LastBlockSeen(Exception):
-    """Ends a forward pass after the deepest-to-shallowest order has reached the last block asked for."""
+    """Ends a forward pass after the last block asked for."""
 
 
 class FeatureBackbone:
-    """What the features stage needs of a model. Subclasses noise the photo in their own space and run their own UNet.
+    """What the features stage needs of a model. Subclasses bring the photo into the space of their UNet, and run it.
 
     Args:
-        unet: with `up_blocks`.
-        rule: its noise schedule.
-        digest: content hash of the model.
-        folder: where it lies, for messages.
+        unet: with `up_blocks`. digest: content hash of the model. folder: where it lies. device: where it runs.
     """
 
-    def __init__(self, unet: torch.nn.Module, rule: NoiseRule, digest: str, folder: Path):
-        self.unet, self.rule, self.digest, self.folder = unet, rule, digest, folder
+    def __init__(self, unet: torch.nn.Module, digest: str, folder: Path, device: torch.device):
+        self.unet, self.digest, self.folder, self.device = unet, digest, folder, torch.device(device)
         self.decoder_blocks = decoder_blocks(unet, folder)
-        self.on_gpu = rule.signal.is_cuda
+        self.scheduler = _scheduler(folder)
 
     def input_shape(self, size: int) -> tuple[int, int, int]:
         """(C, h, w) of the UNet's input, and so of the noise, for photos of `size` px. UserError: a size it cannot halve."""
         raise NotImplementedError
 
     def encode(self, pixels: np.ndarray) -> torch.Tensor:
-        """Photos (B, H, W, 3) uint8 in the UNet's space, (B, C, h, w) float32 on the device."""
+        """Photos (B, 3, H, W) uint8 in the UNet's space, (B, C, h, w) float32 on the device."""
         raise NotImplementedError
 
-    def forward(self, noisy: torch.Tensor, steps: torch.Tensor) -> None:
+    def denoise(self, noisy: torch.Tensor, steps: torch.Tensor) -> None:
         """Run the UNet on (B, C, h, w) at timesteps (B,)."""
         raise NotImplementedError
 
     def clip(self, timestep: int) -> int:
         """The timestep, at most the schedule's last (the published 1000 is 999)."""
-        return min(int(timestep), self.rule.steps - 1)
+        return min(int(timestep), self.scheduler.config.num_train_timesteps - 1)
 
     def check_blocks(self, blocks: Sequence[int]) -> None:
         """Raise UserError for decoder blocks that this model does not have."""
@@ -70,25 +67,31 @@ class FeatureBackbone:
 
     @torch.no_grad()
     def run(
-        self, pixels: np.ndarray, noise: torch.Tensor, timestep: int, blocks: Sequence[int], visit: Visit, half: bool
+        self,
+        pixels: np.ndarray,
+        noise: torch.Tensor,
+        timestep: int,
+        blocks: Sequence[int],
+        visit: Visit,
+        precision: str = "fp32",
     ) -> None:
         """Noise photos to a timestep, run the UNet once, and show what the blocks asked for put out.
 
         Layers after the last block asked for are not run.
 
         Args:
-            pixels: (B, H, W, 3) uint8.
+            pixels: (B, 3, H, W) uint8.
             noise: (B, C, h, w) standard normal, of `input_shape`.
             timestep: see `clip`.
             blocks: decoder blocks to show.
             visit: called with (block, activations (B, C, h, w) on the device) in the order of the forward pass.
-            half: compute in float16 where that is safe (autocast; only on a GPU).
+            precision: fp32, bf16 or fp16 (autocast).
         """
         self.check_blocks(blocks)
         wanted = sorted(set(blocks))
         clean = self.encode(pixels)
         steps = torch.full((len(clean),), self.clip(timestep), device=clean.device, dtype=torch.long)
-        noisy = self.rule.add_noise(clean, noise.to(clean), steps)
+        noisy = self.scheduler.add_noise(clean, noise.to(clean), steps)
 
         def hook(block: int):
             def seen(_module, _inputs, output) -> None:
@@ -100,8 +103,8 @@ class FeatureBackbone:
 
         handles = [self.decoder_blocks[block].register_forward_hook(hook(block)) for block in wanted]
         try:
-            with torch.autocast(clean.device.type, torch.float16, enabled=half):
-                self.forward(noisy, steps)
+            with torch.autocast(clean.device.type, DTYPES[precision], enabled=precision != "fp32"):
+                self.denoise(noisy, steps)
         except _LastBlockSeen:
             pass
         finally:
@@ -115,16 +118,21 @@ class PixelBackbone(FeatureBackbone):
     def __init__(self, folder: Path, device: torch.device, variant: str | None):
         from diffusers import UNet2DModel
 
-        unet = _load(UNet2DModel, folder, variant)
+        try:
+            options = {"variant": variant, "use_safetensors": True, "local_files_only": True}
+            unet = UNet2DModel.from_pretrained(folder, subfolder="unet", **options)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"{folder}/unet: cannot be loaded ({str(error).splitlines()[0]}). Weights must be .safetensors (variant "
+                f"{variant})."
+            ) from error
         if unet.config.in_channels != 3:
             raise UserError(
                 f"{folder}/unet takes {unet.config.in_channels} channels, photos have 3. Name another model."
             )
         unet.requires_grad_(False).eval().to(device)
         unet.to(memory_format=torch.channels_last)
-        digest = models.combined(models.component_digests(folder, variant))
-        super().__init__(unet, NoiseRule(_scheduler_config(folder), device), digest, folder)
-        self.device = device
+        super().__init__(unet, models.combined(models.component_digests(folder, variant)), folder, device)
 
     def input_shape(self, size: int) -> tuple[int, int, int]:
         step = 2 ** (len(self.unet.config.block_out_channels) - 1)
@@ -133,10 +141,9 @@ class PixelBackbone(FeatureBackbone):
         return 3, size, size
 
     def encode(self, pixels: np.ndarray) -> torch.Tensor:
-        values = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device).permute(0, 3, 1, 2)
-        return values.float() / 127.5 - 1
+        return torch.from_numpy(pixels).to(self.device).float() / 127.5 - 1
 
-    def forward(self, noisy: torch.Tensor, steps: torch.Tensor) -> None:
+    def denoise(self, noisy: torch.Tensor, steps: torch.Tensor) -> None:
         self.unet(noisy.contiguous(memory_format=torch.channels_last), steps)
 
 
@@ -145,7 +152,7 @@ class LatentBackbone(FeatureBackbone):
 
     def __init__(self, model: Mapping[str, Any], device: torch.device, folder: Path):
         self.model = diffusion.load({**model, "source": str(folder)}, device, "fp32")
-        super().__init__(self.model.denoiser, self.model.rule, self.model.digest, folder)
+        super().__init__(self.model.denoiser, self.model.digest, folder, device)
         with torch.no_grad():
             self.prompt = self.model.encode_prompts([""])
 
@@ -153,11 +160,10 @@ class LatentBackbone(FeatureBackbone):
         return self.model.latent_shape(size)
 
     def encode(self, pixels: np.ndarray) -> torch.Tensor:
-        return self.model.encode_images(pixels)[0].to(self.model.device)
+        return self.model.encode_images(pixels.transpose(0, 2, 3, 1))[0].to(self.model.device)
 
-    def forward(self, noisy: torch.Tensor, steps: torch.Tensor) -> None:
-        prompts = self.prompt if len(noisy) == 1 else diffusion.Prompts.cat([self.prompt] * len(noisy))
-        self.model.denoise(noisy, steps, prompts)
+    def denoise(self, noisy: torch.Tensor, steps: torch.Tensor) -> None:
+        self.model.denoise(noisy, steps, diffusion.Prompts.cat([self.prompt] * len(noisy)))
 
 
 def decoder_blocks(unet: torch.nn.Module, folder: Path | str = "the model") -> list[torch.nn.Module]:
@@ -166,17 +172,28 @@ def decoder_blocks(unet: torch.nn.Module, folder: Path | str = "the model") -> l
     Raises:
         UserError: the UNet is of another kind (its way up has no residual blocks).
     """
-    found: list[torch.nn.Module] = []
+    blocks: list[torch.nn.Module] = []
     for level in getattr(unet, "up_blocks", []):
         if not hasattr(level, "resnets"):
             raise UserError(f"{folder}/unet: {type(level).__name__} has no residual blocks to take features from.")
         ends = list(getattr(level, "attentions", None) or level.resnets)
         if getattr(level, "upsamplers", None):
             ends[-1] = level.upsamplers[-1]
-        found += ends
-    if not found:
+        blocks += ends
+    if not blocks:
         raise UserError(f"{folder}/unet: no decoder blocks. Name a model whose UNet has a way up.")
-    return found
+    return blocks
+
+
+def _scheduler(folder: Path):
+    """The model's noise schedule, in diffusers' own DDPM form whatever sampler its folder names."""
+    from diffusers import DDPMScheduler
+
+    if not (folder / "scheduler" / "scheduler_config.json").is_file():
+        raise UserError(
+            f"{folder}/scheduler: missing, so the noise schedule is unknown. Copy the model's folder there."
+        )
+    return DDPMScheduler.from_config(DDPMScheduler.load_config(folder, subfolder="scheduler"))
 
 
 def load(model: Mapping[str, Any], device: torch.device) -> FeatureBackbone:
@@ -191,8 +208,8 @@ def load(model: Mapping[str, Any], device: torch.device) -> FeatureBackbone:
         UserError: no such folder, no UNet in it, or a UNet of an unknown kind.
     """
     folder = models.resolve(model)
-    kind = models.model_index(folder)
-    unet = (kind.get("unet") or [None, None])[-1]
+    index = models.model_index(folder)
+    unet, kind = (index.get("unet") or [None, None])[-1], index.get("_class_name")
     if not (folder / "unet" / "config.json").is_file() or unet is None:
         raise UserError(
             f"{folder}: no unet in this folder, so there are no features to take. Name a diffusers folder with a UNet, for "
@@ -200,29 +217,9 @@ def load(model: Mapping[str, Any], device: torch.device) -> FeatureBackbone:
         )
     if unet == "UNet2DModel":
         return PixelBackbone(folder, device, model.get("variant"))
-    if unet == "UNet2DConditionModel" and kind.get("_class_name") in FAMILIES:
+    if unet == "UNet2DConditionModel" and kind in FAMILIES:
         return LatentBackbone(model, device, folder)
     raise UserError(
-        f"{folder}: a {unet} in a {kind.get('_class_name')} gives no features here. Name a folder with a UNet2DModel, or one of "
+        f"{folder}: a {unet} in a {kind} gives no features here. Name a folder with a UNet2DModel, or one of "
         f"{', '.join(sorted(FAMILIES))}."
     )
-
-
-def _load(cls, folder: Path, variant: str | None):
-    try:
-        return cls.from_pretrained(
-            folder, subfolder="unet", variant=variant, use_safetensors=True, local_files_only=True
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"{folder}/unet: cannot be loaded ({str(error).splitlines()[0]}). Weights must be .safetensors (variant {variant})."
-        ) from error
-
-
-def _scheduler_config(folder: Path) -> dict[str, Any]:
-    import json
-
-    path = folder / "scheduler" / "scheduler_config.json"
-    if not path.is_file():
-        raise UserError(f"{path}: missing, so the noise schedule is unknown. Copy the model's scheduler folder there.")
-    return json.loads(path.read_text(encoding="utf-8"))

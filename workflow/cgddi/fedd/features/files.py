@@ -20,27 +20,25 @@ from cgddi.core.archive import canonical, record_for, sha256, write_record
 from cgddi.core.errors import UserError
 from cgddi.diffusion.weights import write_tensors
 
-KINDS = ("map", "pooled", "kmeans")
-
 
 @dataclass(frozen=True)
 class ImageFeatures:
     """Features of one photo, by decoder block.
 
     Args:
-        maps: native maps, float16 (C, h, w).
-        pooled: float16 (512,).
-        kmeans: uint8 (h, w).
+        maps: native maps, float16 (C, h, w). pooled: float16 (512,). kmeans: uint8 (h, w).
     """
 
-    maps: Mapping[int, torch.Tensor] = field(default_factory=dict)
-    pooled: Mapping[int, torch.Tensor] = field(default_factory=dict)
-    kmeans: Mapping[int, torch.Tensor] = field(default_factory=dict)
+    maps: dict[int, torch.Tensor] = field(default_factory=dict)
+    pooled: dict[int, torch.Tensor] = field(default_factory=dict)
+    kmeans: dict[int, torch.Tensor] = field(default_factory=dict)
 
     def tensors(self, image_id: str) -> dict[str, torch.Tensor]:
         """By their names in a file."""
-        parts = zip(KINDS, (self.maps, self.pooled, self.kmeans), strict=True)
-        return {f"{image_id}/{kind}/{block}": value for kind, found in parts for block, value in found.items()}
+        kinds = {"map": self.maps, "pooled": self.pooled, "kmeans": self.kmeans}
+        return {
+            f"{image_id}/{kind}/{block}": value for kind, blocks in kinds.items() for block, value in blocks.items()
+        }
 
 
 def write_features(
@@ -60,7 +58,7 @@ def write_features(
         facts: into the header and the record: model (content hash), size, timestep, crop, blocks (how many the model has), ...
     """
     path = Path(path)
-    tensors = {name: value for image_id, found in features.items() for name, value in found.tensors(image_id).items()}
+    tensors = {name: value for image, kept in features.items() for name, value in kept.tensors(image).items()}
     header = {**facts, "settings": spec.get("settings", {}), "spec": sha256(canonical(dict(spec)))}
     write_record(path.with_suffix(".json"), record_for(spec, inputs, images=sorted(features), **facts))
     write_tensors(path, tensors, {f"cgddi.{name}": canonical(value) for name, value in header.items()})
@@ -79,40 +77,36 @@ class FeatureFiles:
     SHARED = ("model", "size", "timestep", "crop")
 
     def __init__(self, paths: Iterable[str | Path]):
-        self._handles: list[Any] = []
-        self._files: dict[str, int] = {}
-        self._found: dict[tuple[str, str], list[int]] = {}
         self.paths = [Path(path) for path in paths]
         self.facts: dict[str, Any] = {}
-        for number, path in enumerate(self.paths):
-            self._handles.append(_open(path))
-            facts = {
-                name.removeprefix("cgddi."): json.loads(text)
-                for name, text in (self._handles[-1].metadata() or {}).items()
-                if name.startswith("cgddi.")
-            }
+        self._handles: dict[str, Any] = {}
+        self._blocks: dict[tuple[str, str], list[int]] = {}
+        for path in self.paths:
+            handle = _open(path)
+            header = {k.removeprefix("cgddi."): v for k, v in (handle.metadata() or {}).items() if k[:6] == "cgddi."}
+            facts = {name: json.loads(text) for name, text in header.items()}
             if "spec" not in facts:
                 raise UserError(f"{path}: not a feature file. Give files that `cgddi fedd features` wrote.")
+            self.facts = self.facts or facts
             for name in self.SHARED:
-                if self.facts and facts.get(name) != self.facts.get(name):
+                if facts.get(name) != self.facts.get(name):
                     raise UserError(
                         f"{path}: features of another {name} ({facts.get(name)}) than {self.paths[0]} "
                         f"({self.facts.get(name)}). Give files of one run."
                     )
-            self.facts = self.facts or facts
-            for name in self._handles[-1].keys():  # noqa: SIM118 (not a mapping)
+            for name in handle.keys():  # noqa: SIM118 (not a mapping)
+                self._handles[name] = handle
                 image_id, kind, block = name.split("/")
-                self._files[name] = number
-                self._found.setdefault((image_id, kind), []).append(int(block))
+                self._blocks.setdefault((image_id, kind), []).append(int(block))
 
     @property
     def images(self) -> list[str]:
         """Image ids in the files, sorted."""
-        return sorted({image_id for image_id, _ in self._found})
+        return sorted({image_id for image_id, _ in self._blocks})
 
     def blocks(self, image_id: str, kind: str = "map") -> list[int]:
         """Blocks of which a photo has features of a kind (map, pooled, kmeans), in order."""
-        return sorted(self._found.get((image_id, kind), []))
+        return sorted(self._blocks.get((image_id, kind), []))
 
     def maps(self, image_id: str, blocks: Sequence[int]) -> dict[int, torch.Tensor]:
         """Native maps of a photo: block -> float16 (C, h, w), in the order asked for."""
@@ -128,12 +122,12 @@ class FeatureFiles:
 
     def _read(self, image_id: str, kind: str, block: int) -> torch.Tensor:
         name = f"{image_id}/{kind}/{block}"
-        if name not in self._files:
+        if name not in self._handles:
             raise UserError(
-                f"image {image_id}: no {kind} features of block {block} in {_shown(self.paths)} "
+                f"image {image_id}: no {kind} features of block {block} in {', '.join(map(str, self.paths[:3]))} "
                 f"(there are blocks {self.blocks(image_id, kind)}). Run the features stage for this image and block."
             )
-        return self._handles[self._files[name]].get_tensor(name)
+        return self._handles[name].get_tensor(name)
 
 
 def _open(path: Path):
@@ -145,7 +139,3 @@ def _open(path: Path):
         raise UserError(
             f"{path}: not a whole safetensors file ({error}). Delete it and run the workflow again."
         ) from error
-
-
-def _shown(paths: Sequence[Path]) -> str:
-    return ", ".join(map(str, paths[:3])) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")

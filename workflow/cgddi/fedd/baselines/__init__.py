@@ -1,0 +1,1 @@
+"""U-Nets and classifiers on the photos themselves, which the study compares FEDD with."""

@@ -1,0 +1,1 @@
+"""The pixel networks on diffusion features: ensemble, training pixels, training, and masks."""

@@ -1,0 +1,1 @@
+"""Tables and pictures of the study, from the files its runs left."""
