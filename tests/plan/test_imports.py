@@ -28,7 +28,7 @@ GROUPS = {
             "stages.index.table",
             "stages.audit.leakage",
             "stages.audit.tone",
-            "stages.audit.memorisation",
+            "stages.audit.copies",
             "stages.report.page",
             "stages.export.dataset",
             "job.runtime",

@@ -10,7 +10,7 @@ import pytest
 from cgddi.core.archive import Archive, ArchiveWriter
 from cgddi.core.errors import UserError
 from cgddi.stages.audit.command import main
-from cgddi.stages.audit.duplicates import near_duplicates
+from cgddi.stages.audit.copies import near_duplicates
 from cgddi.stages.audit.leakage import audit_leakage, lineage_leaks
 from cgddi.stages.audit.settings import AuditSettings
 from cgddi.stages.index.table import build_index, read_roles
@@ -33,12 +33,17 @@ def world(tmp_path_factory):
     return make_world(tmp_path_factory.mktemp("world"), generator_images={"wart": ["wal0", "wal4"]})
 
 
+def spec_file(folder, settings):
+    spec = {"stage": "audit", "seed": 1, "split": "toy", "versions": {}, "settings": {**SETTINGS, **settings}}
+    (folder / "spec.json").write_text(json.dumps(spec))
+    return f"@{folder / 'spec.json'}"
+
+
 def gate(index, tmp_path, **settings):
     index.to_parquet(tmp_path / "i.parquet")
-    spec = {"stage": "audit", "seed": 1, "split": "toy", "versions": {}, "settings": {**SETTINGS, **settings}}
     out = tmp_path / "leakage.json"
     args = ["--index", str(tmp_path / "i.parquet"), "--output", str(out), "--threads", "1"]
-    main(["leakage", "--spec", json.dumps(spec), *args])
+    main(["leakage", "--spec", spec_file(tmp_path, settings), *args])
     return json.loads(out.read_text())
 
 
@@ -125,10 +130,9 @@ def test_a_segmenter_that_learnt_from_a_test_photo_is_a_leak(world, tmp_path):
     made = everything[(everything["role"] == "train") & (everything["kind"] != "real")]
     assert {leak["id"] for leak in leaks} == set(made["id"]) and {leak["kind"] for leak in leaks} == set(made["kind"])
     everything.to_parquet(tmp_path / "i.parquet")
-    spec = {"stage": "audit", "seed": 1, "split": "toy", "versions": {}, "settings": SETTINGS}
     files = ["--index", str(tmp_path / "i.parquet"), "--photos", leaky, "--output", str(tmp_path / "leakage.json")]
     with pytest.raises(UserError, match="segmenter nel4 is a test image"):
-        main(["leakage", "--spec", json.dumps(spec), *files, "--threads", "1"])
+        main(["leakage", "--spec", spec_file(tmp_path, {}), *files, "--threads", "1"])
 
 
 def test_automatic_masks_of_unknown_descent_are_refused(world, tmp_path):
@@ -149,10 +153,10 @@ def test_waived_gate_passes_but_is_not_clean(world, tmp_path):
     assert result["passed"] and not result["clean"] and result["leaks"]
 
 
-def photo_archive(world, tmp_path, edit):
-    """A training photo that is an edited copy of test photo nel4 (None: the very file), with its index."""
+def photo_archive(world, tmp_path, edit, image="nel4"):
+    """A training photo that is an edited copy of another (None: the very file), with its index."""
     photos = Archive(world.photos[0])
-    row = next(row for row in photos.rows if row["image_id"] == "nel4")
+    row = next(row for row in photos.rows if row["image_id"] == image)
     png = photos.read(row)
     if edit is not None:
         buffer = io.BytesIO()
@@ -185,6 +189,31 @@ def test_a_test_photo_under_another_name_is_found_by_its_pixels(world, tmp_path)
 def test_near_duplicates_are_found_however_turned(world, tmp_path, edit):
     pairs = near_duplicates(photo_archive(world, tmp_path, edit), PIXELS, 1)
     assert [(pair["id"], pair["image"], pair["role"]) for pair in pairs] == [("real/toy/copy", "nel4", "test")]
+
+
+def test_a_pair_at_both_thresholds_is_a_near_duplicate_and_one_beyond_either_is_not(world, tmp_path):
+    index = photo_archive(world, tmp_path, lambda picture: ImageEnhance.Brightness(picture).enhance(0.6).rotate(3))
+    wide = AuditSettings(**SETTINGS, hash_distance=20, duplicate_similarity=0.5)
+    (pair,) = [p for p in near_duplicates(index, wide, 1) if (p["id"], p["image"]) == ("real/toy/copy", "nel4")]
+    bits, similarity = pair["bits"], pair["similarity"]
+    assert 0 < bits <= 20 and 0.5 < similarity < 1
+
+    def found(distance, cut):
+        at = AuditSettings(**SETTINGS, hash_distance=distance, duplicate_similarity=cut)
+        return ("real/toy/copy", "nel4") in {(p["id"], p["image"]) for p in near_duplicates(index, at, 1)}
+
+    assert found(bits, similarity - 1e-4)
+    assert not found(bits - 1, similarity - 1e-4) and not found(bits, similarity + 1e-4)
+
+
+@pytest.mark.parametrize(("kind", "image", "searched"), [
+    ("healthy", "nel3", True), ("real", "nel3", True), ("lesion_mapped", "nel3", False), ("real", "nel1", False),
+])  # fmt: skip
+def test_photos_and_canvases_are_compared_with_validation_and_test_photos(world, tmp_path, kind, image, searched):
+    index = photo_archive(world, tmp_path, lambda picture: picture, image)
+    index.loc[index["id"] == "real/toy/copy", "kind"] = kind
+    pairs = near_duplicates(index, PIXELS, 1)
+    assert {(pair["image"], pair["role"]) for pair in pairs} == ({("nel3", "validation")} if searched else set())
 
 
 def test_near_duplicate_gate_can_be_enforced_reported_or_off(world, tmp_path):

@@ -7,7 +7,7 @@ training image of each semantic image).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from cgddi.core.archive import Archive, record_for, write_record
@@ -26,7 +26,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--photos", nargs="*", default=[], help="archives of the photos: their masks show where skin is"
     )
-    parser.add_argument("--semantic", nargs="*", default=[], help="archives of semantic images (in the index already)")
     parser.add_argument("--output", required=True, help="findings to write (.json)")
     parser.add_argument("--metrics", help="file to append one JSON line on time and memory to")
     args = parser.parse_args(argv)
@@ -37,11 +36,11 @@ def main(argv: list[str] | None = None) -> int:
 
         from cgddi.job import runtime
 
-    if needs_torch(args.kind, settings):
-        runtime.start(args.threads)
+    if args.kind == "quality" or settings.features.weights != "pixels":
+        runtime.start(args.threads)  # KID is torchmetrics', and features other than thumbnails come from a network
     with runtime.usage_log(args.metrics, stage="audit", kind=args.kind) as usage:
         result = audit(args.kind, pd.read_parquet(args.index), args.photos, settings, int(args.spec.get("seed", 0)))
-        usage["images"] = images_of(result)
+        usage["images"] = result.get("images", 0)
     inputs = [args.index, *(Archive(path).manifest_path for path in args.photos)]
     record = record_for(args.spec, inputs, **result)
     if args.kind == "leakage" and not result["passed"]:
@@ -52,11 +51,6 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"{explain(result)}\nAll rows are in {failed}.")
     write_record(args.output, record)
     return 0
-
-
-def needs_torch(kind: str, settings: AuditSettings) -> bool:
-    """Whether an audit works with torch: KID is torchmetrics', and features other than thumbnails come from a network."""
-    return kind == "quality" or settings.features.weights != "pixels"
 
 
 def audit(kind: str, index, photos: Sequence[str], settings: AuditSettings, seed: int) -> dict[str, Any]:
@@ -81,12 +75,6 @@ def audit(kind: str, index, photos: Sequence[str], settings: AuditSettings, seed
         from cgddi.stages.audit.quality import audit_quality
 
         return audit_quality(index, settings, seed)
-    from cgddi.stages.audit.memorisation import audit_memorisation
+    from cgddi.stages.audit.copies import audit_memorisation
 
     return audit_memorisation(index, settings, seed)
-
-
-def images_of(result: Mapping[str, Any]) -> int:
-    """How many images an audit looked at, for the log of rates; 0 where its findings do not say."""
-    cells = [cell for tones in result.get("by_kind", {}).values() for cell in tones.values()]
-    return int(result.get("images") or sum(cell["images"] for cell in cells))

@@ -15,6 +15,7 @@ from cgddi.core.errors import UserError
 from cgddi.stages.audit.settings import FeatureSettings
 
 THUMBNAIL = 16
+BATCH = 64
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -61,7 +62,7 @@ def extract(pictures: Iterable[Image.Image], settings: FeatureSettings, seed: in
 
     from cgddi.core.backbones import create_backbone
 
-    torch.manual_seed(seed % 2**63)
+    torch.manual_seed(seed)
     model, _ = create_backbone(settings.backbone, settings.weights, image_size=settings.image_size)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.eval().to(device)
@@ -79,7 +80,7 @@ def extract(pictures: Iterable[Image.Image], settings: FeatureSettings, seed: in
     side = (settings.image_size, settings.image_size)
     for picture in pictures:
         batch.append(np.asarray(picture.resize(side, Image.Resampling.BILINEAR)))
-        if len(batch) == settings.batch_size:
+        if len(batch) == BATCH:
             flush()
     flush()
     return np.concatenate(found) if found else np.zeros((0, model.num_features), np.float32)

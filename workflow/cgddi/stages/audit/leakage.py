@@ -13,6 +13,7 @@ import pandas as pd
 
 from cgddi.core.archive import Archive
 from cgddi.core.lineage import lineage, segmenter_images
+from cgddi.stages.audit.copies import near_duplicates
 from cgddi.stages.audit.settings import AuditSettings
 
 
@@ -20,7 +21,7 @@ def lineage_leaks(index: pd.DataFrame, photos: Iterable[str | Path] = ()) -> lis
     """Training rows whose donor, canvas, generator image or own pixels are those of a held-out image.
 
     Args:
-        index: a split's index (see `cgddi.stages.index.table.COLUMNS`).
+        index: a split's index (see `cgddi.stages.index`).
         photos: archives of the photos, whose records say which images taught the segmenter behind automatic masks.
 
     Returns:
@@ -64,8 +65,6 @@ def audit_leakage(
     Returns:
         passed (whether the build may go on), clean (whether nothing was found), leaks, near_duplicates and counts.
     """
-    from cgddi.stages.audit.duplicates import near_duplicates
-
     leaks = lineage_leaks(index, photos)
     pairs = [] if settings.near_duplicates == "off" else near_duplicates(index, settings, seed)
     stopped = [leak for leak in leaks if settings.leakage_gate == "enforce"]
@@ -102,6 +101,6 @@ def explain(result: dict[str, Any], shown: int = 20) -> str:
     ]
     lines.append(
         "Remove them (make the split again with near-duplicates kept together, or the index again), or set "
-        "`audit.leakage_gate` / `audit.near_duplicates` to `report` to go on with every table marked."
+        "`audit.leakage_gate` / `audit.near_duplicates` to `report` to go on, which every table will say."
     )
     return "\n".join(lines)

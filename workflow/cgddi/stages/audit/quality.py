@@ -16,6 +16,11 @@ from cgddi.core.seeds import seed_for
 from cgddi.stages.audit.features import describe, draw_by_name, extract, load_image, rows_of
 from cgddi.stages.audit.settings import AuditSettings
 
+FLAT, BLACK = 2.0, 8.0
+"""An image whose grey levels (0..255) have a standard deviation below the first is flat, a mean below the second black."""
+KID_SUBSET, KID_SUBSETS = 50, 50
+"""Images per subset, at most those there are, and subsets of KID (Binkowski 2018)."""
+
 
 class _Given(torch.nn.Module):
     """Hands features that were computed beforehand to a torchmetrics metric."""
@@ -49,15 +54,15 @@ def frechet_distance(real: np.ndarray, other: np.ndarray) -> float | None:
     return round(float(np.square(means[0] - means[1]).sum() + sum(traces) - 2 * root), 6)
 
 
-def kernel_distance(real: np.ndarray, other: np.ndarray, subset: int, seed: int) -> tuple[float, float] | None:
+def kernel_distance(real: np.ndarray, other: np.ndarray, seed: int) -> tuple[float, float] | None:
     """Kernel distance (mean, standard deviation over subsets) of two sets of features, by torchmetrics; None below two."""
-    subset = min(subset, len(real), len(other))
+    subset = min(KID_SUBSET, len(real), len(other))
     if subset < 2:
         return None
     torch.manual_seed(seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that the features are kept: they are few
-        metric = KernelInceptionDistance(feature=_Given(real.shape[1]), subsets=50, subset_size=subset)
+        metric = KernelInceptionDistance(feature=_Given(real.shape[1]), subsets=KID_SUBSETS, subset_size=subset)
     metric.update(torch.from_numpy(real), real=True)
     metric.update(torch.from_numpy(other), real=False)
     mean, deviation = metric.compute()
@@ -80,8 +85,8 @@ def audit_quality(index: pd.DataFrame, settings: AuditSettings, seed: int) -> di
         for row in tqdm(rows_of(train), desc="measure quality", unit="image"):
             picture = load_image(row)
             grey = np.asarray(picture.convert("L"), dtype=np.float32)
-            facts["flat"].append(float(grey.std()) < settings.flat_std)
-            facts["black"].append(float(grey.mean()) < settings.black_mean)
+            facts["flat"].append(float(grey.std()) < FLAT)
+            facts["black"].append(float(grey.mean()) < BLACK)
             colours.append(rgb_to_lab(np.asarray(picture.resize((32, 32)))).reshape(-1, 3).mean(axis=0))
             yield picture
 
@@ -99,14 +104,13 @@ def audit_quality(index: pd.DataFrame, settings: AuditSettings, seed: int) -> di
             "lab_std": [round(float(v), 3) for v in colour[rows.index].std(axis=0)],
         }
         if kind != "real":
-            kid = kernel_distance(
-                real, features[rows.index], settings.kid_subset, seed_for(seed, "kid", kind, tone) % 2**63
-            )
+            kid = kernel_distance(real, features[rows.index], seed_for(seed, "kid", kind, tone))
             entry["fid"] = frechet_distance(real, features[rows.index])
             entry["kid"], entry["kid_std"] = kid if kid else (None, None)
             entry["real_images"] = len(real)
         by_kind.setdefault(kind, {})[tone] = entry
     return {
+        "images": len(train),
         "by_kind": by_kind,
         "flat_images": train["id"][train["flat"]].tolist(),
         "black_images": train["id"][train["black"]].tolist(),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from cgddi.core.settings import Settings
 
 REVISION = 1
 
@@ -12,10 +14,8 @@ KINDS = ("leakage", "quality", "tone", "memorisation")
 """The audits: `cgddi audit KIND`."""
 
 
-class FeatureSettings(BaseModel):
+class FeatureSettings(Settings):
     """What images are compared by. The figures FID and KID are only comparable between runs with equal features."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     backbone: str = Field("resnet18", description="timm backbone whose pooled features are used; not used by `pixels`")
     weights: str = Field(
@@ -24,25 +24,19 @@ class FeatureSettings(BaseModel):
         "values mean anything), `pixels` (16x16 colour thumbnails, no network), or a local .safetensors file",
     )
     image_size: int = Field(224, ge=16, description="side to which images are resized before the backbone (pixels)")
-    batch_size: int = Field(64, ge=1, description="images per forward pass")
 
 
-class AuditSettings(BaseModel):
+class AuditSettings(Settings):
     """What the audits measure and when the leakage gate fails."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     leakage_gate: Literal["enforce", "report"] = Field(
         "enforce",
         description="`enforce`: the audit fails when a training image descends from a validation or test image. `report`: it "
-        "passes, and every table of the split is marked (for reproducing published figures).",
+        "passes, and every table of the split says so (for reproducing published figures).",
     )
     near_duplicates: Literal["enforce", "report", "off"] = Field(
         "enforce",
         description="the same for near-duplicates of validation and test images; `off` does not look for them",
-    )
-    near_duplicate_kinds: tuple[str, ...] = Field(
-        ("real", "healthy"), description="kinds of training image searched for near-duplicates of held-out images"
     )
     hash_distance: int = Field(
         8,
@@ -71,17 +65,6 @@ class AuditSettings(BaseModel):
         ge=2,
         description="synthetic images per kind and tone measured by tone, quality and memorisation (drawn by name)",
     )
-    kid_subset: int = Field(
-        50, ge=2, description="images per KID subset; at most the images there are (Binkowski 2018)"
-    )
-    memorised_similarity: float = Field(
-        0.95,
-        gt=0,
-        le=1,
-        description="a synthetic image this similar to a training image that is not its canvas is reported",
-    )
-    flat_std: float = Field(2.0, ge=0, description="an image whose grey levels (0..255) vary less than this is flat")
-    black_mean: float = Field(8.0, ge=0, description="an image whose mean grey level (0..255) is below this is black")
 
     @property
     def duplicate_cut(self) -> float:

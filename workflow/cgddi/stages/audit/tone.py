@@ -55,6 +55,7 @@ def audit_tone(index: pd.DataFrame, photos: Sequence[str], settings: AuditSettin
         }
     agreement = frame.assign(agree=frame["measured"] == frame["tone"]).groupby("kind")["agree"].mean()
     return {
+        "images": len(frame),
         "by_kind": by_kind,
         "agreement": {kind: round(float(value), 4) for kind, value in agreement.items()},
         "cuts": list(settings.ita_cuts),
