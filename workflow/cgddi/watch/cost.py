@@ -1,21 +1,201 @@
-"""Predict the GPU-hours of a plan, before it is launched, from the rates that finished jobs recorded.
+"""Predict the GPU hours of what is left to do, from the rates that finished jobs recorded.
 
 Run one disease first (config key `only_concepts`), then ask for the whole, with --rates naming that run's results. A stage of
-which no job has finished is counted at a default rate, marked with `*`: the paper's figures on an NVIDIA L4, or a guess. The
-prediction is also kept in the results' log folder, where the report compares it with what the run took.
+which no job has finished is counted at a default rate, marked with `*`: the paper's figures on an NVIDIA L4, or a guess. What is
+left is what `snakemake -n` would run. The prediction is also kept in the results' log folder, where the report compares it with
+what the run took.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
 
 from cgddi.core.errors import UserError
-from cgddi.plan.config import config_option, load_config
-from cgddi.plan.plan import Plan
-from cgddi.watch.rates import Line, main_device, predict, recorded, save_prediction
-from cgddi.watch.status import survey
+from cgddi.plan.config import config_option
+from cgddi.watch.dag import Job, ask_snakemake, read_jobs
+
+if TYPE_CHECKING:
+    from cgddi.plan.plan import Plan
+
+UNITS = {
+    **dict.fromkeys(("embedding", "lora"), "steps"),
+    **dict.fromkeys(("masks", "healthy", "semantic", "fedd_features"), "images"),
+}
+"""Stage -> what its work is counted in; jobs of other stages are alike enough to count them whole."""
+UNET_CALL = 116 / 73
+"""Seconds of one UNet call of sampling: the paper's stated 116 s per image, by 73 calls (100 PNDM steps at strength 0.725)."""
+
+
+# ---- rates of finished jobs
+
+
+@dataclass(frozen=True)
+class Used:
+    """What one finished job used: its stage, device, seconds, and its work in the stage's unit."""
+
+    stage: str
+    device: str
+    seconds: float
+    amount: float
+
+
+def recorded(folders: Iterable[str | Path]) -> list[Used]:
+    """What GPU jobs used, by the last lines of every `*.metrics.jsonl` under some folders.
+
+    Passed over: lines that are no summary of a job, runs that failed, and work that took no GPU.
+    """
+    found = []
+    for folder in folders:
+        for path in sorted(Path(folder).rglob("*.metrics.jsonl")):
+            for line in path.read_text(errors="replace").splitlines():
+                try:
+                    facts = json.loads(line)
+                    stage, device, seconds = facts["stage"], str(facts["device"]), float(facts["seconds"])
+                    amount = float(facts.get(UNITS[stage]) or 0) if stage in UNITS else 1.0
+                except (json.JSONDecodeError, KeyError, TypeError, ValueError):
+                    continue
+                if seconds > 0 and amount > 0 and not facts.get("failed") and facts.get("kind") in (None, "quality"):
+                    found.append(Used(stage, device, seconds, amount))
+    return found
+
+
+def main_device(used: Iterable[Used]) -> str | None:
+    """The model of device on which the jobs worked longest."""
+    by_device: dict[str, float] = defaultdict(float)
+    for job in used:
+        by_device[job.device] += job.seconds
+    return max(by_device, key=lambda name: by_device[name], default=None)
+
+
+def default_rate(plan: Plan, stage: str) -> float:
+    """Seconds per unit of a stage that no job has recorded yet.
+
+    Embedding and LoRA: the paper's 40 and 33 minutes a run on an NVIDIA L4, at its 500 and 750 steps. Sampling and inpainting: its
+    116 s an image, by the calls of the UNet that this configuration makes. The rest is a guess: half an hour a classifier or
+    segmenter, a quarter of an hour an audit, a second for the mask or the features of an image.
+    """
+    config = plan.config
+    return {
+        "embedding": 40 * 60 / 500,
+        "lora": 33 * 60 / 750,
+        "semantic": UNET_CALL * config.semantic.steps * config.semantic.strength,
+        "healthy": 2.0 if config.healthy.method == "biharmonic" else UNET_CALL * config.healthy.steps,
+        "audit": 900.0,
+        "masks": 1.0,
+        "fedd_features": 1.0,
+    }.get(stage, 1800.0)
+
+
+# ---- the work of the plan
+
+
+def amount(job: Job, plan: Plan) -> int:
+    """Size of a job's work in its stage's unit, from its spec: steps, images, or 1 where jobs are counted whole."""
+    spec, unit = job.spec or {}, UNITS.get(job.stage)
+    if unit == "steps":
+        return int(spec["settings"]["steps"])
+    if job.stage == "semantic":
+        return samples(plan, job.wildcards["scope"], job.wildcards["canvas_cohort"])
+    if unit == "images":
+        return len(next(spec[key] for key in ("rows", "images") if key in spec))
+    return 1
+
+
+def samples(plan: Plan, scope: str, cohort: str) -> int:
+    """Images that a semantic job draws if review keeps every canvas: the canvases are known only when they are made."""
+    settings = plan.config.semantic
+    roles = plan.roles.get(scope)
+    canvases = sum(1 for p in plan.masked(cohort) if roles is None or roles.get(p.image_id) == "train")
+    if settings.max_canvases is not None:
+        canvases = min(canvases, settings.max_canvases)
+    per_tone = canvases * settings.repeats
+    if settings.per_tone is not None:
+        per_tone = min(per_tone, settings.per_tone)
+    return 3 * per_tone
+
+
+@dataclass(frozen=True)
+class Line:
+    """Cost of one stage: jobs and GPU hours of the whole plan and of what is left.
+
+    Args:
+        measured: finished jobs behind the rate; 0 where the rate is the default one.
+    """
+
+    stage: str
+    jobs: int
+    left: int
+    unit: str
+    rate: float
+    measured: int
+    hours: float
+    hours_left: float
+
+
+def predict(plan: Plan, jobs: Iterable[Job], used: Iterable[Used]) -> list[Line]:
+    """Cost by stage, in the order of the work.
+
+    Args:
+        plan: the plan, for the default rates.
+        jobs: its jobs, upstream first; those that take no GPU are passed over.
+        used: what finished jobs used, on one model of device.
+    """
+    rates: dict[str, list[float]] = defaultdict(list)
+    for done in used:
+        rates[done.stage].append(done.seconds / done.amount)
+    by_stage: dict[str, list[Job]] = defaultdict(list)
+    for job in jobs:
+        if job.gpu:
+            by_stage[job.stage].append(job)
+    lines = []
+    for stage, of_stage in by_stage.items():
+        seen = rates[stage]
+        rate = median(seen) if seen else default_rate(plan, stage)
+        left = [job for job in of_stage if job.planned]
+        hours, hours_left = (rate * sum(amount(job, plan) for job in some) / 3600 for some in (of_stage, left))
+        unit = UNITS.get(stage, "jobs")
+        lines.append(Line(stage, len(of_stage), len(left), unit, rate, len(seen), hours, hours_left))
+    return lines
+
+
+# ---- what is kept for the report
+
+
+def save_prediction(plan: Plan, lines: Iterable[Line], device: str | None, launched: bool = False) -> None:
+    """Append a prediction to `logs/plan.jsonl` of the results, for the report to compare with what the run took.
+
+    Args:
+        plan: the plan.
+        lines: the prediction.
+        device: the model of device behind the rates.
+        launched: whether it was made when a run started, not when a person asked.
+    """
+    path = Path(plan.config.results) / "logs" / "plan.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    keys = ("stage", "jobs", "unit", "rate", "measured", "hours")
+    stages = [{key: getattr(line, key) for key in keys} | {"left": None if launched else line.left} for line in lines]
+    with open(path, "a", encoding="ascii") as log:
+        log.write(json.dumps({"when": when, "device": device, "stages": stages}) + "\n")
+
+
+def predict_at_start(workflow: Any, plan: Plan) -> None:
+    """Keep what the whole plan is predicted to take, from a run's own DAG: for the Snakefile's `onstart`."""
+    used = recorded([plan.config.results])
+    device = main_device(used)
+    lines = predict(plan, read_jobs(workflow.dag, plan), [job for job in used if job.device == device])
+    save_prediction(plan, lines, device, launched=True)
+
+
+# ---- what a person is shown
 
 
 def main(argv: list[str]) -> int:
@@ -35,29 +215,27 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     if args.gpus < 1:
         raise UserError("--gpus must be at least 1.")
-    plan = Plan(load_config(*args.configfile))
+    plan, jobs = ask_snakemake(args.configfile)
     used = recorded([plan.config.results, *args.rates])
     devices = {job.device for job in used}
     if args.device and args.device not in devices:
         known = ", ".join(sorted(devices)) or "none"
         raise UserError(f"--device {args.device}: no job ran on it. Recorded devices: {known}.")
     device = args.device or main_device(used)
-    found = survey(plan, Path.cwd())
-    undone = {job.outputs[0] for job, state, _ in found if state != "done"}
-    lines = predict(plan, [job for job, _, _ in found], [job for job in used if job.device == device], undone)
+    lines = predict(plan, jobs, [job for job in used if job.device == device])
     save_prediction(plan, lines, device)
     if args.json:
         for line in lines:
             print(json.dumps({**line.__dict__, "device": device}))
     else:
-        print(f"GPU-hours of {plan.config.results}, at rates recorded on {device or 'no device yet'}\n")
+        print(f"GPU hours of {plan.config.results}, at rates recorded on {device or 'no device yet'}\n")
         print("\n".join(table(lines, args.gpus)))
     return 0
 
 
 def table(lines: list[Line], gpus: int) -> list[str]:
     """The prediction as lines of text: stages, the sum, and what it rests on."""
-    found = [f"{'stage':14} {'jobs':>6} {'left':>6}  {'rate':22} {'GPU-hours':>10} {'left':>10}"]
+    found = [f"{'stage':14} {'jobs':>6} {'left':>6}  {'rate':22} {'GPU hours':>10} {'left':>10}"]
     for line in lines:
         rate = f"{line.rate:.3g} s/{line.unit[:-1]} " + (f"({line.measured})" if line.measured else "*")
         found.append(

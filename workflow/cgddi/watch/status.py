@@ -1,9 +1,10 @@
-"""Show per concept what is done, running, stale or missing, and why. Reads records and file times only; runs nothing.
+"""Show per concept what is done, stale, running, failed or missing, and why: Snakemake's own plan, records, logs and SLURM's queue.
 
-done      its files are there, made from what the plan says now
-stale     its files are there, but would be made again: settings, rows, code or an input changed
-running   a Snakemake or the cluster is at it now (queued: the cluster has not started it yet)
-missing   not made yet, or half made when a run died (`make recover`, then start again)
+done      nothing to do
+stale     there, but `snakemake` would make it again: its settings, rows, code or an input changed
+running   at work now (queued: the cluster has not started it yet, with SLURM's reason)
+failed    its last run ended with an error: the last line of its log
+missing   not made yet, or half made when a run died (`cgddi repair`, then start again)
 """
 
 from __future__ import annotations
@@ -12,58 +13,21 @@ import argparse
 import base64
 import binascii
 import json
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
-from cgddi.core.archive import file_sha256
 from cgddi.core.errors import UserError
-from cgddi.plan.config import config_option, load_config
-from cgddi.plan.jobs import CHAIN, Job, all_jobs
-from cgddi.plan.plan import Plan
-from cgddi.watch.recover import cluster_jobs, controllers
+from cgddi.plan.config import config_option
+from cgddi.watch.dag import Job, ask_snakemake
+from cgddi.watch.repair import cluster_jobs, controllers
+from cgddi.watch.why import causes
 
-PHOTOS = ("images", "rows", "train", "validation", "test")
-"""Keys of a spec that list photos."""
-STATES = ("done", "stale", "running", "queued", "missing")
-
-
-def explain(made: Mapping[str, Any], planned: Mapping[str, Any], place: str = "") -> list[str]:
-    """What differs between the spec a result was made from and the planned one, in words."""
-    found = []
-    for key in sorted({*made, *planned}):
-        old, new, name = made.get(key), planned.get(key), f"{place}{key}"
-        if old == new:
-            continue
-        if key == "source":
-            found.append("the stage's code changed")
-        elif isinstance(old, Mapping) and isinstance(new, Mapping):
-            found += explain(old, new, "" if key == "settings" else f"{name}.")
-        elif key in PHOTOS and isinstance(old, list) and isinstance(new, list):
-            found.append(_photos_changed(old, new))
-        else:
-            found.append(f"{name}: {_short(old)} -> {_short(new)}")
-    return found
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
-
-
-def _photos_changed(old: list[Any], new: list[Any]) -> str:
-    def by_id(rows: list[Any]) -> dict[str, Any]:
-        return {row["image_id"] if isinstance(row, dict) else row: row for row in rows}
-
-    before, after = by_id(old), by_id(new)
-    facts = {
-        "added": len(after.keys() - before.keys()),
-        "removed": len(before.keys() - after.keys()),
-        "changed": sum(before[k] != after[k] for k in before.keys() & after.keys()),
-    }
-    return "photos " + (", ".join(f"{n} {what}" for what, n in facts.items() if n) or "in another order")
+STATES = ("done", "stale", "running", "queued", "failed", "missing")
+CHAIN = ("masks", "healthy", "lesion_mapped", "embedding", "lora", "semantic")
+"""Stages that work on one concept, in the order of the work: the columns of the table."""
+Found = list[tuple[Job, str, str]]
+"""(job, state, why)"""
 
 
 def unfinished(folder: Path) -> dict[str, str | None]:
@@ -82,77 +46,83 @@ def unfinished(folder: Path) -> dict[str, str | None]:
     return found
 
 
-def _own_state(
-    job: Job, markers: Mapping[str, str | None], alive: bool, cluster: Mapping[str, str] | None
-) -> tuple[str, str]:
-    """State of one job by itself, and why."""
-    marked = [path for path in job.outputs if path in markers]
-    if marked:
-        number = markers[marked[0]]
-        if number is not None and cluster is None:
-            return "running", "as far as known: the cluster does not answer"
-        if number is not None and number in cluster:
-            state = "queued" if cluster[number] == "PENDING" else "running"
-            return state, f"cluster job {number}"
-        if alive:
-            return "running", "Snakemake is at it"
-        return "missing", "its run was interrupted"
-    absent = [path for path in job.outputs if not Path(path).exists()]
-    if len(absent) == len(job.outputs):
-        return "missing", "not made yet"
-    if absent:
-        return "missing", f"{Path(absent[0]).name} was deleted"
-    if job.record is None:
-        return "done", ""
-    try:
-        record = json.loads(Path(job.record).read_text())
-        made = record["spec"]
-    except (json.JSONDecodeError, KeyError, TypeError, OSError):
-        return "stale", f"{job.record} is not a record"
-    why = explain(made, json.loads(job.spec))
-    if why:
-        return "stale", "; ".join(why)
-    return _inputs_state(record.get("inputs", {}), os.stat(job.record).st_mtime)
+def last_words(job: Job, folder: Path) -> str | None:
+    """Why a job's last run failed, as its log ends or SLURM says; None if that run did not fail, or there was none.
+
+    Snakemake writes a job's benchmark file when the job has succeeded, which is after its log: a log without a benchmark, or with
+    an older one, is that of a failure.
+    """
+    if job.log is None or job.benchmark is None or not (folder / job.log).exists():
+        return None
+    log, benchmark = folder / job.log, folder / job.benchmark
+    if benchmark.exists() and benchmark.stat().st_mtime >= log.stat().st_mtime:
+        return None
+    own = _lines(log)
+    slurm = folder / ".snakemake" / "slurm_logs" / f"rule_{job.rule}" / "_".join(job.wildcards.values()).replace("/", "_")
+    for path in sorted(slurm.glob("*.log"), key=lambda path: path.stat().st_mtime)[-1:]:
+        # Out of memory or time: of that a job itself knows nothing.
+        ended = [line for line in _lines(path) if "slurmstepd: error" in line]
+        if ended and path.stat().st_mtime >= log.stat().st_mtime:
+            return ended[-1]
+    return own[-1] if own else f"it ended without a word: {job.log} is empty"
 
 
-def _inputs_state(inputs: Mapping[str, str], made: float) -> tuple[str, str]:
-    """Whether an input that is newer than the result also has other bytes."""
-    for path, digest in inputs.items():
-        try:
-            newer = os.stat(path).st_mtime > made
-        except FileNotFoundError:
-            continue
-        if newer and file_sha256(path) != digest:
-            return "stale", f"{path} changed"
-    return "done", ""
+def _lines(path: Path) -> list[str]:
+    """Lines of a log; a progress bar draws one many times, each after a carriage return."""
+    lines = path.read_text(errors="replace").replace("\r", "\n").split("\n")
+    return [line.strip() for line in lines if line.strip()]
 
 
-def survey(plan: Plan, folder: Path) -> list[tuple[Job, str, str]]:
-    """(job, state, why) of every job, upstream first. A result whose input is stale or missing is stale itself."""
-    markers = unfinished(folder)
-    cluster: dict[str, str] | None = {}
-    if any(markers.values()):
-        try:
-            cluster = {job["id"]: job["state"] for job in cluster_jobs(folder)}
-        except UserError:
-            cluster = None
-    alive = bool(markers) and bool(controllers(folder))
-    found: list[tuple[Job, str, str]] = []
-    not_done: dict[str, Job] = {}
-    for job in all_jobs(plan):
-        state, why = _own_state(job, markers, alive, cluster)
-        waits = [not_done[path] for path in job.needs if path in not_done]
-        if waits and state in ("done", "missing"):
-            stages = Counter(other.stage for other in waits)
-            text = "waits for " + ", ".join(f"{n} {stage}" for stage, n in stages.items())
-            if state == "done":
-                state, why = "stale", text
-            elif why == "not made yet":
-                why = text
-        if state != "done":
-            not_done[job.outputs[0]] = job
-        found.append((job, state, why))
-    return found
+class Survey:
+    """What is known of the jobs beside Snakemake's plan: markers of what runs, the cluster's queue, logs.
+
+    Args:
+        folder: the working directory.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.markers = unfinished(folder)
+        self.alive = bool(self.markers) and bool(controllers(folder))
+        self.cluster: Mapping[str, Mapping[str, str]] | None = {}
+        if any(self.markers.values()):
+            try:
+                self.cluster = {job["id"]: job for job in cluster_jobs(folder)}
+            except UserError:
+                self.cluster = None
+
+    def state(self, job: Job) -> tuple[str, str]:
+        """State of a job, and why."""
+        marked = [path for path in job.outputs if path in self.markers]
+        if marked:
+            number = self.markers[marked[0]]
+            if number is not None and self.cluster is None:
+                return "running", "as far as known: the cluster does not answer"
+            if number is not None and number in self.cluster:
+                if self.cluster[number]["state"] == "PENDING":
+                    return "queued", f"SLURM says {self.cluster[number]['reason']}: cluster job {number}"
+                return "running", f"cluster job {number}"
+            if self.alive:
+                return "running", "Snakemake is at it"
+        if not job.planned:
+            return "done", ""
+        waits = Counter(other.stage for other in job.needs if other.planned)
+        text = "waits for " + ", ".join(f"{n} {stage}" for stage, n in waits.items()) if waits else ""
+        if not job.missing and not marked:
+            return "stale", "; ".join(causes(job)) or text
+        if marked:
+            return "missing", "its run was interrupted"
+        if words := last_words(job, self.folder):
+            return "failed", words
+        if len(job.missing) < len(job.outputs):
+            return "missing", f"{Path(job.missing[0]).name} was deleted"
+        return "missing", text or "not made yet"
+
+
+def survey(jobs: Iterable[Job], folder: Path) -> Found:
+    """(job, state, why) of every job."""
+    known = Survey(folder)
+    return [(job, *known.state(job)) for job in jobs]
 
 
 def _cell(states: Iterable[str]) -> str:
@@ -167,7 +137,7 @@ def _cell(states: Iterable[str]) -> str:
     return " ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
 
 
-def table(found: list[tuple[Job, str, str]]) -> list[str]:
+def table(found: Found) -> list[str]:
     """The table of concepts, and the line of pooled jobs."""
     by_concept: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     pooled: dict[str, list[str]] = defaultdict(list)
@@ -184,13 +154,14 @@ def table(found: list[tuple[Job, str, str]]) -> list[str]:
     return lines
 
 
-def reasons(found: list[tuple[Job, str, str]], shown: int = 3) -> list[str]:
+def reasons(found: Found, shown: int = 3) -> list[str]:
     """Why jobs are not done, equal reasons of a stage on one line."""
     groups: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     for job, state, why in found:
         if state != "done":
-            key = "cluster job" if state in ("running", "queued") and why.startswith("cluster job") else why
-            groups[state, job.stage, key].append(job.name if key == why else f"{job.name}: {why.split()[-1]}")
+            reason, cluster, number = why.partition("cluster job ")
+            name = f"{job.name}: {number}" if number else job.name
+            groups[state, job.stage, (reason + cluster).strip()].append(name)
     lines = []
     for state in STATES[1:]:
         for (group_state, stage, why), names in groups.items():
@@ -209,18 +180,17 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--concept", action="append", default=[], metavar="SLUG", help="only this concept (repeatable)")
     parser.add_argument("--json", action="store_true", help="one JSON line per job: stage, name, concept, state, why")
     args = parser.parse_args(argv)
-    plan = Plan(load_config(*args.configfile))
+    plan, jobs = ask_snakemake(args.configfile)
     unknown = [slug for slug in args.concept if slug not in plan.concepts]
     if unknown:
         raise UserError(f"--concept {unknown[0]}: not in the disease sheet. Known: {', '.join(sorted(plan.concepts))}")
-    found = survey(plan, Path.cwd())
+    found = survey(jobs, Path.cwd())
     if args.concept:
         found = [item for item in found if item[0].concept in args.concept]
     if args.json:
         for job, state, why in found:
-            print(
-                json.dumps({"stage": job.stage, "name": job.name, "concept": job.concept, "state": state, "why": why})
-            )
+            facts = {"rule": job.rule, "stage": job.stage, "name": job.name, "concept": job.concept}
+            print(json.dumps({**facts, "state": state, "why": why}))
         return 0
     counts = Counter(state for _, state, _ in found)
     print(f"{plan.config.results}: {', '.join(f'{counts[s]} {s}' for s in STATES if counts[s])} of {len(found)} jobs\n")

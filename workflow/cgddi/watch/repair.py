@@ -58,19 +58,19 @@ def orphans(folder: Path) -> list[int]:
 
 
 def cluster_jobs(folder: Path) -> list[dict[str, str]]:
-    """This user's cluster jobs that a run in a folder submitted: id, state, rule and wildcards (`what`)."""
+    """This user's cluster jobs that a run in a folder submitted: id, state, SLURM's reason, rule and wildcards (`what`)."""
     if shutil.which("squeue") is None:
         return []
-    command = ["squeue", "--me", "--noheader", "--format=%i|%T|%Z|%j|%k"]
+    command = ["squeue", "--me", "--noheader", "--format=%i|%T|%r|%j|%k|%Z"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     if "configuration source" in done.stderr:
         return []  # SLURM's commands are installed, but this machine belongs to no cluster
     if done.returncode:
         raise UserError(f"squeue failed: {done.stderr.strip()} Try again when the cluster answers.")
-    rows = [line.split("|", 4) for line in done.stdout.splitlines() if line.count("|") >= 4]
+    rows = [line.split("|", 5) for line in done.stdout.splitlines() if line.count("|") >= 5]
     return [
-        {"id": number, "state": state, "what": comment}
-        for number, state, place, name, comment in rows
+        {"id": number, "state": state, "reason": reason, "what": comment}
+        for number, state, reason, name, comment, place in rows
         if name.startswith(JOB_PREFIX) and Path(place).resolve() == folder.resolve()
     ]
 
@@ -85,7 +85,7 @@ def _gone(find, seconds: float = 90) -> bool:
     return True
 
 
-def recover(folder: Path) -> list[str]:
+def repair(folder: Path) -> list[str]:
     """End what a dead run left behind in a folder and unlock it.
 
     Returns:
@@ -106,7 +106,7 @@ def recover(folder: Path) -> list[str]:
         if not _gone(lambda: cluster_jobs(folder)):
             left = ", ".join(job["id"] for job in cluster_jobs(folder))
             raise UserError(
-                f"Cluster jobs {left} do not end. Cancel them (scancel {left}), then run `make recover` again."
+                f"Cluster jobs {left} do not end. Cancel them (scancel {left}), then run `cgddi repair` again."
             )
         done.append(f"cancelled {len(jobs)} cluster job(s) of the dead run")
     processes = orphans(folder)
@@ -123,7 +123,7 @@ def recover(folder: Path) -> list[str]:
         lock.unlink(missing_ok=True)
     if locks:
         done.append("removed the lock")
-    return done or ["nothing to recover"]
+    return done or ["nothing to repair"]
 
 
 def _signal(pid: int, number: int) -> None:
@@ -134,12 +134,12 @@ def _signal(pid: int, number: int) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Recover the working directory."""
+    """Repair the working directory."""
     parser = argparse.ArgumentParser(
-        prog="cgddi recover", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="cgddi repair", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.parse_args(argv)
-    for line in recover(Path.cwd()):
+    for line in repair(Path.cwd()):
         print(line)
     print("Start snakemake again with the same command: it makes what is missing or half done, and nothing else.")
     return 0
@@ -148,4 +148,4 @@ def main(argv: list[str]) -> int:
 if __name__ == "__main__":
     from cgddi import cli
 
-    sys.exit(cli.main(["recover", *sys.argv[1:]]))
+    sys.exit(cli.main(["repair", *sys.argv[1:]]))

@@ -1,0 +1,171 @@
+"""Snakemake's own answer: the jobs of a configuration, which of them it would run now, and why.
+
+`status`, `cost` and `why` stand on this and on nothing else, so they and `snakemake -n` agree by construction: the same Snakefile,
+config files, default profile and triggers, in this process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cgddi.core.errors import UserError
+from cgddi.plan.config import load_config
+
+if TYPE_CHECKING:
+    from cgddi.plan.plan import Plan
+
+SNAKEFILE = Path(__file__).parents[3] / "Snakefile"
+
+
+@dataclass(eq=False)
+class Job:
+    """One job that makes files.
+
+    Args:
+        rule: its rule.
+        stage: the stage that does it, as in its spec and its metrics (`audit` for rule leakage, `masks` for the three of masks).
+        name: its message, e.g. "adapter of nevus (main)".
+        wildcards: what its rule's wildcards stand for.
+        outputs: its files.
+        spec: what it is planned to be made from; None where a rule has no spec.
+        record: the JSON beside the result that holds the spec it was made from; None where there is none.
+        log: the file that holds what it said; None without.
+        benchmark: the file that Snakemake writes when it has succeeded; None without.
+        concept: slug of the concept it works for; None for a pooled job.
+        gpu: whether it takes a GPU.
+        planned: whether `snakemake` would run it now.
+        missing: its files that are not there.
+        changed: inputs with other content than when it was made.
+        renewed: whether an input's job runs before it.
+        provenance: what else Snakemake saw change ("set of input files", "params", "code").
+        known: whether Snakemake remembers how its files were made.
+        needs: jobs that make its inputs.
+    """
+
+    rule: str
+    stage: str
+    name: str
+    wildcards: dict[str, str]
+    outputs: tuple[str, ...]
+    spec: dict[str, Any] | None
+    record: str | None
+    log: str | None
+    benchmark: str | None
+    concept: str | None
+    gpu: bool
+    planned: bool
+    missing: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    renewed: bool = False
+    provenance: tuple[str, ...] = ()
+    known: bool = True
+    needs: list[Job] = field(default_factory=list, repr=False)
+
+
+def ask_snakemake(configfiles: Sequence[str], targets: Iterable[str] = ()) -> tuple[Plan, list[Job]]:
+    """The plan of a configuration in the working directory and all its jobs, upstream before downstream.
+
+    Args:
+        configfiles: as for `snakemake --configfile`.
+        targets: as for snakemake; none: the whole workflow.
+
+    Raises:
+        UserError: the configuration or its sheets have problems, or Snakemake cannot plan.
+    """
+    from snakemake import cli
+    from snakemake.api import SnakemakeApi
+    from snakemake.exceptions import WorkflowError
+    from snakemake.settings.types import ConfigSettings, DAGSettings, OutputSettings, ResourceSettings
+
+    load_config(*configfiles)  # a mistake in them is told with its file and place
+    words = ["--snakefile", str(SNAKEFILE), "--configfile", *map(str, configfiles), "--cores", "1"]
+    try:
+        # Quiet: it tells which profile it uses, and warns of what `status` shows anyway.
+        with contextlib.redirect_stderr(io.StringIO()), SnakemakeApi(OutputSettings(dryrun=True)) as api:
+            _, args = cli.parse_args(words)
+            workflow_api = api.workflow(
+                ResourceSettings(cores=1), ConfigSettings(configfiles=args.configfile), snakefile=SNAKEFILE
+            )
+            workflow_api.dag(
+                DAGSettings(
+                    targets=set(targets),
+                    force_incomplete=args.rerun_incomplete,
+                    rerun_triggers=args.rerun_triggers,
+                    max_checksum_file_size=args.max_checksum_file_size,
+                )
+            )
+            workflow = workflow_api._workflow
+            workflow._prepare_dag(forceall=False, ignore_incomplete=True, lock_warn_only=True)
+            workflow._build_dag()
+            plan = workflow.globals["PLAN"]
+            return plan, read_jobs(workflow.dag, plan)
+    except WorkflowError as error:
+        raise UserError(str(error)) from error
+
+
+def read_jobs(dag: Any, plan: Plan) -> list[Job]:
+    """The jobs of a Snakemake DAG that make files, upstream before downstream."""
+    concept_of = {photo.image_id: photo.concept for photo in plan.photos}
+    found: dict[Any, Job] = {}
+    for level in dag.toposorted():
+        for job in level:
+            if job.output:
+                found[job] = _read(job, dag, concept_of)
+    for job, ours in found.items():
+        ours.needs = [found[other] for other in dag.dependencies[job] if other in found]
+    return list(found.values())
+
+
+def _read(job: Any, dag: Any, concept_of: dict[str, str]) -> Job:
+    spec, reason = planned_spec(job), dag.reason(job)
+    stage = job.rule.name
+    if spec:
+        stage = "_".join(spec[key] for key in ("stage", "job") if key in spec)
+    outputs, wildcards = tuple(map(str, job.output)), dict(job.wildcards.items())
+    updated = reason.updated_input - reason.updated_input_run
+    provenance = {
+        "set of input files": reason.input_changed,
+        "params": reason.params_changed,
+        "code": reason.code_changed,
+        "software": reason.software_stack_changed,
+    }
+    return Job(
+        rule=job.rule.name,
+        stage=stage,
+        name=job.message or job.rule.name,
+        wildcards=wildcards,
+        outputs=outputs,
+        spec=spec,
+        record=next((path for path in outputs if path.endswith(".json")), None) if spec else None,
+        log=str(job.log[0]) if job.log else None,
+        benchmark=str(job.benchmark) if job.benchmark else None,
+        concept=_concept(wildcards, concept_of),
+        gpu=bool(job.resources.get("gpu")),
+        planned=dag.needrun(job),
+        missing=tuple(path for path in outputs if not Path(path).exists()),
+        changed=tuple(sorted(map(str, updated))),
+        renewed=bool(reason.updated_input_run),
+        provenance=tuple(what for what, seen in provenance.items() if seen),
+        known=dag.workflow.persistence.has_metadata(job),
+    )
+
+
+def planned_spec(job: Any) -> dict[str, Any] | None:
+    """What a job is to be made from: the one place that knows how rules pass a spec."""
+    if path := job.input.get("spec"):
+        return json.loads(Path(path).read_text())
+    text = job.params.get("spec")
+    return json.loads(text) if text else None
+
+
+def _concept(wildcards: dict[str, str], concept_of: dict[str, str]) -> str | None:
+    """The concept a job works for, by its wildcards."""
+    if "batch" in wildcards:
+        return wildcards["batch"].rsplit(".", 1)[0]
+    return wildcards.get("concept") or concept_of.get(wildcards.get("donor", ""))
