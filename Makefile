@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := --profile profiles/local-cpu --configfile config/toy/config.yaml
 
-.PHONY: demo demo-fedd claim test test-all lint bench profiles recover toy-model env clean-demo
+.PHONY: demo demo-fedd claim test test-all lint bench profiles toy-model env clean-demo
 
 env: $(READY)
 
@@ -69,7 +69,3 @@ toy-model: $(READY)
 
 clean-demo:
 	rm -rf data/toy results/toy results/toy-fedd
-
-## After Snakemake itself was killed: cancel its orphaned jobs and remove its lock.
-recover: $(READY)
-	$(BIN)/cgddi recover

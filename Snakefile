@@ -18,7 +18,7 @@ from cgddi.fedd.worklist import STUDY, Baseline, Segmenter
 from cgddi.plan.growth import grown_cohorts
 from cgddi.plan.models import unlocked
 from cgddi.plan.plan import Plan, safe_pattern
-from cgddi.watch.rates import save_prediction
+from cgddi.watch.cost import predict_at_start
 from cgddi.plan.shellprefix import shell_prefix
 from cgddi.plan.specs import revision
 
@@ -86,7 +86,7 @@ localrules:
 onstart:
     # What the plan is predicted to take, for the report to compare with what it took.
     try:
-        save_prediction(PLAN)
+        predict_at_start(workflow, PLAN)
     except OSError as error:
         logger.warning(f"The predicted cost could not be kept: {error}")
 

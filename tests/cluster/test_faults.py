@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from cgddi.watch.recover import cluster_jobs
+from cgddi.watch.repair import cluster_jobs
 
 from tests.cluster.running import ROOT, slurm_run, until
 
@@ -75,21 +75,21 @@ def disturbed(cluster, tmp_path_factory):
         run.end()
 
 
-def test_a_killed_controller_is_recovered(disturbed, start, tmp_path):
-    """kill -9 of Snakemake: `cgddi recover` cancels its jobs and unlocks; the next run finishes without doing a job twice."""
+def test_a_killed_controller_is_repaired(disturbed, start, tmp_path):
+    """kill -9 of Snakemake: `cgddi repair` cancels its jobs and unlocks; the next run finishes without doing a job twice."""
     plan(tmp_path, train1="seconds 20")
     first = start(tmp_path, *SNAKEFILE)
-    recover = [sys.executable, "-m", "cgddi.cli", "recover"]
+    repair = [sys.executable, "-m", "cgddi.cli", "repair"]
     options = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(ROOT / "workflow")}, "text": True}
     under_way(first, "train1")
-    refused = subprocess.run(recover, capture_output=True, **options)
+    refused = subprocess.run(repair, capture_output=True, **options)
     assert refused.returncode == 2 and "Snakemake is running" in refused.stderr
 
     first.end(signal.SIGKILL)
-    assert cluster_jobs(tmp_path), "the jobs outlive their Snakemake: that is what recover is for"
+    assert cluster_jobs(tmp_path), "the jobs outlive their Snakemake: that is what repair is for"
     locked = start(tmp_path, *SNAKEFILE)
     assert locked.finish() != 0 and "locked" in locked.log
-    done = subprocess.run(recover, capture_output=True, **options)
+    done = subprocess.run(repair, capture_output=True, **options)
     assert done.returncode == 0 and "cancelled" in done.stdout and "removed the lock" in done.stdout, done
     assert cluster_jobs(tmp_path) == []
 
@@ -97,7 +97,7 @@ def test_a_killed_controller_is_recovered(disturbed, start, tmp_path):
     assert again.finish() == 0, again.log
     assert pooled(tmp_path)
     assert len(starts(tmp_path, "train1")) == 2 and 20 <= seconds_worked(tmp_path, "train1") <= 21
-    assert subprocess.run(recover, capture_output=True, **options).stdout.startswith("nothing to recover")
+    assert subprocess.run(repair, capture_output=True, **options).stdout.startswith("nothing to repair")
 
 
 def test_disturbed_run_ends_as_an_undisturbed_one(cluster, disturbed):

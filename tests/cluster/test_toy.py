@@ -9,10 +9,9 @@ import subprocess
 import sys
 
 import pytest
-from cgddi.plan.config import load_config
-from cgddi.plan.plan import Plan
 from cgddi.watch import status
-from cgddi.watch.recover import cluster_jobs
+from cgddi.watch.dag import ask_snakemake
+from cgddi.watch.repair import cluster_jobs
 
 from tests.cluster.running import FAST, ROOT, Run, until
 from tests.workflow.conftest import RUN, small_world
@@ -63,8 +62,8 @@ def test_toy_world_on_slurm_equals_a_local_run(cluster, tmp_path, monkeypatch):
     assert not {"masks", "split", "review"} & set(rule_of.values())
 
     monkeypatch.chdir(queued)
-    plan = Plan(load_config("config.yaml"))
-    assert [(job.name, why) for job, state, why in status.survey(plan, queued) if state != "done"] == []
+    plan, planned = ask_snakemake(["config.yaml"])
+    assert [(job.name, why) for job, state, why in status.survey(planned, queued) if state != "done"] == []
     results = plan.config.results
     names = {str(path.relative_to(local)) for path in (local / results).rglob("*.jsonl") if "logs" not in path.parts}
     names |= {str(path.relative_to(local)) for path in (local / results).rglob("*.safetensors")}

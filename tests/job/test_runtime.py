@@ -10,7 +10,7 @@ import torch
 from cgddi.job import runtime
 from cgddi.job.gpu_monitor import Watch
 from cgddi.stages.report.usage import MARK, choose, plan_and_fact, usage
-from cgddi.watch.rates import recorded
+from cgddi.watch.cost import recorded
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_a_gpu_job_logs_memory_utilisation_and_rate(smi, tmp_path, monkeypatch):
     assert facts["steps_per_second"] == pytest.approx(30 / facts["seconds"], rel=0.01)
     assert "--id=GPU-11-22" in (tmp_path / "asked").read_text()
     (job,) = recorded([tmp_path])
-    assert (job.stage, job.device, job.amounts) == ("lora", "NVIDIA H100", {"steps": 30, "jobs": 1})
+    assert (job.stage, job.device, job.amount) == ("lora", "NVIDIA H100", 30)
     row = usage(tmp_path / "logs").iloc[0]
     assert row["peak device memory, GB"] == 7 and row["device at work, %"] == 50
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import signal
 import sys
 
 from cgddi.core.errors import UserError
 
 COMMANDS = {
     "ingest": ("cgddi.ingest.command", "write an image sheet from DDI, Fitzpatrick17k or a folder of your own"),
-    "validate": (
-        "cgddi.ingest.check",
-        "check the config and its sheets, photos and masks; report every problem at once",
-    ),
-    "status": ("cgddi.watch.status", "show per concept what is done, running, stale or missing, and why"),
+    "check": ("cgddi.watch.check", "check the software, the config and its sheets, photos and masks, all at once"),
     "config": ("cgddi.plan.configdoc", "what a key of the config means, its default and what it takes"),
     "fetch": ("cgddi.watch.fetch", "download the models the config names, and note the commit of each"),
+    "status": ("cgddi.watch.status", "show per concept what is done, stale, running, failed or missing, and why"),
+    "cost": ("cgddi.watch.cost", "predict the GPU hours of what is left from the rates that finished jobs recorded"),
+    "why": ("cgddi.watch.why", "say what changed since a result was made, so that it would be made again"),
+    "repair": ("cgddi.watch.repair", "after a crash: cancel this folder's orphaned cluster jobs and remove the lock"),
     "masks": ("cgddi.stages.masks.command", "bring photos and their five-class masks to working size"),
     "fedd": ("cgddi.fedd.command", "masks and malignancy from diffusion features: `cgddi fedd --help`"),
     "masks-export": ("cgddi.stages.masks.export_command", "write masks at photo size as png files, to mend by hand"),
@@ -34,8 +35,6 @@ COMMANDS = {
     "fairness": ("cgddi.stages.fairness.command", "tabulate accuracy and fairness of all classifiers"),
     "report": ("cgddi.stages.report.command", "write the HTML report"),
     "export": ("cgddi.stages.export.command", "write a Hugging Face data set and the adapters"),
-    "cost": ("cgddi.watch.cost", "predict the GPU-hours of a plan from the rates that finished jobs recorded"),
-    "recover": ("cgddi.watch.recover", "after a crash: cancel this folder's orphaned cluster jobs and remove the lock"),
     "lease": ("cgddi.job.lease", "run a command on a GPU of this node that no other run holds"),
     "toy-world": ("cgddi.toy.world", "write the procedural toy world in DDI's format"),
     "toy-claim": ("cgddi.toy.claim", "test on several toy worlds whether synthetic images make classifiers fairer"),
@@ -97,7 +96,12 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     module = importlib.import_module(COMMANDS[argv[0]][0])
     try:
-        return module.main(argv[1:]) or 0
+        status = module.main(argv[1:]) or 0
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # `cgddi status | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except UserError as error:
         print(f"cgddi {argv[0]}: {error}", file=sys.stderr)
         return 2

@@ -59,6 +59,9 @@ def usage_log(path: str | Path | None, **facts: Any):
     try:
         with watch:
             yield facts
+    except BaseException as error:
+        facts["failed"] = type(error).__name__  # no rate for `cost`
+        raise
     finally:
         if path is not None:
             facts["seconds"] = round(time.perf_counter() - began, 3)

@@ -116,7 +116,7 @@ def load_sheets(images: str | Path, diseases: str | Path) -> Sheets:
 
     Raises:
         InvalidInput: every problem in both sheets. Whether files exist is for `check_files`, what is in them for
-            `cgddi validate`.
+            `cgddi check`.
     """
     known, problems = read_diseases(diseases)
     sheets, found = check_images(read_table(images), known, os.fspath(diseases))
@@ -234,7 +234,7 @@ def _unknown_diseases(
 
 
 def check_files(sheets: Sheets) -> list[Problem]:
-    """Photos and masks that do not exist. Nothing is opened; `cgddi validate` looks inside."""
+    """Photos and masks that do not exist. Nothing is opened; `cgddi check` looks inside."""
     folders, problems = Folders(), []
     remedy = "Mend the path (relative to the working directory, or else to the sheet's folder) or remove the row."
     for photo in sheets.photos:

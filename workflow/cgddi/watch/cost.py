@@ -67,11 +67,13 @@ def recorded(folders: Iterable[str | Path]) -> list[Used]:
     return found
 
 
-def main_device(used: Iterable[Used]) -> str | None:
-    """The model of device on which the jobs worked longest."""
+def main_device(used: Iterable[Used], jobs: Iterable[Job]) -> str | None:
+    """The model of device on which jobs of those stages that take a GPU worked longest."""
+    stages = {job.stage for job in jobs if job.gpu}
     by_device: dict[str, float] = defaultdict(float)
-    for job in used:
-        by_device[job.device] += job.seconds
+    for done in used:
+        if done.stage in stages:
+            by_device[done.device] += done.seconds
     return max(by_device, key=lambda name: by_device[name], default=None)
 
 
@@ -140,17 +142,19 @@ class Line:
     hours_left: float
 
 
-def predict(plan: Plan, jobs: Iterable[Job], used: Iterable[Used]) -> list[Line]:
+def predict(plan: Plan, jobs: Iterable[Job], used: Iterable[Used], device: str | None) -> list[Line]:
     """Cost by stage, in the order of the work.
 
     Args:
         plan: the plan, for the default rates.
         jobs: its jobs, upstream first; those that take no GPU are passed over.
-        used: what finished jobs used, on one model of device.
+        used: what finished jobs used.
+        device: the model of device whose rates count.
     """
     rates: dict[str, list[float]] = defaultdict(list)
     for done in used:
-        rates[done.stage].append(done.seconds / done.amount)
+        if done.device == device:
+            rates[done.stage].append(done.seconds / done.amount)
     by_stage: dict[str, list[Job]] = defaultdict(list)
     for job in jobs:
         if job.gpu:
@@ -188,11 +192,12 @@ def save_prediction(plan: Plan, lines: Iterable[Line], device: str | None, launc
 
 
 def predict_at_start(workflow: Any, plan: Plan) -> None:
-    """Keep what the whole plan is predicted to take, from a run's own DAG: for the Snakefile's `onstart`."""
-    used = recorded([plan.config.results])
-    device = main_device(used)
-    lines = predict(plan, read_jobs(workflow.dag, plan), [job for job in used if job.device == device])
-    save_prediction(plan, lines, device, launched=True)
+    """Keep what the whole plan is predicted to take, where a run's DAG ends in the report: for the Snakefile's `onstart`."""
+    jobs, used = read_jobs(workflow.dag, plan), recorded([plan.config.results])
+    if all(job.stage != "report" for job in jobs):
+        return
+    device = main_device(used, jobs)
+    save_prediction(plan, predict(plan, jobs, used, device), device, launched=True)
 
 
 # ---- what a person is shown
@@ -221,8 +226,8 @@ def main(argv: list[str]) -> int:
     if args.device and args.device not in devices:
         known = ", ".join(sorted(devices)) or "none"
         raise UserError(f"--device {args.device}: no job ran on it. Recorded devices: {known}.")
-    device = args.device or main_device(used)
-    lines = predict(plan, jobs, [job for job in used if job.device == device])
+    device = args.device or main_device(used, jobs)
+    lines = predict(plan, jobs, used, device)
     save_prediction(plan, lines, device)
     if args.json:
         for line in lines:

@@ -114,11 +114,10 @@ def read_jobs(dag: Any, plan: Plan) -> list[Job]:
     concept_of = {photo.image_id: photo.concept for photo in plan.photos}
     found: dict[Any, Job] = {}
     for level in dag.toposorted():
-        for job in level:
-            if job.output:
-                found[job] = _read(job, dag, concept_of)
+        for job in sorted((job for job in level if job.output), key=lambda job: (job.rule.name, job.output[0])):
+            found[job] = _read(job, dag, concept_of)
     for job, ours in found.items():
-        ours.needs = [found[other] for other in dag.dependencies[job] if other in found]
+        ours.needs = [other for key, other in found.items() if key in dag.dependencies[job]]
     return list(found.values())
 
 
@@ -128,7 +127,9 @@ def _read(job: Any, dag: Any, concept_of: dict[str, str]) -> Job:
     if spec:
         stage = "_".join(spec[key] for key in ("stage", "job") if key in spec)
     outputs, wildcards = tuple(map(str, job.output)), dict(job.wildcards.items())
-    updated = reason.updated_input - reason.updated_input_run
+    updated = set(map(str, reason.updated_input - reason.updated_input_run))
+    if updated:  # an input that was none when the result was made has not changed
+        updated &= set(dag.workflow.persistence.input(job.output[0]) or updated)
     provenance = {
         "set of input files": reason.input_changed,
         "params": reason.params_changed,
@@ -149,7 +150,7 @@ def _read(job: Any, dag: Any, concept_of: dict[str, str]) -> Job:
         gpu=bool(job.resources.get("gpu")),
         planned=dag.needrun(job),
         missing=tuple(path for path in outputs if not Path(path).exists()),
-        changed=tuple(sorted(map(str, updated))),
+        changed=tuple(sorted(updated)),
         renewed=bool(reason.updated_input_run),
         provenance=tuple(what for what, seen in provenance.items() if seen),
         known=dag.workflow.persistence.has_metadata(job),

@@ -48,7 +48,7 @@ def orphans(folder: Path) -> list[int]:
     """Pids of stage commands that a run started in a folder on this machine; call it when no controller is alive."""
 
     def from_a_run(a: str, b: str) -> bool:
-        return (a == "--spec" and b[:1] == "{") or (a == "cgddi.cli" and b.startswith("@/dev/fd/"))
+        return (a == "--spec" and ("/.plan/" in b or b[:1] == "{")) or (a == "cgddi.cli" and b.startswith("@/dev/fd/"))
 
     return [
         pid

@@ -58,7 +58,9 @@ def last_words(job: Job, folder: Path) -> str | None:
     if benchmark.exists() and benchmark.stat().st_mtime >= log.stat().st_mtime:
         return None
     own = _lines(log)
-    slurm = folder / ".snakemake" / "slurm_logs" / f"rule_{job.rule}" / "_".join(job.wildcards.values()).replace("/", "_")
+    slurm = (
+        folder / ".snakemake" / "slurm_logs" / f"rule_{job.rule}" / "_".join(job.wildcards.values()).replace("/", "_")
+    )
     for path in sorted(slurm.glob("*.log"), key=lambda path: path.stat().st_mtime)[-1:]:
         # Out of memory or time: of that a job itself knows nothing.
         ended = [line for line in _lines(path) if "slurmstepd: error" in line]
@@ -105,9 +107,10 @@ class Survey:
             if self.alive:
                 return "running", "Snakemake is at it"
         if not job.planned:
-            return "done", ""
+            gone = f"{Path(job.missing[0]).name} was deleted; nothing left to do needs it" if job.missing else ""
+            return ("missing", gone) if gone else ("done", "")
         waits = Counter(other.stage for other in job.needs if other.planned)
-        text = "waits for " + ", ".join(f"{n} {stage}" for stage, n in waits.items()) if waits else ""
+        text = "waits for " + ", ".join(f"{n} {stage}" for stage, n in sorted(waits.items())) if waits else ""
         if not job.missing and not marked:
             return "stale", "; ".join(causes(job)) or text
         if marked:
@@ -193,7 +196,9 @@ def main(argv: list[str]) -> int:
             print(json.dumps({**facts, "state": state, "why": why}))
         return 0
     counts = Counter(state for _, state, _ in found)
-    print(f"{plan.config.results}: {', '.join(f'{counts[s]} {s}' for s in STATES if counts[s])} of {len(found)} jobs\n")
+    states = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+    left = sum(job.planned for job, _, _ in found)
+    print(f"{plan.config.results}: {states} of {len(found)} jobs; snakemake would run {left}\n")
     print("\n".join(table(found)))
     why = reasons(found)
     if why:

@@ -108,6 +108,8 @@ def explain(job: Job) -> list[str]:
         waits = [other.name for other in job.needs if other.planned]
         absent = [f"{path} is not there" for path in job.missing[:1]]
         return [*absent, *lines, *([f"made again before it: {_some(waits)}"] if waits else [])]
+    if job.missing:
+        return [f"{job.missing[0]} is not there, but nothing left to do needs it: name it as a target to have it made"]
     if lines:
         return [*lines, "but Snakemake does not see it and keeps the result; delete that to have it made again"]
     unknown = "; Snakemake lacks its provenance, so only its spec and newer inputs would make it run"
@@ -120,8 +122,7 @@ def chosen(jobs: list[Job], target: str) -> list[Job]:
     return [
         job
         for job in jobs
-        if target in (job.rule, job.stage)
-        or any(file == path or file.startswith(f"{path}/") for file in job.outputs)
+        if target in (job.rule, job.stage) or any(file == path or file.startswith(f"{path}/") for file in job.outputs)
     ]
 
 

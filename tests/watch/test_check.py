@@ -1,4 +1,4 @@
-"""`cgddi validate`: every fault of a sheet, a photo or a mask is found, all of them at once."""
+"""`cgddi check`: every fault of a sheet, a photo or a mask is found, all of them at once."""
 
 import json
 
@@ -7,9 +7,8 @@ import pytest
 from cgddi.cli import main
 from cgddi.core.errors import UserError
 from cgddi.core.images import encode_png
-from cgddi.ingest import check
-from cgddi.ingest.check import validate
 from cgddi.ingest.mask_check import id_map
+from cgddi.watch.check import check
 from PIL import Image
 
 from tests.ingest.ddi_shaped import write_ddi_shaped
@@ -40,7 +39,7 @@ def sheet(first="", second="", a="a.png", b="b.png"):
 
 
 def found(**kwargs):
-    _, problems, warnings = validate("images.csv", "d.csv", **kwargs)
+    _, problems, warnings = check("images.csv", "d.csv", **kwargs)
     return problems, warnings
 
 
@@ -113,7 +112,7 @@ def test_mask_ids(folder):
     ids = {"0": "skin", "255": "lesion"}
     assert found(ids=id_map(ids)) == ([], [])
     assert found(cohort_ids={"c": id_map(ids)}) == ([], [])
-    assert main(["validate", "--images", "images.csv", "--diseases", "d.csv", "--mask-ids", json.dumps(ids)]) == 0
+    assert main(["check", "--images", "images.csv", "--diseases", "d.csv", "--mask-ids", json.dumps(ids)]) == 0
 
 
 @pytest.mark.parametrize("bad", [[1], {"a": 1}, {"1": "mole"}, {"1": 5}, 3])
@@ -167,7 +166,7 @@ def test_one_file_in_two_rows(folder):
 def test_mixed_malignancy(folder, capsys, policy, code):
     sheet()
     (folder / "d.csv").write_text("raw,concept\nmole,spot\nwart,spot\n")
-    args = ["validate", "--images", "images.csv", "--diseases", "d.csv", "--threads", "1"]
+    args = ["check", "--images", "images.csv", "--diseases", "d.csv", "--threads", "1"]
     assert main(args + (["--mixed-malignancy", policy] if policy else [])) == code
     said = capsys.readouterr()
     assert "joins 1 malignant and 1 benign photos (mole, wart)" in (said.err if code else said.out)
@@ -175,9 +174,9 @@ def test_mixed_malignancy(folder, capsys, policy, code):
 
 def test_sheet_problems_end_with_status_2(folder, capsys):
     sheet(a="")
-    assert main(["validate", "--images", "images.csv", "--diseases", "d.csv"]) == 2
+    assert main(["check", "--images", "images.csv", "--diseases", "d.csv"]) == 2
     assert "row 2, column file: is empty" in capsys.readouterr().err
-    assert main(["validate", "--images", "images.csv"]) == 2
+    assert main(["check", "--images", "images.csv"]) == 2
     assert "--diseases" in capsys.readouterr().err
 
 
@@ -185,9 +184,9 @@ def test_the_config_names_the_sheets_and_the_policy(folder, monkeypatch, capsys)
     sheet()
     (folder / "d.csv").write_text("raw,concept\nmole,spot\nwart,spot\n")
     (folder / "config.yaml").write_text("images: images.csv\ndiseases: d.csv\nmixed_malignancy: split\n")
-    assert main(["validate", "--config", "config.yaml", "--threads", "1"]) == 0
+    assert main(["check", "--configfile", "config.yaml", "--threads", "1"]) == 0
     assert "2 photos, 1 concepts" in capsys.readouterr().out
-    assert main(["validate", "--config", "config.yaml", "--mixed-malignancy", "error"]) == 2
+    assert main(["check", "--configfile", "config.yaml", "--mixed-malignancy", "error"]) == 2
 
 
 def test_the_config_names_mask_ids_for_all_and_for_one_cohort(folder, capsys):
@@ -198,7 +197,7 @@ def test_the_config_names_mask_ids_for_all_and_for_one_cohort(folder, capsys):
     ids = 'masks: {id_map: {"0": 4, "255": 1}}\n'
     for text, code in ((base, 2), (base + ids, 0), (f"{base}cohorts: {{c: {{{ids.strip()}}}}}\n", 0)):
         (folder / "config.yaml").write_text(text)
-        assert main(["validate", "--config", "config.yaml", "--threads", "1"]) == code
+        assert main(["check", "--configfile", "config.yaml", "--threads", "1"]) == code
     assert "255" in capsys.readouterr().err
 
 
@@ -206,6 +205,6 @@ def test_a_ddi_shaped_set_is_clean_but_for_its_mixed_concept(folder):
     write_ddi_shaped("data", photos=True)
     paths = ["--metadata", "data/ddi_metadata.csv", "--images", "data/images", "--masks", "data/masks"]
     assert main(["ingest", "ddi", *paths, "--output", "ddi.csv", "--threads", "1"]) == 0
-    _, problems, warnings = check.validate("ddi.csv", "builtin:ddi")
+    _, problems, warnings = check("ddi.csv", "builtin:ddi")
     assert [p.column for p in problems] == ["disease"] and "spindle-cell-nevus-of-reed" in problems[0].message
     assert not warnings

@@ -1,7 +1,8 @@
-"""Check the sheets and look into every photo and mask; report every problem at once.
+"""Check the software, the config and its sheets, and look into every photo and mask; report every problem at once.
 
-    cgddi validate --config config/config.yaml
-    cgddi validate --images config/images.csv --diseases builtin:ddi
+    cgddi check                                    as `snakemake` would run: with config/config.yaml
+    cgddi check --configfile my.yaml
+    cgddi check --images images.csv --diseases builtin:ddi
 
 Exit status 0: nothing stands against a run (warnings may be printed); 2: problems.
 """
@@ -11,16 +12,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import sys
 from collections import defaultdict
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from tqdm import tqdm
 
 from cgddi.core.errors import InvalidInput, Problem, UserError
 from cgddi.ingest.mask_check import check_photo, id_map
+from cgddi.plan.config import DEFAULT_FILE, config_option, load_config
 from cgddi.plan.sheets import Photo, Sheets, load_sheets
 
 POLICIES = ("error", "unlabelled", "split")
@@ -78,11 +82,11 @@ def check_contents(
         return check_photo(photo, sheets.source, special.get(photo.cohort, ids))
 
     with ThreadPoolExecutor(max(1, threads)) as pool:
-        found = list(tqdm(pool.map(one, sheets.photos), total=len(sheets.photos), desc="validate", unit="photo"))
+        found = list(tqdm(pool.map(one, sheets.photos), total=len(sheets.photos), desc="check", unit="photo"))
     return [p for problems, _ in found for p in problems], [w for _, warnings in found for w in warnings]
 
 
-def validate(
+def check(
     images: str | Path,
     diseases: str | Path,
     ids: IdMap = None,
@@ -118,17 +122,33 @@ def _json(text: str) -> object:
         raise argparse.ArgumentTypeError(f"is no JSON: {error}") from error
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run `cgddi validate`."""
+def software() -> str:
+    """Versions that a bug report needs, and whether torch sees a GPU, in one line."""
+    names = ("cgddi", "snakemake", "torch", "diffusers")
+    found = []
+    for name in names:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            found.append(f"no {name}")
+    if "no torch" in found:
+        return f"Python {platform.python_version()}, {', '.join(found)}"
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return f"Python {platform.python_version()}, {', '.join(found)}; torch sees {device}"
+
+
+def main(argv: list[str]) -> int:
+    """Run `cgddi check`."""
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="cgddi validate", description=__doc__, formatter_class=raw)
+    parser = argparse.ArgumentParser(prog="cgddi check", description=__doc__, formatter_class=raw)
+    config_option(parser)
+    parser.set_defaults(configfile=None)
+    parser.add_argument("--images", help="image sheet, instead of the config's")
     parser.add_argument(
-        "--config",
-        nargs="+",
-        help="config file, or several as for snakemake; its sheets and its mixed_malignancy are used unless given here",
+        "--diseases", help="disease sheet, or builtin:ddi, builtin:fitzpatrick17k; instead of the config's"
     )
-    parser.add_argument("--images", help="image sheet")
-    parser.add_argument("--diseases", help="disease sheet, or builtin:ddi, builtin:fitzpatrick17k")
     parser.add_argument(
         "--mask-ids",
         type=_json,
@@ -139,24 +159,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads that read photos")
     args = parser.parse_args(argv)
     images, diseases, mixed = args.images, args.diseases, args.mixed_malignancy
-    cohort_ids: dict[str, IdMap] = {}
-    try:
-        ids = id_map(args.mask_ids)
-        if args.config:
-            from cgddi.plan.config import load_config
-
-            config = load_config(*args.config)
-            images, diseases = images or config.images, diseases or config.diseases
-            mixed = mixed or config.mixed_malignancy
-            if args.mask_ids is None:
-                ids = config.masks.id_map
-                cohort_ids = {name: config.masks_of(name).id_map for name in config.cohorts}
-        if not images or not diseases:
-            raise UserError("give --config, or --images and --diseases")
-        sheets, problems, warnings = validate(images, diseases, ids, mixed or "error", args.threads, cohort_ids)
-    except UserError as error:
-        print(f"cgddi validate: {error}", file=sys.stderr)
-        return 2
+    ids, cohort_ids = id_map(args.mask_ids), {}
+    print(software())
+    if not args.configfile and bool(images) != bool(diseases):
+        raise UserError("give --images and --diseases together, or --configfile")
+    if args.configfile or not images:
+        config = load_config(*(args.configfile or [DEFAULT_FILE]))
+        images, diseases = images or config.images, diseases or config.diseases
+        mixed = mixed or config.mixed_malignancy
+        if args.mask_ids is None:
+            ids = config.masks.id_map
+            cohort_ids = {name: config.masks_of(name).id_map for name in config.cohorts}
+    sheets, problems, warnings = check(images, diseases, ids, mixed or "error", args.threads, cohort_ids)
     for warning in warnings:
         print(f"warning: {warning}")
     if problems:

@@ -1,4 +1,4 @@
-"""`cgddi recover` after a killed local run; the cluster's side is in tests/cluster."""
+"""`cgddi repair` after a killed local run; the cluster's side is in tests/cluster."""
 
 import signal
 import subprocess
@@ -7,7 +7,7 @@ import time
 
 import pytest
 from cgddi.core.errors import UserError
-from cgddi.watch import recover
+from cgddi.watch import repair
 
 from tests.cluster.running import Run, until
 
@@ -28,33 +28,33 @@ def killed(tmp_path, monkeypatch, request):
     run = Run(tmp_path, "--cores", "1")
     yield run
     run.end()
-    for pid in recover.orphans(tmp_path):
-        recover._signal(pid, signal.SIGKILL)
+    for pid in repair.orphans(tmp_path):
+        repair._signal(pid, signal.SIGKILL)
 
 
 def test_a_live_run_is_left_alone_and_a_killed_ones_jobs_are_ended(killed, capsys):
     folder = killed.folder
-    until(lambda: recover.orphans(folder), lambda: f"the job does not start:\n{killed.log}")
-    assert recover.controllers(folder) == [killed.process.pid]
+    until(lambda: repair.orphans(folder), lambda: f"the job does not start:\n{killed.log}")
+    assert repair.controllers(folder) == [killed.process.pid]
     with pytest.raises(UserError, match="Snakemake is running"):
-        recover.recover(folder)
+        repair.repair(folder)
     killed.end(signal.SIGKILL)
-    assert recover.orphans(folder), "the job outlives its Snakemake: that is what recover is for"
+    assert repair.orphans(folder), "the job outlives its Snakemake: that is what repair is for"
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"], cwd=folder)
-    assert recover.main([]) == 0
+    assert repair.main([]) == 0
     text = capsys.readouterr().out
     assert "ended 1 job(s) of the dead run on this machine" in text and "removed the lock" in text
-    assert not recover.orphans(folder) and not list((folder / ".snakemake" / "locks").iterdir())
+    assert not repair.orphans(folder) and not list((folder / ".snakemake" / "locks").iterdir())
     assert other.poll() is None, "only the run's own jobs are ended"
     other.kill()
     other.wait()
-    assert recover.main([]) == 0
-    assert "nothing to recover" in capsys.readouterr().out
+    assert repair.main([]) == 0
+    assert "nothing to repair" in capsys.readouterr().out
 
 
 def test_other_folders_are_not_touched(killed, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
-    until(lambda: recover.orphans(killed.folder), lambda: f"the job does not start:\n{killed.log}")
+    until(lambda: repair.orphans(killed.folder), lambda: f"the job does not start:\n{killed.log}")
     began = time.monotonic()
-    assert recover.recover(elsewhere) == ["nothing to recover"]
+    assert repair.repair(elsewhere) == ["nothing to repair"]
     assert killed.process.poll() is None and time.monotonic() - began < 60

@@ -1,0 +1,105 @@
+"""`cgddi cost`: the work of the plan's jobs, by hand, times rates that finished jobs recorded."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from cgddi.core.errors import UserError
+from cgddi.job.runtime import usage_log
+from cgddi.plan.config import load_config
+from cgddi.watch import cost
+
+from tests.watch.world import CONFIG, run_snakemake, set_config
+
+GPU = {"device": "NVIDIA A100"}
+
+
+def metrics(stage, lines):
+    path = Path("results/logs", stage, "x.metrics.jsonl")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+
+
+def ask(capsys, *arguments):
+    assert cost.main([*CONFIG, "--json", *arguments]) == 0
+    return {row["stage"]: row for row in map(json.loads, capsys.readouterr().out.splitlines())}
+
+
+def test_cost_multiplies_recorded_rates_with_the_plans_work(world, capsys):
+    set_config(lora={"steps": 100}, embedding={"steps": 50}, semantic={"per_tone": 2})
+    lines = [
+        {"stage": "lora", "steps": 100, "seconds": 400, **GPU},
+        {"stage": "lora", "steps": 50, "seconds": 150, **GPU},  # shorter run, 3 s a step
+        {"stage": "lora", "steps": 10, "seconds": 20, **GPU},
+        {"stage": "lora", "seconds": 9999, **GPU},  # died before it counted its steps
+        {"stage": "lora", "steps": 1, "seconds": 9999, "failed": "UserError", **GPU},
+        {"stage": "lora", "steps": 1, "seconds": 30, "device": "cpu"},  # another kind of device
+        '{"loss": 0.5, "step": 10}',
+        "{half a line",
+    ]
+    metrics("lora", lines)
+    metrics("classify", [{"stage": "classify", "seconds": 7200, **GPU}])
+    metrics("audit", [{"stage": "audit", "kind": "tone", "seconds": 99999, "device": "cpu"}])
+    found = ask(capsys)
+    assert found["lora"] == {
+        "stage": "lora", "jobs": 3, "left": 3, "unit": "steps", "rate": 3.0, "measured": 3,
+        "hours": 3 * 300 / 3600, "hours_left": 3 * 300 / 3600, "device": "NVIDIA A100",
+    }  # fmt: skip
+    assert found["classify"]["hours"] == 2 and found["classify"]["left"] == 1
+    # Without a record: the paper's 40 minutes, by its steps.
+    assert found["embedding"]["measured"] == 0
+    assert found["embedding"]["hours"] == pytest.approx(3 * 50 * (40 * 60 / 500) / 3600)
+    # 3 concepts x 3 tones x 2 images, by the UNet's calls; 18 photos with masks, none of them to be inpainted again.
+    config = load_config("config.yaml")
+    call = 116 / 73
+    assert found["semantic"]["hours"] == pytest.approx(
+        18 * call * config.semantic.steps * config.semantic.strength / 3600
+    )
+    assert found["healthy"]["hours"] == pytest.approx(18 * call * config.healthy.steps / 3600)
+    assert (found["healthy"]["left"], found["healthy"]["hours_left"]) == (0, 0)
+    assert set(found) == {"healthy", "embedding", "lora", "semantic", "audit", "classify"}
+
+    assert cost.main([*CONFIG, "--gpus", "2"]) == 0
+    text = capsys.readouterr().out
+    left = sum(line["hours_left"] for line in found.values()) / 2
+    assert f"at least {left:.2f} h on 2 GPU(s)" in text
+    guessed = re.search(r"^\* No job has finished yet: (.*?)\.", text, re.M)[1].split(", ")
+    assert sorted(guessed) == ["audit", "embedding", "healthy", "semantic"]
+    assert re.search(r"^embedding .* 4\.8 s/step \*", text, re.M) and re.search(r"^lora .* 3 s/step \(3\)", text, re.M)
+    assert ask(capsys, "--device", "cpu")["lora"]["rate"] == 30
+    with pytest.raises(UserError, match="Recorded devices: NVIDIA A100, cpu"):
+        cost.main([*CONFIG, "--device", "H100"])
+
+
+def test_failed_starts_are_no_rates(world, capsys):
+    """C8, as `usage_log` writes them: four starts that failed at once, and one job that worked."""
+    path = Path("results/logs/classify/x.metrics.jsonl")
+    for _ in range(4):
+        with pytest.raises(RuntimeError), usage_log(path, stage="classify"):
+            raise RuntimeError("no such file")
+    lines = path.read_text().splitlines()
+    assert [json.loads(line)["failed"] for line in lines] == ["RuntimeError"] * 4
+    assert ask(capsys)["classify"]["measured"] == 0
+    with usage_log(path, stage="classify"):
+        pass
+    row = json.loads(path.read_text().splitlines()[-1])
+    path.write_text("\n".join([*lines, json.dumps(row | {"seconds": 60.0})]))
+    found = ask(capsys)["classify"]
+    assert (found["measured"], found["rate"]) == (1, 60)
+
+
+def test_a_run_that_ends_in_the_report_keeps_what_it_is_predicted_to_take(world):
+    """The whole plan, from the run's own DAG: the report's plan and fact. A run of one file predicts nothing."""
+    metrics("lora", [{"stage": "lora", "steps": 100, "seconds": 400, **GPU}])
+    set_config(lora={"steps": 100})
+    kept = Path("results/logs/plan.jsonl")
+    kept.unlink()
+    run_snakemake("results/splits/main/here.csv", "--touch", "--forcerun", "split")
+    assert not kept.exists()
+    run_snakemake("--touch", "--forcerun", "report")
+    (line,) = map(json.loads, kept.read_text().splitlines())
+    stages = {stage["stage"]: stage for stage in line["stages"]}
+    assert line["device"] == "NVIDIA A100" and {stage["left"] for stage in stages.values()} == {None}
+    assert (stages["lora"]["jobs"], stages["lora"]["hours"]) == (3, 3 * 100 * 4 / 3600)
+    assert (stages["healthy"]["jobs"], stages["healthy"]["measured"]) == (3, 0)

@@ -1,0 +1,136 @@
+"""A small world whose results are written by hand: 18 photos of 3 diseases, and a run that Snakemake takes for finished.
+
+`finish` writes what the stages would: files, and records with the planned specs. It runs in seconds, so that a test can change one
+thing and ask Snakemake, `status`, `cost` and `why` about it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import yaml
+from cgddi.core.images import encode_png
+from cgddi.watch.dag import SNAKEFILE, Job, ask_snakemake
+
+CONFIG = ("--configfile", "config.yaml")
+CONCEPTS = {"melanoma": True, "nevus": False, "acne": False}
+TONES = ("light", "medium", "dark")
+VALUES = {
+    "results": "results",
+    "images": "images.csv",
+    "diseases": "diseases.csv",
+    "generator_scope": "all",
+    "splits": {"main": {"method": "stratified", "seed": 1, "test": 0.4}},
+    "runs": {"methods": ["baseline"], "regimes": ["real"], "seeds": [0]},
+}
+
+
+def row(name: str, k: int, cohort: str = "here", malignant: bool = False, mask: bool = True) -> dict[str, str]:
+    """A row of the image sheet, and its photo and mask."""
+    image = f"{name}{k}"
+    for folder, suffix in (("photos", "png"), ("masks", "npy")):
+        path = Path(folder, f"{image}.{suffix}")
+        path.parent.mkdir(exist_ok=True)
+        if not path.exists():
+            content = np.random.default_rng([len(name), k]).integers(0, 2, (8, 8), np.uint8)
+            if suffix == "npy":
+                np.save(path, content)
+            else:
+                path.write_bytes(encode_png(np.repeat(content[..., None] * 255, 3, 2)))
+    return {
+        "image_id": image,
+        "file": f"photos/{image}.png",
+        "cohort": cohort,
+        "disease": name,
+        "skin_tone": TONES[k % 3],
+        "malignant": str(malignant),
+        "mask": f"masks/{image}.npy" if mask else "",
+    }
+
+
+def write_sheet(rows: list[dict[str, str]]) -> None:
+    """Write the image sheet of the working directory."""
+    with open("images.csv", "w", newline="") as handle:
+        writer = csv.DictWriter(handle, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def sheet() -> list[dict[str, str]]:
+    """The rows of the image sheet."""
+    with open("images.csv", newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def set_config(**changes: object) -> None:
+    """Write config.yaml: the small world's, with sections changed key by key."""
+    values = dict(VALUES)
+    for key, value in changes.items():
+        values[key] = {**values.get(key, {}), **value} if isinstance(value, dict) else value
+    Path("config.yaml").write_text(yaml.safe_dump(values))
+
+
+def write_world() -> None:
+    """Write sheets, photos and config into the working directory."""
+    write_sheet([row(name, k, malignant=malignant) for name, malignant in CONCEPTS.items() for k in range(6)])
+    names = (*CONCEPTS, "wart")
+    Path("diseases.csv").write_text("raw,concept,slug,token\n" + "".join(f"{n},{n},{n},<{n}>\n" for n in names))
+    set_config()
+
+
+def jobs() -> list[Job]:
+    """The jobs of the working directory's configuration."""
+    return ask_snakemake(CONFIG[1:])[1]
+
+
+def make(job: Job) -> None:
+    """Write a job's files as its stage would."""
+    for path in map(Path, job.outputs):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        record = str(path) == job.record
+        path.write_text(json.dumps({"spec": job.spec}) if record else f"{job.name}: {path.name}\n")
+    for path in (job.log, job.benchmark):
+        if path:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            Path(path).write_text("x\n")
+
+
+def finish() -> None:
+    """Leave the workflow as a finished run does."""
+    for job in jobs():
+        make(job)
+    run_snakemake("--touch", "--forceall")
+
+
+def run_snakemake(*arguments: str) -> str:
+    """What Snakemake prints, run in this process with the small world's config."""
+    from snakemake import cli
+
+    words = ["--snakefile", str(SNAKEFILE), *CONFIG, "--cores", "1", *arguments]
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
+        try:
+            cli.main(words)
+        except SystemExit as end:
+            assert end.code == 0, text.getvalue()
+    return text.getvalue()
+
+
+def planned_by_snakemake() -> dict[str, int]:
+    """Rule -> number of jobs that `snakemake -n` would run, `all` left out."""
+    table = re.search(r"^Job stats:\n.*?\n-.*?\n(.*?)^total ", run_snakemake("-n"), re.M | re.S)
+    rows = [line.split() for line in table[1].splitlines()] if table else []
+    return {rule: int(number) for rule, number in rows if rule != "all"}
+
+
+def later(path: str | os.PathLike, seconds: float = 60) -> None:
+    """Give a file a newer time."""
+    time = os.stat(path).st_mtime + seconds
+    os.utime(path, (time, time))
