@@ -10,7 +10,6 @@ from snakemake.utils import min_version
 min_version("9.0")
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
-from cgddi.core.archive import canonical
 from cgddi.plan.config import snakemake_config
 from cgddi.core.errors import UserError
 from cgddi.fedd.settings import Variant

@@ -65,7 +65,7 @@ def write_inputs(folder: Path, canvases: int = CANVASES) -> tuple[Path, Path]:
     pictures = ((f"{n:05d}", *photo(n % 20, WORKING, lesion=0.006), kept) for n in range(canvases))
     healthy = write_samples(folder / "healthy.tar", pictures)
     pool = folder / "canvases.tar"
-    pool_canvases(spec_of("canvases", cohort="c"), CanvasesSettings(sizes=(SIZE,)), [healthy], pool)
+    pool_canvases(spec_of("canvases", cohort="c"), CanvasesSettings(), [healthy], pool)
     return donor, pool
 
 

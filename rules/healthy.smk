@@ -1,6 +1,6 @@
 # Healthy: lesions and markers of masked photos inpainted with healthy skin, and scored for the triage.
 #
-# In:  masks/<cohort>/<batch>.tar
+# In:  masks/<cohort>/<batch>.tar; for the review page also canvases/<cohort>.json, the verdicts
 # Out: healthy/<cohort>/<batch>.tar: png, before.png, region.png, mask.png
 #      review/index.html: the page on which a person keeps or discards the results
 
@@ -41,6 +41,12 @@ rule healthy:
 rule review:
     input:
         healthy=all_healthy_archives(PLAN.canvas_cohorts),
+        photos=[
+            archive("masks", cohort, batch)
+            for cohort in PLAN.canvas_cohorts
+            for batch in PLAN.healthy_batches.get(cohort, ())
+        ],
+        canvases=[f"{R}/canvases/{cohort}.json" for cohort in PLAN.canvas_cohorts],
     output:
         page=f"{R}/review/index.html",
     log:
@@ -52,14 +58,14 @@ rule review:
         mem_mb=gb(2),
         runtime=minutes(20),
     params:
-        revision=revision("healthy"),
-        triage=canonical(PLAN.config.canvases.triage.model_dump(mode="json")),
+        revision=revision("canvases"),
     message:
         "review page of the healthy images"
     shell:
         """
         cgddi review \
             --healthy {input.healthy:q} \
-            --triage {params.triage:q} \
+            --photos {input.photos:q} \
+            --canvases {input.canvases:q} \
             --output {output.page:q} 2>{log:q}
         """

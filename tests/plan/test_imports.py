@@ -16,7 +16,7 @@ COMPILER = {"torch._dynamo", "torch._inductor"}
 GROUPS = {
     # Modules in which stages work, and what they are not to import.
     "pictures": (
-        ["stages.lesion_mapped.stage", "stages.masks.stage", "stages.canvases.stage", "stages.healthy.review"],
+        ["stages.lesion_mapped.stage", "stages.masks.stage", "stages.canvases.stage", "stages.canvases.review"],
         MODELS | FRAMES | {"skimage", "scipy.optimize", "scipy.stats", "scipy.sparse.linalg"},
     ),
     "healthy": (

@@ -221,7 +221,7 @@ def test_a_users_mistake_shows_no_traceback(finished):
 
 
 def test_the_report_judges_the_classical_baseline_on_the_same_photos(results):
-    from cgddi.stages.healthy.settings import TriageSettings
+    from cgddi.stages.canvases.settings import TriageSettings
     from cgddi.stages.report.healthy import compare, draw_examples
 
     examples = draw_examples(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.stages.healthy.chromium import Chromium, find
+from tests.stages.canvases.chromium import Chromium, find
 from tests.workflow.conftest import RUN, merge
 from tests.workflow.dryrun import counts, messages
 from tests.workflow.paper_scale import ROOT, cgddi, snakemake

@@ -12,9 +12,8 @@ from cgddi.core.archive import Archive
 from cgddi.core.errors import UserError
 from cgddi.core.images import LESION, SKIN, decode_png, read_mask
 from cgddi.stages.index.table import build_index
-from cgddi.stages.masks.found import Found
 from cgddi.stages.masks.settings import MasksSettings
-from cgddi.stages.masks.stage import write_batch
+from cgddi.stages.masks.stage import PredictedMask, write_batch
 from PIL import Image
 
 from tests.stages.lesion_mapped.world import photo, row_of, run, spec_of, write_photos
@@ -23,25 +22,23 @@ SIZE = 64
 
 
 class Oracle:
-    """A finder that gives the masks it was told to."""
-
-    batch_size = 2
+    """A predictor that gives the masks it was told to."""
 
     def __init__(self, masks):
-        self.masks, self.facts, self.calls = masks, {"segmenter_images": ["000000"]}, []
+        self.masks, self.provenance, self.calls = masks, {"segmenter_images": ["000000"]}, []
 
-    def find(self, photos):
+    def predict(self, photos):
         self.calls.append([key for key, _ in photos])
-        found = []
+        results = []
         for key, picture in photos:
             assert picture.mode == "RGB"
             mask = self.masks[key]
             unsure = np.where(mask == LESION, 128, 10).astype(np.uint8) if not isinstance(mask, str) else None
-            found.append(mask if isinstance(mask, str) else Found(mask.astype(np.uint8), unsure))
-        return found
+            results.append(mask if isinstance(mask, str) else PredictedMask(mask.astype(np.uint8), unsure))
+        return results
 
 
-def find(tmp_path, masks, rows=None, name="m", **settings):
+def predict(tmp_path, masks, rows=None, name="m", **settings):
     rows = rows or [{**row, "mask": None} for row in write_photos(tmp_path / "in", len(masks), SIZE, lesion=0.03)]
     masks = dict(zip([row["image_id"] for row in rows], masks, strict=True))
     settings = {"source": "fedd", "size": SIZE, **settings}
@@ -67,8 +64,8 @@ def skinless(number):
     return mask
 
 
-def test_what_an_automatic_source_finds_is_used_unless_a_flag_says_no(tmp_path):
-    archive, _ = find(tmp_path, [truth(0), lesionless(1), skinless(2), "its features are gone."])
+def test_an_automatic_mask_is_used_unless_a_flag_says_no(tmp_path):
+    archive, _ = predict(tmp_path, [truth(0), lesionless(1), skinless(2), "its features are gone."])
     good, empty, bare, failed = archive.rows
     assert good["has_mask"] and good["mask_source"] == "fedd" and good["has_ruler"] and good["flags"] == []
     assert (decode_png(archive.read(good, "mask.png")) == truth(0)).all()
@@ -88,21 +85,22 @@ def test_what_an_automatic_source_finds_is_used_unless_a_flag_says_no(tmp_path):
     ]
 
 
-def test_the_rejecting_flags_are_settings(tmp_path):
-    masks = [truth(0), np.where(truth(1) == SKIN, LESION, SKIN)]
-    for reject, used in (([], [True, True]), (["lesion_over_half"], [True, False])):
-        archive, _ = find(tmp_path, masks, flags={"reject": reject, "large_lesion": 0.4})
-        assert [row["has_mask"] for row in archive.rows] == used
+def test_a_large_lesion_is_flagged_and_used(tmp_path):
+    archive, _ = predict(tmp_path, [np.where(truth(0) == SKIN, LESION, SKIN)])
+    assert archive.rows[0]["has_mask"] and "lesion_over_half" in archive.rows[0]["flags"]
 
 
 def test_specks_are_cleared_from_automatic_masks_only(tmp_path):
-    mask = truth(0, marker=False)
-    mask[3, 40] = LESION
-    archive, _ = find(tmp_path, [mask], despeckle=0.001)
-    assert archive.rows[0]["flags"] == [] and decode_png(archive.read(archive.rows[0], "mask.png"))[3, 40] == SKIN
+    picture, mask = photo(0, 128, lesion=0.03, marker=False)
+    mask[3, 80] = LESION  # one pixel of 16,384
+    Image.fromarray(picture).save(tmp_path / "p.png")
     np.save(tmp_path / "m.npy", mask)
-    rows = [row_of("000000", tmp_path / "in" / "000000.png", tmp_path / "m.npy")]
-    spec = spec_of("masks", {"size": SIZE, "despeckle": 0.001}, rows=rows, cohort="c", batch="b")
+    rows = [row_of("p", tmp_path / "p.png", None)]
+    archive, _ = predict(tmp_path, [mask], rows, size=128)
+    assert archive.rows[0]["flags"] == [] and decode_png(archive.read(archive.rows[0], "mask.png"))[3, 80] == SKIN
+    spec = spec_of(
+        "masks", {"size": 128}, rows=[row_of("p", tmp_path / "p.png", tmp_path / "m.npy")], cohort="c", batch="b"
+    )
     assert run("masks", "--output", tmp_path / "h.tar", spec=spec) == 0
     assert Archive(tmp_path / "h.tar").rows[0]["flags"] == ["several_parts"]
 
@@ -112,11 +110,11 @@ def test_human_masks_may_take_precedence(tmp_path):
     rows[1]["mask"] = None
     np.save(rows[2]["mask"], np.zeros((4, 4)))  # float
     masks = [lesionless(0), truth(1), truth(2)]
-    archive, oracle = find(tmp_path, masks, rows, prefer_human=True)
+    archive, oracle = predict(tmp_path, masks, rows, prefer_human=True)
     assert oracle.calls == [["000001", "000002"]]
     assert [row["mask_source"] for row in archive.rows] == ["human", "fedd", "fedd"]
     assert archive.rows[2]["flags"] == ["mask_unreadable"] and archive.rows[2]["has_mask"]
-    archive, oracle = find(tmp_path, masks, rows, name="auto")
+    archive, oracle = predict(tmp_path, masks, rows, name="auto")
     assert oracle.calls == [["000000", "000001", "000002"]] and not archive.rows[0]["has_mask"]
 
 
@@ -128,7 +126,7 @@ def healthy(archive, tmp_path, name="h"):
 
 
 def test_the_later_stages_go_on_without_the_photos_left_out(tmp_path):
-    archive, _ = find(tmp_path, [truth(0), lesionless(1), truth(2), "no features"])
+    archive, _ = predict(tmp_path, [truth(0), lesionless(1), truth(2), "no features"])
     painted = healthy(archive, tmp_path)
     assert [row["key"] for row in painted.rows] == ["000000", "000002"]
     assert {entry["id"]: entry["reason"] for entry in painted.record["skipped"]} == {
@@ -136,9 +134,8 @@ def test_the_later_stages_go_on_without_the_photos_left_out(tmp_path):
         "000003": "it has no mask (mask_failed)",
     }
     assert painted.rows[0]["mask_source"] == "fedd"
-    assert (decode_png(painted.read(painted.rows[0], "before.mask.png")) == truth(0)).all()
     pool = tmp_path / "pool.tar"
-    spec = spec_of("canvases", {"sizes": []}, cohort="c", verdicts={"000000": "keep", "000002": "keep"})
+    spec = spec_of("canvases", cohort="c", verdicts={"000000": "keep", "000002": "keep"})
     assert run("canvases", "--healthy", painted.path, "--output", pool, spec=spec) == 0
     composites = []
     for donor in ("000001", "000002"):
@@ -157,7 +154,7 @@ def test_the_later_stages_go_on_without_the_photos_left_out(tmp_path):
 
 
 def test_a_batch_of_which_nothing_can_be_used_is_valid_and_says_so(tmp_path, capsys):
-    archive, _ = find(tmp_path, [lesionless(0), skinless(1)])
+    archive, _ = predict(tmp_path, [lesionless(0), skinless(1)])
     assert "no automatic mask of 2 photo(s) can be used (1 no_lesion, 1 no_skin)" in capsys.readouterr().err
     painted = healthy(archive, tmp_path)
     assert not painted.rows and len(painted.record["skipped"]) == 2
@@ -173,9 +170,10 @@ def test_a_batch_of_which_nothing_can_be_used_is_valid_and_says_so(tmp_path, cap
 def test_the_review_page_shows_mask_source_flags_and_doubt(tmp_path):
     border = truth(0, ruler=False)
     border[20:30, :4] = LESION
-    archive, _ = find(tmp_path, [border, lesionless(1)])
+    archive, _ = predict(tmp_path, [border, lesionless(1)])
     painted = healthy(archive, tmp_path)
-    assert main(["review", "--healthy", str(painted.path), "--output", str(tmp_path / "r.html")]) == 0
+    words = ["review", "--healthy", str(painted.path), "--photos", str(archive.path)]
+    assert main([*words, "--output", str(tmp_path / "r.html")]) == 0
     text = (tmp_path / "r.html").read_text()
     data = json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', text, re.S)[1])
     (card,) = data["cards"]
@@ -192,7 +190,7 @@ def test_masks_go_out_at_photo_size_and_come_back_as_human_ones(tmp_path, capsys
     for number in range(3):
         picture.save(tmp_path / "photos" / f"clinic {number}.png")
         rows.append(row_of(f"id{number}", tmp_path / "photos" / f"clinic {number}.png", None))
-    archive, _ = find(tmp_path, [truth(0), lesionless(1), "no"], rows, crop="square")
+    archive, _ = predict(tmp_path, [truth(0), lesionless(1), "no"], rows, crop="square")
     assert main(["masks-export", "--masks", str(archive.path), "--output-dir", str(tmp_path / "out")]) == 0
     assert "2 masks and masks.csv; 1 photos have no mask" in capsys.readouterr().out
     lines = (tmp_path / "out" / "masks.csv").read_text().splitlines()
@@ -217,5 +215,5 @@ def test_an_automatic_source_needs_its_inputs(tmp_path, capsys):
     spec = spec_of("masks", {"source": "fedd"}, rows=rows, cohort="c", batch="b")
     assert run("masks", "--output", tmp_path / "m.tar", spec=spec) == 2
     assert "needs --features and --segmenter" in capsys.readouterr().err
-    with pytest.raises(UserError, match="nothing finds masks"):
+    with pytest.raises(UserError, match="Give the stage its predictor"):
         write_batch(spec, MasksSettings(source="fedd"), tmp_path / "m.tar")

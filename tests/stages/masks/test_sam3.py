@@ -10,11 +10,9 @@ import pytest
 import torch
 from cgddi.core.archive import Archive
 from cgddi.core.errors import UserError
-from cgddi.core.images import BACKGROUND, LESION, RULER, SKIN, cropped, decode_png
-from cgddi.stages.masks.combine import Evidence, combined, evidence
-from cgddi.stages.masks.sam3_model import load_sam3
+from cgddi.core.images import BACKGROUND, LESION, MARKER, RULER, SKIN, cropped, decode_png
+from cgddi.stages.masks.sam3 import Evidence, Sam3Predictor, combined, evidence, load_sam3
 from cgddi.stages.masks.settings import MasksSettings, Sam3Settings
-from cgddi.stages.masks.source_sam3 import Sam3Finder
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import Sam3ImageProcessor
@@ -24,7 +22,6 @@ from tests.stages.lesion_mapped.world import photo, row_of, run, spec_of, write_
 from tests.stages.masks.sam3 import write_sam3
 
 CPU = torch.device("cpu")
-ORDER = Sam3Settings().precedence
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +31,7 @@ def folder(tmp_path_factory):
 
 def loaded(folder, **options):
     settings = MasksSettings(source="sam3", size=48, crop=options.pop("crop", "resize"), sam3=options)
-    return Sam3Finder(settings, *load_sam3({"source": str(folder)}, torch.float32, CPU))
+    return Sam3Predictor(settings, *load_sam3({"source": str(folder)}, torch.float32, CPU))
 
 
 def wide(number):
@@ -43,10 +40,10 @@ def wide(number):
 
 @pytest.mark.parametrize("crop", ["resize", "square"])
 def test_masks_are_those_of_the_plain_call_for_every_photo_and_prompt(folder, crop):
-    finder = loaded(folder, crop=crop, ruler=["ruler"], confidence=0.46, batch_size=2)
+    predictor = loaded(folder, crop=crop, ruler=["ruler"], confidence=0.46, batch_size=2)
     photos = [(str(number), wide(number)) for number in range(3)]
-    found = finder.find(photos)
-    model, processor = finder.model, finder.processor
+    found = predictor.predict(photos)
+    model, processor = predictor.model, predictor.processor
     seen = Counter()
     for (_, picture), result in zip(photos, found, strict=True):
         expected = np.full((48, 48), BACKGROUND)
@@ -66,12 +63,12 @@ def test_masks_are_those_of_the_plain_call_for_every_photo_and_prompt(folder, cr
 
 
 def test_each_photo_and_each_prompt_is_encoded_once(folder, monkeypatch):
-    finder = loaded(folder, batch_size=2)
+    predictor = loaded(folder, batch_size=2)
     calls = Counter()
     for part in ("vision_encoder", "text_encoder"):
-        module = getattr(finder.model, part)
+        module = getattr(predictor.model, part)
         module.register_forward_hook(lambda *_, part=part: calls.update([part]))
-    finder.find([(str(number), wide(number)) for number in range(4)])
+    predictor.predict([(str(number), wide(number)) for number in range(4)])
     assert calls == {"vision_encoder": 2}  # two batches; the prompts were encoded when the job began
 
 
@@ -84,28 +81,32 @@ def outputs(scores, boxes, side=32):
 
 
 def seen(scores, boxes, size=32, confidence=0.35):
-    return evidence(*outputs(scores, boxes), size, confidence, 0.5)
+    return evidence(*outputs(scores, boxes), size, confidence)
 
 
-def test_overlaps_follow_the_stated_precedence():
+def test_what_lies_on_top_hides_what_is_below():
     found = {
         "skin": seen([0.9], [(0, 0, 1, 0.75)]),
         "lesion": seen([0.6, 0.5], [(0.25, 0.25, 0.5, 0.5), (0.5, 0.25, 0.75, 0.5)]),
         "ruler": seen([0.8], [(0, 0, 1, 0.3125)]),
     }
-    mask, uncertainty = combined(found, ORDER)
+    mask, uncertainty = combined(found)
     assert (mask[:, :10] == RULER).all()
     assert (mask[8:24, 10:16] == LESION).all() and (mask == LESION).sum() == 16 * 6
     assert (mask[:8, 10:24] == SKIN).all() and (mask[:, 24:] == BACKGROUND).all()
-    other, _ = combined(found, ("lesion", "skin", "marker", "ruler"))
-    assert (other[8:24, 8:16] == LESION).all() and (other[:8, :24] == SKIN).all() and RULER not in other
+    marked, _ = combined({**found, "marker": seen([0.9], [(0.25, 0, 0.5, 0.75)])})  # over the lesion, under the ruler
+    assert (
+        (marked[8:16, :10] == RULER).all()
+        and (marked[8:16, 10:24] == MARKER).all()
+        and (marked[16:24, 10:16] == LESION).all()
+    )
     assert np.allclose(uncertainty[:, :10], 0.2, atol=0.01) and np.allclose(uncertainty[8:16, 10:16], 0.4, atol=0.01)
     assert np.allclose(uncertainty[16:24, 10:16], 0.5, atol=0.01) and np.allclose(uncertainty[:, 26:], 0, atol=0.01)
 
 
 def test_an_instance_below_the_cut_is_left_out_but_makes_its_place_uncertain():
     found = {"lesion": seen([0.34], [(0, 0, 0.5, 0.5)]), "skin": seen([0.34], [(0.5, 0.5, 1, 1)])}
-    mask, uncertainty = combined(found, ORDER)
+    mask, uncertainty = combined(found)
     assert (mask == BACKGROUND).all()
     assert np.allclose(uncertainty[:15, :15], 0.34, atol=0.01) and np.allclose(uncertainty[:14, 20:], 0, atol=0.01)
     assert seen([0.36], [(0, 0, 0.5, 0.5)]).inside.sum() == 16 * 16
@@ -113,8 +114,8 @@ def test_an_instance_below_the_cut_is_left_out_but_makes_its_place_uncertain():
 
 def test_the_prompts_presence_scales_every_score():
     logits, _, masks = outputs([0.9], [(0, 0, 1, 1)])
-    assert not evidence(logits, torch.tensor([-1.0]), masks, 16, 0.35, 0.5).inside.any()  # 0.9 * 0.27
-    assert evidence(logits, torch.tensor([1.0]), masks, 16, 0.35, 0.5).inside.all()
+    assert not evidence(logits, torch.tensor([-1.0]), masks, 16, 0.35).inside.any()  # 0.9 * 0.27
+    assert evidence(logits, torch.tensor([1.0]), masks, 16, 0.35).inside.all()
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -126,15 +127,21 @@ def test_instances_are_the_librarys_own(seed):
         pred_logits=logits[None], pred_masks=masks[None], presence_logits=presence[None], pred_boxes=torch.rand(1, 6, 4)
     )
     done = Sam3ImageProcessor().post_process_instance_segmentation(whole, 0.35, 0.5, [(40, 40)])[0]["masks"]
-    ours = evidence(logits, presence, masks, 40, 0.35, 0.5)
+    ours = evidence(logits, presence, masks, 40, 0.35)
     assert (ours.inside == done.bool().any(0).numpy()).all()
     both = ours | Evidence(np.zeros((40, 40), bool), np.ones((40, 40), np.float32))
     assert (both.inside == ours.inside).all() and (both.belief == 1).all()
 
 
+def test_what_is_published_is_the_default():
+    settings = Sam3Settings()
+    assert settings.confidence == 0.35 and "rash" in settings.lesion and settings.skin == ("skin",)
+    assert not settings.ruler and not settings.marker
+
+
 def test_a_batch_through_the_command(folder, tmp_path):
     rows = write_photos(tmp_path / "in", 3, 64)
-    settings = {"source": "sam3", "size": 48, "sam3": {"confidence": 0.46}, "flags": {"reject": []}}
+    settings = {"source": "sam3", "size": 48, "sam3": {"confidence": 0.46, "dtype": "float32"}}
     for name in ("a", "b"):
         spec = spec_of("masks", settings, rows=rows, cohort="c", batch="b.000", model={"source": str(folder)})
         words = ("masks", "--output", tmp_path / f"{name}.tar", "--metrics", tmp_path / "m.jsonl", "--threads", "1")
@@ -149,8 +156,8 @@ def test_a_batch_through_the_command(folder, tmp_path):
 
 
 def test_numbers_that_are_none_stop_no_other_photo(folder):
-    finder = loaded(folder, batch_size=2)
-    vision = finder.model.get_vision_features
+    predictor = loaded(folder, batch_size=2)
+    vision = predictor.model.get_vision_features
 
     def broken(pixels):
         result = vision(pixels)
@@ -158,8 +165,8 @@ def test_numbers_that_are_none_stop_no_other_photo(folder):
             part[0] = torch.nan
         return result
 
-    finder.model.get_vision_features = broken
-    first, second = finder.find([("a", wide(1)), ("b", wide(2))])
+    predictor.model.get_vision_features = broken
+    first, second = predictor.predict([("a", wide(1)), ("b", wide(2))])
     assert "not finite. Set masks.sam3.dtype" in first and second.mask.shape == (48, 48)
 
 
@@ -213,7 +220,7 @@ def test_half_precision_gives_nearly_the_same_masks(folder, dtype):
     settings = MasksSettings(source="sam3", size=48, sam3={"confidence": 0.46})
     photos = [(str(number), wide(number)) for number in range(2)]
     single, half = (
-        Sam3Finder(settings, *load_sam3({"source": str(folder)}, kind, CPU)).find(photos)
+        Sam3Predictor(settings, *load_sam3({"source": str(folder)}, kind, CPU)).predict(photos)
         for kind in (torch.float32, dtype)
     )
     for one, other in zip(single, half, strict=True):
@@ -225,13 +232,13 @@ def test_a_gated_model_says_how_to_get_access(monkeypatch):
     def gated(*_, **__):
         raise OSError("You are trying to access a gated repo. Make sure to have access to it.")
 
-    monkeypatch.setattr("cgddi.stages.masks.sam3_model.Sam3Model.from_pretrained", gated)
+    monkeypatch.setattr("cgddi.stages.masks.sam3.Sam3Model.from_pretrained", gated)
     with pytest.raises(UserError, match="Accept its licence .*hf auth login"):
         load_sam3({"source": "facebook/sam3"}, torch.float32, CPU)
 
 
-def test_prompts_and_precedence_are_checked(folder):
-    for wrong in ({"precedence": ["lesion", "skin"]}, {"lesion": []}, {"skin": [" "]}):
+def test_prompts_are_checked(folder):
+    for wrong in ({"lesion": []}, {"skin": [" "]}):
         with pytest.raises(ValueError):
             Sam3Settings(**wrong)
     with pytest.raises(UserError, match="Shorten it"):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.sparse import coo_matrix
-from scipy.sparse.linalg import splu
 
 NEIGHBOURS = ((-1, 0), (1, 0), (0, -1), (0, 1))
 
@@ -23,6 +21,9 @@ class Membrane:
     """
 
     def __init__(self, region: np.ndarray):
+        from scipy.sparse import coo_matrix
+        from scipy.sparse.linalg import splu
+
         if not region.any() or region.all():
             raise ValueError("a membrane needs a region with an edge")
         self.region = region

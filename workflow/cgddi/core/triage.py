@@ -1,4 +1,4 @@
-"""Triage of a healthy image: a score for each of the four published discard criteria, and a proposed verdict."""
+"""Triage of a healthy image: scores for the four published discard criteria, and what they find at fault."""
 
 from __future__ import annotations
 
@@ -13,6 +13,14 @@ from cgddi.core.images import LESION, MARKER, SKIN
 
 LEAST_RING = 30
 """Fewer skin pixels than this near the region are no reference; then all skin of the photo is."""
+NEAR = 6, 1 / 16
+"""How far skin near the region reaches: px at least, and share of the image's longer side."""
+FINE, SIDES = 2.0, 3.0
+"""Gaussian sigmas in px: of fine texture, and of the colours averaged on either side of an edge."""
+VISIBLE = 2.3
+"""Smallest visible CIELAB difference (Mahy et al. 1994)."""
+STRANGE = 0.99, 5.0
+"""A colour is strange when it lies this much further from the skin's median than this quantile of the skin does."""
 
 
 def scores_of(before: np.ndarray, after: np.ndarray, region: np.ndarray, mask: np.ndarray) -> dict[str, float | None]:
@@ -46,10 +54,10 @@ def scores_of(before: np.ndarray, after: np.ndarray, region: np.ndarray, mask: n
     skin_before = np.median(lab_before[ring], axis=0)
     axis = lesion - skin_before
     contrast_before = float(np.linalg.norm(axis))
-    left = float(np.clip((place - skin) @ axis / contrast_before**2, 0, 1)) if contrast_before >= 2.3 else None
+    left = float(np.clip((place - skin) @ axis / contrast_before**2, 0, 1)) if contrast_before >= VISIBLE else None
     fine = fine_texture(lab_after[..., 0], (mask == SKIN) | (region > 0))
     spread = delta_e(lab_after[ring], skin)
-    strange = delta_e(lab_after[inside], skin) > np.quantile(spread, 0.99) + 5
+    strange = delta_e(lab_after[inside], skin) > np.quantile(spread, STRANGE[0]) + STRANGE[1]
     step, step_skin, jump = border(lab_after, inside, mask == SKIN, ring)
     return {
         "lesion_contrast": rounded(float(np.linalg.norm(place - skin))),
@@ -66,8 +74,8 @@ def scores_of(before: np.ndarray, after: np.ndarray, region: np.ndarray, mask: n
 
 def fine_texture(lightness: np.ndarray, part: np.ndarray) -> np.ndarray:
     """Lightness (H, W) less its local mean (Gaussian, sigma 2 px) over one part, so that no edge of a ruler counts as texture."""
-    share = ndimage.gaussian_filter(part * 1.0, 2.0)
-    return lightness - ndimage.gaussian_filter(lightness * part, 2.0) / np.maximum(share, 1e-9)
+    share = ndimage.gaussian_filter(part * 1.0, FINE)
+    return lightness - ndimage.gaussian_filter(lightness * part, FINE) / np.maximum(share, 1e-9)
 
 
 def rounded(value: float | None) -> float | None:
@@ -83,7 +91,7 @@ def turn(angle: float) -> float:
 def reference_skin(region: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Untouched skin (H, W) bool near the region: within a sixteenth of the image, or all of it where too little is near."""
     untouched = (mask == SKIN) & (region == 0)
-    near = ndimage.distance_transform_edt(region == 0) <= max(6, max(region.shape) / 16)
+    near = ndimage.distance_transform_edt(region == 0) <= max(NEAR[0], max(region.shape) * NEAR[1])
     return untouched & near if (untouched & near).sum() >= LEAST_RING else untouched
 
 
@@ -110,18 +118,23 @@ def border(
 
 def _average(lab: np.ndarray, part: np.ndarray) -> np.ndarray:
     """Local mean colour (Gaussian, sigma 3 px) of the pixels of one part."""
-    share = ndimage.gaussian_filter(part * 1.0, 3.0)[..., None]
-    return ndimage.gaussian_filter(lab * part[..., None], (3.0, 3.0, 0)) / np.maximum(share, 1e-9)
+    share = ndimage.gaussian_filter(part * 1.0, SIDES)[..., None]
+    return ndimage.gaussian_filter(lab * part[..., None], (SIDES, SIDES, 0)) / np.maximum(share, 1e-9)
 
 
-def judge(scores: Mapping[str, float | None], limits: Any) -> list[str]:
-    """Reasons to discard, in words; none: keep."""
+def faults(scores: Mapping[str, float | None], limits: Any) -> list[str]:
+    """Reasons to discard an image, in words; none: keep.
+
+    Args:
+        scores: as `scores_of` gives them.
+        limits: thresholds, with the attributes of `CanvasesSettings.triage`.
+    """
     reasons = []
     contrast = scores["lesion_contrast"]
     left = scores["lesion_left"]
     if contrast > limits.lesion_contrast:
         reasons.append(f"lesion still there: colour difference {contrast:.1f}")
-    elif left is not None and left > limits.lesion_left and contrast > limits.visible:
+    elif left is not None and left > limits.lesion_left and contrast > VISIBLE:
         reasons.append(f"lesion still there: {left:.0%} of its contrast is left")
     if not limits.texture[0] <= scores["texture_ratio"] <= limits.texture[1]:
         reasons.append(f"texture: {scores['texture_ratio']:.2f} of the skin around it")
@@ -134,9 +147,3 @@ def judge(scores: Mapping[str, float | None], limits: Any) -> list[str]:
             f"artefacts: step of {scores['border_step']:.1f} at the border ({scores['border_step_skin']:.1f} in skin)"
         )
     return reasons
-
-
-def judged(scores: Mapping[str, float | None], limits: Any) -> dict[str, Any]:
-    """Scores with the proposed verdict and its reasons."""
-    reasons = judge(scores, limits)
-    return {**scores, "verdict": "discard" if reasons else "keep", "reasons": reasons}

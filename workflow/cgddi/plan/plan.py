@@ -14,7 +14,7 @@ from cgddi.fedd.refusals import refusals
 from cgddi.plan.config import Config
 from cgddi.plan.specs import model_spec, revision
 from cgddi.plan.worklist import Worklist
-from cgddi.stages.healthy.verdicts import read_review, read_verdicts
+from cgddi.stages.canvases.verdicts import read_review, read_verdicts
 from cgddi.stages.masks.settings import Sam3Settings
 
 

@@ -1,1 +1,1 @@
-"""The kept healthy images of a cohort, pooled once into one archive."""
+"""Which healthy images of a cohort are kept (triage, then a person on the review page), pooled into one archive."""

@@ -1,4 +1,4 @@
-"""Pool the kept healthy images of a cohort into one archive.
+"""Decide which healthy images of a cohort are kept, and pool them into one archive.
 
 The spec holds cohort, and verdicts (image id -> keep or discard) from review.csv, which override the triage.
 """

@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pydantic import Field
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from cgddi.stages.healthy.settings import TriageSettings
+from cgddi.core.settings import Settings
 
 REVISION = 1
 
 
-class CanvasesSettings(BaseModel):
-    """Which healthy images are kept where no person decided, and what is pooled beside them."""
+class TriageSettings(Settings):
+    """Thresholds of the four discard criteria (lesion still there, unreal texture, wrong tone, artefacts).
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    The healthy stage writes scores; the canvases stage compares them with these, so that another threshold costs no GPU time.
+    """
 
-    sizes: tuple[Annotated[int, Field(ge=16, le=2048)], ...] = Field(
-        (256,),
-        description="smaller sizes in px at which a raw copy of every canvas is kept too, so that lesion mapping need not "
-        "decode and shrink it once per donor (list lesion_mapped.image_size; sizes not below the working size are left out)",
+    lesion_contrast: float = Field(
+        6.0, ge=0, description="discard above this CIELAB difference between the former lesion and the skin around it"
     )
+    lesion_left: float = Field(
+        0.4,
+        ge=0,
+        le=1,
+        description="discard when the place is still this near the lesion's colour (0 skin, 1 lesion) and visibly so",
+    )
+    texture: tuple[float, float] = Field(
+        (0.4, 2.5), description="discard when fine texture over that of the surrounding skin is outside this range"
+    )
+    ita_change: float = Field(
+        12.0, ge=0, description="discard above this change of ITA in degrees against the surrounding skin"
+    )
+    artefacts: float = Field(
+        0.05, ge=0, le=1, description="discard above this share of pixels in no colour of the surrounding skin"
+    )
+    border_step: float = Field(
+        3.0, ge=0, description="discard above this CIELAB step at the border, beyond that between skin pixels"
+    )
+
+
+class CanvasesSettings(Settings):
+    """Which healthy images are kept where no person decided."""
+
     triage: TriageSettings = Field(default_factory=TriageSettings, description="thresholds of the proposed verdict")

@@ -1,8 +1,7 @@
-"""Pool the healthy images of a cohort that a person, or failing that the triage, kept."""
+"""Decide which healthy images of a cohort are kept, and pool them into one archive."""
 
 from __future__ import annotations
 
-import io
 import re
 import sys
 from collections import Counter
@@ -10,15 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from cgddi.core.archive import Archive, ArchiveWriter
 from cgddi.core.errors import UserError
 from cgddi.core.images import TONES
-from cgddi.core.triage import judged
+from cgddi.core.triage import faults
 from cgddi.stages.canvases.settings import CanvasesSettings
+from cgddi.stages.canvases.verdicts import VERDICTS
 
 
 def pool_canvases(
@@ -28,46 +26,66 @@ def pool_canvases(
 
     Args:
         spec: the job's spec: cohort, and verdicts (image id -> keep or discard) from the review, where there is one.
-        settings: sizes of further copies.
+        settings: thresholds.
         healthy: the cohort's healthy archives.
-        output: the archive to write; samples hold `png`, `mask.png` and raw copies (.npy) at each further size. Its record counts
-            kept images by tone and lists discarded ones with who discarded them and why.
+        output: the archive to write; samples hold `png` and `mask.png`. Its record counts kept images by tone, lists discarded ones
+            with who discarded them and why, and holds every image's verdict (`verdicts`, see `decide`): the review page and the
+            report show it.
 
     Raises:
         UserError: no canvas is kept, a verdict is neither keep nor discard, or an image comes twice.
     """
-    verdicts: Mapping[str, str] = spec.get("verdicts") or {}
-    odd = {image: verdict for image, verdict in verdicts.items() if verdict not in ("keep", "discard")}
-    if odd:
-        raise UserError(f"verdicts of cohort {spec['cohort']!r} are keep or discard; found {odd}. Mend review.csv.")
+    reviewed: Mapping[str, str] = spec.get("verdicts") or {}
+    if odd := {image: verdict for image, verdict in reviewed.items() if verdict not in VERDICTS}:
+        raise UserError(f"verdicts of cohort {spec['cohort']!r} are keep or discard; found {odd}. Fix review.csv.")
     archives = [Archive(path) for path in healthy]
     kept: Counter[str] = Counter()
-    seen: set[str] = set()
+    verdicts: dict[str, dict[str, Any]] = {}
     inputs = [part for archive in archives for part in (archive.manifest_path, archive.record_path)]
     with ArchiveWriter(output, spec, inputs) as pool:
         for archive in archives:
             for row in tqdm(archive.rows, desc=f"canvases {archive.path.stem}", unit="image"):
                 image_id = row["key"]
-                if image_id in seen:
+                if image_id in verdicts:
                     raise UserError(
                         f"{archive.path}: image {image_id} is in two healthy archives. Name every archive once."
                     )
-                seen.add(image_id)
-                row = {**row, "triage": judged(row["triage"], settings.triage)}
-                if verdicts.get(image_id, row["triage"]["verdict"]) == "keep":
-                    source = "review" if image_id in verdicts else "triage"
-                    pool.add(image_id, _members(archive, row, settings.sizes), _row(row, source))
+                decided = verdicts[image_id] = decide(row["triage"], settings, reviewed.get(image_id))
+                if decided["verdict"] == "keep":
+                    members = {suffix: archive.read(row, suffix) for suffix in ("png", "mask.png")}
+                    facts = {name: value for name, value in row.items() if name not in ("key", "members", "sha256")}
+                    pool.add(image_id, members, {**facts, "kept_by": decided["by"]})
                     kept[row["tone"]] += 1
                 else:
-                    pool.skip(image_id, _reason(row, image_id in verdicts))
+                    why = "; ".join(decided["faults"])
+                    pool.skip(
+                        image_id, "discarded by review" if image_id in reviewed else f"discarded by triage: {why}"
+                    )
         pool.facts["kept"] = {tone: kept[tone] for tone in TONES}
-        pool.facts["discarded"] = len(seen) - len(pool)
-        pool.facts["verdicts_without_image"] = sorted(set(verdicts) - seen)
+        pool.facts["discarded"] = len(verdicts) - len(pool)
+        pool.facts["verdicts"] = verdicts
+        pool.facts["verdicts_without_image"] = sorted(set(reviewed) - set(verdicts))
         if not len(pool):
             raise UserError(_nothing_kept(spec["cohort"], archives, pool.skipped))
-        missing = [tone for tone in TONES if not kept[tone]]
-        if missing:
+        if missing := [tone for tone in TONES if not kept[tone]]:
             tqdm.write(f"cohort {spec['cohort']}: no canvas of tone {', '.join(missing)} is kept", file=sys.stderr)
+
+
+def decide(scores: Mapping[str, float | None], settings: CanvasesSettings, reviewed: str | None) -> dict[str, Any]:
+    """The verdict on one healthy image; a person's goes before the triage's.
+
+    Args:
+        scores: the image's triage scores (`core.triage.scores_of`).
+        settings: their thresholds.
+        reviewed: the person's verdict, or None.
+
+    Returns:
+        verdict (keep or discard), by (review or triage), proposed (the triage's verdict) and faults (its reasons, in words).
+    """
+    reasons = faults(scores, settings.triage)
+    proposed = "discard" if reasons else "keep"
+    by = "review" if reviewed else "triage"
+    return {"verdict": reviewed or proposed, "by": by, "proposed": proposed, "faults": reasons}
 
 
 def _nothing_kept(cohort: str, archives: Sequence[Archive], discarded: Sequence[Mapping[str, str]]) -> str:
@@ -81,8 +99,8 @@ def _nothing_kept(cohort: str, archives: Sequence[Archive], discarded: Sequence[
     remedies = ["keep some on the review page (cgddi review) or loosen canvases.triage"] if discarded else []
     if unpainted:
         remedies.append(
-            "look at the masks (`cgddi masks-export`), mend them by hand and name them in the image sheet with masks.source "
-            "human, choose another masks.source for this cohort, or loosen masks.flags"
+            "look at the masks (`cgddi masks-export`), correct them by hand and name them in the image sheet with masks.source "
+            "human, or choose another masks.source for this cohort"
         )
     return f"{text}. Remedy: {'; '.join(remedies)}; or set the cohort's role to evaluation."
 
@@ -91,30 +109,3 @@ def _tally(entries: Sequence[Mapping[str, str]]) -> str:
     """Reasons with their counts, the commonest first; reasons that differ in a number only count as one."""
     counts = Counter(re.sub(r"\d+(\.\d+)?", "#", entry["reason"]).partition(":")[0] for entry in entries)
     return ", ".join(f"{count} x {reason}" for reason, count in counts.most_common(6))
-
-
-def _members(archive: Archive, row: Mapping[str, Any], sizes: Sequence[int]) -> dict[str, bytes]:
-    members = {"png": archive.read(row), "mask.png": archive.read(row, "mask.png")}
-    with Image.open(io.BytesIO(members["png"])) as photo, Image.open(io.BytesIO(members["mask.png"])) as mask:
-        for size in sizes:
-            if size < min(photo.size):
-                small = photo.resize((size, size), Image.Resampling.LANCZOS)
-                classes = mask.resize((size, size), Image.Resampling.NEAREST)
-                members[f"{size}.npy"] = _npy(np.asarray(small))
-                members[f"{size}.mask.npy"] = _npy(np.asarray(classes))
-    return members
-
-
-def _npy(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
-
-
-def _row(row: Mapping[str, Any], source: str) -> dict[str, Any]:
-    left_out = ("key", "members", "sha256")
-    return {**{name: value for name, value in row.items() if name not in left_out}, "kept_by": source}
-
-
-def _reason(row: Mapping[str, Any], reviewed: bool) -> str:
-    return "discarded by review" if reviewed else "discarded by triage: " + "; ".join(row["triage"]["reasons"])

@@ -16,51 +16,34 @@ FINE = 2.0
 """Gaussian sigma in px that parts fine texture from shading."""
 
 
-class BiharmonicPainter:
-    """Paints regions by scikit-image's `inpaint_biharmonic` (Damelin and Hoang 2018).
-
-    Args:
-        grain: add the fine texture of a place of skin in the same photo; without it the surface is unnaturally smooth.
-    """
+class BiharmonicInpainter:
+    """Inpaints by scikit-image's `inpaint_biharmonic` (Damelin and Hoang 2018), and adds the grain of a nearby place of skin."""
 
     name = "biharmonic"
 
-    def __init__(self, grain: bool = True):
-        self.grain = grain
-
-    def paint(
+    def inpaint(
         self,
         photos: Sequence[np.ndarray],
         regions: Sequence[np.ndarray],
         skins: Sequence[np.ndarray],
         seeds: Sequence[int],
     ) -> list[np.ndarray | None]:
-        """Paint each photo.
+        """Inpaint each photo (see `stage.Inpainter`); `skins` say where the grain may come from. Never None."""
+        return [_inpainted(*each) for each in zip(photos, regions, skins, seeds, strict=True)]
 
-        Args:
-            photos: (H, W, 3) uint8.
-            regions: (H, W) uint8 weights; where above 0 the photo is unknown.
-            skins: (H, W) bool, where the grain may come from.
-            seeds: one per photo.
 
-        Returns:
-            (H, W, 3) uint8 per photo; never None.
-        """
-        return [self._one(*each) for each in zip(photos, regions, skins, seeds, strict=True)]
-
-    def _one(self, photo: np.ndarray, region: np.ndarray, skin: np.ndarray, seed: int) -> np.ndarray:
-        hole = region > 0
-        # rulers and cloth beside the hole are no skin to continue: their pixels count as the nearest skin's
-        nearest = ndimage.distance_transform_edt(hole | ~skin, return_distances=False, return_indices=True)
-        shading = ndimage.gaussian_filter(photo[nearest[0], nearest[1]].astype(np.float64), (FINE, FINE, 0))
-        painted = surface(shading, hole)
-        if self.grain:
-            # away from rulers and cloth, whose edges are no texture of skin; the hole itself is left out of the shading
-            deep = ndimage.binary_erosion(skin | hole, iterations=int(2 * FINE)) & ~hole
-            source = deep if deep.any() else skin & ~hole
-            painted[hole] += grain_for(photo - shading, hole, source, np.random.default_rng(seed))
-        painted[~hole] = photo[~hole]
-        return np.rint(painted).clip(0, 255).astype(np.uint8)
+def _inpainted(photo: np.ndarray, region: np.ndarray, skin: np.ndarray, seed: int) -> np.ndarray:
+    hole = region > 0
+    # rulers and cloth beside the hole are no skin to continue: their pixels count as the nearest skin's
+    nearest = ndimage.distance_transform_edt(hole | ~skin, return_distances=False, return_indices=True)
+    shading = ndimage.gaussian_filter(photo[nearest[0], nearest[1]].astype(np.float64), (FINE, FINE, 0))
+    painted = surface(shading, hole)
+    # away from rulers and cloth, whose edges are no texture of skin; the hole itself is left out of the shading
+    deep = ndimage.binary_erosion(skin | hole, iterations=int(2 * FINE)) & ~hole
+    source = deep if deep.any() else skin & ~hole
+    painted[hole] += grain_for(photo - shading, hole, source, np.random.default_rng(seed))
+    painted[~hole] = photo[~hole]
+    return np.rint(painted).clip(0, 255).astype(np.uint8)
 
 
 def surface(shading: np.ndarray, hole: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Inpaint healthy skin over the lesions and markers of one batch of photos, and propose which results to keep.
+"""Inpaint healthy skin over the lesions and markers of one batch of photos, and score the results.
 
 The spec holds cohort, batch, images (ids with a mask), seed and, unless settings.method is biharmonic, model
 {source, revision, variant}.
@@ -24,8 +24,8 @@ def main(argv: Sequence[str]) -> int:
     with importing():
         from cgddi.job.runtime import start, usage_log
         from cgddi.job.spec import checked
-        from cgddi.stages.healthy.biharmonic import BiharmonicPainter
-        from cgddi.stages.healthy.stage import paint_batch
+        from cgddi.stages.healthy.biharmonic import BiharmonicInpainter
+        from cgddi.stages.healthy.stage import inpaint_batch
 
     spec = options.spec
     settings = checked(HealthySettings, spec, "cohort", "batch", "images")
@@ -33,14 +33,14 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("--spec lacks model.source. Name an inpainting model, or set healthy.method: biharmonic.")
     device = start(options.threads)
 
-    def make_painter():
+    def open_inpainter():
         if settings.method == "biharmonic":
-            return BiharmonicPainter(settings.grain)
+            return BiharmonicInpainter()
         with importing():
-            from cgddi.stages.healthy.diffusion import DiffusionPainter
+            from cgddi.stages.healthy.diffusion import DiffusionInpainter
 
-        return DiffusionPainter(spec["model"], settings, device)
+        return DiffusionInpainter(spec["model"], settings, device)
 
     with usage_log(options.metrics, stage="healthy", cohort=spec["cohort"], batch=spec["batch"]) as usage:
-        usage["images"] = paint_batch(spec, settings, options.photos, options.output, make_painter)
+        usage["images"] = inpaint_batch(spec, settings, options.photos, options.output, open_inpainter)
     return 0

@@ -14,20 +14,19 @@ from PIL import Image
 
 from cgddi.core.errors import UserError
 from cgddi.job.imports import importing
-from cgddi.stages.healthy.kandinsky import inpaint
+from cgddi.stages.healthy.kandinsky import inpaint_batch
 from cgddi.stages.healthy.settings import HealthySettings
 
 COMBINED = "KandinskyV22InpaintCombinedPipeline"
 
 
-class DiffusionPainter:
-    """Paints regions with an inpainting pipeline.
+class DiffusionInpainter:
+    """Inpaints with a pipeline.
 
     Args:
         model: {"source": folder or hub id, "revision": commit or None, "variant": e.g. "fp16" or None}.
         settings: prompts, steps, guidance, sizes and precision.
         device: where to run.
-        dtype: precision; None is the settings' on CUDA and float32 on a CPU.
     """
 
     name = "diffusion"
@@ -37,11 +36,9 @@ class DiffusionPainter:
         model: Mapping[str, Any],
         settings: HealthySettings,
         device: torch.device,
-        dtype: torch.dtype | None = None,
     ):
         self.settings, self.device = settings, device
-        dtype = dtype or (getattr(torch, settings.dtype) if device.type == "cuda" else torch.float32)
-        self.pipeline = load_pipeline(model, settings, dtype).to(device)
+        self.pipeline = load_pipeline(model, settings, getattr(torch, settings.dtype)).to(device)
         for part in ("prior_pipe", "decoder_pipe"):
             if hasattr(self.pipeline, part):
                 getattr(self.pipeline, part).set_progress_bar_config(disable=True)
@@ -49,24 +46,14 @@ class DiffusionPainter:
         self.decoder = getattr(self.pipeline, "decoder_pipe", self.pipeline)
         self.cell = getattr(self.decoder, "movq_scale_factor", None) or self.decoder.vae_scale_factor
 
-    def paint(
+    def inpaint(
         self,
         photos: Sequence[np.ndarray],
         regions: Sequence[np.ndarray],
         skins: Sequence[np.ndarray],
         seeds: Sequence[int],
     ) -> list[np.ndarray | None]:
-        """Paint each photo.
-
-        Args:
-            photos: (H, W, 3) uint8, all of one size.
-            regions: (H, W) uint8 weights; where above 0 the model paints.
-            skins: not needed by this painter.
-            seeds: one per photo; noise is drawn per image on the CPU, so it does not depend on the batch or the device.
-
-        Returns:
-            (H, W, 3) uint8 per photo, or None where the model gave NaN or black.
-        """
+        """Inpaint each photo (see `stage.Inpainter`); noise is drawn per image on the CPU, whatever the batch or the device."""
         height, width = photos[0].shape[:2]
         side = self.settings.image_size
         run_width, run_height = (width, height) if side is None else (side, side)
@@ -79,20 +66,20 @@ class DiffusionPainter:
         masks = [Image.fromarray(whole_cells(region > 0, size, self.cell)) for region in regions]
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         with torch.no_grad(), np.errstate(invalid="ignore"):
-            images = self._inpaint(pictures, masks, generators)
+            images = self._images(pictures, masks, generators)
         return [finished(np.asarray(image, dtype=np.float32), (width, height)) for image in images]
 
-    def _inpaint(
+    def _images(
         self, pictures: list[Image.Image], masks: list[Image.Image], generators: list[torch.Generator]
     ) -> Sequence[np.ndarray]:
         settings = self.settings
         if hasattr(self.pipeline, "prior_pipe"):
             prompts = settings.prompt, settings.negative_prompt
             options = settings.steps, settings.prior_steps, settings.guidance
-            return inpaint(self.decoder, self.pipeline.prior_pipe, pictures, masks, prompts, *options, generators)
+            return inpaint_batch(self.decoder, self.pipeline.prior_pipe, pictures, masks, prompts, *options, generators)
         call = {"width": pictures[0].width, "height": pictures[0].height, "output_type": "np"}
         if "strength" in inspect.signature(self.pipeline.__call__).parameters:
-            call["strength"] = settings.strength
+            call["strength"] = 1.0  # start anew
         return self.pipeline(
             prompt=[settings.prompt] * len(pictures),
             negative_prompt=[settings.negative_prompt] * len(pictures),

@@ -14,7 +14,7 @@ from PIL import Image
 from torch.nn import functional
 
 
-def inpaint(
+def inpaint_batch(
     decoder,
     prior,
     photos: Sequence[Image.Image],

@@ -8,6 +8,13 @@ from scipy import ndimage
 from cgddi.core.images import LESION, MARKER, SKIN
 from cgddi.core.membrane import Membrane
 
+LARGEST_REGION = 0.6
+"""Largest share of a photo that may be painted."""
+LEAST_SKIN = 0.02
+"""Least share of a photo that must be skin to go on."""
+SMOOTH = 2.0
+"""Gaussian sigma in px of the differences that `match_border` spreads."""
+
 
 def painted_region(mask: np.ndarray, dilation: int = 5, blur_sigma: float = 2.0, full_cover: bool = True) -> np.ndarray:
     """Blending weight (H, W) uint8: 255 the inpainted pixel alone, 0 the photo's own.
@@ -50,8 +57,8 @@ def match_border(photo: np.ndarray, painted: np.ndarray, region: np.ndarray) -> 
         return painted
     outside = (~inside).astype(np.float64)
     difference = (photo.astype(np.float64) - painted) * outside[..., None]
-    share = ndimage.gaussian_filter(outside, 2.0)
-    smooth = ndimage.gaussian_filter(difference, (2.0, 2.0, 0)) / np.maximum(share, 1e-6)[..., None]
+    share = ndimage.gaussian_filter(outside, SMOOTH)
+    smooth = ndimage.gaussian_filter(difference, (SMOOTH, SMOOTH, 0)) / np.maximum(share, 1e-6)[..., None]
     result = painted.astype(np.float64)
     result[inside] += Membrane(inside)(smooth)
     return np.rint(result).clip(0, 255).astype(np.uint8)
@@ -62,7 +69,7 @@ def healthy_mask(mask: np.ndarray) -> np.ndarray:
     return np.where((mask == LESION) | (mask == MARKER), SKIN, mask).astype(np.uint8)
 
 
-def why_unpaintable(mask: np.ndarray, region: np.ndarray, max_region: float, min_skin: float) -> str | None:
+def why_unpaintable(mask: np.ndarray, region: np.ndarray) -> str | None:
     """Why a photo cannot become a canvas, or None when it can."""
     lesion = mask == LESION
     if not lesion.any():
@@ -70,9 +77,9 @@ def why_unpaintable(mask: np.ndarray, region: np.ndarray, max_region: float, min
     if lesion.all():
         return "the lesion covers the whole image: there is no skin to go on"
     skin = ((mask == SKIN) & (region == 0)).mean()
-    if skin < min_skin or skin == 0:
-        return f"too little skin to go on: {skin:.1%} of the image (healthy.min_skin is {min_skin:.1%})"
+    if skin < LEAST_SKIN:
+        return f"too little skin to go on: {skin:.1%} of the image"
     painted = (region > 0).mean()
-    if painted > max_region:
-        return f"{painted:.0%} of the image would be painted (healthy.max_region is {max_region:.0%})"
+    if painted > LARGEST_REGION:
+        return f"{painted:.0%} of the image would be painted"
     return None

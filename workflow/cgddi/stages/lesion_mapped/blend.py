@@ -6,6 +6,7 @@ import numpy as np
 
 from cgddi.core.colour import lab_to_rgb, rgb_to_lab, to_uint8
 from cgddi.core.images import LESION
+from cgddi.core.membrane import Membrane
 from cgddi.stages.lesion_mapped.lesion import Lesion
 
 POISSON_WEIGHT = 13
@@ -25,8 +26,6 @@ class Blender:
         self.lesion, self.lighting_match = lesion, lighting_match
         self._membrane = None
         if blending == "poisson":
-            from cgddi.core.membrane import Membrane
-
             region = lesion.weight >= POISSON_WEIGHT
             region[[0, -1]] = region[:, [0, -1]] = False
             self._membrane = Membrane(region)

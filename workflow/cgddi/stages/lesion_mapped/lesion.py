@@ -65,8 +65,8 @@ def margin_for(settings: LesionMappedSettings) -> int:
     return settings.dilate + int(4 * settings.blur + 0.5)
 
 
-def chosen_parts(mask: np.ndarray, parts: str) -> np.ndarray:
-    """The lesion of a five-class mask as booleans: all of its parts, or the largest (8-connected; the first of equals).
+def lesion_of(mask: np.ndarray) -> np.ndarray:
+    """The lesion of a five-class mask as booleans; its parts move as one.
 
     Raises:
         NoLesion: the mask has none, or nothing else.
@@ -76,10 +76,6 @@ def chosen_parts(mask: np.ndarray, parts: str) -> np.ndarray:
         raise NoLesion("the donor's mask has no lesion at this size")
     if lesion.all():
         raise NoLesion("the lesion covers the donor's whole image: there is no outline to cut along")
-    if parts == "largest":
-        labels, count = ndimage.label(lesion, BOX)
-        if count > 1:
-            lesion = labels == 1 + int(np.argmax(np.bincount(labels.reshape(-1))[1:]))
     return lesion
 
 
@@ -97,7 +93,7 @@ def cut_out(
     Raises:
         NoLesion: there is none, it covers the image, or nothing of it is left at this scale.
     """
-    lesion = chosen_parts(mask, settings.parts)
+    lesion = lesion_of(mask)
     skin = mask == SKIN
     if scale != 1 or rotation != 0:
         photo, lesion, skin = _turned(photo, lesion, skin, scale, rotation, margin_for(settings))

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
+
+from cgddi.core.settings import Settings
 
 REVISION = 1
 
 
-class LesionMappedSettings(BaseModel):
+class LesionMappedSettings(Settings):
     """How a donor's lesion is placed and blended onto canvases."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     image_size: int = Field(256, ge=16, le=2048, description="side of a composite in px (sDDI masks are 256)")
     padding: int = Field(
@@ -33,9 +33,6 @@ class LesionMappedSettings(BaseModel):
     )
     rotation: tuple[float, float] = Field(
         (0.0, 0.0), description="range the lesion's rotation is drawn from, uniformly, in degrees (published: 0)"
-    )
-    parts: Literal["all", "largest"] = Field(
-        "all", description="a lesion of several parts moves as one, or only its largest part does"
     )
     blending: Literal["alpha", "poisson"] = Field(
         "alpha",

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from cgddi.core.archive import Archive, ArchiveWriter
 from cgddi.core.errors import UserError
-from cgddi.core.images import LESION, MARKER, SKIN, encode_png
+from cgddi.core.images import LESION, MARKER, SKIN, decode_png, encode_png
 from cgddi.core.placement import allowed_positions
 from cgddi.core.seeds import seed_for
 from cgddi.stages.lesion_mapped.blend import Blender
-from cgddi.stages.lesion_mapped.lesion import NoLesion, chosen_parts, cut_out
+from cgddi.stages.lesion_mapped.lesion import NoLesion, cut_out, lesion_of
 from cgddi.stages.lesion_mapped.settings import LesionMappedSettings
-from cgddi.stages.masks.reasons import why_unmasked
 
 
 def load_sized(archive: Archive, row: Mapping[str, Any], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """A sample's photo (size, size, 3) and mask (size, size), both writable; from a raw copy at that size, if one is kept.
+    """A sample's photo (size, size, 3) and mask (size, size), both writable.
 
     Raises:
         UserError: the sample has no mask.
@@ -33,24 +30,14 @@ def load_sized(archive: Archive, row: Mapping[str, Any], size: int) -> tuple[np.
         raise UserError(
             f"{archive.path}: image {row['key']} has no mask. Run the workflow again; it makes what is missing."
         )
-    if f"{size}.npy" in row["members"]:
-        kept = (archive.read(row, f"{size}.{suffix}") for suffix in ("npy", "mask.npy"))
-        pixels, classes = (np.load(io.BytesIO(data), allow_pickle=False) for data in kept)
-        return pixels, classes
-    with (
-        Image.open(io.BytesIO(archive.read(row))) as photo,
-        Image.open(io.BytesIO(archive.read(row, "mask.png"))) as mask,
-    ):
-        pixels = photo if photo.size == (size, size) else photo.resize((size, size), Image.Resampling.LANCZOS)
-        classes = mask if mask.size == (size, size) else mask.resize((size, size), Image.Resampling.NEAREST)
-        return np.array(pixels), np.array(classes)
+    return decode_png(archive.read(row), size), decode_png(archive.read(row, "mask.png"), size)
 
 
 class Geometry:
     """Scale and rotation of the lesion on each canvas, drawn by name; one cut-out serves all canvases when nothing varies."""
 
     def __init__(self, photo: np.ndarray, mask: np.ndarray, settings: LesionMappedSettings):
-        chosen_parts(mask, settings.parts)  # a donor without a usable lesion is found here, once
+        lesion_of(mask)  # a donor without a usable lesion is found here, once
         self._photo, self._mask, self._settings = photo, mask, settings
         self.blender = lru_cache(maxsize=1)(self._blender)
 
@@ -96,8 +83,8 @@ def map_lesion(
     with ArchiveWriter(output, spec, inputs) as archive:
         archive.facts["canvases"] = len(pool.rows)
         try:
-            if not donor.get("has_mask", "mask.png" in donor["members"]):
-                raise NoLesion(f"the donor gives no lesion: {why_unmasked(donor)}")
+            if "mask.png" not in donor["members"]:
+                raise NoLesion(f"the donor gives no lesion: {donor.get('why_no_mask') or 'it has no mask'}")
             geometry = Geometry(*load_sized(donors, donor, settings.image_size), settings)
         except NoLesion as reason:
             archive.skip(donor["key"], f"{reason}: no composite was made")

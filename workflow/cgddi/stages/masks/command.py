@@ -2,8 +2,8 @@
 
 Masks come from the mask files of the rows (settings.source human), from the segmenter trained on some of them (fedd), or from
 SAM 3 (sam3). Every source writes the same: the photo, its mask, its uncertainty where there is one, and quality flags. An
-automatic mask without lesion or skin is not used (settings.flags.reject): its photo goes on without a mask, as neither donor
-nor canvas, and the record says so. To mend automatic masks by hand, see `cgddi masks-export`.
+automatic mask without lesion or skin is not used (`quality.UNUSABLE`): its photo goes on without a mask, as neither donor
+nor canvas, and the record says so. To correct automatic masks by hand, see `cgddi masks-export`.
 
 The spec holds rows (image_id, file, mask or null, concept, skin_tone, malignant, group), cohort and batch; for sam3 also model
 {source, revision}.
@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
             spec,
             settings,
             options.output,
-            lambda: source.open_finder(spec, settings, device, options.features, options.segmenter),
+            lambda: source.open_predictor(spec, settings, device, options.features, options.segmenter),
             inputs,
         )
         usage["images"] = len(spec["rows"])

@@ -1,11 +1,11 @@
-"""Write masks as png files at the size of their photos, to look at, to mend by hand, and to feed back.
+"""Write masks as png files at the size of their photos, to look at, to correct by hand, and to feed back.
 
 Each mask is named after its photo and is a palette png whose indices are the class ids (0 background, 1 lesion, 2 marker,
 3 ruler, 4 skin), so that any editor that keeps indexed colours (GIMP: Image, Mode, Indexed) shows and keeps the classes. Masks
-that an automatic source found but the workflow does not use are written too: those are the ones to mend. Beside the masks,
+that an automatic source gave but the workflow does not use are written too: those are the ones to correct. Beside the masks,
 masks.csv lists image_id, file, mask, source, used and flags.
 
-To use mended masks: name them in the column `mask` of the image sheet and set masks.source: human for the cohort, or
+To use corrected masks: name them in the column `mask` of the image sheet and set masks.source: human for the cohort, or
 masks.prefer_human: true to keep automatic masks for the other photos. If the editor saved RGB, set masks.id_map to the palette
 (the command prints it).
 """

@@ -12,10 +12,10 @@ import pandas as pd
 from cgddi.core.archive import Archive
 from cgddi.core.images import LESION, SKIN, TONES, decode_png
 from cgddi.core.seeds import seed_for
-from cgddi.core.triage import judged, scores_of
-from cgddi.stages.healthy.biharmonic import BiharmonicPainter
+from cgddi.core.triage import faults, scores_of
+from cgddi.stages.canvases.settings import TriageSettings
+from cgddi.stages.healthy.biharmonic import BiharmonicInpainter
 from cgddi.stages.healthy.region import blend, match_border
-from cgddi.stages.healthy.settings import HealthySettings, TriageSettings
 
 SCORES = {
     "lesion_contrast": "former lesion against skin, delta E",
@@ -63,14 +63,13 @@ def draw_examples(archives: Sequence[str], count: int, seed: int, limits: Triage
 
 
 def _example(archive: Archive, row: dict[str, Any], limits: TriageSettings) -> Example:
-    settings = HealthySettings.model_validate(archive.record["spec"]["settings"])
     before, after, region = (decode_png(archive.read(row, part)) for part in ("before.png", "png", "region.png"))
     mask = np.where(region >= 128, LESION, decode_png(archive.read(row, "mask.png")))
     skin = (mask == SKIN) & (region == 0)
-    (painted,) = BiharmonicPainter(settings.grain).paint([before], [region], [skin], [row["seed"]])
+    (painted,) = BiharmonicInpainter().inpaint([before], [region], [skin], [row["seed"]])
     baseline = blend(before, match_border(before, painted, region), region)
     scores = [scores_of(before, result, region, mask) for result in (after, baseline)]
-    verdict = judged(row["triage"], limits)["verdict"]
+    verdict = "discard" if faults(row["triage"], limits) else "keep"
     return Example(row["method"], row["tone"], verdict, before, after, baseline, *scores)
 
 

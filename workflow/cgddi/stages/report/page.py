@@ -16,7 +16,7 @@ from markupsafe import escape
 from cgddi.core.archive import installed_versions, write_atomic
 from cgddi.core.images import TONES
 from cgddi.job.spec import settings_of
-from cgddi.stages.healthy.settings import TriageSettings
+from cgddi.stages.canvases.settings import TriageSettings
 from cgddi.stages.report import fedd as fedd_section
 from cgddi.stages.report.healthy import compare, draw_examples
 from cgddi.stages.report.pictures import KINDS, contact_sheet, data_uri

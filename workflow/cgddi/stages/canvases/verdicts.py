@@ -57,7 +57,7 @@ def read_review(path: str | Path) -> list[dict[str, str]]:
 
 def read_verdicts(path: str | Path) -> dict[str, dict[str, str]]:
     """Verdicts of a review by cohort, {cohort: {image_id: "keep" or "discard"}}; errors as in `read_review`."""
-    found: dict[str, dict[str, str]] = {}
+    by_cohort: dict[str, dict[str, str]] = {}
     for row in read_review(path):
-        found.setdefault(row["cohort"], {})[row["image_id"]] = row["verdict"]
-    return found
+        by_cohort.setdefault(row["cohort"], {})[row["image_id"]] = row["verdict"]
+    return by_cohort

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
 from cgddi.cli import main
 from cgddi.core.archive import Archive
 from cgddi.core.errors import InvalidInput
-from cgddi.stages.healthy.review import write_page
-from cgddi.stages.healthy.verdicts import read_review, read_verdicts
+from cgddi.stages.canvases.review import write_page
+from cgddi.stages.canvases.verdicts import read_review, read_verdicts
 
-from tests.stages.healthy.chromium import Chromium, find
+from tests.stages.canvases.chromium import Chromium, find
 from tests.stages.lesion_mapped.world import photo, run, spec_of, write_samples
 
 
@@ -38,7 +39,13 @@ def healthy(tmp_path_factory):
         )
         paths.append(folder / f"{cohort}.tar")
         assert run("healthy", "--photos", photos, "--output", paths[-1], spec=spec) == 0
+        pool = folder / f"{cohort}.canvases.tar"
+        assert run("canvases", "--healthy", paths[-1], "--output", pool, spec=spec_of("canvases", cohort=cohort)) == 0
     return paths
+
+
+def canvases_of(healthy):
+    return [path.with_suffix(".canvases.tar") for path in healthy]
 
 
 @pytest.fixture
@@ -52,11 +59,28 @@ def browser(tmp_path):
 
 
 def test_the_page_is_one_file_that_asks_for_nothing_else(healthy, tmp_path):
-    assert write_page(healthy, tmp_path / "review.html") == 5
+    assert write_page(healthy, tmp_path / "review.html", canvases=canvases_of(healthy)) == 5
     text = (tmp_path / "review.html").read_text()
     assert not re.search(r"(src|href)=[\"'](?!data:)", text) and "http" not in text
-    write_page(healthy, tmp_path / "again.html")
+    write_page(healthy, tmp_path / "again.html", canvases=canvases_of(healthy))
     assert (tmp_path / "again.html").read_text() == text
+
+
+def cards_of(page):
+    data = re.search(r'<script id="data" type="application/json">(.*?)</script>', page.read_text(), re.S)[1]
+    return {card["image_id"]: card for card in json.loads(data)["cards"]}
+
+
+def test_the_page_shows_the_verdicts_that_the_canvases_stage_made(healthy, tmp_path):
+    strict = spec_of("canvases", {"triage": {"texture": [0, 0.9]}}, cohort="c", verdicts={"c0": "keep"})
+    assert run("canvases", "--healthy", healthy[0], "--output", tmp_path / "pool.tar", spec=strict) == 0
+    verdicts = Archive(tmp_path / "pool.tar").record["verdicts"]
+    write_page(healthy, tmp_path / "r.html", canvases=[tmp_path / "pool.tar"])
+    cards = cards_of(tmp_path / "r.html")
+    assert cards["other0"]["triage"] is None  # its cohort's canvases were not given
+    for image, verdict in verdicts.items():
+        assert cards[image]["triage"] == {"verdict": verdict["proposed"], "reasons": verdict["faults"]}
+    assert {verdict["proposed"] for verdict in verdicts.values()} == {"discard"} and verdicts["c0"]["verdict"] == "keep"
 
 
 def test_keys_decide_and_the_exported_csv_steers_the_next_run(healthy, tmp_path, browser):
@@ -96,7 +120,7 @@ def test_keys_decide_and_the_exported_csv_steers_the_next_run(healthy, tmp_path,
 
 def test_filters_and_accepting_proposals(healthy, tmp_path, browser):
     page = tmp_path / "review.html"
-    write_page(healthy, page)
+    write_page(healthy, page, canvases=canvases_of(healthy))
     browser.open(page)
     shown = "[...document.querySelectorAll('.card')].map(c => c.dataset.id).join(' ')"
     choose = (
@@ -130,11 +154,11 @@ def test_an_earlier_review_is_shown_as_decided(healthy, tmp_path, browser):
 def test_masks_are_shown_and_filtered_by_flag_and_source(tmp_path, browser):
     rows = [{"mask_source": "fedd", "flags": ["several_parts"], "uncertainty": 0.12}, {"mask_source": "human"}]
     samples = [(f"m{number}", *photo(number, 64, lesion=0.03), row) for number, row in enumerate(rows)]
-    bare = {"mask_source": None, "flags": ["mask_failed"]}
+    bare = {"mask_source": None, "flags": ["mask_failed"], "why_no_mask": "it has no mask (mask_failed)"}
     photos = write_samples(tmp_path / "masks.tar", [*samples, ("bare", photo(3, 64)[0], None, bare)])
     spec = spec_of("healthy", {"method": "biharmonic"}, cohort="c", batch="b", images=["m0", "m1", "bare"])
     assert run("healthy", "--photos", photos, "--output", tmp_path / "h.tar", spec=spec) == 0
-    write_page([tmp_path / "h.tar"], tmp_path / "review.html")
+    write_page([tmp_path / "h.tar"], tmp_path / "review.html", [photos])
     browser.open(tmp_path / "review.html")
     shown = "[...document.querySelectorAll('.card')].map(c => c.dataset.id).join(' ')"
     choose = "(() => {{ const s = document.getElementById('mask'); s.value = '{}'; s.dispatchEvent(new Event('change')); }})()"

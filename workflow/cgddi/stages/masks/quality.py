@@ -1,4 +1,4 @@
-"""Whether a mask belongs to its photo: how much of the photo's colours it explains, beside other crops and other masks."""
+"""What can be said about a five-class mask: flags, class shares, specks, and whether it belongs to its photo."""
 
 from __future__ import annotations
 
@@ -6,11 +6,71 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 
-from cgddi.core.images import SKIN
+from cgddi.core.images import BACKGROUND, LESION, MARKER, RULER, SKIN
 
-SIDE = 64
+LARGE_LESION = 0.5
+"""Share of the image above which a lesion is flagged `lesion_over_half`."""
+
+UNUSABLE = ("no_lesion", "no_skin")
+"""An automatic mask with one of these flags is not used: its photo becomes neither donor nor canvas."""
+
+SPECK = 0.0001
+"""Parts of an automatic mask below this share of the image go to what is around them (sDDI's smallest lesion is 0.00024)."""
+
+FIT_MARGIN = 0.15
+"""Share of colour variance by which another crop, or another photo's mask, must fit better to be named."""
+
+THUMBNAIL = 64
 """Side in px at which photos and masks of a batch are compared with each other."""
+
+CONNECTED = np.ones((3, 3), bool)
+
+
+def mask_flags(mask: np.ndarray) -> list[str]:
+    """What an (H, W) five-class mask is flagged with: no_lesion, lesion_over_half, several_parts, touches_border, no_skin ..."""
+    lesion = mask == LESION
+    flags = []
+    if not lesion.any():
+        flags.append("no_lesion")
+    else:
+        if lesion.mean() > LARGE_LESION:
+            flags.append("lesion_over_half")
+        if lesion.all():
+            flags.append("lesion_covers_image")
+        if ndimage.label(lesion, CONNECTED)[1] > 1:
+            flags.append("several_parts")
+        if lesion.sum() > lesion[1:-1, 1:-1].sum():
+            flags.append("touches_border")
+    if not (mask == SKIN).any():
+        flags.append("no_skin")
+    return flags
+
+
+def class_shares(mask: np.ndarray) -> list[float]:
+    """Shares (0 to 1) of background, lesion, marker, ruler and skin, rounded to 6 digits."""
+    counts = np.bincount(mask.reshape(-1), minlength=SKIN + 1)[BACKGROUND : SKIN + 1]
+    return [round(float(count) / mask.size, 6) for count in counts]
+
+
+def despeckled(mask: np.ndarray, share: float = SPECK) -> np.ndarray:
+    """The mask with parts of lesion, marker and ruler (8-connected) below a share of the image given to what is around them.
+
+    Args:
+        mask: (H, W) uint8 class ids.
+        share: share of the image, 0 to 1.
+    """
+    specks = np.zeros(mask.shape, bool)
+    for class_id in (LESION, MARKER, RULER):
+        labels, _ = ndimage.label(mask == class_id, CONNECTED)
+        small = np.bincount(labels.reshape(-1)) < share * mask.size
+        small[0] = False
+        specks |= small[labels]
+    if not specks.any() or specks.all():
+        return mask
+    nearest = ndimage.distance_transform_edt(specks, return_distances=False, return_indices=True)
+    return mask[tuple(nearest)]
 
 
 def explained_variance(photo: np.ndarray, mask: np.ndarray) -> float:
@@ -47,11 +107,11 @@ def explained_by(photos: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> n
 
 def thumbnails(photo: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Photo (H, W, 3) and mask (H, W) at the size at which `swapped` compares."""
-    small = Image.fromarray(photo).resize((SIDE, SIDE), Image.Resampling.BOX)
-    return np.asarray(small), np.asarray(Image.fromarray(mask).resize((SIDE, SIDE), Image.Resampling.NEAREST))
+    small = Image.fromarray(photo).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+    return np.asarray(small), np.asarray(Image.fromarray(mask).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.NEAREST))
 
 
-def swapped(photos: Sequence[np.ndarray], masks: Sequence[np.ndarray], margin: float) -> dict[int, int]:
+def swapped(photos: Sequence[np.ndarray], masks: Sequence[np.ndarray], margin: float = FIT_MARGIN) -> dict[int, int]:
     """Masks of a batch that seem to have changed places: number of the photo -> number of the mask that fits it.
 
     The assignment of masks to photos that explains most colour variance is compared with the one given. A circle of masks that

@@ -13,11 +13,11 @@ from PIL import Image
 from cgddi.core.errors import UserError
 from cgddi.fedd.features.files import FeatureFiles
 from cgddi.fedd.segmenter.ensemble import load
-from cgddi.stages.masks.found import Found, uncertainty_bytes
 from cgddi.stages.masks.settings import MasksSettings
+from cgddi.stages.masks.stage import PredictedMask, as_bytes
 
 
-class FeddFinder:
+class FeddPredictor:
     """Applies a trained segmenter to stored features.
 
     Args:
@@ -28,8 +28,6 @@ class FeddFinder:
     Raises:
         UserError: features and segmenter, or their crop and that of the masks, do not belong together.
     """
-
-    batch_size = 1
 
     def __init__(
         self, settings: MasksSettings, features: FeatureFiles, segmenter: str | Path, device: torch.device | str = "cpu"
@@ -42,19 +40,19 @@ class FeddFinder:
         self.size, self.features = settings.size, features
         self.segmenter = load(segmenter, device)
         self.segmenter.check(features.facts, ", ".join(map(str, features.paths[:3])))
-        self.facts: dict[str, Any] = {"segmenter_images": sorted(self.segmenter.training_images)}
+        self.provenance: dict[str, Any] = {"segmenter_images": sorted(self.segmenter.training_images)}
 
-    def find(self, photos: Sequence[tuple[str, Image.Image]]) -> list[Found | str]:
+    def predict(self, photos: Sequence[tuple[str, Image.Image]]) -> list[PredictedMask | str]:
         """Masks by majority vote and disagreement as uncertainty, both brought to the working size by nearest neighbour."""
-        found: list[Found | str] = []
+        results: list[PredictedMask | str] = []
         for image_id, _ in photos:
             maps = self.features.maps(image_id, self.segmenter.blocks)
             if not all(torch.isfinite(part).all() for part in maps.values()):
-                found.append("its features are not finite. Make them again in single precision.")
+                results.append("its features are not finite. Make them again in single precision.")
                 continue
             mask, uncertainty = self.segmenter.predict(maps)
-            found.append(Found(self._sized(mask), self._sized(uncertainty_bytes(uncertainty))))
-        return found
+            results.append(PredictedMask(self._sized(mask), self._sized(as_bytes(uncertainty))))
+        return results
 
     def _sized(self, array: np.ndarray) -> np.ndarray:
         picture = Image.fromarray(np.asarray(array, np.uint8))
@@ -68,18 +66,18 @@ def inputs(features: Sequence[str], segmenter: str | None) -> list[Path]:
     return [path for path in records if path.is_file()]
 
 
-def open_finder(
+def open_predictor(
     spec: Mapping[str, Any],
     settings: MasksSettings,
     device: torch.device,
     features: Sequence[str],
     segmenter: str | None,
-) -> FeddFinder:
-    """The finder of a job.
+) -> FeddPredictor:
+    """The predictor of a job.
 
     Raises:
         UserError: a photo needs a mask, and features or segmenter are not named.
     """
     if not (features and segmenter):
         raise UserError("masks.source fedd needs --features and --segmenter. Give the files the workflow made.")
-    return FeddFinder(settings, FeatureFiles(features), segmenter, device)
+    return FeddPredictor(settings, FeatureFiles(features), segmenter, device)

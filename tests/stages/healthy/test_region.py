@@ -1,0 +1,154 @@
+"""The painted region, blending and the classical inpainter."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cgddi.core.images import LESION, MARKER, RULER, SKIN
+from cgddi.core.triage import scores_of
+from cgddi.stages.healthy.biharmonic import BiharmonicInpainter, grain_for
+from cgddi.stages.healthy.region import blend, healthy_mask, match_border, painted_region, why_unpaintable
+from hypothesis import given, settings
+from hypothesis.extra import numpy as arrays
+from scipy.ndimage import gaussian_filter
+
+from tests.stages.lesion_mapped.world import photo
+
+pictures = arrays.arrays(np.uint8, (12, 12, 3))
+
+
+@settings(max_examples=60, deadline=None)
+@given(before=pictures, painted=pictures, region=arrays.arrays(np.uint8, (12, 12)))
+def test_outside_the_region_not_a_bit_changes(before, painted, region):
+    result = blend(before, painted, region)
+    assert (result[region == 0] == before[region == 0]).all()
+    assert (result[region == 255] == painted[region == 255]).all()
+    low, high = np.minimum(before, painted), np.maximum(before, painted)
+    assert ((result >= low) & (result <= high)).all()
+
+
+def published_weight(mask, side=5, sigma=2.0):
+    """The dilation by loops and the blur as a sum over a kernel truncated at four sigma, edges continued."""
+    height, width = mask.shape
+    half = side // 2
+    grown = np.zeros(mask.shape)
+    for y, x in np.argwhere((mask == LESION) | (mask == MARKER)):
+        grown[max(0, y - half) : y + half + 1, max(0, x - half) : x + half + 1] = 1
+    reach = int(4 * sigma + 0.5)
+    kernel = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * sigma**2))
+    kernel /= kernel.sum()
+    wide = np.pad(grown, reach, mode="edge")
+    rows = sum(k * wide[i : i + height] for i, k in enumerate(kernel))
+    return sum(k * rows[:, i : i + width] for i, k in enumerate(kernel))
+
+
+@pytest.mark.parametrize(("side", "sigma"), [(5, 2.0), (3, 1.0)])
+def test_the_region_is_the_published_dilation_and_blur(side, sigma):
+    mask = photo(3, 64, lesion=0.01)[1]
+    mask[30:34, :2] = LESION  # at the image's edge
+    weight = published_weight(mask, side, sigma)
+    assert (painted_region(mask, side, sigma, full_cover=False) == np.rint(weight * 255)).all()
+    target = (mask == LESION) | (mask == MARKER)
+    extent = np.rint(weight * 255) > 0
+    raised = np.where(extent, np.minimum(weight / weight[target].min(), 1), 0)
+    assert (painted_region(mask, side, sigma) == np.rint(raised * 255)).all()
+    assert not painted_region(np.full((9, 9), SKIN)).any()
+
+
+def test_full_cover_leaves_nothing_of_lesion_and_marker():
+    mask = photo(1, 128)[1]
+    region = painted_region(mask)
+    assert (region[(mask == LESION) | (mask == MARKER)] == 255).all()
+    assert set(np.unique(healthy_mask(mask))) == set(np.unique(mask)) - {LESION, MARKER}
+
+
+def test_blending_rounds_the_weighted_mean():
+    rng = np.random.default_rng(0)
+    before, painted = rng.integers(0, 256, (2, 40, 40, 3), np.uint8)
+    region = rng.integers(0, 256, (40, 40), np.uint8)
+    share = region[..., None] / 255
+    assert np.abs(blend(before, painted, region) - ((1 - share) * before + share * painted)).max() <= 0.5 + 1e-9
+
+
+def test_matching_the_border_adds_the_harmonic_surface_of_the_differences_around():
+    picture, mask = photo(2, 32, lesion=0.05, ruler=False)
+    region = painted_region(mask, 3, 1.0)
+    painted = np.clip(picture.astype(int) + (12, -9, 5) + np.arange(32)[:, None, None] // 4, 0, 255).astype(np.uint8)
+    inside = region > 0
+    outside = (~inside).astype(float)
+    smooth = gaussian_filter((picture.astype(float) - painted) * outside[..., None], (2, 2, 0))
+    smooth /= np.maximum(gaussian_filter(outside, 2), 1e-6)[..., None]
+    surface = np.where(inside[..., None], 0, smooth)
+    for _ in range(4000):  # relaxation: every pixel becomes the mean of its neighbours within the image
+        wide, count = np.pad(surface, ((1, 1), (1, 1), (0, 0))), np.pad(np.ones(inside.shape), 1)
+        around = [np.s_[:-2, 1:-1], np.s_[2:, 1:-1], np.s_[1:-1, :-2], np.s_[1:-1, 2:]]
+        mean = sum(wide[a] for a in around) / sum(count[a] for a in around)[..., None]
+        surface = np.where(inside[..., None], mean, surface)
+    expected = np.where(inside[..., None], painted + surface, painted)
+    matched = match_border(picture, painted, region)
+    assert np.abs(matched - expected.clip(0, 255)).max() <= 0.51
+    assert np.abs(matched[inside].astype(int) - picture[inside]).mean() < 2
+    assert np.abs(painted[inside].astype(int) - picture[inside]).mean() > 7
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda mask: np.full_like(mask, SKIN), "no lesion"),
+        (lambda mask: np.full_like(mask, LESION), "covers the whole image"),
+        (lambda mask: np.where(mask == SKIN, 0, mask), "too little skin"),
+        (lambda mask: np.where(np.arange(mask.shape[0])[:, None] > 20, LESION, mask), "would be painted"),
+    ],
+)
+def test_what_cannot_become_a_canvas_says_why(change, words):
+    mask = change(photo(3, 96)[1])
+    assert words in why_unpaintable(mask, painted_region(mask))
+
+
+def test_how_much_skin_and_how_large_a_region_at_their_limits():
+    def photo_of(painted, skin):
+        """A 100x100 mask whose lesion would be painted with so many rows, and so many pixels of skin left."""
+        mask, region = np.full((100, 100), RULER), np.zeros((100, 100), np.uint8)
+        mask[5, :50], region[:painted] = LESION, 9
+        mask.reshape(-1)[-skin:] = SKIN
+        return mask, region
+
+    assert why_unpaintable(*photo_of(60, 200)) is None
+    assert "too little skin to go on: 2.0%" in why_unpaintable(*photo_of(60, 199))
+    assert "61% of the image would be painted" in why_unpaintable(*photo_of(61, 200))
+
+
+def test_the_classical_inpainter_goes_on_with_the_skin_and_its_grain():
+    y, x = np.mgrid[:96, :96]
+    noise = np.random.default_rng(0).normal(0, 4, (96, 96, 1))
+    clean = np.stack([200 - 0.3 * y, 150 + 0.2 * x, 130 + 0 * x], -1) + noise
+    mask = np.where(np.hypot(y - 40, x - 45) < 10, LESION, SKIN)
+    mask[:, 80:] = RULER
+    before = np.where(
+        (mask == LESION)[..., None], (90, 40, 40), np.where((mask == RULER)[..., None], (255, 255, 250), clean)
+    )
+    before = before.clip(0, 255).astype(np.uint8)
+    region = painted_region(mask)
+    first, second = (BiharmonicInpainter().inpaint([before], [region], [mask == SKIN], [seed])[0] for seed in (1, 2))
+    hole = region > 0
+    assert (first[~hole] == before[~hole]).all()
+    difference = first[hole] - (clean - noise)[hole]
+    assert np.abs(difference.mean(0)).max() < 2.5 and 3 < difference.std() < 6
+    assert (first[hole] != second[hole]).any()
+
+
+def test_a_large_region_is_painted_on_a_coarser_grid():
+    before, mask = photo(6, 256, lesion=0.2, marker=False)
+    region = painted_region(mask)
+    painted = BiharmonicInpainter().inpaint([before], [region], [mask == SKIN], [1])[0]
+    scores = scores_of(before, blend(before, painted, region), region, mask)
+    assert scores["lesion_left"] < 0.2 and scores["border_jump"] < 3, scores
+
+
+def test_grain_without_a_large_enough_place_keeps_its_spread():
+    rng = np.random.default_rng(0)
+    fine = rng.normal(0, 3, (40, 40, 3))
+    hole = np.ones((40, 40), bool)
+    hole[:4] = False
+    grain = grain_for(fine, hole, ~hole, rng)
+    assert grain.shape == (hole.sum(), 3) and 2.5 < grain.std() < 3.5
