@@ -30,7 +30,7 @@ GROUPS = {
             "stages.audit.tone",
             "stages.audit.copies",
             "stages.report.page",
-            "stages.export.dataset",
+            "stages.export.command",
             "job.runtime",
         ],
         MODELS | {"sklearn", "matplotlib", "scipy.stats"},

@@ -197,9 +197,8 @@ def test_export_writes_a_data_set_and_a_private_card(copy):
     assert "Private" in (folder / "README.md").read_text()
     shards = sorted((folder / "data").rglob("*.tar"))
     with tarfile.open(shards[0]) as tar:
-        names = tar.getnames()
-        assert names[:2] == ["00000.png", "00000.json"]
-        assert json.load(tar.extractfile("00000.json"))["kind"] == "healthy"
+        assert tar.getnames()[:2] == ["0000000.json", "0000000.png"]
+        assert json.load(tar.extractfile("0000000.json"))["kind"] == "healthy"
     assert list((folder / "adapters").rglob("pytorch_lora_weights.safetensors"))
 
 

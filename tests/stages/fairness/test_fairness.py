@@ -214,11 +214,19 @@ def test_rarity_and_disease_tables(root, tables):
 def test_rarity_counts_the_training_images_where_asked(tmp_path):
     sizes = {"all": dict.fromkeys(("nevus", "wart", "melanoma", "lymphoma"), 50), "train": {"nevus": 50, "wart": 2}}
     paths = write_all(tmp_path, (0,), concept_images=sizes)
-    found = {}
+    found, images = {}, {}
     for counted in ("all", "train"):
         run(paths, tmp_path / counted, rarity_counts=counted)
         table = pd.read_csv(tmp_path / counted / "by_disease.csv")
         found[counted] = dict(zip(table["concept"], table["rarity"], strict=True))
+        rarity = pd.read_csv(tmp_path / counted / "by_rarity.csv")
+        rarity = rarity[(rarity["metric"] == "accuracy") & (rarity["group"] == "all") & (rarity["regime"] == "real")]
+        images[counted] = dict(zip(rarity["rarity"], rarity["images"], strict=True))
+    nevi = int((pd.read_csv(paths[0])["concept"] == "nevus").sum())
+    assert images == {
+        "all": {"common": 120, "rare": 0, "very rare": 0},
+        "train": {"common": nevi, "rare": 0, "very rare": 120 - nevi},
+    }
     assert set(found["all"].values()) == {"common"}
     assert found["train"] == {"nevus": "common", "wart": "very rare", "melanoma": "very rare", "lymphoma": "very rare"}
 

@@ -1,14 +1,14 @@
 """Settings of the export stage."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from cgddi.core.settings import Settings
 
 REVISION = 1
 
 
-class ExportSettings(BaseModel):
+class ExportSettings(Settings):
     """What leaves the lab."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field("cgddi", pattern=r"^[A-Za-z0-9._-]+$", description="name of the data set on its card")
     license: str = Field("other", description="licence on the card; DDI is research use only, without redistribution")
