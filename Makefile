@@ -4,9 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PLAN := .venv-plan
+CGDDI = PYTHONPATH=$(CURDIR)/workflow $(BIN)/python -m cgddi.cli
 DEMO := --profile profiles/local-cpu --configfile config/toy/config.yaml
 
-.PHONY: demo demo-fedd claim test test-all lint bench profiles toy-model env clean-demo
+.PHONY: demo demo-fedd dry-run claim test test-all lint bench profiles toy-model env clean-demo
 
 env: $(READY)
 
@@ -28,12 +30,22 @@ demo-fedd: $(READY) data/toy/images.csv
 	$(BIN)/snakemake $(DEMO) config/toy/fedd.yaml
 	@echo "Report: results/toy-fedd/report/index.html"
 
+## How many jobs the plans of the toy world, of the shipped config and of the paper hold; from an empty machine in a minute.
+dry-run: $(PLAN)/.ready
+	@$(MAKE) --no-print-directory data/toy/images.csv VENV=$(PLAN) READY=$(PLAN)/pyvenv.cfg
+	PYTHONPATH=$(CURDIR)/workflow $(PLAN)/bin/python -m tests.workflow.job_counts
+
+$(PLAN)/.ready: requirements-plan.txt
+	$(PYTHON) -m venv $(PLAN)
+	$(PLAN)/bin/python -m pip install --quiet --no-compile --requirement requirements-plan.txt
+	touch $@
+
 data/toy/images.csv: | $(READY)
 	rm -f $@.part
-	$(BIN)/cgddi toy-world --output data/toy --preset demo
-	$(BIN)/cgddi ingest ddi --metadata data/toy/ddi/ddi_metadata.csv --images data/toy/ddi/images \
+	$(CGDDI) toy-world --output data/toy --preset demo
+	$(CGDDI) ingest ddi --metadata data/toy/ddi/ddi_metadata.csv --images data/toy/ddi/images \
 	    --masks data/toy/ddi/masks --diseases config/toy/diseases.csv --cohort toy --output $@.part
-	$(BIN)/cgddi ingest ddi --metadata data/toy/test/ddi_metadata.csv --images data/toy/test/images \
+	$(CGDDI) ingest ddi --metadata data/toy/test/ddi_metadata.csv --images data/toy/test/images \
 	    --masks data/toy/test/masks --diseases config/toy/diseases.csv --cohort toy-test --prefix test- --append --output $@.part
 	mv $@.part $@
 
