@@ -66,7 +66,9 @@ def main() -> int:
         if plan.get(rule, 0) != before.get(name, {}).get(rule, 0)
     ]
     if changes:
-        print("\nOther jobs than noted (meant? then `python -m tests.workflow.job_counts --write`):", *changes, sep="\n  ")
+        print(
+            "\nOther jobs than noted (meant? then `python -m tests.workflow.job_counts --write`):", *changes, sep="\n  "
+        )
     return int(bool(changes))
 
 
