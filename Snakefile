@@ -1,7 +1,9 @@
 """cgDDI: grow a small skin-tone-labelled dermatology set, and measure whether that made classifiers fairer."""
 
+import os
+import shlex
 import sys
-from pathlib import Path
+from collections import Counter
 from typing import get_args
 
 from snakemake.exceptions import WorkflowError
@@ -9,27 +11,36 @@ from snakemake.utils import min_version
 
 min_version("9.0")
 
-sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
-from cgddi.plan.config import snakemake_config
-from cgddi.core.errors import UserError
+# The code is this clone's, also where another workflow uses this one as a module.
+SOURCE = workflow.current_basedir
+WORKFLOW = f"{SOURCE.get_path_or_uri(secret_free=True)}/workflow"
+if os.path.isdir(f"{WORKFLOW}/cgddi"):
+    sys.path.insert(0, WORKFLOW)
+try:
+    import cgddi
+except ModuleNotFoundError:
+    PACKAGE = f"git+https://{SOURCE.host}/{SOURCE.repo}@{SOURCE.ref}" if hasattr(SOURCE, "repo") else "cgddi"
+    raise WorkflowError(
+        f"Only single files of this workflow were fetched, without its package. Install that first: pip install '{PACKAGE}'"
+    ) from None
+from cgddi.core.errors import InvalidInput, UserError
 from cgddi.fedd.settings import Variant
-from cgddi.fedd.worklist import STUDY, Baseline, Segmenter
-from cgddi.plan.growth import grown_cohorts
+from cgddi.fedd.worklist import STUDY
+from cgddi.plan.config import snakemake_config
 from cgddi.plan.models import unlocked
 from cgddi.plan.plan import Plan, safe_pattern
 from cgddi.watch.cost import predict_at_start
-from cgddi.plan.shellprefix import shell_prefix
-from cgddi.plan.specs import revision
 
 try:
-    PLAN = Plan(snakemake_config(workflow, config))
-    if "fedd" in sys.argv:  # as a target: Snakemake itself knows its targets only after the rules are read
-        PLAN.fedd.check()
+    PLAN = Plan(snakemake_config(workflow, config), main=workflow.is_main_process)
+    if not workflow.is_main_process:
+        PLAN.specs.check(PLAN.digest)
 except UserError as error:
     raise WorkflowError(str(error)) from None
-R = PLAN.config.results
+PATHS = PLAN.paths
+R = PATHS.root
 if workflow.is_main_process:
-    for line in (*grown_cohorts(PLAN), *unlocked(PLAN.config)):
+    for line in (*PLAN.notes(), *unlocked(PLAN.config)):
         logger.warning(line)
 
 
@@ -90,16 +101,19 @@ onstart:
         logger.warning(f"The predicted cost could not be kept: {error}")
 
 
+onsuccess:
+    PLAN.specs.prune()
+
+
 rule all:
     input:
         rules.report.output.page,
         rules.fedd.input if PLAN.config.fedd.study else [],
-        every_archive(),
+        PLAN.every_archive(PLAN.sources),
 
 
 rule generate:
     """Only the images: masks, healthy skin, transplanted lesions, adapters and their samples."""
     input:
         rules.review.output.page,
-        expand(f"{R}/index/{{split}}.parquet", split=PLAN.config.splits),
-        every_archive(),
+        PLAN.every_archive(("lesion_mapped", "semantic")),

@@ -6,30 +6,26 @@
 
 rule leakage:
     input:
-        index=rules.index.output.table,
-        photos=lambda w: all_photo_archives(PLAN.split_cohorts(w.split)),
+        unpack(inputs("leakage")),
     output:
-        report=f"{R}/audit/{{split}}/leakage.json",
+        **PATHS.outputs("leakage"),
     log:
-        f"{R}/logs/audit/{{split}}/leakage.log",
+        PATHS.log("leakage"),
     benchmark:
-        f"{R}/benchmarks/audit/{{split}}/leakage.tsv"
+        PATHS.benchmark("leakage")
+    priority: urgency("leakage")
     conda:
         "../envs/classify.yaml"
     threads: 1
     resources:
         mem_mb=gb(8),
         runtime=minutes(60),
-    params:
-        spec=lambda w: PLAN.spec("audit", kind="leakage", split=w.split),
     message:
         "leakage gate of split {wildcards.split}"
     shell:
         """
-        cgddi audit leakage \
-            --spec {params.spec:q} \
-            --index {input.index:q} \
-            --photos {input.photos:q} \
+        {CGDDI} audit leakage \
+            --spec {input.spec:q} \
             --output {output.report:q} \
             --threads {threads} 2>{log:q}
         """
@@ -37,15 +33,15 @@ rule leakage:
 
 rule audit:
     input:
-        index=rules.index.output.table,
-        photos=lambda w: all_photo_archives(PLAN.split_cohorts(w.split)),
+        unpack(inputs("audit")),
     output:
-        report=f"{R}/audit/{{split}}/{{kind}}.json",
+        **PATHS.outputs("audit"),
     log:
-        text=f"{R}/logs/audit/{{split}}/{{kind}}.log",
-        metrics=f"{R}/logs/audit/{{split}}/{{kind}}.metrics.jsonl",
+        text=PATHS.log("audit"),
+        metrics=PATHS.metrics("audit"),
     benchmark:
-        f"{R}/benchmarks/audit/{{split}}/{{kind}}.tsv"
+        PATHS.benchmark("audit")
+    priority: urgency("audit")
     conda:
         "../envs/classify.yaml"
     threads: 4
@@ -53,16 +49,12 @@ rule audit:
         gpu=lambda w: 1 if w.kind == "quality" else 0,
         mem_mb=gb(16),
         runtime=minutes(120),
-    params:
-        spec=lambda w: PLAN.spec("audit", kind=w.kind, split=w.split),
     message:
         "{wildcards.kind} audit of split {wildcards.split}"
     shell:
         """
-        cgddi --gpus {resources.gpu} audit {wildcards.kind} \
-            --spec {params.spec:q} \
-            --index {input.index:q} \
-            --photos {input.photos:q} \
+        {CGDDI} --gpus {resources.gpu} audit {wildcards.kind} \
+            --spec {input.spec:q} \
             --output {output.report:q} \
             --metrics {log.metrics:q} \
             --threads {threads} 2>{log.text:q}

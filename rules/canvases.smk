@@ -6,29 +6,26 @@
 
 rule canvases:
     input:
-        healthy=lambda w: all_healthy_archives([w.cohort]),
+        unpack(inputs("canvases")),
     output:
-        multiext(f"{R}/canvases/{{cohort}}", tar=".tar", manifest=".jsonl", record=".json"),
+        **PATHS.outputs("canvases"),
     log:
-        f"{R}/logs/canvases/{{cohort}}.log",
+        PATHS.log("canvases"),
     benchmark:
-        f"{R}/benchmarks/canvases/{{cohort}}.tsv"
-    priority: 45
+        PATHS.benchmark("canvases")
+    priority: urgency("canvases")
     conda:
         "../envs/images.yaml"
     threads: 1
     resources:
         mem_mb=gb(2),
         runtime=minutes(20),
-    params:
-        spec=lambda w: PLAN.canvases_spec(w.cohort),
     message:
         "canvases of {wildcards.cohort}"
     shell:
         """
-        cgddi canvases \
-            --spec {params.spec:q} \
-            --healthy {input.healthy:q} \
+        {CGDDI} canvases \
+            --spec {input.spec:q} \
             --output {output.tar:q} \
             --threads {threads} 2>{log:q}
         """

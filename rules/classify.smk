@@ -6,18 +6,15 @@
 
 rule classify:
     input:
-        index=rules.index.output.table,
-        leakage=rules.leakage.output.report,
-        init=lambda w: initial_weights(w.split, w.regime, w.method, w.run_seed),
+        unpack(inputs("classify")),
     output:
-        predictions=f"{R}/classify/{{split}}/{{regime}}/{{method}}/{{run_seed}}/predictions.csv",
-        weights=f"{R}/classify/{{split}}/{{regime}}/{{method}}/{{run_seed}}/weights.safetensors",
-        record=f"{R}/classify/{{split}}/{{regime}}/{{method}}/{{run_seed}}/record.json",
+        **PATHS.outputs("classify"),
     log:
-        text=f"{R}/logs/classify/{{split}}/{{regime}}/{{method}}/{{run_seed}}.log",
-        metrics=f"{R}/logs/classify/{{split}}/{{regime}}/{{method}}/{{run_seed}}.metrics.jsonl",
+        text=PATHS.log("classify"),
+        metrics=PATHS.metrics("classify"),
     benchmark:
-        f"{R}/benchmarks/classify/{{split}}/{{regime}}/{{method}}/{{run_seed}}.tsv"
+        PATHS.benchmark("classify")
+    priority: urgency("classify")
     conda:
         "../envs/classify.yaml"
     threads: 8
@@ -26,18 +23,13 @@ rule classify:
         mem_mb=gb(24),
         runtime=minutes(240),
     params:
-        spec=lambda w: PLAN.classify_spec(w.split, w.regime, w.method, int(w.run_seed)),
         folder=subpath(output.weights, parent=True),
-        init=lambda w, input: option("--init", input.init),
     message:
         "{wildcards.method} on {wildcards.regime}, split {wildcards.split}, seed {wildcards.run_seed}"
     shell:
         """
-        cgddi --gpus {resources.gpu} classify \
-            --spec {params.spec:q} \
-            --index {input.index:q} \
-            --leakage {input.leakage:q} \
-            {params.init} \
+        {CGDDI} --gpus {resources.gpu} classify \
+            --spec {input.spec:q} \
             --output-dir {params.folder:q} \
             --metrics {log.metrics:q} \
             --threads {threads} 2>{log.text:q}

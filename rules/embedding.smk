@@ -6,16 +6,15 @@
 
 rule embedding:
     input:
-        photos=lambda w: photo_archives(PLAN.generator_photos("embedding", w.scope, w.concept)),
+        unpack(inputs("embedding")),
     output:
-        weights=f"{R}/embedding/{{scope}}/{{concept}}/learned_embeds.safetensors",
-        record=f"{R}/embedding/{{scope}}/{{concept}}/record.json",
+        **PATHS.outputs("embedding"),
     log:
-        text=f"{R}/logs/embedding/{{scope}}/{{concept}}.log",
-        metrics=f"{R}/logs/embedding/{{scope}}/{{concept}}.metrics.jsonl",
+        text=PATHS.log("embedding"),
+        metrics=PATHS.metrics("embedding"),
     benchmark:
-        f"{R}/benchmarks/embedding/{{scope}}/{{concept}}.tsv"
-    priority: 30
+        PATHS.benchmark("embedding")
+    priority: urgency("embedding")
     conda:
         "../envs/diffusion.yaml"
     threads: 4
@@ -24,19 +23,16 @@ rule embedding:
         mem_mb=gb(24),
         runtime=minutes(60),
     params:
-        spec=lambda w: PLAN.generator_spec("embedding", w.scope, w.concept),
         folder=subpath(output.weights, parent=True),
-        state=f"{R}/.state/embedding/{{scope}}/{{concept}}",
     message:
         "token of {wildcards.concept} ({wildcards.scope})"
     shell:
         """
-        cgddi --gpus {resources.gpu} embedding \
-            --spec {params.spec:q} \
-            --photos {input.photos:q} \
+        {CGDDI} --gpus {resources.gpu} embedding \
+            --spec {input.spec:q} \
             --output-dir {params.folder:q} \
-            --state {params.state:q} \
-            --cache "$CGDDI_CACHE" \
+            --state {R}/.state/embedding/{wildcards.scope}/{wildcards.concept} \
+            --cache {CACHE} \
             --metrics {log.metrics:q} \
             --threads {threads} 2>{log.text:q}
         """

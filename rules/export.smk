@@ -6,16 +6,14 @@
 
 rule export:
     input:
-        index=expand(f"{R}/index/{{split}}.parquet", split=PLAN.config.splits),
-        lora=[f"{R}/lora/{scope}/{concept}/pytorch_lora_weights.safetensors" for scope, concept in PLAN.adapters],
-        embedding=[f"{R}/embedding/{scope}/{concept}/learned_embeds.safetensors" for scope, concept in PLAN.adapters],
+        unpack(inputs("export")),
     output:
-        card=f"{R}/export/README.md",
-        record=f"{R}/export/record.json",
+        **PATHS.outputs("export"),
     log:
-        f"{R}/logs/export.log",
+        PATHS.log("export"),
     benchmark:
-        f"{R}/benchmarks/export.tsv"
+        PATHS.benchmark("export")
+    priority: urgency("export")
     conda:
         "../envs/images.yaml"
     threads: 1
@@ -23,17 +21,13 @@ rule export:
         mem_mb=gb(8),
         runtime=minutes(120),
     params:
-        spec=PLAN.spec("export"),
         folder=subpath(output.card, parent=True),
     message:
         "data set and adapters for export"
     shell:
         """
-        cgddi export \
-            --spec {params.spec:q} \
-            --index {input.index:q} \
-            --lora {input.lora:q} \
-            --embedding {input.embedding:q} \
+        {CGDDI} export \
+            --spec {input.spec:q} \
             --output-dir {params.folder:q} \
             --threads {threads} 2>{log:q}
         """

@@ -5,21 +5,18 @@
 #      fedd/segmenter/<variant>/<subset>/<seed>/, fedd/probe/<subset>/t<timestep>/, fedd/baseline/<task>/<network>/<subset>/<seed>/
 #      fedd/tables/: tables and pictures, also a section of the report when fedd.study is true
 
-FEDD = f"{R}/fedd"
-
 
 rule fedd_features:
     input:
-        photos=lambda w: [p.file for p in PLAN.fedd.features_photos(w.cohort, w.features_batch)],
+        unpack(inputs("fedd_features")),
     output:
-        features=f"{FEDD}/features/{{cohort}}/t{{timestep}}/{{features_batch}}.safetensors",
-        record=f"{FEDD}/features/{{cohort}}/t{{timestep}}/{{features_batch}}.json",
+        **PATHS.outputs("fedd_features"),
     log:
-        text=f"{R}/logs/fedd/features/{{cohort}}/t{{timestep}}/{{features_batch}}.log",
-        metrics=f"{R}/logs/fedd/features/{{cohort}}/t{{timestep}}/{{features_batch}}.metrics.jsonl",
+        text=PATHS.log("fedd_features"),
+        metrics=PATHS.metrics("fedd_features"),
     benchmark:
-        f"{R}/benchmarks/fedd/features/{{cohort}}/t{{timestep}}/{{features_batch}}.tsv"
-    priority: 60
+        PATHS.benchmark("fedd_features")
+    priority: urgency("fedd_features")
     conda:
         "../envs/diffusion.yaml"
     threads: 4
@@ -27,14 +24,12 @@ rule fedd_features:
         gpu=1,
         mem_mb=gb(16),
         runtime=minutes(60),
-    params:
-        spec=lambda w: PLAN.fedd.features_spec(w.cohort, int(w.timestep), w.features_batch),
     message:
         "diffusion features of {wildcards.cohort}, batch {wildcards.features_batch}, timestep {wildcards.timestep}"
     shell:
         """
-        cgddi --gpus {resources.gpu} fedd features \
-            --spec {params.spec:q} \
+        {CGDDI} --gpus {resources.gpu} fedd features \
+            --spec {input.spec:q} \
             --output {output.features:q} \
             --metrics {log.metrics:q} \
             --threads {threads} 2>{log.text:q}
@@ -43,23 +38,15 @@ rule fedd_features:
 
 rule fedd_segmenter:
     input:
-        features=lambda w: PLAN.fedd.features(PLAN.fedd.timestep),
-        photos=lambda w: study_photos(w.subset),
+        unpack(inputs("fedd_segmenter")),
     output:
-        multiext(
-            f"{FEDD}/segmenter/{{variant}}/{{subset}}/{{run_seed}}/",
-            weights="weights.safetensors",
-            test="test.csv",
-            validation="validation.csv",
-            pictures="pictures.safetensors",
-            record="record.json",
-        ),
+        **PATHS.outputs("fedd_segmenter"),
     log:
-        text=f"{R}/logs/fedd/segmenter/{{variant}}/{{subset}}/{{run_seed}}.log",
-        metrics=f"{R}/logs/fedd/segmenter/{{variant}}/{{subset}}/{{run_seed}}.metrics.jsonl",
+        text=PATHS.log("fedd_segmenter"),
+        metrics=PATHS.metrics("fedd_segmenter"),
     benchmark:
-        f"{R}/benchmarks/fedd/segmenter/{{variant}}/{{subset}}/{{run_seed}}.tsv"
-    priority: 55
+        PATHS.benchmark("fedd_segmenter")
+    priority: urgency("fedd_segmenter")
     conda:
         "../envs/diffusion.yaml"
     threads: 4
@@ -68,15 +55,13 @@ rule fedd_segmenter:
         mem_mb=gb(16),
         runtime=minutes(120),
     params:
-        spec=lambda w: PLAN.fedd.segmenter_spec(chosen_segmenter(w)),
         folder=subpath(output.weights, parent=True),
     message:
         "segmenter {wildcards.variant} on subset {wildcards.subset}, seed {wildcards.run_seed}"
     shell:
         """
-        cgddi --gpus {resources.gpu} fedd segmenter \
-            --spec {params.spec:q} \
-            --features {input.features:q} \
+        {CGDDI} --gpus {resources.gpu} fedd segmenter \
+            --spec {input.spec:q} \
             --output-dir {params.folder:q} \
             --metrics {log.metrics:q} \
             --threads {threads} 2>{log.text:q}
@@ -85,13 +70,14 @@ rule fedd_segmenter:
 
 rule fedd_probe:
     input:
-        features=lambda w: PLAN.fedd.features(int(w.timestep)),
+        unpack(inputs("fedd_probe")),
     output:
-        multiext(f"{FEDD}/probe/{{subset}}/t{{timestep}}/", predictions="predictions.csv", record="record.json"),
+        **PATHS.outputs("fedd_probe"),
     log:
-        f"{R}/logs/fedd/probe/{{subset}}/t{{timestep}}.log",
+        PATHS.log("fedd_probe"),
     benchmark:
-        f"{R}/benchmarks/fedd/probe/{{subset}}/t{{timestep}}.tsv"
+        PATHS.benchmark("fedd_probe")
+    priority: urgency("fedd_probe")
     conda:
         "../envs/diffusion.yaml"
     threads: 2
@@ -99,15 +85,13 @@ rule fedd_probe:
         mem_mb=gb(4),
         runtime=minutes(60),
     params:
-        spec=lambda w: PLAN.fedd.probe_spec(w.subset, int(w.timestep)),
-        folder=subpath(output.predictions, parent=True),
+        folder=subpath(output.record, parent=True),
     message:
         "malignancy probes on subset {wildcards.subset}, timestep {wildcards.timestep}"
     shell:
         """
-        cgddi fedd probe \
-            --spec {params.spec:q} \
-            --features {input.features:q} \
+        {CGDDI} fedd probe \
+            --spec {input.spec:q} \
             --output-dir {params.folder:q} \
             --threads {threads} 2>{log:q}
         """
@@ -115,22 +99,15 @@ rule fedd_probe:
 
 rule fedd_baseline:
     input:
-        photos=lambda w: study_photos(w.subset, masks=w.task == "segmentation"),
-        weights=lambda w: PLAN.fedd.baseline_weights(w.task, w.network),
+        unpack(inputs("fedd_baseline")),
     output:
-        multiext(
-            f"{FEDD}/baseline/{{task}}/{{network}}/{{subset}}/{{run_seed}}/",
-            weights="weights.safetensors",
-            measures="test.csv",
-            record="record.json",
-        ),
+        **PATHS.outputs("fedd_baseline"),
     log:
-        text=f"{R}/logs/fedd/baseline/{{task}}/{{network}}/{{subset}}/{{run_seed}}.log",
-        metrics=f"{R}/logs/fedd/baseline/{{task}}/{{network}}/{{subset}}/{{run_seed}}.metrics.jsonl",
+        text=PATHS.log("fedd_baseline"),
+        metrics=PATHS.metrics("fedd_baseline"),
     benchmark:
-        f"{R}/benchmarks/fedd/baseline/{{task}}/{{network}}/{{subset}}/{{run_seed}}.tsv"
-    wildcard_constraints:
-        task="segmentation",
+        PATHS.benchmark("fedd_baseline")
+    priority: urgency("fedd_baseline")
     conda:
         "../envs/classify.yaml"
     threads: 4
@@ -139,42 +116,61 @@ rule fedd_baseline:
         mem_mb=gb(16),
         runtime=minutes(60),
     params:
-        spec=lambda w: PLAN.fedd.baseline_spec(chosen_baseline(w)),
         folder=subpath(output.weights, parent=True),
     message:
-        "{wildcards.task} by {wildcards.network} on subset {wildcards.subset}, seed {wildcards.run_seed}"
+        "segmentation by {wildcards.network} on subset {wildcards.subset}, seed {wildcards.run_seed}"
     shell:
         """
-        cgddi --gpus {resources.gpu} fedd baseline \
-            --spec {params.spec:q} \
+        {CGDDI} --gpus {resources.gpu} fedd baseline \
+            --spec {input.spec:q} \
             --output-dir {params.folder:q} \
             --metrics {log.metrics:q} \
             --threads {threads} 2>{log.text:q}
         """
 
 
-use rule fedd_baseline as fedd_classifier with:
+rule fedd_classifier:
+    input:
+        unpack(inputs("fedd_classifier")),
     output:
-        multiext(
-            f"{FEDD}/baseline/{{task}}/{{network}}/{{subset}}/{{run_seed}}/",
-            weights="weights.safetensors",
-            measures="predictions.csv",
-            record="record.json",
-        ),
-    wildcard_constraints:
-        task="classification",
+        **PATHS.outputs("fedd_classifier"),
+    log:
+        text=PATHS.log("fedd_classifier"),
+        metrics=PATHS.metrics("fedd_classifier"),
+    benchmark:
+        PATHS.benchmark("fedd_classifier")
+    priority: urgency("fedd_classifier")
+    conda:
+        "../envs/classify.yaml"
+    threads: 4
+    resources:
+        gpu=1,
+        mem_mb=gb(16),
+        runtime=minutes(60),
+    params:
+        folder=subpath(output.weights, parent=True),
+    message:
+        "classification by {wildcards.network} on subset {wildcards.subset}, seed {wildcards.run_seed}"
+    shell:
+        """
+        {CGDDI} --gpus {resources.gpu} fedd baseline \
+            --spec {input.spec:q} \
+            --output-dir {params.folder:q} \
+            --metrics {log.metrics:q} \
+            --threads {threads} 2>{log.text:q}
+        """
 
 
 rule fedd_tables:
     input:
-        features=lambda w: PLAN.fedd.features(PLAN.fedd.timestep),
-        runs=lambda w: [f"{folder}/record.json" for folder in PLAN.fedd.runs],
+        unpack(inputs("fedd_tables")),
     output:
-        summary=f"{FEDD}/tables/summary.json",
+        **PATHS.outputs("fedd_tables"),
     log:
-        f"{R}/logs/fedd/tables.log",
+        PATHS.log("fedd_tables"),
     benchmark:
-        f"{R}/benchmarks/fedd/tables.tsv"
+        PATHS.benchmark("fedd_tables")
+    priority: urgency("fedd_tables")
     conda:
         "../envs/classify.yaml"
     threads: 1
@@ -182,17 +178,13 @@ rule fedd_tables:
         mem_mb=gb(8),
         runtime=minutes(60),
     params:
-        spec=lambda w: PLAN.fedd.tables_spec(),
         folder=subpath(output.summary, parent=True),
-        runs=lambda w, input: [str(Path(record).parent) for record in input.runs],
     message:
         "tables and pictures of the FEDD study"
     shell:
         """
-        cgddi fedd tables \
-            --spec {params.spec:q} \
-            --features {input.features:q} \
-            --runs {params.runs:q} \
+        {CGDDI} fedd tables \
+            --spec {input.spec:q} \
             --output-dir {params.folder:q} \
             --threads {threads} 2>{log:q}
         """

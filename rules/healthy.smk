@@ -7,15 +7,15 @@
 
 rule healthy:
     input:
-        photos=f"{R}/masks/{{cohort}}/{{batch}}.jsonl",
+        unpack(inputs("healthy")),
     output:
-        multiext(f"{R}/healthy/{{cohort}}/{{batch}}", tar=".tar", manifest=".jsonl", record=".json"),
+        **PATHS.outputs("healthy"),
     log:
-        text=f"{R}/logs/healthy/{{cohort}}/{{batch}}.log",
-        metrics=f"{R}/logs/healthy/{{cohort}}/{{batch}}.metrics.jsonl",
+        text=PATHS.log("healthy"),
+        metrics=PATHS.metrics("healthy"),
     benchmark:
-        f"{R}/benchmarks/healthy/{{cohort}}/{{batch}}.tsv"
-    priority: 40
+        PATHS.benchmark("healthy")
+    priority: urgency("healthy")
     conda:
         "../envs/diffusion.yaml"
     threads: 4
@@ -23,15 +23,12 @@ rule healthy:
         gpu=1,
         mem_mb=gb(24),
         runtime=minutes(60),
-    params:
-        spec=lambda w: PLAN.healthy_spec(w.cohort, w.batch),
     message:
         "healthy skin for {wildcards.cohort}, batch {wildcards.batch}"
     shell:
         """
-        cgddi --gpus {resources.gpu} healthy \
-            --spec {params.spec:q} \
-            --photos {input.photos:q} \
+        {CGDDI} --gpus {resources.gpu} healthy \
+            --spec {input.spec:q} \
             --output {output.tar:q} \
             --metrics {log.metrics:q} \
             --threads {threads} 2>{log.text:q}
@@ -40,32 +37,24 @@ rule healthy:
 
 rule review:
     input:
-        healthy=all_healthy_archives(PLAN.canvas_cohorts),
-        photos=[
-            archive("masks", cohort, batch)
-            for cohort in PLAN.canvas_cohorts
-            for batch in PLAN.healthy_batches.get(cohort, ())
-        ],
-        canvases=[f"{R}/canvases/{cohort}.json" for cohort in PLAN.canvas_cohorts],
+        unpack(inputs("review")),
     output:
-        page=f"{R}/review/index.html",
+        **PATHS.outputs("review"),
     log:
-        f"{R}/logs/review.log",
+        PATHS.log("review"),
+    priority: urgency("review")
     conda:
         "../envs/images.yaml"
     threads: 1
     resources:
         mem_mb=gb(2),
         runtime=minutes(20),
-    params:
-        revision=revision("canvases"),
     message:
         "review page of the healthy images"
     shell:
         """
-        cgddi review \
-            --healthy {input.healthy:q} \
-            --photos {input.photos:q} \
-            --canvases {input.canvases:q} \
-            --output {output.page:q} 2>{log:q}
+        {CGDDI} review \
+            --spec {input.spec:q} \
+            --output {output.page:q} \
+            --threads {threads} 2>{log:q}
         """

@@ -3,35 +3,29 @@
 # In:  masks/<donor's cohort>/<donor's batch>.tar, canvases/<canvas cohort>.tar
 # Out: lesion_mapped/<canvas cohort>/<donor>.tar: png, mask.png
 
-DONOR = {donor.image_id: donor for _, donor in PLAN.pairs}
-
 
 rule lesion_mapped:
     input:
-        photos=lambda w: photo_archives([DONOR[w.donor]])[0],
-        canvases=f"{R}/canvases/{{canvas_cohort}}.jsonl",
+        unpack(inputs("lesion_mapped")),
     output:
-        multiext(f"{R}/lesion_mapped/{{canvas_cohort}}/{{donor}}", tar=".tar", manifest=".jsonl", record=".json"),
+        **PATHS.outputs("lesion_mapped"),
     log:
-        f"{R}/logs/lesion_mapped/{{canvas_cohort}}/{{donor}}.log",
+        PATHS.log("lesion_mapped"),
     benchmark:
-        f"{R}/benchmarks/lesion_mapped/{{canvas_cohort}}/{{donor}}.tsv"
+        PATHS.benchmark("lesion_mapped")
+    priority: urgency("lesion_mapped")
     conda:
         "../envs/images.yaml"
     threads: 1
     resources:
         mem_mb=gb(2),
         runtime=minutes(20),
-    params:
-        spec=lambda w: PLAN.lesion_mapped_spec(w.canvas_cohort, w.donor),
     message:
         "lesion of {wildcards.donor} onto the canvases of {wildcards.canvas_cohort}"
     shell:
         """
-        cgddi lesion-mapped \
-            --spec {params.spec:q} \
-            --photos {input.photos:q} \
-            --canvases {input.canvases:q} \
+        {CGDDI} lesion-mapped \
+            --spec {input.spec:q} \
             --output {output.tar:q} \
             --threads {threads} 2>{log:q}
         """

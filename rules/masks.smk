@@ -7,31 +7,28 @@
 
 rule masks:
     input:
-        photos=batch_photos,
-        masks=batch_masks,
+        unpack(inputs("masks")),
     output:
-        multiext(f"{R}/masks/{{cohort}}/{{batch}}", tar=".tar", manifest=".jsonl", record=".json"),
+        **PATHS.outputs("masks"),
     log:
-        f"{R}/logs/masks/{{cohort}}/{{batch}}.log",
+        PATHS.log("masks"),
     benchmark:
-        f"{R}/benchmarks/masks/{{cohort}}/{{batch}}.tsv"
+        PATHS.benchmark("masks")
     wildcard_constraints:
         cohort=cohorts_by("human"),
-    priority: 50
+    priority: urgency("masks")
     conda:
         "../envs/images.yaml"
     threads: 1
     resources:
         mem_mb=gb(2),
         runtime=minutes(20),
-    params:
-        spec=lambda w: PLAN.masks_spec(w.cohort, w.batch),
     message:
         "masks of {wildcards.cohort}, batch {wildcards.batch}"
     shell:
         """
-        cgddi masks \
-            --spec {params.spec:q} \
+        {CGDDI} masks \
+            --spec {input.spec:q} \
             --output {output.tar:q} \
             --threads {threads} 2>{log:q}
         """
@@ -39,38 +36,29 @@ rule masks:
 
 rule fedd_masks:
     input:
-        photos=batch_photos,
-        masks=batch_masks,
-        features=lambda w: PLAN.fedd.mask_features(w.cohort, w.batch),
-        segmenter=lambda w: segmenter_files(PLAN.fedd.masks_from),
+        unpack(inputs("masks")),
     output:
-        multiext(f"{R}/masks/{{cohort}}/{{batch}}", tar=".tar", manifest=".jsonl", record=".json"),
+        **PATHS.outputs("masks"),
     log:
-        text=f"{R}/logs/masks/{{cohort}}/{{batch}}.log",
-        metrics=f"{R}/logs/masks/{{cohort}}/{{batch}}.metrics.jsonl",
+        text=PATHS.log("masks"),
+        metrics=PATHS.metrics("masks"),
     benchmark:
-        f"{R}/benchmarks/masks/{{cohort}}/{{batch}}.tsv"
+        PATHS.benchmark("masks")
     wildcard_constraints:
         cohort=cohorts_by("fedd"),
-    priority: 50
+    priority: urgency("fedd_masks")
     conda:
         "../envs/diffusion.yaml"
     threads: 4
     resources:
         mem_mb=gb(8),
         runtime=minutes(60),
-    params:
-        spec=lambda w: PLAN.masks_spec(w.cohort, w.batch),
-        segmenter=lambda w, input: Path(input.segmenter[0]).parent,
-        features=lambda w, input: options("--features", input.features),
     message:
         "masks of {wildcards.cohort}, batch {wildcards.batch} (FEDD)"
     shell:
         """
-        cgddi masks \
-            --spec {params.spec:q} \
-            {params.features} \
-            --segmenter {params.segmenter:q} \
+        {CGDDI} masks \
+            --spec {input.spec:q} \
             --output {output.tar:q} \
             --metrics {log.metrics:q} \
             --threads {threads} 2>{log.text:q}
@@ -79,18 +67,17 @@ rule fedd_masks:
 
 rule sam3_masks:
     input:
-        photos=batch_photos,
-        masks=batch_masks,
+        unpack(inputs("masks")),
     output:
-        multiext(f"{R}/masks/{{cohort}}/{{batch}}", tar=".tar", manifest=".jsonl", record=".json"),
+        **PATHS.outputs("masks"),
     log:
-        text=f"{R}/logs/masks/{{cohort}}/{{batch}}.log",
-        metrics=f"{R}/logs/masks/{{cohort}}/{{batch}}.metrics.jsonl",
+        text=PATHS.log("masks"),
+        metrics=PATHS.metrics("masks"),
     benchmark:
-        f"{R}/benchmarks/masks/{{cohort}}/{{batch}}.tsv"
+        PATHS.benchmark("masks")
     wildcard_constraints:
         cohort=cohorts_by("sam3"),
-    priority: 50
+    priority: urgency("sam3_masks")
     conda:
         "../envs/diffusion.yaml"
     threads: 4
@@ -98,14 +85,12 @@ rule sam3_masks:
         gpu=1,
         mem_mb=gb(24),
         runtime=minutes(60),
-    params:
-        spec=lambda w: PLAN.masks_spec(w.cohort, w.batch),
     message:
         "masks of {wildcards.cohort}, batch {wildcards.batch} (SAM 3)"
     shell:
         """
-        cgddi --gpus {resources.gpu} masks \
-            --spec {params.spec:q} \
+        {CGDDI} --gpus {resources.gpu} masks \
+            --spec {input.spec:q} \
             --output {output.tar:q} \
             --metrics {log.metrics:q} \
             --threads {threads} 2>{log.text:q}

@@ -1,15 +1,14 @@
 """FEDD in the plan: which jobs there are, what each depends on, and what is refused before anything runs."""
 
 import csv
-import json
 
 import pytest
-import yaml
 from cgddi.core.errors import InvalidInput
 from cgddi.fedd.worklist import STUDY
 from cgddi.plan.config import load_config, parse_config
 from cgddi.plan.plan import Plan
-from cgddi.watch.dag import ask_snakemake
+
+from tests.plan.walk import counts, jobs
 
 TONES = ("light", "medium", "dark")
 SIZES = {"train_per_tone": {"5": 2, "20": 4}, "validation_per_tone": 2, "test_per_tone": 2}
@@ -47,18 +46,7 @@ def sheet():
 
 
 def make(fedd=None, cohorts=None, **changes):
-    return Plan(parse_config(values(fedd, cohorts, **changes)))
-
-
-def jobs_of(*args, **changes):
-    """The jobs that Snakemake plans."""
-    with open("config.yaml", "w") as handle:
-        yaml.safe_dump(values(*args, **changes), handle)
-    return ask_snakemake(["config.yaml"])[1]
-
-
-def values(fedd=None, cohorts=None, **changes):
-    config = {
+    values = {
         "images": "images.csv",
         "diseases": "diseases.csv",
         "mixed_malignancy": "unlabelled",
@@ -67,14 +55,14 @@ def values(fedd=None, cohorts=None, **changes):
         "cohorts": cohorts or {},
         "fedd": {"subsets": SIZES, "features": {"ablation_timesteps": [0, 1000]}, **(fedd or {})},
     }
-    return {**config, **changes}
+    return Plan(parse_config({**values, **changes}))
 
 
 AUTOMATIC = {"archive": {"masks": {"source": "fedd"}}}
 
 
-def specs(*args, **changes):
-    return {(job.stage, job.outputs[0]): job.spec for job in jobs_of(*args, **changes)}
+def specs(plan):
+    return {key: job.spec for key, job in jobs(plan).items()}
 
 
 def changed(before, after):
@@ -83,35 +71,31 @@ def changed(before, after):
 
 def test_without_fedd_in_the_config_nothing_of_it_is_planned(folder):
     plan = make(models={})
-    assert not [job for job in jobs_of(models={}) if job.stage.startswith("fedd")]
+    assert not [key for key in jobs(plan) if key[0].startswith("fedd")]
     assert {p.image_id for p in plan.masked("clinic")} == {f"c{n}" for n in range(60)} and not plan.masked("archive")
 
 
 def test_jobs_of_the_study(folder):
     plan = make({"study": True})
-    every = jobs_of({"study": True})
-    jobs = [job for job in every if job.stage.startswith("fedd")]
-    features = [job for job in jobs if job.stage == "fedd_features"]
+    features = [job.spec for key, job in jobs(plan).items() if key[0] == "fedd_features"]
     assert plan.fedd.timesteps == [0, 100, 999] and len(features) == 3
-    for job in features:
-        spec = job.spec
+    for spec in features:
         assert len(spec["rows"]) == 3 * (4 + 2 + 2) and spec["pooled"] is None and spec["batch"] == STUDY
         assert spec["maps"] == ([6, 8] if spec["timestep"] == 100 else [])
         assert len(spec["showcase"]) == (6 if spec["timestep"] == 100 else 0)
-    counts = {stage: sum(job.stage == stage for job in jobs) for stage in {job.stage for job in jobs}}
-    expected = {"fedd_features": 3, "fedd_segmenter": 6, "fedd_probe": 6, "fedd_baseline": 20, "fedd_tables": 1}
-    assert counts == expected
-    (tables,) = [job for job in jobs if job.stage == "fedd_tables"]
-    assert tables in next(job for job in every if job.rule == "report").needs
+    found = {rule: count for rule, count in counts(plan).items() if rule.startswith("fedd")}
+    expected = {"fedd_features": 3, "fedd_segmenter": 6, "fedd_probe": 6, "fedd_tables": 1}
+    assert found == expected | {"fedd_baseline": 10, "fedd_classifier": 10}
+    assert plan.paths.file("fedd_tables") in plan.job("report").inputs["fedd"]
 
 
 def test_automatic_masks_count_as_masks_everywhere(folder):
     plan = make(cohorts=AUTOMATIC)
     assert len(plan.masked("archive")) == 12 and sum(map(len, plan.healthy_batches["archive"].values())) == 12
     assert {donor.image_id for _, donor in plan.pairs if donor.cohort == "archive"} == {f"a{n}" for n in range(12)}
-    stages = [job.stage for job in jobs_of(cohorts=AUTOMATIC) if job.stage.startswith("fedd")]
-    assert stages == ["fedd_features"] * 3 + ["fedd_segmenter"], "the study's features, two batches', one segmenter"
-    spec = json.loads(plan.masks_spec("archive", "wart.000"))
+    found = {rule: count for rule, count in counts(plan).items() if rule.startswith("fedd")}
+    assert found == {"fedd_features": 3, "fedd_segmenter": 1}, "the study's features, two batches', one segmenter"
+    spec = plan.job("masks", cohort="archive", batch="wart.000").spec
     assert all(row["mask"] is None for row in spec["rows"]) and spec["segmenter"]["subset"] == "20"
     assert plan.fedd.mask_features("archive", "wart.000") == [plan.fedd.features(100, "archive", "wart.000")]
 
@@ -123,43 +107,39 @@ def test_a_cohort_names_only_the_masks_keys_in_which_it_differs(folder):
 
 
 def test_the_studys_own_photos_are_not_computed_twice(folder):
-    own = {"clinic": {"masks": {"source": "fedd"}}}
-    plan = make(cohorts=own)
+    plan = make(cohorts={"clinic": {"masks": {"source": "fedd"}}})
     inside = {photo.image_id for photo in plan.fedd.study.photos}
-    rows = [job.spec["rows"] for job in jobs_of(cohorts=own) if job.stage == "fedd_features"]
+    rows = [job.spec["rows"] for key, job in jobs(plan).items() if key[0] == "fedd_features"]
     images = [row["image_id"] for part in rows for row in part]
     assert sorted(images) == sorted(f"c{n}" for n in range(60)) and inside <= set(images)
-    human_first = {"clinic": {"masks": {"source": "fedd", "prefer_human": True}}}
-    keep = make(cohorts=human_first)
-    features = [job for job in jobs_of(cohorts=human_first) if job.stage == "fedd_features"]
-    assert [job.wildcards["features_batch"] for job in features] == [STUDY]
+    keep = make(cohorts={"clinic": {"masks": {"source": "fedd", "prefer_human": True}}})
+    assert [key for key in jobs(keep) if key[0] == "fedd_features"] == [("fedd_features", "clinic", "0100", "study")]
     assert keep.fedd.mask_features("clinic", "wart.000") == []
 
 
 def test_a_setting_reruns_only_what_depends_on_it(folder):
-    before = specs({"study": True}, AUTOMATIC)
+    before = specs(make({"study": True}, AUTOMATIC))
     changes = {
         "probe": ({"epochs": 7}, {"fedd_probe"}),
         "segmenter": ({"learning_rate": 0.01}, {"fedd_segmenter"}),
         "baselines": ({"segmentation": ["vgg16", "resnet50"]}, {"fedd_tables"}),
         "tables": ({"bootstrap": 50}, {"fedd_tables"}),
-        "features": ({"ablation_timesteps": [0, 50, 1000]}, set()),
+        "features": ({"ablation_timesteps": [0, 50, 1000]}, {"fedd_tables"}),  # of one more probe
     }
-    for group, (keys, stages) in changes.items():
-        after = specs({"study": True, group: keys}, AUTOMATIC)
+    for group, (values, stages) in changes.items():
+        after = specs(make({"study": True, group: values}, AUTOMATIC))
         assert changed(before, after) == stages, group
-    human = specs({"study": True, "masks_from": {"subset": "5"}}, AUTOMATIC, models={"fedd": {"source": "a/b"}})
+    human = specs(make({"study": True, "masks_from": {"subset": "5"}}, AUTOMATIC, models={"fedd": {"source": "a/b"}}))
     again = {key for key in before if key[0] == "masks" and before[key] != human[key]}
-    assert again and all("/masks/archive/" in path for _, path in again)
+    assert again and {key[1] for key in again} == {"archive"}
 
 
 def test_growth_elsewhere_leaves_study_and_masks_alone(folder):
-    before = specs({"study": True}, AUTOMATIC)
+    before = specs(make({"study": True}, AUTOMATIC))
     write_sheet([*sheet(), *(row(f"n{n}", "later", n) for n in range(9))])
-    after = specs({"study": True}, AUTOMATIC)
-    assert changed(before, after) <= {"embedding", "lora"}, (
-        "the concepts' generators have more photos now, nothing else"
-    )
+    after = specs(make({"study": True}, AUTOMATIC))
+    pooled = {"review", "index", "leakage", "audit", "report"}
+    assert changed(before, after) <= {"embedding", "lora"} | pooled, "the concepts' generators have more photos now"
 
 
 def test_no_held_out_photo_teaches_the_segmenter(folder):

@@ -55,7 +55,8 @@ def test_every_built_in_regime_and_the_examples_plan_from_one_line_each(tmp_path
     assert plan.config.classify.label_texts.text_encoder == BASE_MODEL, "kept where the section says nothing of it"
     assert list(plan.config.splits) == list(example(1)["splits"])
     for name in names:
-        assert f'"name":"{name}"' in plan.classify_spec("main", name, "baseline", 0)
+        job = plan.job("classify", split="main", regime=name, method="baseline", run_seed=0)
+        assert job.spec["regime"]["name"] == name
     assert {role for _, role in plan.split_rows("held-out", "clinic")} == {"test"}
     f17k = {role for _, role in plan.split_rows("to-f17k", "f17k")}
     assert f17k == {"test"} and "test" not in {role for _, role in plan.split_rows("to-f17k", "ddi")}

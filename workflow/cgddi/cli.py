@@ -19,6 +19,7 @@ COMMANDS = {
     "cost": ("cgddi.watch.cost", "predict the GPU hours of what is left from the rates that finished jobs recorded"),
     "why": ("cgddi.watch.why", "say what changed since a result was made, so that it would be made again"),
     "repair": ("cgddi.watch.repair", "after a crash: cancel this folder's orphaned cluster jobs and remove the lock"),
+    "split": ("cgddi.plan.splits", "write which photos of a cohort a split trains on and tests"),
     "masks": ("cgddi.stages.masks.command", "bring photos and their five-class masks to working size"),
     "fedd": ("cgddi.fedd.command", "masks and malignancy from diffusion features: `cgddi fedd --help`"),
     "masks-export": ("cgddi.stages.masks.export_command", "write masks at photo size as png files, to correct by hand"),

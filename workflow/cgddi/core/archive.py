@@ -132,13 +132,13 @@ def record_for(spec: Mapping[str, Any], inputs: Sequence[str | Path] = (), **fac
     """The record that stands beside a result and explains it.
 
     Args:
-        spec: the job's spec as planned (stage, revision, settings, rows, seed).
+        spec: the job's spec (stage, revision, settings, rows, seed), of which the record holds what was planned.
         inputs: files the job read; their SHA-256 goes into the record.
         facts: whatever else the stage wants to keep (counts, skipped images, metrics). Nothing that changes from run to
             run on equal input (times, host names): those belong in the log.
     """
     return {
-        "spec": dict(spec),
+        "spec": dict(getattr(spec, "planned", spec)),
         "inputs": {str(path): file_sha256(path) for path in inputs},
         "installed": installed_versions(DISTRIBUTIONS),
         **facts,

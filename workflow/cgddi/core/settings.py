@@ -53,3 +53,19 @@ def is_neutral(model: type[BaseModel], name: str) -> bool:
     """Whether a key of a model changes no result (see `neutral`)."""
     extra = model.model_fields[name].json_schema_extra
     return isinstance(extra, dict) and bool(extra.get("neutral"))
+
+
+def located(default: Any, **more: Any) -> Any:
+    """A field that may name a file or folder (weights, a table): in a spec stands what that holds, not where it lies. Other values
+    (`hub`, `random`, a hub id) stand there as they are.
+
+    Args:
+        default, more: as pydantic's `Field` takes them.
+    """
+    return Field(default, json_schema_extra={"located": True}, **more)
+
+
+def is_located(model: type[BaseModel], name: str) -> bool:
+    """Whether a key of a model may name a file or folder (see `located`)."""
+    extra = model.model_fields[name].json_schema_extra
+    return isinstance(extra, dict) and bool(extra.get("located"))

@@ -11,7 +11,6 @@ from cgddi.fedd.refusals import refusals
 from cgddi.fedd.settings import FeaturesSettings
 from cgddi.fedd.worklist import STUDY, Baseline, FeddWorklist, Segmenter
 from cgddi.plan.sheets import Photo
-from cgddi.plan.specs import model_spec
 
 if TYPE_CHECKING:
     from cgddi.plan.plan import Plan
@@ -39,18 +38,18 @@ class FeddPlan(FeddWorklist):
             UserError: its folder does not exist.
         """
         try:
-            return model_spec(self.plan.config.models.fedd)
+            return self.plan.model(self.plan.config.models.fedd)
         except UserError as error:
             raise UserError(
                 f"{error} `cgddi fedd convert` writes the paper's from OpenAI's 256x256_diffusion_uncond.pt."
             ) from None
 
-    def _spec(self, command: str, settings: Any, **facts: Any) -> str:
+    def _spec(self, command: str, settings: Any, **facts: Any) -> dict[str, Any]:
         return self.plan.spec("fedd", settings=settings, job=command, **facts)
 
     # ---- features ------------------------------------------------------------------------------------
 
-    def features_spec(self, cohort: str, timestep: int, batch: str) -> str:
+    def features_spec(self, cohort: str, timestep: int, batch: str) -> dict[str, Any]:
         """Spec of a features job: what a photo's features depend on, and which of them are kept."""
         chosen = self.settings.features
         shared = FeaturesSettings(size=chosen.size, batch=chosen.batch)
@@ -64,7 +63,7 @@ class FeddPlan(FeddWorklist):
             batch=batch,
             timestep=timestep,
             crop=self.plan.masks_settings(cohort).crop,
-            rows=[{"image_id": p.image_id, "file": p.file} for p in self.features_photos(cohort, batch)],
+            rows=[self._photo(p) for p in self.features_photos(cohort, batch)],
             maps=list(chosen.blocks) if main else [],
             pooled=[] if not own else None if blocks is None else list(blocks),
             showcase=self.showcase if main and own else [],
@@ -72,12 +71,13 @@ class FeddPlan(FeddWorklist):
 
     # ---- networks ------------------------------------------------------------------------------------
 
+    def _photo(self, photo: Photo) -> dict[str, Any]:
+        return {key: value for key, value in self.plan.photo(photo).items() if key != "mask"}
+
     def _rows(self, photos: Iterable[Photo]) -> list[dict[str, Any]]:
         return [
             {
-                "image_id": p.image_id,
-                "file": p.file,
-                "mask": p.mask,
+                **self.plan.photo(p, p.mask),
                 "skin_tone": p.skin_tone,
                 "malignant": p.malignant,
                 "concept": p.concept,
@@ -98,12 +98,12 @@ class FeddPlan(FeddWorklist):
     def _geometry(self) -> dict[str, Any]:
         return {"timestep": self.timestep, "blocks": list(self.settings.features.blocks)}
 
-    def segmenter_spec(self, chosen: Segmenter) -> str:
+    def segmenter_spec(self, chosen: Segmenter) -> dict[str, Any]:
         """Spec of a segmenter job."""
         facts = {"variant": chosen.variant, "run_seed": chosen.seed, **self._truth(), **self._geometry}
         return self._spec("segmenter", self.settings.segmenter, **facts, **self._parts(chosen.subset))
 
-    def probe_spec(self, subset: str, timestep: int) -> str:
+    def probe_spec(self, subset: str, timestep: int) -> dict[str, Any]:
         """Spec of a probe job: every block and seed at one timestep."""
         blocks = self.settings.features.ablation_blocks
         facts = {
@@ -113,7 +113,7 @@ class FeddPlan(FeddWorklist):
         }
         return self._spec("probe", self.settings.probe, **facts, **self._parts(subset))
 
-    def baseline_spec(self, chosen: Baseline) -> str:
+    def baseline_spec(self, chosen: Baseline) -> dict[str, Any]:
         """Spec of a baseline job."""
         facts = {"task": chosen.task, "network": chosen.network, "run_seed": chosen.seed, **self._truth()}
         settings = self.settings.baselines
@@ -128,7 +128,7 @@ class FeddPlan(FeddWorklist):
 
     # ---- what is made from them ----------------------------------------------------------------------
 
-    def tables_spec(self) -> str:
+    def tables_spec(self) -> dict[str, Any]:
         """Spec of the tables."""
         sizes = self.settings.subsets.train_per_tone
         shown = [photo for photo in self.study.test if photo.image_id in self.showcase]
@@ -137,7 +137,7 @@ class FeddPlan(FeddWorklist):
             self.settings.tables,
             cohort=self.cohort,
             crop=self.plan.masks_settings(self.cohort).crop,
-            showcase=[{"image_id": p.image_id, "file": p.file, "skin_tone": p.skin_tone} for p in shown],
+            showcase=[self._photo(p) | {"skin_tone": p.skin_tone} for p in shown],
             subsets=[{"name": name, "per_tone": sizes[name]} for name in self.subsets],
             variants=list(self.settings.variants),
             baselines={k: list(getattr(self.settings.baselines, k)) for k in ("segmentation", "classification")},

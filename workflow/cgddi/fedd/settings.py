@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from cgddi.core.settings import Settings, neutral
+from cgddi.core.settings import Settings, located, neutral
 
 REVISION = {"features": 1, "segmenter": 1, "probe": 1, "baseline": 1, "tables": 1}
 """By job: features cost hours, tables seconds."""
@@ -150,7 +150,7 @@ class BaselinesSettings(Settings):
     weights: Literal["hub", "random"] = Field(
         "hub", description="ImageNet weights from the hub or its cache, or random ones"
     )
-    weight_files: dict[str, str] = Field(
+    weight_files: dict[str, str] = located(
         {},
         description='local weights instead, by "<task>/<network>": .safetensors of the encoder or backbone, and for '
         '"classification/deepderm" the published deepderm.pth',

@@ -8,8 +8,8 @@ from typing import NamedTuple
 from cgddi.core.errors import InvalidInput, Problem
 from cgddi.core.seeds import seed_for
 from cgddi.fedd.subsets import Study, study
+from cgddi.plan.photos import Photos
 from cgddi.plan.sheets import Photo
-from cgddi.plan.worklist import Worklist
 
 STUDY = "study"
 """The batch of the study's own photos: one job per timestep holds them all, whatever their concepts."""
@@ -40,7 +40,7 @@ class FeddWorklist:
         plan: the plan whose config and photos count.
     """
 
-    def __init__(self, plan: Worklist):
+    def __init__(self, plan: Photos):
         self.plan = plan
         self.settings = plan.config.fedd
 
@@ -190,11 +190,6 @@ class FeddWorklist:
         """Folder of a baseline."""
         root = f"{self.plan.config.results}/fedd/baseline"
         return f"{root}/{chosen.task}/{chosen.network}/{chosen.subset}/{chosen.seed}"
-
-    def baseline_weights(self, task: str, network: str) -> list[str]:
-        """File of a baseline's starting weights, where the config names one."""
-        named = self.settings.baselines.weight_files.get(f"{task}/{network}")
-        return [named] if named else []
 
     @cached_property
     def runs(self) -> list[str]:

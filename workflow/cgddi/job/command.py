@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
-from pathlib import Path
-from typing import Any
+import sys
+from collections.abc import Sequence
+from functools import cache
 
-from cgddi.core.errors import UserError
+from cgddi.job.spec import Spec, read_spec
+
+
+class StageParser(argparse.ArgumentParser):
+    """A parser that takes the files a job reads from its spec, but for those that the command line names: a job may read
+    thousands, more than a command line holds."""
+
+    @cache  # noqa: B019 (a parser lives as long as its command)
+    def spec(self, path: str) -> Spec:
+        """The spec of a path, read once."""
+        return read_spec(path)
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
+        """As argparse does, with the spec's inputs in the stead of options not given."""
+        args = list(sys.argv[1:] if args is None else args)
+        path = next((b for a, b in zip(args, args[1:], strict=False) if a == "--spec"), None)
+        if path is not None:
+            for name, files in self.spec(path).inputs.items():
+                option = f"--{name}"
+                if option in self._option_string_actions and option not in args:
+                    args += [option, *([files] if isinstance(files, str) else files)]
+        return super().parse_known_args(args, namespace)
 
 
 def stage_parser(name: str, description: str | None) -> argparse.ArgumentParser:
@@ -18,23 +39,16 @@ def stage_parser(name: str, description: str | None) -> argparse.ArgumentParser:
         name: the command, as in `cgddi NAME`.
         description: what it does (usually the module's docstring).
     """
-    parser = argparse.ArgumentParser(
+    parser = StageParser(
         prog=f"cgddi {name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "--spec",
-        type=read_spec,
+        type=parser.spec,
         required=True,
-        help="the job's spec as JSON, or @FILE: a JSON file, which may be the record (.json) beside an earlier result",
+        metavar="FILE",
+        help="the job's spec: the file the workflow wrote below <results>/.plan, or the record (.json) beside an earlier result. "
+        "Files named in it need not be given as options",
     )
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads to use (default: all cores)")
     return parser
-
-
-def read_spec(text: str) -> dict[str, Any]:
-    """Parse the value of `--spec`."""
-    try:
-        value = json.loads(Path(text[1:]).read_text() if text.startswith("@") else text)
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"--spec is neither JSON nor @FILE with JSON in it: {error}") from error
-    return value.get("spec", value)

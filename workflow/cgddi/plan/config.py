@@ -112,6 +112,11 @@ class Config(Settings):
         description="canvases a lesion or concept meets: those of its own cohort and of the first one (so a new cohort adds "
         "no job to old concepts), or those of every cohort",
     )
+    first_cohort: str | None = Field(
+        None,
+        description="development cohort whose canvases every lesion and concept meets and every adapter's prior images come from; "
+        "null: the one with the most photos, which a larger one that is added would displace",
+    )
     only_concepts: tuple[str, ...] = Field((), description="slugs to generate for, e.g. for a smoke test; empty: all")
     drop_concepts: tuple[str, ...] = Field(
         (),

@@ -1,46 +1,81 @@
-"""The plan: which jobs exist and what each depends on, from the config and the sheets alone. Read at every parse: light."""
+"""The jobs: what each is made from and which files it reads, from the config and the sheets alone. Light: read at every parse."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from cgddi.core.archive import canonical
+from cgddi.core.archive import canonical, sha256
 from cgddi.core.errors import InvalidInput, Problem
 from cgddi.fedd.plan import FeddPlan
 from cgddi.fedd.refusals import refusals
-from cgddi.plan.config import Config
-from cgddi.plan.specs import model_spec, revision
-from cgddi.plan.worklist import Worklist
+from cgddi.fedd.worklist import Baseline, Segmenter
+from cgddi.plan.code import PACKAGE
+from cgddi.plan.config import Config, Model
+from cgddi.plan.content import Contents, spec_hash
+from cgddi.plan.paths import RESULTS, Paths
+from cgddi.plan.photos import Photos
+from cgddi.plan.sheets import Photo, padded
+from cgddi.plan.specs import STAGES, SpecFiles, revision, stage_package
 from cgddi.stages.canvases.verdicts import read_review, read_verdicts
 from cgddi.stages.masks.settings import Sam3Settings
 
+KINDS = ("leakage", "quality", "tone", "memorisation")
+Files = dict[str, "str | list[str]"]
+"""Name of an input -> the file, or the files."""
 
-class Plan(Worklist):
-    """All jobs of one configuration, each with its spec.
+
+class Job(NamedTuple):
+    """One job.
+
+    Args:
+        spec: what it is made from, JSON values.
+        inputs: files it reads that other jobs make, by name.
+        options: the same as its command takes them (`--name FILE...`), where that differs from `inputs`.
+    """
+
+    spec: dict[str, Any]
+    inputs: Files = {}
+    options: Files | None = None
+
+
+class Plan(Photos):
+    """All jobs of one configuration.
 
     Args:
         config: the checked configuration.
+        main: whether this process steers the run: it alone writes specs and remembers digests.
 
     Raises:
-        InvalidInput: the sheets, the review file or a split have problems; all of them at once.
+        InvalidInput: the sheets, the review file or the config's names have problems; all of them at once.
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, main: bool = False):
+        if config.only_concepts:
+            config = config.model_copy(update={"results": f"{config.results}/{only_name(config.only_concepts)}"})
         super().__init__(config)
+        self.paths = Paths(config.results)
+        self.contents = Contents(Path(config.results) / ".plan/digests.json", main)
+        self.specs = SpecFiles(config.results, self.contents, main)
         self.fedd = FeddPlan(self)
         if problems := refusals(self.fedd):
             raise InvalidInput(problems)
         self.verdicts = self._read_verdicts()
+        self._jobs: dict[tuple[str, tuple[str, ...]], Job] = {}
 
     def _read_verdicts(self) -> dict[str, dict[str, str]]:
         """cohort -> image_id -> keep or discard, from the review file."""
         if self.config.review is None:
             return {}
-        rows = read_review(self.config.review)
         cohort_of = {p.image_id: p.cohort for p in self.photos}
+
+        def named(image_id: str) -> str:
+            return image_id if image_id in cohort_of else padded(image_id)
+
         problems = [
             Problem(
                 self.config.review,
@@ -50,87 +85,277 @@ class Plan(Worklist):
                 "image_id",
                 row["image_id"],
             )
-            for line, row in enumerate(rows, start=2)
-            if cohort_of.get(row["image_id"]) != row["cohort"]
+            for line, row in enumerate(read_review(self.config.review), start=2)
+            if cohort_of.get(named(row["image_id"])) != row["cohort"]
         ]
         if problems:
             raise InvalidInput(problems)
-        return read_verdicts(self.config.review)
+        verdicts = read_verdicts(self.config.review)
+        return {c: {named(i): verdict for i, verdict in rows.items()} for c, rows in verdicts.items()}
 
-    def spec(self, stage: str, **facts: Any) -> str:
-        """A job's spec as canonical JSON: its stage's REVISION, its settings, the rows it depends on, its seed."""
-        settings = facts.pop("settings", None) or getattr(self.config, stage, None)
-        return canonical(
-            {
-                "stage": stage,
-                "revision": revision(stage, facts.get("job")),
-                "settings": settings.model_dump(mode="json") if settings else {},
-                "seed": self.config.seed,
-                **facts,
+    # ---- specs -------------------------------------------------------------------------------------
+
+    def spec(self, stage: str, settings: Any = None, **facts: Any) -> dict[str, Any]:
+        """A job's spec: its stage's REVISION, its settings, the rows it depends on, its seed."""
+        settings = settings or getattr(self.config, stage, None)
+        deciding, neutral = self.contents.settings(settings) if settings else ({}, {})
+        if neutral:
+            self.specs.neutral[spec_hash(deciding)] = neutral
+        return {
+            "stage": stage,
+            "revision": revision(stage, facts.get("job")),
+            "settings": deciding,
+            "seed": self.config.seed,
+            **facts,
+        }
+
+    def model(self, model: Model) -> dict[str, Any]:
+        """What stands for a model in a spec (see `Contents.model`)."""
+        return self.contents.model(model.source, model.revision, model.variant)
+
+    def photo(self, photo: Photo, mask: str | None = None) -> dict[str, Any]:
+        """Id and content of a photo, and of the mask given, for a spec."""
+        self._read_photos()
+        return {
+            "image_id": photo.image_id,
+            "file": self.contents.file(photo.file),
+            "mask": self.contents.file(mask) if mask else None,
+        }
+
+    def _read_photos(self) -> None:
+        """Read all photos and masks at once, before the first of them is asked for."""
+        if not self.__dict__.setdefault("_photos_read", False):
+            self._photos_read = True
+            self.contents.read_all(path for p in self.photos for path in (p.file, p.mask) if path)
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of what decides the plan: the run's jobs on other nodes must find the same."""
+        settings, _ = self.contents.settings(self.config.model_copy(update={"cache": "", "container": None}))
+        photos = [
+            (p.image_id, p.cohort, p.concept, p.skin_tone, p.malignant, p.group, bool(p.mask)) for p in self.photos
+        ]
+        code = {
+            stage: __import__(f"{stage_package(stage)}.settings", fromlist=["REVISION"]).REVISION for stage in STAGES
+        }
+        return sha256(canonical([settings, photos, sorted(self.concepts), self.verdicts, code]))[:16]
+
+    def job(self, rule: str, **wildcards: Any) -> Job:
+        """A job by its rule and wildcards."""
+        key = rule, tuple(str(wildcards[name]) for name in RESULTS[rule].wildcards)
+        if key not in self._jobs:
+            made: Job = getattr(self, f"_{rule}")(**wildcards)
+            inputs = {name: files for name, files in made.inputs.items() if files}
+            root = f"{self.config.results}/"
+            options = {
+                name: [f.removeprefix(root) for f in files] if isinstance(files, list) else files.removeprefix(root)
+                for name, files in (inputs if made.options is None else made.options).items()
+                if files
             }
-        )
+            self._jobs[key] = Job(made.spec | ({"inputs": options} if options else {}), inputs)
+        return self._jobs[key]
+
+    def inputs(self, rule: str, **wildcards: Any) -> Files:
+        """All files a job reads, its spec first."""
+        job = self.job(rule, **wildcards)
+        name = ".".join(str(wildcards[key]) for key in RESULTS[rule].wildcards) or rule
+        return {
+            "spec": self.specs.path(rule, name, job.spec, self.paths.record(rule, **wildcards)),
+            **job.inputs,
+        }
+
+    def every_archive(self, kinds: Iterable[str]) -> list[str]:
+        """The tar of every archive, so that a deleted one is made again; of composites and samples where `kinds` has them."""
+        manifests = [*self.all_photos(self.by_cohort), *self.all_healthy(self.canvas_cohorts), *self.all_canvases()]
+        manifests += self.all_mapped() if "lesion_mapped" in kinds else []
+        manifests += self.all_samples() if "semantic" in kinds else []
+        return [manifest.removesuffix("jsonl") + "tar" for manifest in manifests]
+
+    # ---- a run -------------------------------------------------------------------------------------
+
+    def notes(self) -> list[str]:
+        """What a person must know of the plan as it is."""
+        if not self.config.only_concepts:
+            return []
+        named = ", ".join(self.config.only_concepts)
+        return [f"only_concepts: a run for {named} alone, with results of its own in {self.paths.root}."]
+
+    def begin(self, real: bool) -> None:
+        """Write where photos and models lie, and in a real run what its plan is (see `SpecFiles.begin`)."""
+        self.specs.begin(self.digest, real)
+
+    def rework(self, again: Mapping[str, int]) -> list[str]:
+        """Lines to say before finished work of a costly kind is done again.
+
+        Args:
+            again: rule -> finished jobs that will run again.
+        """
+        if not again:
+            return []
+        jobs = ", ".join(f"{count} {rule}" for rule, count in again.items())
+        lines = [
+            f"{sum(again.values())} finished jobs will run again ({jobs}): `cgddi why` tells what changed. "
+            "Their results are replaced one by one; undo the change to keep them."
+        ]
+        for cohort in self.canvas_cohorts:
+            came, went = self._growth(cohort)
+            if came:
+                lines.append(
+                    f"Cohort {cohort} has grown by {came} masked photo(s), and all that uses its canvases depends on them. To keep "
+                    "what is finished, give new photos a cohort of their own (`cgddi ingest --append` does)."
+                )
+            if went:
+                lines.append(
+                    f"Cohort {cohort} has lost {went} masked photo(s), and all that uses its canvases depends on them. To take a "
+                    "disease out of the results without that, keep its rows and name it in `drop_concepts`."
+                )
+        return lines
+
+    def _growth(self, cohort: str) -> tuple[int, int]:
+        """Masked photos that a cohort has gained and lost since its canvases were pooled."""
+        try:
+            pooled = json.loads(Path(self.paths.record("canvases", cohort=cohort)).read_text())["spec"]["inputs"]
+            before = {
+                image
+                for manifest in pooled["healthy"]
+                for image in json.loads((Path(self.paths.root) / manifest).with_suffix(".json").read_text())["spec"][
+                    "images"
+                ]
+            }
+        except (OSError, ValueError, KeyError):
+            return 0, 0
+        now = {image for images in self.healthy_batches[cohort].values() for image in images}
+        return len(now - before), len(before - now)
 
     # ---- photos and canvases -------------------------------------------------------------------
 
-    def masks_spec(self, cohort: str, batch: str) -> str:
-        """Spec of a masks job: with an automatic source, also what its masks come from."""
-        chosen = self.masks_settings(cohort)
-        source, files = chosen.source, self.mask_files(cohort, batch)
-        rows = [
-            {
-                "image_id": p.image_id,
-                "file": p.file,
-                "mask": p.mask if p.mask in files else None,
-                "concept": p.concept,
-                "skin_tone": p.skin_tone,
-                "malignant": p.malignant,
-                "group": p.group,
-            }
-            for p in self.batches[cohort][batch]
+    def photo_archives(self, photos: Iterable[Photo]) -> list[str]:
+        """Masks archives that hold the given photos."""
+        pairs = {(p.cohort, self.batch_of[p.image_id]) for p in photos}
+        return [self.paths.file("masks", cohort=cohort, batch=batch) for cohort, batch in sorted(pairs)]
+
+    def all_photos(self, cohorts: Iterable[str]) -> list[str]:
+        """Masks archives of whole cohorts."""
+        return [self.paths.file("masks", cohort=c, batch=b) for c in cohorts for b in self.batches[c]]
+
+    def all_healthy(self, cohorts: Iterable[str]) -> list[str]:
+        """Healthy archives of whole cohorts."""
+        return [self.paths.file("healthy", cohort=c, batch=b) for c in cohorts for b in self.healthy_batches.get(c, ())]
+
+    def all_canvases(self) -> list[str]:
+        """Archives of canvases."""
+        return [self.paths.file("canvases", cohort=cohort) for cohort in self.canvas_cohorts]
+
+    def all_mapped(self) -> list[str]:
+        """Archives of composites."""
+        return [self.paths.file("lesion_mapped", canvas_cohort=c, donor=d.image_id) for c, d in self.pairs]
+
+    def all_samples(self, scope: str | None = None) -> list[str]:
+        """Archives of samples; of one scope, or of all."""
+        return [
+            self.paths.file("semantic", scope=s, canvas_cohort=cohort, concept=concept)
+            for s, cohort, concept in self.samples
+            if scope in (None, s)
         ]
+
+    def _split(self, split: str, cohort: str) -> Job:
+        return Job({"stage": "split", "split": split, "cohort": cohort, "rows": self.split_rows(split, cohort)})
+
+    def _masks(self, cohort: str, batch: str) -> Job:
+        chosen, photos = self.masks_settings(cohort), self.batches[cohort][batch]
         facts: dict[str, Any] = {}
-        if source == "fedd":
+        inputs, options = {}, None
+        if chosen.source == "fedd":
             facts = self.fedd.masks_facts()
-        if source == "sam3":
-            facts["model"] = model_spec(self.config.models.sam3)
+            features, folder = self.fedd.mask_features(cohort, batch), self.fedd.segmenter(self.fedd.masks_from)
+            inputs = {
+                "features": features,
+                "segmenter": [f"{folder}/{n}" for n in ("weights.safetensors", "record.json")],
+            }
+            options = {"features": features, "segmenter": folder}
+        if chosen.source == "sam3":
+            facts["model"] = self.model(self.config.models.sam3)
         else:
             chosen = chosen.model_copy(update={"sam3": Sam3Settings()})
-        return self.spec("masks", settings=chosen, cohort=cohort, batch=batch, rows=rows, **facts)
+        rows = [
+            {
+                **self.photo(p, self.mask_file(p)),
+                **{key: getattr(p, key) for key in ("concept", "skin_tone", "malignant", "group")},
+            }
+            for p in photos
+        ]
+        return Job(self.spec("masks", chosen, cohort=cohort, batch=batch, rows=rows, **facts), inputs, options)
 
-    def healthy_spec(self, cohort: str, batch: str) -> str:
-        """Spec of a healthy job."""
-        model = model_spec(self.config.models.inpainting)
-        return self.spec("healthy", cohort=cohort, batch=batch, images=self.healthy_batches[cohort][batch], model=model)
+    def _healthy(self, cohort: str, batch: str) -> Job:
+        images, model = self.healthy_batches[cohort][batch], self.model(self.config.models.inpainting)
+        return Job(
+            self.spec("healthy", cohort=cohort, batch=batch, images=images, model=model),
+            {"photos": self.paths.file("masks", cohort=cohort, batch=batch)},
+        )
 
-    def canvases_spec(self, cohort: str) -> str:
-        """Spec of a canvases job."""
-        return self.spec("canvases", cohort=cohort, verdicts=self.verdicts.get(cohort, {}))
+    def _review(self) -> Job:
+        pairs = [(c, batch) for c in self.canvas_cohorts for batch in self.healthy_batches[c]]
+        inputs = {
+            "healthy": self.all_healthy(self.canvas_cohorts),
+            "photos": [self.paths.file("masks", cohort=cohort, batch=batch) for cohort, batch in pairs],
+            "canvases": [self.paths.file("canvases", "record", cohort=cohort) for cohort in self.canvas_cohorts],
+        }
+        spec = {"stage": "review", "revision": revision("canvases"), "template": _pages("canvases")}
+        return Job(spec, inputs)
 
-    def lesion_mapped_spec(self, cohort: str, donor: str) -> str:
-        """Spec of a lesion_mapped job."""
-        return self.spec("lesion_mapped", donor=donor, canvas_cohort=cohort)
+    def _canvases(self, cohort: str) -> Job:
+        verdicts = self.verdicts.get(cohort, {})
+        return Job(self.spec("canvases", cohort=cohort, verdicts=verdicts), {"healthy": self.all_healthy([cohort])})
+
+    def _lesion_mapped(self, canvas_cohort: str, donor: str) -> Job:
+        (photos,) = self.photo_archives([self.donors[donor]])
+        canvases = self.paths.file("canvases", cohort=canvas_cohort)
+        return Job(
+            self.spec("lesion_mapped", donor=donor, canvas_cohort=canvas_cohort),
+            {"photos": photos, "canvases": canvases},
+        )
 
     # ---- generators ------------------------------------------------------------------------------
 
-    def generator_spec(self, stage: str, scope: str, concept: str) -> str:
-        """Spec of one concept's token or adapter."""
-        return self.spec(
-            stage,
-            scope=scope,
-            concept=self._concept(concept),
-            images=[p.image_id for p in self.generator_photos(stage, scope, concept)],
-            model=model_spec(self.config.models.base),
-        )
+    def _split_of(self, scope: str, cohort: str) -> str:
+        """The split file that keeps a scope's generators away from test images; none for scope `all`."""
+        return "" if scope == "all" else self.paths.file("split", split=scope, cohort=cohort)
 
-    def semantic_spec(self, scope: str, cohort: str, concept: str) -> str:
-        """Spec of a semantic job."""
-        return self.spec(
+    def _generator(self, stage: str, scope: str, concept: str) -> Job:
+        photos = self.generator_photos(stage, scope, concept)
+        images, model = [p.image_id for p in photos], self.model(self.config.models.base)
+        spec = self.spec(stage, scope=scope, concept=self._concept(concept), images=images, model=model)
+        return Job(spec, {"photos": self.photo_archives(photos)})
+
+    def _embedding(self, scope: str, concept: str) -> Job:
+        return self._generator("embedding", scope, concept)
+
+    def _lora(self, scope: str, concept: str) -> Job:
+        job, priors = self._generator("lora", scope, concept), self.canvas_cohorts[:1]
+        more = {
+            "canvases": [self.paths.file("canvases", cohort=cohort) for cohort in priors],
+            "split": self._split_of(scope, priors[0]) if priors else "",
+            "embedding": self.paths.file("embedding", scope=scope, concept=concept),
+        }
+        return Job(job.spec, job.inputs | more)
+
+    def _semantic(self, scope: str, canvas_cohort: str, concept: str) -> Job:
+        spec = self.spec(
             "semantic",
             scope=scope,
-            canvas_cohort=cohort,
+            canvas_cohort=canvas_cohort,
             concept=self._concept(concept),
-            malignant=self.concept_label(concept),
-            model=model_spec(self.config.models.base),
+            malignant=self.concept_label(scope, concept),
+            model=self.model(self.config.models.base),
+        )
+        return Job(
+            spec,
+            {
+                "canvases": self.paths.file("canvases", cohort=canvas_cohort),
+                "split": self._split_of(scope, canvas_cohort),
+                "embedding": self.paths.file("embedding", scope=scope, concept=concept),
+                "lora": self.paths.file("lora", scope=scope, concept=concept),
+            },
         )
 
     def _concept(self, slug: str) -> dict[str, str]:
@@ -139,15 +364,47 @@ class Plan(Worklist):
 
     # ---- classifiers and report ----------------------------------------------------------------
 
-    def index_spec(self, split: str) -> str:
-        """Spec of an index job."""
+    def _index(self, split: str) -> Job:
         dropped = {"drop_concepts": sorted(self.config.drop_concepts)} if self.config.drop_concepts else {}
-        return self.spec("index", split=split, **dropped)
+        cohorts = self.split_cohorts(split)
+        inputs = {
+            "splits": [self.paths.file("split", split=split, cohort=cohort) for cohort in cohorts],
+            "photos": self.all_photos(cohorts),
+            "healthy": self.all_canvases() if "healthy" in self.sources else [],
+            "mapped": self.all_mapped() if "lesion_mapped" in self.sources else [],
+            "semantic": self.all_samples(self.scope_of(split)) if "semantic" in self.sources else [],
+        }
+        return Job(self.spec("index", split=split, **dropped), inputs)
 
-    def classify_spec(self, split: str, regime: str, method: str, run_seed: int) -> str:
-        """Spec of a classify job."""
-        chosen = self.config.regime(regime).model_dump(mode="json")
-        return self.spec("classify", split=split, regime=chosen, method=method, run_seed=run_seed)
+    def _audit(self, split: str, kind: str) -> Job:
+        inputs = {"index": self.paths.file("index", split=split), "photos": self.all_photos(self.split_cohorts(split))}
+        return Job(self.spec("audit", kind=kind, split=split), inputs)
+
+    def _leakage(self, split: str) -> Job:
+        return self._audit(split, "leakage")
+
+    def _classify(self, split: str, regime: str, method: str, run_seed: str) -> Job:
+        chosen, names = self.config.regime(regime), {"split": split, "method": method, "run_seed": run_seed}
+        spec = self.spec(
+            "classify", split=split, regime=chosen.model_dump(mode="json"), method=method, run_seed=int(run_seed)
+        )
+        inputs = {
+            "index": self.paths.file("index", split=split),
+            "leakage": self.paths.file("leakage", split=split),
+            "init": self.paths.file("classify", "weights", regime=chosen.init, **names) if chosen.init else "",
+        }
+        return Job(spec, inputs)
+
+    def _fairness(self) -> Job:
+        runs = self.config.runs
+        predictions = [
+            self.paths.file("classify", split=split, regime=regime, method=method, run_seed=seed)
+            for split in self.config.splits
+            for regime in runs.regimes
+            for method in runs.methods
+            for seed in runs.seeds
+        ]
+        return Job(self.spec("fairness"), {"predictions": predictions})
 
     @cached_property
     def human_masks(self) -> dict[str, dict[str, Any]]:
@@ -160,17 +417,83 @@ class Plan(Worklist):
                 found[name] = {"crop": chosen.crop, "id_map": chosen.id_map, "files": files}
         return found
 
-    @property
-    def reports_masks(self) -> bool:
-        """Whether the report has a section on masks and FEDD."""
-        return bool(self.config.fedd.study or self.automatic_cohorts)
+    def _report(self) -> Job:
+        cohorts, splits = self.canvas_cohorts, self.config.splits
+        masks = bool(self.config.fedd.study or self.automatic_cohorts)
+        human = {
+            cohort: chosen | {"files": {image: self.contents.file(file) for image, file in chosen["files"].items()}}
+            for cohort, chosen in self.human_masks.items()
+        }
+        facts = {"human_masks": human} if human else {}
+        generated = self.adapters if "semantic" in self.sources else []
+        inputs = {
+            "summary": self.paths.file("fairness"),
+            "audits": [self._audit_file(split, kind) for split in splits for kind in KINDS],
+            "index": [self.paths.file("index", split=split) for split in splits],
+            "samples": [self.paths.file("lora", "samples", scope=s, concept=c) for s, c in generated],
+            "review": self.paths.file("review"),
+            "healthy": self.all_healthy(cohorts),
+            "fedd": self.paths.file("fedd_tables") if self.config.fedd.study else "",
+            "masks": self.all_photos(self.by_cohort) if masks else [],
+            "canvases": self.all_canvases() if masks else [],
+            "mapped": self.all_mapped() if masks and "lesion_mapped" in self.sources else [],
+        }
+        triage = self.config.canvases.triage.model_dump(mode="json")
+        return Job(self.spec("report", triage=triage, template=_pages("report"), **facts), inputs)
 
-    def report_spec(self) -> str:
-        """Spec of the report."""
-        facts = {"human_masks": self.human_masks} if self.human_masks else {}
-        return self.spec("report", triage=self.config.canvases.triage.model_dump(mode="json"), **facts)
+    def _audit_file(self, split: str, kind: str) -> str:
+        return self.paths.file("audit", split=split, kind=kind)
+
+    def _export(self) -> Job:
+        names = [{"scope": scope, "concept": concept} for scope, concept in self.adapters]
+        inputs = {
+            "index": [self.paths.file("index", split=split) for split in self.config.splits],
+            "lora": [self.paths.file("lora", **name) for name in names],
+            "embedding": [self.paths.file("embedding", **name) for name in names],
+        }
+        return Job(self.spec("export"), inputs)
+
+    # ---- FEDD ----------------------------------------------------------------------------------------
+
+    def _fedd_features(self, cohort: str, timestep: str, features_batch: str) -> Job:
+        return Job(self.fedd.features_spec(cohort, int(timestep), features_batch))
+
+    def _fedd_segmenter(self, variant: str, subset: str, run_seed: str) -> Job:
+        return Job(
+            self.fedd.segmenter_spec(Segmenter(variant, subset, int(run_seed))),
+            {"features": [self.fedd.features(self.fedd.timestep)]},
+        )
+
+    def _fedd_probe(self, subset: str, timestep: str) -> Job:
+        return Job(self.fedd.probe_spec(subset, int(timestep)), {"features": [self.fedd.features(int(timestep))]})
+
+    def _fedd_baseline(self, network: str, subset: str, run_seed: str, task: str = "segmentation") -> Job:
+        return Job(self.fedd.baseline_spec(Baseline(task, network, subset, int(run_seed))))
+
+    def _fedd_classifier(self, network: str, subset: str, run_seed: str) -> Job:
+        return self._fedd_baseline(network, subset, run_seed, "classification")
+
+    def _fedd_tables(self) -> Job:
+        features = [self.fedd.features(self.fedd.timestep)]
+        return Job(
+            self.fedd.tables_spec(),
+            {"features": features, "runs": [f"{folder}/record.json" for folder in self.fedd.runs]},
+            {"features": features, "runs": self.fedd.runs},
+        )
+
+
+def only_name(concepts: Iterable[str]) -> str:
+    """Folder, below the results, of a run for some concepts only: it neither uses nor changes those of the whole."""
+    concepts = sorted(concepts)
+    return f"only-{concepts[0]}" + (f"-and-{len(concepts) - 1}-{spec_hash(concepts)[:6]}" if concepts[1:] else "")
+
+
+def _pages(stage: str) -> str:
+    """Hash of a stage's page templates: another one makes another page."""
+    files = sorted((PACKAGE / "stages" / stage).rglob("*.html"))
+    return spec_hash([[path.name, sha256(path.read_bytes())] for path in files])
 
 
 def safe_pattern(names: Iterable[str]) -> str:
-    """A wildcard constraint that matches exactly the given names."""
-    return "|".join(re.escape(name) for name in sorted(names)) or "(?!)"
+    """A regular expression that matches exactly these names, for wildcard constraints."""
+    return "|".join(map(re.escape, names)) or "(?!)"

@@ -7,9 +7,9 @@ the working directory, where snakemake runs; a file not found there is looked fo
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -152,9 +152,24 @@ def check_images(table: Table, known: dict[str, Concept], diseases: str) -> tupl
         elif not faults:
             photos.append(_photo(line, cells, known[cells["disease"]].slug, place))
     problems += _unknown_diseases(table.source, unknown, known, diseases)
+    photos = _padded(photos)
     problems.sort(key=lambda problem: problem.row or 0)
     concepts = {known[photo.disease].slug: known[photo.disease] for photo in photos}
     return Sheets(tuple(photos), concepts, table.source), problems
+
+
+def padded(image_id: str) -> str:
+    """An id of digits with the zeros in front that a spreadsheet takes away: six digits, as in DDI."""
+    return image_id.lstrip("0").zfill(6) if image_id.isascii() and image_id.isdigit() else image_id
+
+
+def _padded(photos: list[Photo]) -> list[Photo]:
+    """Photos with padded ids, where that leaves them unique: a sheet that a spreadsheet saved names the same photos."""
+    count = Counter(padded(photo.image_id) for photo in photos)
+    return [
+        replace(photo, image_id=new) if (new := padded(photo.image_id)) != photo.image_id and count[new] == 1 else photo
+        for photo in photos
+    ]
 
 
 class _Places:

@@ -1,15 +1,23 @@
-"""What every spec holds, whatever the job: which revision of its stage, which model. Read at every parse: light."""
+"""What a job is made from, as a file: `<results>/.plan/<rule>/<job>.<hash>.json` is an input of the job, so that a job runs again
+when that changes and for no other reason. Light: read at every parse.
+
+Beside the specs stand `.plan/places.json` (where photos and models lie, and keys that change no result: no input of any job),
+`.plan/digests.json` (what files hold, remembered) and `.plan/plan.json` (the plan of the run under way).
+"""
 
 from __future__ import annotations
 
-import hashlib
+import atexit
 import importlib
+import json
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from cgddi.core.archive import write_atomic
 from cgddi.core.errors import UserError
-from cgddi.plan.config import Model
+from cgddi.plan.content import Contents, spec_hash
 
 STAGES = (
     *("masks", "healthy", "canvases", "lesion_mapped", "embedding", "fedd", "lora", "semantic", "index", "audit"),
@@ -30,22 +38,94 @@ def revision(stage: str, job: str | None = None) -> int:
     return value[job] if isinstance(value, dict) else value
 
 
-@cache
-def model_spec(model: Model) -> dict[str, Any]:
-    """A model's identity for a spec. A local folder is fingerprinted: by content up to 64 MB, else by names and sizes."""
-    spec = model.model_dump()
-    folder = Path(model.source)
-    if folder.is_dir():
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        small = sum(path.stat().st_size for path in files) <= 64 << 20
-        digest = hashlib.sha256()
-        for path in files:
-            digest.update(f"{path.relative_to(folder)} {path.stat().st_size}\n".encode())
-            if small or path.suffix == ".json":
-                digest.update(path.read_bytes())
-        spec["fingerprint"] = digest.hexdigest()[:16]
-    elif model.source.startswith((".", "/", "~")):
-        raise UserError(
-            f"models: {model.source} is no folder. Download the model there, or name a hub id in the config."
-        )
-    return spec
+class SpecFiles:
+    """The spec files of a results folder.
+
+    Args:
+        results: the results folder.
+        contents: what files hold; its places are written beside the specs.
+        main: whether this process steers the run: it alone writes here.
+    """
+
+    def __init__(self, results: str, contents: Contents, main: bool = False):
+        self.folder, self.contents, self.main = Path(results) / ".plan", contents, main
+        self.neutral: dict[str, Any] = {}
+        """Hash of a spec's settings -> keys beside them that change no result."""
+        self.current: dict[str, set[str]] = {}
+        """Rule -> names of the spec files asked for in this process."""
+        self._there: dict[str, set[str]] = {}
+        if main:
+            atexit.register(contents.save)
+
+    def path(self, rule: str, job: str, spec: dict[str, Any], record: str | None) -> str:
+        """The spec's file, written if it is not there.
+
+        It is touched where the record beside the result names another spec: a result may have been made from a later one in a run
+        of which Snakemake knows nothing.
+
+        Args:
+            rule: the job's rule.
+            job: the job's name among those of the rule.
+            spec: the spec.
+            record: the record beside the result; None where there is none.
+        """
+        digest = spec_hash(spec)
+        name = f"{job}.{digest}.json"
+        path = self.folder / rule / name
+        self.current.setdefault(rule, set()).add(name)
+        if not self.main:
+            return str(path)
+        if rule not in self._there:
+            self._there[rule] = set(os.listdir(path.parent)) if path.parent.is_dir() else set()
+        if name not in self._there[rule]:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
+            temporary.write_text(json.dumps(spec, indent=1, sort_keys=True) + "\n", encoding="ascii")
+            temporary.replace(path)
+            self._there[rule].add(name)
+        elif record and self.contents.record(record) not in (None, digest):
+            os.utime(path)
+        return str(path)
+
+    def begin(self, plan: str, real: bool) -> None:
+        """Write where everything lies, and in a real run what its plan is, for the jobs on other nodes.
+
+        Args:
+            plan: digest of the plan.
+            real: whether jobs will run.
+        """
+        self.contents.save()
+        if real:
+            path = self.folder / "places.json"
+            try:
+                before = json.loads(path.read_text(encoding="ascii"))
+            except (OSError, ValueError):
+                before = {"places": {}, "neutral": {}}
+            places = before["places"] | self.contents.places
+            beside = {"places": places, "neutral": before["neutral"] | self.neutral}
+            write_atomic(path, json.dumps(beside, indent=0, sort_keys=True), alone=False)
+            write_atomic(self.folder / "plan.json", json.dumps({"plan": plan}) + "\n", alone=False)
+
+    def check(self, plan: str) -> None:
+        """Refuse to go on in a job whose plan is not that of the run it belongs to.
+
+        Raises:
+            UserError: they differ.
+        """
+        try:
+            started = json.loads((self.folder / "plan.json").read_text(encoding="ascii"))["plan"]
+        except (OSError, ValueError, KeyError):
+            return
+        if started != plan:
+            raise UserError(
+                "The config, a sheet or the code was changed since this run was started: its jobs would be made from two plans. "
+                "Stop the run (Ctrl-C), finish the changes and start it again; what is finished stays."
+            )
+
+    def prune(self) -> None:
+        """Remove the specs that jobs of this run had before, and their leftovers; call it when a run has finished."""
+        for rule, names in self.current.items():
+            jobs = {name.rsplit(".", 2)[0] for name in names}
+            for path in (self.folder / rule).glob("*.json"):
+                if path.name not in names and path.name.rsplit(".", 2)[0] in jobs:
+                    path.unlink(missing_ok=True)

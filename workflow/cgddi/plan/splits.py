@@ -1,8 +1,12 @@
-"""Train, validation and test assignments, one cohort at a time, so that a new cohort moves no image of an old one."""
+"""Train, validation and test assignments, one cohort at a time, so that a new cohort moves no image of an old one.
+
+`cgddi split` writes one cohort's assignment in one split, as the spec holds it: csv with image_id and role.
+"""
 
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
@@ -23,7 +27,7 @@ class SplitSettings(BaseModel):
 
     method: Literal["published", "stratified", "holdout", "cohorts", "out_of_tone"] = Field(
         "stratified",
-        description="published: scikit-learn's train_test_split over the rows in file order (FairDisCo, PatchAlign); "
+        description="published: scikit-learn's train_test_split over photos in the order of their numbers (FairDisCo, PatchAlign); "
         "stratified: by tone and malignancy, groups together, every concept keeps a training image; holdout: cohorts with "
         "role `evaluation` are the test; cohorts: test_cohorts are the test; out_of_tone: photos of test_tones are the test",
     )
@@ -34,6 +38,11 @@ class SplitSettings(BaseModel):
     test_tones: tuple[str, ...] = Field(
         (), description="method out_of_tone: these tones are the test; the others train"
     )
+
+
+def _number(image_id: str) -> list[tuple[int, str]]:
+    """Sort key of ids by the numbers in them, as DDI's rows stand."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.findall(r"[0-9]+|[^0-9]+", image_id)]
 
 
 def published_test(n: int, seed: int, fraction: float) -> set[int]:
@@ -78,7 +87,7 @@ def assign(
     """Roles of one cohort's photos.
 
     Args:
-        photos: all photos of one cohort, in file order.
+        photos: all photos of one cohort.
         cohort_role: "development" or "evaluation" (config key `cohorts.<name>.role`).
         settings: the split's settings.
         taken: group -> role in earlier cohorts; a stratified split lets a photo of such a group (the same patient, the same
@@ -98,6 +107,7 @@ def assign(
     elif settings.method == "out_of_tone":
         test = {photo.image_id for photo in photos if photo.skin_tone in settings.test_tones}
     elif settings.method == "published":
+        ids.sort(key=_number)
         test = {ids[i] for i in published_test(len(ids), settings.seed, settings.test)}
     else:
         taken = taken or {}
@@ -131,3 +141,17 @@ def gaps(photos: Iterable[Photo], roles: dict[str, str], settings: SplitSettings
         known = {photo.skin_tone for photo in photos}
         found += [f"no test photo of {tone} skin" for tone in sorted(known - present)]
     return found
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `cgddi split`."""
+    from cgddi.core.archive import csv_text, record_for, write_atomic, write_record
+    from cgddi.job.command import stage_parser
+
+    parser = stage_parser("split", __doc__)
+    parser.add_argument("--output", required=True, help="the table to write (.csv; its record is .json beside it)")
+    options = parser.parse_args(argv)
+    rows = [{"image_id": image_id, "role": role} for image_id, role in options.spec["rows"]]
+    write_atomic(options.output, csv_text(["image_id", "role"], rows))
+    write_record(options.output.removesuffix("csv") + "json", record_for(options.spec, photos=len(rows)))
+    return 0

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from cgddi.core.settings import Settings
+from cgddi.core.settings import Settings, located
 
 REVISION = 1
 
@@ -18,7 +18,7 @@ class FeatureSettings(Settings):
     """What images are compared by. The figures FID and KID are only comparable between runs with equal features."""
 
     backbone: str = Field("resnet18", description="timm backbone whose pooled features are used; not used by `pixels`")
-    weights: str = Field(
+    weights: str = located(
         "hub",
         description="`hub` (the backbone's pretrained weights, from the hub or its cache), `random` (seeded; only relative "
         "values mean anything), `pixels` (16x16 colour thumbnails, no network), or a local .safetensors file",

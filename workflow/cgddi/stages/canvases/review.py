@@ -8,7 +8,6 @@ note). Name that file in the config: its verdicts override the triage, image by 
 
 from __future__ import annotations
 
-import argparse
 import base64
 import io
 import json
@@ -24,6 +23,7 @@ from tqdm import tqdm
 from cgddi.core.archive import Archive, write_atomic
 from cgddi.core.images import BACKGROUND, CLASS_COLOURS, CLASSES, decode_png
 from cgddi.core.overlay import heat, overlay
+from cgddi.job.command import stage_parser
 from cgddi.stages.canvases.verdicts import read_review
 
 SHOWN_SCORES = (
@@ -134,9 +134,7 @@ def _embedded(picture: np.ndarray, size: int) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Run `cgddi review`."""
-    parser = argparse.ArgumentParser(
-        prog="cgddi review", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = stage_parser("review", __doc__)
     parser.add_argument("--healthy", nargs="+", required=True, help="healthy archives (.tar) to review")
     parser.add_argument("--photos", nargs="+", default=[], help="masks archives they were made from, to show the masks")
     parser.add_argument("--canvases", nargs="+", default=[], help="canvases archives, to show what the triage proposes")

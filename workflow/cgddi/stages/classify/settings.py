@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from cgddi.core.settings import located
+
 REVISION = 1
 
 METHODS = ("baseline", "fairdisco", "patchalign", "reweighting", "resampling")
@@ -95,7 +97,7 @@ class Training(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     backbone: str | None = Field(None, description="timm backbone (ResNet-18; PatchAlign: ViT-B/16)")
-    weights: str | None = Field(
+    weights: str | None = located(
         None,
         description="`hub` (timm's pretrained weights, from the hub or its cache), `random`, or a local .safetensors file",
     )
@@ -115,11 +117,11 @@ class LabelTexts(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    file: str | None = Field(
+    file: str | None = located(
         None,
         description=".safetensors file with tensor `embeddings` (m, d) and metadata `labels`, a JSON list of m concept slugs",
     )
-    text_encoder: str | None = Field(
+    text_encoder: str | None = located(
         None,
         description="text encoder that embeds the texts: its local folder, or the folder or hub id of a diffusers model with one",
     )

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from cgddi.core.settings import Settings
+from cgddi.core.settings import Settings, located
 
 REVISION = 1
 
@@ -33,7 +33,7 @@ class HealthySettings(Settings):
     guidance: float = Field(
         4.0, ge=0, le=50, description="guidance scale (diffusers' default for Kandinsky 2.2; not published)"
     )
-    prior: str = Field(
+    prior: str = located(
         "kandinsky-community/kandinsky-2-2-prior",
         description="model of the prior, when the model is a Kandinsky 2.2 decoder alone",
     )

@@ -25,6 +25,7 @@ from PIL import Image
 from cgddi.core.archive import Archive, write_atomic
 from cgddi.core.errors import UserError
 from cgddi.core.images import CLASS_COLOURS, decode_png, to_photo
+from cgddi.job.spec import read_spec
 
 
 def export(archives: Iterable[str | Path], folder: str | Path, only: str = "all") -> Counter[str]:
@@ -47,9 +48,8 @@ def export(archives: Iterable[str | Path], folder: str | Path, only: str = "all"
     for archive in opened:
         if archive.record["spec"].get("stage") != "masks":
             raise UserError(f"{archive.path}: is no masks archive. Name archives under masks/ of the results.")
-        files.update(
-            {(archive.record["spec"]["cohort"], r["image_id"]): r["file"] for r in archive.record["spec"]["rows"]}
-        )
+        spec = read_spec(archive.record_path)
+        files.update({(spec["cohort"], row["image_id"]): row["file"] for row in spec["rows"]})
     stems = Counter(Path(file).stem for file in files.values())
     for archive in opened:
         for row in archive.rows:

@@ -1,0 +1,43 @@
+"""The jobs that a target needs, found as Snakemake finds them: from its inputs, by the names of the files."""
+
+from __future__ import annotations
+
+import re
+
+from cgddi.plan.paths import RESULTS
+
+PATTERNS = [
+    (rule, re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]+?)", re.escape(result.base)) + re.escape(ending)))
+    for rule, result in RESULTS.items()
+    for ending in result.files.values()
+]
+
+
+def job_of(path: str) -> tuple[str, dict[str, str]]:
+    """Rule and wildcards of the job that makes a file."""
+    found = [(rule, match.groupdict()) for rule, pattern in PATTERNS if (match := pattern.fullmatch(path))]
+    return next((job for job in found if job[0] == "leakage"), None) or found[0]
+
+
+def jobs(plan, *targets: str) -> dict[tuple, object]:
+    """(rule, values of its wildcards) -> job, of all that the targets (rules without wildcards) need."""
+    root, found = f"{plan.config.results}/", {}
+    waiting = [(rule, {}) for rule in targets or ("report",)]
+    if not targets:
+        waiting += [job_of(path.removeprefix(root)) for path in plan.every_archive(plan.sources)]
+        waiting += [("fedd_tables", {})] if plan.config.fedd.study else []
+    while waiting:
+        rule, wildcards = waiting.pop()
+        key = rule, *(wildcards[name] for name in RESULTS[rule].wildcards)
+        if key not in found:
+            found[key] = job = plan.job(rule, **wildcards)
+            for files in job.inputs.values():
+                for path in [files] if isinstance(files, str) else files:
+                    waiting.append(job_of(path.removeprefix(root)))
+    return found
+
+
+def counts(plan, *targets: str) -> dict[str, int]:
+    """Rule -> number of jobs."""
+    rules = [key[0] for key in jobs(plan, *targets)]
+    return {rule: rules.count(rule) for rule in rules}

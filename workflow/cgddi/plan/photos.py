@@ -1,0 +1,277 @@
+"""The photos of one configuration: their concepts, roles and batches, and what is made of each. Light: read at every parse.
+
+Nothing here depends on the order of the sheet's rows: photos stand in the order of their ids, concepts of their slugs, and of the
+cohorts the largest is first.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import cached_property
+
+from cgddi.core.errors import InvalidInput, Problem
+from cgddi.plan.config import Cohort, Config
+from cgddi.plan.models import locked
+from cgddi.plan.sheets import Concept, Photo, check_files, load_sheets
+from cgddi.plan.splits import SplitSettings, assign, gaps
+from cgddi.stages.masks.settings import MasksSettings
+
+
+class Photos:
+    """The photos of one configuration, by cohort, with their concepts, roles and settings.
+
+    Args:
+        config: the checked configuration.
+
+    Raises:
+        InvalidInput: the sheets or the config's names have problems; all of them at once.
+    """
+
+    def __init__(self, config: Config):
+        self.config = config = locked(config)
+        sheets = load_sheets(config.images, config.diseases)
+        self.photos, self.concepts = self._resolve_mixed(sheets.photos, sheets.concepts)
+        cohorts: dict[str, list[Photo]] = defaultdict(list)
+        for photo in self.photos:
+            cohorts[photo.cohort].append(photo)
+        self.by_cohort = {name: cohorts[name] for name in sorted(cohorts, key=lambda c: (-len(cohorts[c]), c))}
+        """Cohort -> its photos, the largest cohort first."""
+        problems = check_files(sheets)
+        problems += [
+            Problem("config", "no such concept", "Name slugs of the disease sheet.", None, key, slug)
+            for key in ("only_concepts", "drop_concepts")
+            for slug in getattr(config, key)
+            if slug not in self.concepts
+        ]
+        named = [*((f"cohorts.{name}", name) for name in config.cohorts), ("first_cohort", config.first_cohort)]
+        problems += [
+            Problem("config", "no photo of this cohort in the image sheet", "Fix the name.", None, key, name)
+            for key, name in named
+            if name is not None and name not in self.by_cohort
+        ]
+        if problems:
+            raise InvalidInput(problems)
+        self.roles = {name: self._roles(split) for name, split in config.splits.items()}
+
+    def _resolve_mixed(
+        self, photos: Iterable[Photo], concepts: Mapping[str, Concept]
+    ) -> tuple[list[Photo], dict[str, Concept]]:
+        """Photos by id and concepts by slug, after the policy on concepts that hold malignant and benign photos (config key
+        `mixed_malignancy`). Photos that only test classifiers make no concept mixed."""
+        photos = sorted(photos, key=lambda photo: photo.image_id)
+        concepts = {slug: concepts[slug] for slug in sorted(concepts)}
+        labels: dict[str, set[bool | None]] = defaultdict(set)
+        for photo in photos:
+            if self.cohort(photo.cohort).role == "development":
+                labels[photo.concept].add(photo.malignant)
+        mixed = sorted(slug for slug, seen in labels.items() if {True, False} <= seen)
+        policy = self.config.mixed_malignancy
+        if policy == "error" and mixed:
+            what, remedy = "has malignant and benign photos", "Split it in the disease sheet, or set mixed_malignancy."
+            raise InvalidInput([Problem(self.config.images, f"concept {slug} {what}", remedy) for slug in mixed])
+        if policy != "split":
+            return photos, concepts
+        names = {True: "malignant", False: "benign", None: "unlabelled"}
+        renamed = [replace(p, concept=f"{p.concept}-{names[p.malignant]}") if p.concept in mixed else p for p in photos]
+        for slug in mixed:
+            whole = concepts.pop(slug)
+            for label in {p.malignant for p in photos if p.concept == slug}:
+                new = f"{slug}-{names[label]}"
+                concepts[new] = replace(whole, slug=new, name=f"{whole.name} ({names[label]})", token=f"<{new}>")
+        return renamed, {slug: concepts[slug] for slug in sorted(concepts)}
+
+    def cohort(self, name: str) -> Cohort:
+        """Settings of a cohort."""
+        return self.config.cohorts.get(name, Cohort())
+
+    def masks_settings(self, cohort: str) -> MasksSettings:
+        """Masks settings of a cohort: the section's, with the keys it has of its own."""
+        return self.config.masks_of(cohort)
+
+    @cached_property
+    def automatic_cohorts(self) -> list[str]:
+        """Cohorts whose masks are made, not given."""
+        return [name for name in self.by_cohort if self.masks_settings(name).source != "human"]
+
+    @cached_property
+    def development(self) -> list[str]:
+        """Cohorts from which images are generated."""
+        return [name for name in self.by_cohort if self.cohort(name).role == "development"]
+
+    # ---- splits ------------------------------------------------------------------------------------
+
+    def _roles(self, split: SplitSettings) -> dict[str, str]:
+        roles: dict[str, str] = {}
+        groups: dict[str, str] = {}
+        for cohort, photos in self.by_cohort.items():
+            new = assign(photos, self.cohort(cohort).role, split, groups)
+            roles.update(new)
+            for photo in photos:
+                if photo.image_id in new:
+                    groups.setdefault(photo.group or photo.image_id, new[photo.image_id])
+        return roles
+
+    def split_rows(self, split: str, cohort: str) -> list[tuple[str, str]]:
+        """(image_id, role) of one cohort in one split."""
+        roles = self.roles[split]
+        return [(p.image_id, roles[p.image_id]) for p in self.by_cohort[cohort] if p.image_id in roles]
+
+    def split_cohorts(self, split: str) -> list[str]:
+        """Cohorts that take part in a split."""
+        return [cohort for cohort in self.by_cohort if self.split_rows(split, cohort)]
+
+    def untestable(self) -> list[Problem]:
+        """What keeps splits from being tested: classes and tones without a test photo. It matters where classifiers are trained."""
+        return [
+            Problem("config", f"the split has {gap}", "Change its method, seed or shares.", None, f"splits.{name}")
+            for name, split in self.config.splits.items()
+            for gap in gaps(self.photos, self.roles[name], split)
+        ]
+
+    # ---- batches and canvases ----------------------------------------------------------------------
+
+    @cached_property
+    def batches(self) -> dict[str, dict[str, list[Photo]]]:
+        """cohort -> batch name (`<slug>.<k>`) -> photos; a batch holds one concept."""
+        found: dict[str, dict[str, list[Photo]]] = {}
+        size = self.config.images_per_job
+        for cohort, photos in self.by_cohort.items():
+            groups: dict[str, list[Photo]] = defaultdict(list)
+            for photo in photos:
+                groups[photo.concept].append(photo)
+            found[cohort] = {
+                f"{slug}.{k:03d}": groups[slug][start : start + size]
+                for slug in sorted(groups)
+                for k, start in enumerate(range(0, len(groups[slug]), size))
+            }
+        return found
+
+    @cached_property
+    def batch_of(self) -> dict[str, str]:
+        """image_id -> name of its batch."""
+        return {p.image_id: name for batches in self.batches.values() for name, batch in batches.items() for p in batch}
+
+    def generates(self, photo: Photo) -> bool:
+        """Whether a photo may become a donor, a canvas or a generator's training image."""
+        only = self.config.only_concepts
+        return photo.cohort in self.development and (not only or photo.concept in only)
+
+    @cached_property
+    def _masked(self) -> dict[str, list[Photo]]:
+        automatic = set(self.automatic_cohorts)
+        return {
+            name: [p for p in photos if (p.mask or name in automatic) and self.generates(p)]
+            for name, photos in self.by_cohort.items()
+        }
+
+    def masked(self, cohort: str) -> list[Photo]:
+        """Photos of a cohort that generate and have a mask file, or get a mask made (which may turn out to be of no use)."""
+        return self._masked[cohort]
+
+    def mask_file(self, photo: Photo) -> str | None:
+        """The mask file of the sheet that a masks job reads for a photo."""
+        chosen = self.masks_settings(photo.cohort)
+        return photo.mask if chosen.source == "human" or chosen.prefer_human else None
+
+    @cached_property
+    def healthy_batches(self) -> dict[str, dict[str, list[str]]]:
+        """cohort -> batch -> ids of its masked photos; batches without any are left out."""
+        found: dict[str, dict[str, list[str]]] = {}
+        for cohort in self.development:
+            for photo in self.masked(cohort):
+                batch = found.setdefault(cohort, {}).setdefault(self.batch_of[photo.image_id], [])
+                batch.append(photo.image_id)
+        return found
+
+    @cached_property
+    def canvas_cohorts(self) -> list[str]:
+        """Development cohorts that have at least one masked photo: first the one whose canvases every concept meets."""
+        return sorted(self.healthy_batches, key=lambda name: name != self.config.first_cohort)
+
+    def canvases_for(self, cohorts: Iterable[str]) -> list[str]:
+        """Canvas cohorts that donors or concepts of the given cohorts meet (config key `canvas_cohorts`)."""
+        if self.config.canvas_cohorts == "all":
+            return self.canvas_cohorts
+        wanted = {*cohorts, *self.canvas_cohorts[:1]}
+        return [cohort for cohort in self.canvas_cohorts if cohort in wanted]
+
+    @cached_property
+    def pairs(self) -> list[tuple[str, Photo]]:
+        """(canvas cohort, donor) of every lesion_mapped job."""
+        return [
+            (c, donor)
+            for d in self.canvas_cohorts
+            for donor in self.masked(d)
+            if donor.concept not in self.config.drop_concepts
+            for c in self.canvases_for([d])
+        ]
+
+    @cached_property
+    def donors(self) -> dict[str, Photo]:
+        """image_id -> donor."""
+        return {donor.image_id: donor for _, donor in self.pairs}
+
+    # ---- generators --------------------------------------------------------------------------------
+
+    @cached_property
+    def scopes(self) -> list[str]:
+        """Sets of photos that generators train on: the splits' names, or "all"."""
+        return list(dict.fromkeys(map(self.scope_of, self.config.splits)))
+
+    def scope_of(self, split: str) -> str:
+        """The scope whose generators serve a split."""
+        return "all" if self.config.generator_scope == "all" else split
+
+    @cached_property
+    def training(self) -> dict[tuple[str, str], list[Photo]]:
+        """(scope, concept) -> photos its token and adapter train on."""
+        found: dict[tuple[str, str], list[Photo]] = defaultdict(list)
+        for scope in self.scopes:
+            for photo in self.photos:
+                if self.generates(photo) and (scope == "all" or self.roles[scope].get(photo.image_id) == "train"):
+                    found[scope, photo.concept].append(photo)
+        return dict(found)
+
+    def generator_photos(self, stage: str, scope: str, concept: str) -> list[Photo]:
+        """Photos an embedding or lora job trains on: the concept's, or the whole scope's (`embedding.images: all`)."""
+        if stage == "embedding" and self.config.embedding.images == "all":
+            return [p for (other, _), photos in self.training.items() if other == scope for p in photos]
+        return self.training[scope, concept]
+
+    def concept_label(self, scope: str, concept: str) -> bool | None:
+        """Malignancy that samples of a concept carry: the one its training photos agree on, else None."""
+        labels = {photo.malignant for photo in self.training[scope, concept]}
+        return labels.pop() if len(labels) == 1 else None
+
+    @cached_property
+    def adapters(self) -> list[tuple[str, str]]:
+        """(scope, concept) of every adapter that is wanted: all that can be trained, but for dropped concepts."""
+        return [(scope, concept) for scope, concept in self.training if concept not in self.config.drop_concepts]
+
+    @cached_property
+    def samples(self) -> list[tuple[str, str, str]]:
+        """(scope, canvas cohort, concept) of every semantic job."""
+        return [
+            (scope, cohort, concept)
+            for scope, concept in self.adapters
+            if len(photos := self.training[scope, concept]) >= self.config.sample_min_images
+            for cohort in self.canvases_for({p.cohort for p in photos})
+        ]
+
+    # ---- classifiers -------------------------------------------------------------------------------
+
+    @cached_property
+    def regimes(self) -> list[str]:
+        """Regimes that are trained: those of `runs.regimes`, and those they start from."""
+        found = dict.fromkeys(self.config.runs.regimes)
+        for name in self.config.runs.regimes:
+            while (name := self.config.regime(name).init) is not None:
+                found[name] = None
+        return list(found)
+
+    @cached_property
+    def sources(self) -> set[str]:
+        """Kinds of image that some regime learns from: real, healthy, lesion_mapped, semantic."""
+        return {source for name in self.regimes for source in self.config.regime(name).sources}
