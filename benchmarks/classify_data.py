@@ -45,6 +45,7 @@ def _write(root: Path):
         {**columns, "label": [int(row["malignant"]) for row in made], "archive": str(root / "photos.tar")}
     )
     table["tone_id"] = table["tone"].map({tone: place for place, tone in enumerate(TONES)})
+    table["sha256"] = [row["sha256"] for row in made]
     table["start"], table["size"] = zip(*(row["members"]["png"] for row in made), strict=True)
     return table
 
@@ -55,8 +56,8 @@ def _reference(root: Path, settings, workers: int, batch: int):
     from torchvision import datasets, transforms
 
     chain = [
-        transforms.RandomResizedCrop(settings.resize_to, scale=settings.crop_scale),
-        transforms.RandomRotation(settings.rotation),
+        transforms.RandomResizedCrop(settings.resize_to, scale=(0.8, 1.0)),
+        transforms.RandomRotation(15),
         transforms.RandomHorizontalFlip(),
         transforms.CenterCrop(settings.image_size),
         transforms.ToTensor(),
@@ -81,11 +82,11 @@ def run() -> list[dict]:
     """Two rows: images per second of the data path at full size, and epochs per minute of a small classifier."""
     import timm
     import torch
-    from cgddi.stages.classify.data import ArchiveImages, loader, to_input
+    from cgddi.stages.classify.data import Pictures, augment, random_views
     from cgddi.stages.classify.methods import Baseline
-    from cgddi.stages.classify.sampling import BalancedSampler, sampling_weights
-    from cgddi.stages.classify.settings import ClassifySettings, training_of
-    from cgddi.stages.classify.train import train
+    from cgddi.stages.classify.rows import Rows
+    from cgddi.stages.classify.settings import REGIMES, ClassifySettings
+    from cgddi.stages.classify.train import accelerator_for, train
     from torch.nn import functional
     from tqdm import tqdm
 
@@ -99,41 +100,52 @@ def run() -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         table = _write(root)
-        full = ClassifySettings(workers=workers)
-        batches = loader(
-            ArchiveImages(table, full, 1), BalancedSampler(sampling_weights(table, "class"), COUNT, 1), 32, workers
-        )
+        full = ClassifySettings()
+        pictures = {
+            "kept": Pictures(table, full, False, max(1, workers)),
+            "read at every draw": Pictures(table, full, False, max(1, workers), memory=0),
+        }
         plain = _reference(root, full, workers, 32)
-
-        def ours() -> None:
-            for pixels, *_ in batches:
-                to_input(pixels, device, device.type == "cuda")
 
         def reference() -> None:
             for pixels, _ in plain:
                 pixels.to(device)
 
-        here = f"{COUNT} pictures of {SIDE} px, {workers} workers, {device.type}"
-        fast, slow = _rate(ours, reference, COUNT, clock)
-        names = {
-            "name": "classify_data",
-            "unit": "images/s",
-            "against": "ImageFolder on an unpacked folder",
-            "setting": here,
-        }
-        rows.append({**names, "ours": round(fast, 1), "reference": round(slow, 1), "ratio": round(fast / slow, 2)})
+        for how, held in pictures.items():
 
+            def ours(held=held) -> None:
+                rng = np.random.default_rng(0)
+                views = torch.from_numpy(random_views(COUNT, rng)).to(device)
+                places = np.array_split(rng.integers(0, COUNT, COUNT), range(32, COUNT, 32))
+                for number, pixels in enumerate(held.batches(places)):
+                    augment(pixels.to(device), views[32 * number :][: len(pixels)], full)
+
+            fast, slow = _rate(ours, reference, COUNT, clock)
+            names = {
+                "name": "classify_data",
+                "unit": "images/s",
+                "against": "ImageFolder on an unpacked folder",
+                "setting": f"{COUNT} pictures of {SIDE} px, {how}, {workers} workers, {device.type}",
+            }
+            rows.append({**names, "ours": round(fast, 1), "reference": round(slow, 1), "ratio": round(fast / slow, 2)})
+
+        net = {"backbone": "resnet18", "weights": "random", "epochs": 1, "batch_size": 32}
         small = ClassifySettings(
-            workers=workers, image_size=224 if device.type == "cuda" else 64, max_train_images=EPOCH
+            image_size=224 if device.type == "cuda" else 64,
+            images_per_epoch=EPOCH,
+            training=net,
+            selection="last",
+            precision="bf16" if device.type == "cuda" else "fp32",
         )
-        training = training_of(small, "baseline").model_copy(update={"epochs": 1, "batch_size": 32})
+        accelerator = accelerator_for(small, None)
         model = Baseline(timm.create_model("resnet18", num_classes=0), 2)
         other = timm.create_model("resnet18", num_classes=2).to(device)
         optimizer = torch.optim.Adam(other.parameters(), lr=1e-4)
         plain_small = _reference(root, small, workers, 32)
+        chosen = Rows(table, table, table, ("benign", "malignant"))
 
         def epoch() -> None:
-            train(model, table, None, "baseline", small, training, device, 1)
+            train(accelerator, model, chosen, REGIMES["real"], "baseline", small, 1, max(1, workers))
 
         def plain_epoch() -> None:
             other.train()

@@ -133,7 +133,7 @@ def test_a_partial_section_keeps_the_other_defaults(tmp_path):
         {
             "models": {"base": {"revision": "X"}, "inpainting": None},
             "lora": None,
-            "classify": {"label_texts": {"template": "skin with {concept}"}, "training": {"epochs": 3}},
+            "classify": {"label_texts": {}, "training": {"epochs": 3}},
             "cohorts": {"clinic": None},
             "regimes": {"two_to_one": {"sources": ["real", "semantic"], "ratio": 2}},
         }

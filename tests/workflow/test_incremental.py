@@ -141,7 +141,7 @@ def test_a_hyper_parameter_of_one_stage(copy):
 
 
 def test_a_classifier_setting_reruns_classifiers_only(copy):
-    change(copy, {"classify": {"rotation": 10}})
+    change(copy, {"classify": {"images_per_epoch": 48}})
     assert counts(copy, *RUN) == {"classify": 3, "fairness": 1, "report": 1}
 
 

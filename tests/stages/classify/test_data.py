@@ -1,4 +1,4 @@
-"""The data path: byte ranges, augmentation against torchvision, sampling, verification."""
+"""The data path: pictures by byte range, their test view and their random views against torchvision's."""
 
 from __future__ import annotations
 
@@ -10,198 +10,162 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from cgddi.core.archive import read_member
-from cgddi.core.errors import InvalidInput, UserError
-from cgddi.stages.classify.augment import crop_box, train_picture
-from cgddi.stages.classify.augment import test_picture as fixed_view
-from cgddi.stages.classify.data import MEAN, STD, ArchiveImages, InOrder, loader, to_input, verify
+from cgddi.core.archive import ArchiveWriter, read_member, sha256
+from cgddi.core.errors import InvalidInput
+from cgddi.core.images import encode_png
+from cgddi.stages.classify.data import Pictures, augment, normalise, random_views
 from cgddi.stages.classify.rows import choose_rows
-from cgddi.stages.classify.sampling import BalancedSampler, Shuffled, sampling_weights
 from cgddi.stages.classify.settings import REGIMES, ClassifySettings
 from cgddi.stages.index.command import main as index_main
 from PIL import Image
-from torchvision.transforms import RandomResizedCrop, v2
+from torchvision import transforms
+from torchvision.transforms import v2
 
 from tests.stages.index.world import make_world
 
-SETTINGS = ClassifySettings(image_size=32, min_concept_images=1, workers=0)
+SETTINGS = ClassifySettings(image_size=32, min_concept_images=1)
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 @pytest.fixture(scope="module")
-def index(tmp_path_factory):
+def rows(tmp_path_factory):
     root = tmp_path_factory.mktemp("world")
     world = make_world(root)
-    index_main(
-        ["--spec", json.dumps({"stage": "index", "versions": {}, "split": "t"}), *world.index_args(root / "i.parquet")]
-    )
-    return pd.read_parquet(root / "i.parquet")
+    spec = json.dumps({"stage": "index", "split": "t"})
+    index_main(["--spec", spec, *world.index_args(root / "i.parquet")])
+    return choose_rows(pd.read_parquet(root / "i.parquet"), REGIMES["mixed"], SETTINGS, 1)
 
 
-@pytest.fixture(scope="module")
-def rows(index):
-    return choose_rows(index, REGIMES["mixed"], SETTINGS, 1)
-
-
-def photo(width=90, height=70):
+def photo(width=80, height=80):
     y, x = np.mgrid[:height, :width]
     smooth = np.stack([127 + 100 * np.sin(x / 9), 127 + 100 * np.cos(y / 7), 127 + 100 * np.sin((x + y) / 11)], -1)
     return Image.fromarray(smooth.astype(np.uint8))
 
 
+def archived(tmp_path, *pictures):
+    """Index rows of pictures in an archive of their own."""
+    with ArchiveWriter(tmp_path / "p.tar", {"stage": "masks"}) as archive:
+        for n, picture in enumerate(pictures):
+            archive.add(f"p{n}", {"png": encode_png(np.asarray(picture))}, {"id": f"p{n}"})
+    lines = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    places = [dict(zip(("start", "size"), line["members"]["png"], strict=True)) for line in lines]
+    return pd.DataFrame(
+        [{**line, **place, "archive": str(tmp_path / "p.tar")} for line, place in zip(lines, places, strict=True)]
+    )
+
+
 @pytest.mark.parametrize("size", [(90, 70), (64, 64), (40, 120)])
-def test_fixed_view_is_resize_and_centre_crop(size):
+def test_the_test_view_is_the_published_one(tmp_path, size):
     settings = ClassifySettings(image_size=56, resize=64)
-    reference = v2.Compose([v2.Resize(64), v2.CenterCrop(56)])(photo(*size))
-    found = fixed_view(photo(*size), settings).transpose(1, 2, 0).astype(int)
-    assert found.shape == (56, 56, 3)
-    assert np.abs(found - np.asarray(reference, int)).mean() < 4
-
-
-def test_train_view_without_randomness_is_the_resized_centre():
-    settings = ClassifySettings(image_size=56, resize=64, rotation=0, hflip=0, crop_scale=(1, 1))
-    square = photo(80, 80)
-    found = train_picture(square, settings, np.random.default_rng(0))
-    boxed = np.asarray(square.resize((64, 64), Image.Resampling.BILINEAR, reducing_gap=2.0))[4:60, 4:60].transpose(
-        2, 0, 1
+    published = transforms.Compose(
+        [transforms.Resize(64), transforms.CenterCrop(56), transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
     )
-    rng = np.random.default_rng(0)
-    while not np.array_equal(found, boxed):
-        found = train_picture(
-            square, settings, rng
-        )  # the aspect ratio is drawn too; a draw that does not fit gives the whole
-    mirrored = train_picture(square, settings.model_copy(update={"hflip": 1.0}), np.random.default_rng(3))
-    plain = train_picture(square, settings, np.random.default_rng(3))
-    assert np.array_equal(mirrored, plain[:, :, ::-1])
+    found = normalise(Pictures(archived(tmp_path, photo(*size)), settings, True, 1)[np.array([0])])
+    assert torch.allclose(found[0], published(photo(*size)), atol=1e-5)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_train_view_rotates_as_pillow_does(seed):
-    settings = ClassifySettings(image_size=56, resize=64, rotation=40, hflip=0)
-    turned = train_picture(photo(), settings, np.random.default_rng(seed)).transpose(1, 2, 0)
-    level = train_picture(
-        photo(), settings.model_copy(update={"image_size": 64, "rotation": 0}), np.random.default_rng(seed)
-    )
-    rng = np.random.default_rng(seed)
-    straight = Image.fromarray(np.ascontiguousarray(level.transpose(1, 2, 0)))
-    crop_box(photo().size, settings.crop_scale, rng)
-    angle = rng.uniform(-40, 40)
+def test_published_sizes():
+    assert ClassifySettings().resize_to == 256 and ClassifySettings().image_size == 224
+
+
+@pytest.mark.parametrize("case", range(6))
+def test_a_random_view_is_crop_rotation_mirroring_and_centre_crop_as_torchvision_has_them(tmp_path, case):
+    settings = ClassifySettings(image_size=56, resize=64)
+    side = 70
+    left, top, width, height = 2 + case, 5, 60 - 2 * case, 55 + case
+    degrees, mirrored = (4 + 2 * case) * (-1) ** (case // 2), case % 2 == 1
+    kept = Pictures(archived(tmp_path, photo(side, side)), settings, False, 1)[np.array([0, 0])]
+    assert kept.shape == (2, 3, side, side) and np.array_equal(kept[0].permute(1, 2, 0), np.asarray(photo(side, side)))
+    centre = [(2 * left + width) / side - 1, (2 * top + height) / side - 1]
+    view = [*centre, width / side, height / side, np.radians(degrees), -1 if mirrored else 1]
+    found = augment(kept, torch.tensor([[0, 0, 1, 1, 0, 1], view]).float(), settings)
+    whole = v2.functional.center_crop(v2.functional.resize(kept[0].float(), [64, 64]), [56, 56])
+    assert (found[0] - normalise(whole)).abs().mean() < 0.02, "each picture has a view of its own"
+    cropped = v2.functional.resized_crop(kept[1].float(), top, left, height, width, [64, 64])
     differences = []
-    for sign in (1, -1):
-        reference = np.asarray(straight.rotate(sign * angle, Image.Resampling.NEAREST))[4:60, 4:60]
-        differences.append(np.abs(reference.astype(int) - turned.astype(int)).mean())
-    assert min(differences) < 2 < max(differences)
+    for sign in (1, -1):  # which way is positive differs; the view is symmetrical
+        turned = v2.functional.rotate(cropped, sign * degrees, v2.InterpolationMode.BILINEAR)
+        turned = v2.functional.horizontal_flip(turned) if mirrored else turned
+        differences.append(float((found[1] - normalise(v2.functional.center_crop(turned, [56, 56]))).abs().mean()))
+    assert min(differences) < 0.01 < 0.02 < max(differences)
 
 
-def test_random_crops_cover_the_share_of_area_torchvision_draws():
-    rng = np.random.default_rng(0)
-    boxes = np.asarray([crop_box((256, 256), (0.8, 1.0), rng) for _ in range(2000)])
-    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / 256**2
+def test_what_rotation_brings_in_is_black():
+    settings = ClassifySettings(image_size=64, resize=64)
+    white = torch.full((1, 3, 64, 64), 255, dtype=torch.uint8)
+    found = augment(white, torch.tensor([[0, 0, 0.9, 0.9, np.radians(15), 1]]).float(), settings)
+    black, full = normalise(torch.tensor([0.0, 255.0])[:, None, None, None].repeat(1, 3, 1, 1))[:, :, 0, 0]
+    assert torch.allclose(found[0, :, 0, 0], black) and torch.allclose(found[0, :, 32, 32], full)
+    level = augment(white, torch.tensor([[0, 0, 0.9, 0.9, 0, 1]]).float(), settings)
+    assert torch.allclose(level, full[:, None, None].expand_as(level[0])[None])
+
+
+def test_views_are_drawn_as_torchvision_draws_them():
+    count = 20000
+    views = random_views(count, np.random.default_rng(0))
     torch.manual_seed(0)
-    drawn = [RandomResizedCrop.get_params(torch.zeros(3, 256, 256), (0.8, 1.0), (3 / 4, 4 / 3)) for _ in range(2000)]
-    reference = np.asarray([height * width for _, _, height, width in drawn]) / 256**2
-    assert areas.mean() == pytest.approx(reference.mean(), abs=0.01) and areas.std() == pytest.approx(
-        reference.std(), abs=0.01
-    )
-    assert (boxes[:, :2] >= 0).all() and (boxes[:, 2:] <= 256).all()
+    params, square = transforms.RandomResizedCrop.get_params, torch.zeros(1, 1000, 1000)
+    drawn = np.array([params(square, (0.8, 1.0), (3 / 4, 4 / 3)) for _ in range(count // 4)]) / 1000
+    top, left, height, width = drawn.T
+    theirs = {"area": width * height, "log ratio": np.log(width / height), "x": left + width / 2, "y": top + height / 2}
+    w, h = views[:, 2], views[:, 3]
+    ours = {"area": w * h, "log ratio": np.log(w / h), "x": (views[:, 0] + 1) / 2, "y": (views[:, 1] + 1) / 2}
+    for name in ours:
+        for share in (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98):
+            assert np.quantile(ours[name], share) == pytest.approx(np.quantile(theirs[name], share), abs=0.008), name
+    assert ((np.abs(views[:, :2]) + views[:, 2:4]) <= 1 + 1e-6).all(), "crops lie inside"
+    degrees = np.degrees(views[:, 4])
+    assert np.abs(degrees).max() <= 15 and np.allclose(np.quantile(degrees, [0.1, 0.5, 0.9]), [-12, 0, 12], atol=0.4)
+    assert set(views[:, 5]) == {-1, 1} and (views[:, 5] == -1).mean() == pytest.approx(0.5, abs=0.02)
 
 
-def test_images_come_from_the_archives_whatever_the_number_of_workers(rows):
-    sampler = BalancedSampler(sampling_weights(rows.train, "class"), 40, 5)
-    batches = []
-    for workers in (0, 2):
-        sampler.epoch = 3
-        batches.append(list(loader(ArchiveImages(rows.train, SETTINGS, 9), sampler, 16, workers)))
-    for one, two in zip(*batches, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
-    pixels, labels, tones, places = batches[0][0]
-    assert pixels.dtype == torch.uint8 and pixels.shape == (16, 3, 32, 32)
-    assert labels.tolist() == rows.train["label"].iloc[places.tolist()].tolist()
-    assert tones.tolist() == rows.train["tone_id"].iloc[places.tolist()].tolist()
+def test_pictures_come_from_the_archives_whatever_fits_in_memory(rows):
+    """Kept altogether, in part and not at all; by one thread or three."""
+    side = 40
+    kept = [
+        Pictures(rows.train, SETTINGS, False, threads, memory)
+        for threads, memory in ((1, 1 << 30), (3, 50 * 3 * side**2), (2, 0))
+    ]
+    draws = [np.random.default_rng(n).integers(0, len(rows.train), 64) for n in range(4)]
+    for places, *found in zip(draws, *(pictures.batches(draws) for pictures in kept), strict=True):
+        for n, place in enumerate(places[:8]):
+            row = rows.train.iloc[place]
+            picture = Image.open(io.BytesIO(read_member(row.archive, row.start, row["size"])))
+            assert np.array_equal(found[0][n].permute(1, 2, 0), np.asarray(picture))
+        assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+    assert [pictures.used for pictures in kept] == [len(rows.train), 50, 0]
 
 
-def test_test_view_in_order_equals_decoding_by_hand(rows):
-    images = ArchiveImages(rows.test, SETTINGS, 0)
-    pixels = torch.cat([batch[0] for batch in loader(images, InOrder(len(rows.test)), 5, 0)])
-    for place, row in enumerate(rows.test.itertuples(index=False)):
-        picture = Image.open(io.BytesIO(read_member(row.archive, row.start, row.size))).convert("RGB")
-        assert np.array_equal(pixels[place].numpy(), fixed_view(picture, SETTINGS))
-    normal = to_input(pixels, torch.device("cpu"), False)
-    expected = v2.functional.normalize(pixels.float() / 255, list(MEAN), list(STD))
-    assert torch.allclose(normal, expected, atol=1e-5)
+def test_large_pictures_are_kept_at_the_side_that_the_smallest_crop_needs(tmp_path):
+    large = Pictures(archived(tmp_path, photo(200, 200)), ClassifySettings(image_size=56, resize=64), False, 1)
+    assert large.side == 72 and large.side * np.sqrt(0.8) >= 64
+    expected = photo(200, 200).resize((72, 72), Image.Resampling.BILINEAR)
+    assert np.array_equal(large[np.array([0])][0].permute(1, 2, 0), np.asarray(expected))
 
 
-def test_no_draw_number_comes_twice():
-    sampler = BalancedSampler(np.ones(10), 7, 1)
-    draws = [draw for _ in range(3) for _, draw in sampler]
-    assert len(set(draws)) == 21
-    assert sorted(row for row, _ in Shuffled(np.ones(10), 10, 1)) == list(range(10))
-    assert np.bincount([row for row, _ in Shuffled(np.ones(10), 25, 1)]).tolist().count(3) == 5
-
-
-@pytest.mark.parametrize(("sampler", "keys"), [("class", ["label"]), ("tone_class", ["tone", "label"])])
-def test_balanced_sampling_draws_every_group_equally(rows, sampler, keys):
-    weights = sampling_weights(rows.train, sampler)
-    shares = rows.train.assign(w=weights).groupby(keys)["w"].sum()
-    assert np.allclose(shares, 1 / len(shares))
-    drawn = [row for row, _ in BalancedSampler(weights, 20000, 3)]
-    observed = rows.train.iloc[drawn].groupby(keys).size() / 20000
-    assert np.allclose(observed, 1 / len(shares), atol=0.02)
-
-
-def test_diseases_are_drawn_equally_within_a_tone_and_class(rows):
-    weights = sampling_weights(rows.train, "tone_class_concept")
-    drawn = rows.train.assign(w=weights)
-    assert np.allclose(drawn.groupby(["tone", "label"])["w"].sum(), 1 / 6)
-    inside = drawn.groupby(["tone", "label", "concept"])["w"].sum()
-    for _, shares in inside.groupby(["tone", "label"]):
-        assert np.allclose(shares, shares.iloc[0]), "three benign concepts (healthy is one), two malignant ones"
-    assert sorted(set(inside.groupby(["tone", "label"]).size())) == [2, 3]
-
-
-@pytest.mark.parametrize("sampler", ["none", "class", "tone_class", "tone_class_concept"])
-@pytest.mark.parametrize("ratio", [None, 0.5])
-def test_shares_of_kinds_redistribute_their_draws_and_no_others(rows, sampler, ratio):
-    train = rows.train
-    before = train.assign(w=sampling_weights(train, sampler, ratio))
-    after = train.assign(w=sampling_weights(train, sampler, ratio, {"lesion_mapped": 3, "semantic": 1}))
-    sums = after.groupby("kind")["w"].sum()
-    if sampler != "tone_class_concept":  # there are concepts without a mapped image of some tone
-        assert sums["lesion_mapped"] == pytest.approx(3 * sums["semantic"])
-    for kind in ("real", "healthy"):
-        assert sums[kind] == pytest.approx(before[before["kind"] == kind]["w"].sum())
-    groups = ["tone", "label"] if sampler.startswith("tone_class") else ["label"]
-    if sampler != "none":
-        assert np.allclose(after.groupby(groups)["w"].sum(), before.groupby(groups)["w"].sum())
-    assert after["w"].sum() == pytest.approx(1)
-
-
-def test_shares_of_zero_that_leave_a_group_empty_are_refused(rows):
-    with pytest.raises(UserError, match="share zero to every named kind"):
-        sampling_weights(rows.train, "class", None, {"semantic": 0})
-
-
-@pytest.mark.parametrize("ratio", [0.25, 1.0, 3.0])
-def test_ratio_of_real_to_synthetic_draws(rows, ratio):
-    weights = sampling_weights(rows.train, "class", ratio)
-    real = (rows.train["kind"] == "real").to_numpy()
-    assert weights[real].sum() / weights[~real].sum() == pytest.approx(ratio)
-    labels = rows.train["label"].to_numpy()
-    assert weights[real & (labels == 0)].sum() == pytest.approx(weights[real & (labels == 1)].sum())
-
-
-def test_verification_names_every_lost_or_changed_image(rows, tmp_path):
-    verify(rows.test, 2)
+@pytest.mark.parametrize("fixed", [True, False])
+def test_every_lost_or_changed_picture_is_named(rows, tmp_path, fixed):
     whole = Path(rows.test["archive"].iloc[0]).read_bytes()
-    first, second = rows.test.iloc[0], rows.test.iloc[1]
+    first, second, fourth = rows.test.iloc[0], rows.test.iloc[1], rows.test.iloc[3]
     broken = bytearray(whole)
     broken[first["start"] + first["size"] // 2] ^= 1
     (tmp_path / "broken.tar").write_bytes(broken)
     (tmp_path / "short.tar").write_bytes(whole[: second["start"] + 10])
+    (tmp_path / "text.tar").write_bytes(b"no picture")
     damaged = rows.test.copy()
     damaged.loc[damaged.index[0], "archive"] = str(tmp_path / "broken.tar")
     damaged.loc[damaged.index[1], "archive"] = str(tmp_path / "short.tar")
     damaged.loc[damaged.index[2], "archive"] = str(tmp_path / "absent.tar")
-    with pytest.raises(InvalidInput, match="3 problem") as error:
-        verify(damaged, 2)
-    for text in (first["id"], second["id"], "absent.tar: archive cannot be read"):
+    damaged.loc[damaged.index[3], ["archive", "start", "size"]] = [str(tmp_path / "text.tar"), 0, 10]
+    damaged.loc[damaged.index[3], "sha256"] = sha256(b"no picture")
+    with pytest.raises(InvalidInput, match="4 problem") as error:
+        Pictures(damaged, SETTINGS, fixed, 2)
+    for text in (
+        f"{first['id']} is not what",
+        f"before image {second['id']}",
+        "absent.tar",
+        f"{fourth['id']} cannot be read",
+    ):
         assert text in str(error.value)
+    with pytest.raises(InvalidInput, match="is not what the index says"):
+        Pictures(damaged.iloc[[4, 0]], SETTINGS, fixed, 1, memory=0)[np.array([1])]

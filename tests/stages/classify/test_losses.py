@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import timm
 import torch
-from cgddi.stages.classify.losses import confusion_loss, contrastive_loss, reweighing
-from cgddi.stages.classify.methods import Baseline, FairDisCo, weighted_cross_entropy
+from cgddi.stages.classify.losses import confusion_loss, contrastive_loss, reweighing, weighted_cross_entropy
+from cgddi.stages.classify.methods import Baseline, FairDisCo
 from cgddi.stages.classify.mgot import gromov_wasserstein, ipot, mgot, wasserstein
 from cgddi.stages.classify.patchalign import PatchAlign
 
@@ -176,7 +176,7 @@ def batch(side):
 
 def test_fairdisco_losses_add_up_from_their_definition():
     torch.manual_seed(0)
-    model = FairDisCo(timm.create_model("test_resnet", num_classes=0), 2, 3, 1.0, 0.8, 0.1).eval()
+    model = FairDisCo(timm.create_model("test_resnet", num_classes=0), 2, 3).eval()
     images, labels, tones = batch(32)
     parts = model.losses(images, labels, tones)
     with torch.no_grad():
@@ -195,7 +195,7 @@ def test_fairdisco_losses_add_up_from_their_definition():
 def test_patchalign_losses_add_up_from_their_definition():
     torch.manual_seed(0)
     texts = torch.randn(5, 64)
-    model = PatchAlign(timm.create_model("test_vit", num_classes=0, img_size=32), 2, 3, texts, 0.5, 1.0).eval()
+    model = PatchAlign(timm.create_model("test_vit", num_classes=0, img_size=32), 2, 3, texts).eval()
     images, labels, tones = batch(32)
     parts = model.losses(images, labels, tones)
     with torch.no_grad():

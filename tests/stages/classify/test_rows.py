@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from cgddi.core.errors import UserError
-from cgddi.stages.classify.reach import reached
+from cgddi.core.lineage import real_lineage
 from cgddi.stages.classify.rows import choose_rows
 from cgddi.stages.classify.settings import DEFAULTS, REGIMES, ClassifySettings, Regime, Training, training_of
 from cgddi.stages.index.command import main as index_main
@@ -24,9 +24,7 @@ SETTINGS = ClassifySettings(min_concept_images=1)
 def index(tmp_path_factory):
     root = tmp_path_factory.mktemp("world")
     world = make_world(root, per_cell=12)
-    index_main(
-        ["--spec", json.dumps({"stage": "index", "versions": {}, "split": "t"}), *world.index_args(root / "i.parquet")]
-    )
+    index_main(["--spec", json.dumps({"stage": "index", "split": "t"}), *world.index_args(root / "i.parquet")])
     return pd.read_parquet(root / "i.parquet")
 
 
@@ -54,13 +52,11 @@ def test_labels(index):
     assert rows.classes == ("benign", "malignant")
     expected = rows.train["concept"].map({**CONCEPTS, "healthy": False}).astype(int)
     assert (rows.train["label"] == expected).all()
-    rows = choose_rows(index, REGIMES["mixed"], SETTINGS.model_copy(update={"healthy_label": "exclude"}), 1)
-    assert "healthy" not in set(rows.train["kind"]) and rows.left_out["healthy"] > 0
     rows = choose_rows(index, REGIMES["mixed"], SETTINGS.model_copy(update={"task": "concept"}), 1)
     assert rows.classes == tuple(sorted(CONCEPTS)) and "healthy" not in set(rows.train["kind"])
     only = Regime(name="skin", sources=("healthy",))
     with pytest.raises(UserError, match="trains on healthy images only"):
-        choose_rows(index, only, SETTINGS.model_copy(update={"healthy_label": "exclude"}), 1)
+        choose_rows(index, only, SETTINGS.model_copy(update={"task": "concept"}), 1)
     parts = {"nevus": "benign", "wart": "non-neoplastic", "melanoma": "malignant", "lymphoma": "malignant"}
     rows = choose_rows(index, REGIMES["real"], SETTINGS.model_copy(update={"task": "partition", "partition": parts}), 1)
     assert rows.classes == ("benign", "malignant", "non-neoplastic")
@@ -86,7 +82,7 @@ def test_cut_off_limits_the_semantic_source_by_real_training_images(index):
     assert rows.left_out["semantic of concepts with fewer than 11 real training images"] > 0
     own = REGIMES["synthetic"].model_copy(update={"min_concept_images": 5})
     assert "wart" in set(choose_rows(fewer, own, ClassifySettings(), 1).train.query("kind == 'semantic'")["concept"])
-    with pytest.raises(UserError, match="no synthetic image is left after the cut-off of 99"):
+    with pytest.raises(UserError, match="no synthetic image is left to train on.*fewer than 99"):
         choose_rows(index, REGIMES["semantic"], ClassifySettings(min_concept_images=99), 1)
 
 
@@ -118,20 +114,20 @@ def test_generators_that_saw_more_than_the_subset_are_counted_or_left_out(index)
     """Each generator learnt from every training image of its concept, so a subset of half is beyond its knowledge."""
     few = Regime(name="few", sources=("lesion_mapped", "semantic"), real_fraction=0.5)
     rows = choose_rows(index, few, SETTINGS, 1)
-    outside = reached(rows.train) & rows.unused_real
+    outside = real_lineage(rows.train) & rows.unused_real
     assert "semantic" in set(rows.train["kind"]) and outside and not outside & rows.used_real
-    assert reached(rows.train[rows.train["kind"] == "lesion_mapped"]) <= rows.used_real
+    assert real_lineage(rows.train[rows.train["kind"] == "lesion_mapped"]) <= rows.used_real
     kept = choose_rows(index, few.model_copy(update={"generators": "inside"}), SETTINGS, 1)
-    assert set(kept.train["kind"]) == {"lesion_mapped"} and reached(kept.train) <= kept.used_real
+    assert set(kept.train["kind"]) == {"lesion_mapped"} and real_lineage(kept.train) <= kept.used_real
     assert kept.left_out["generator saw images outside the real images used"] == len(rows.train) - len(kept.train)
     whole = choose_rows(index, REGIMES["synthetic"], SETTINGS, 1)
-    assert not whole.unused_real and reached(whole.train) <= whole.used_real
+    assert not whole.unused_real and real_lineage(whole.train) <= whole.used_real
 
 
 def test_a_generator_inside_the_subset_stays(tmp_path):
     """A generator whose every training image is used is no reason to leave its images out."""
     world = make_world(tmp_path, per_cell=6, generator_images={})
-    spec = json.dumps({"stage": "index", "versions": {}, "split": "toy"})
+    spec = json.dumps({"stage": "index", "split": "toy"})
     index_main(["--spec", spec, *world.index_args(tmp_path / "i.parquet")])
     index = pd.read_parquet(tmp_path / "i.parquet")
     few = Regime(name="few", sources=("semantic",), real_fraction=0.5, generators="inside")
@@ -143,7 +139,7 @@ def test_a_generator_inside_the_subset_stays(tmp_path):
         facts = json.loads(record.read_text()) | {"generator_images": used[:3], "prior_images": used[3:5]}
         record.write_text(json.dumps(facts))
     kept = choose_rows(index, few, SETTINGS, 1)
-    assert set(kept.train["kind"]) == {"semantic"} and reached(kept.train) <= kept.used_real
+    assert set(kept.train["kind"]) == {"semantic"} and real_lineage(kept.train) <= kept.used_real
 
 
 def test_synthetic_images_per_real_one(index):

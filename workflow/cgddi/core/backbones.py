@@ -13,6 +13,9 @@ from safetensors.torch import load_file
 from cgddi.core.archive import file_sha256
 from cgddi.core.errors import UserError
 
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""ImageNet's normalisation, which timm's pretrained backbones expect."""
+
 
 def create_backbone(name: str, weights: str, image_size: int) -> tuple[torch.nn.Module, dict[str, Any]]:
     """A timm model without its classifier.

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cgddi.core.archive import Archive
 from cgddi.core.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def lineage(row: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -62,3 +65,24 @@ def segmenter_images(
         if seen:
             found.update(dict.fromkeys(made, seen))
     return found
+
+
+def generator_images(rows: pd.DataFrame) -> dict[str, set[str]]:
+    """Generator -> the real images it was trained on (its priors' photos among them), from the records of its archives.
+
+    Args:
+        rows: index rows; those without a generator do not count.
+    """
+    found: dict[str, set[str]] = {}
+    made = rows[rows["generator"].notna()].drop_duplicates(["archive", "generator"])
+    for archive, generator in zip(made["archive"], made["generator"], strict=True):
+        row = {"kind": "semantic", "key": "", "generator": generator}
+        found.setdefault(generator, set()).update(lineage(row, Archive(archive).record)["generator"])
+    return found
+
+
+def real_lineage(rows: pd.DataFrame) -> set[str]:
+    """Ids of the real images that index rows are, or descend from as donor, canvas or generator image."""
+    own = rows.loc[rows["kind"] == "real", "image_id"]
+    ids = {*own, *rows["donor"].dropna(), *rows["canvas"].dropna()}
+    return ids.union(*generator_images(rows).values())

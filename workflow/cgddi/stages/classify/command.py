@@ -1,4 +1,4 @@
-"""Train one classifier on the images of a regime, streamed from the archives, and predict the split's test images.
+"""Train one classifier on the images of a regime, read from the archives, and predict the split's test images.
 
 Writes predictions.csv, weights.safetensors and record.json. The run refuses an index that the leakage gate has not passed.
 """
@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
-from cgddi.core.archive import canonical, file_sha256, record_for, write_atomic, write_record
+from cgddi.core.archive import canonical, csv_text, file_sha256, record_for, write_atomic, write_record
 from cgddi.core.errors import UserError
 from cgddi.core.seeds import seed_for
 from cgddi.job.command import stage_parser
 from cgddi.job.imports import importing
 from cgddi.job.spec import settings_of
-from cgddi.stages.classify.settings import METHODS, ClassifySettings, Regime, training_of
+from cgddi.stages.classify.settings import METHODS, ClassifySettings, Regime, regime_of, training_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from cgddi.stages.classify.rows import Rows
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -27,29 +31,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--leakage", required=True, help="findings of the leakage gate for this index (.json)")
     parser.add_argument("--init", help="weights of the regime to start from (.safetensors)")
     parser.add_argument("--output-dir", required=True, help="folder to write to")
-    parser.add_argument("--metrics", help="log of what the job used (JSON lines)")
+    parser.add_argument(
+        "--metrics", help="log of what the job used, NAME.metrics.jsonl; TensorBoard events go to NAME.tensorboard"
+    )
     args = parser.parse_args(argv)
-    settings, regime = read_settings(args.spec, args.init)
-    leakage = read_leakage(args.leakage, args.index)
-    run(args.spec, settings, regime, leakage, args)
-    return 0
-
-
-def read_settings(spec: dict[str, Any], init: str | None) -> tuple[ClassifySettings, Regime]:
-    """Settings and regime of a job's spec (see `cgddi.stages.classify.reach.regime_of`)."""
-    from cgddi.stages.classify.reach import regime_of
-
-    settings = settings_of(ClassifySettings, spec)
-    try:
-        regime = regime_of(spec)
-    except ValidationError as error:
-        raise UserError(f"settings of stage classify: {error}") from error
-    if spec["method"] not in METHODS:
-        raise UserError(f"no classification method {spec['method']!r}; there are {', '.join(METHODS)}.")
-    if (init is None) != (regime.init is None):
+    settings, regime, method = settings_of(ClassifySettings, args.spec), regime_of(args.spec), args.spec["method"]
+    if method not in METHODS:
+        raise UserError(f"no classification method {method!r}; there are {', '.join(METHODS)}.")
+    if (args.init is None) != (regime.init is None):
         what = f"starts from regime {regime.init}" if regime.init else "starts from no other regime"
         raise UserError(f"regime {regime.name} {what}: {'give' if regime.init else 'leave out'} --init.")
-    return settings, regime
+    run(args.spec, settings, regime, read_leakage(args.leakage, args.index), args)
+    return 0
 
 
 def read_leakage(path: str, index: str) -> dict[str, Any]:
@@ -66,6 +59,29 @@ def read_leakage(path: str, index: str) -> dict[str, Any]:
     return findings
 
 
+def starting_regime(weights: str | Path, index: str | Path) -> Regime:
+    """The regime that weights to start from were trained on, from the record beside them.
+
+    Raises:
+        UserError: there is no record, or the weights learnt from another index, whose training images may be tested on here.
+    """
+    path = Path(weights).with_name("record.json")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        regime, inputs = regime_of(record["spec"]), set(record["inputs"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, UserError) as error:
+        raise UserError(
+            f"{path}: cannot be read as the record of the weights to start from ({type(error).__name__}), so what they learnt "
+            "from is unknown. Give --init the weights.safetensors of a `cgddi classify` run, with its record beside it."
+        ) from error
+    if file_sha256(index) not in inputs:
+        raise UserError(
+            f"{weights}: trained on another index than {index}, so test images may be among what it learnt from. Train that regime "
+            "on this split."
+        )
+    return regime
+
+
 def run(spec: dict[str, Any], settings: ClassifySettings, regime: Regime, leakage: dict[str, Any], args) -> None:
     """Train, predict and write one run (see the module's text)."""
     with importing():
@@ -74,56 +90,50 @@ def run(spec: dict[str, Any], settings: ClassifySettings, regime: Regime, leakag
         from safetensors.torch import save
 
         from cgddi.core.backbones import load_weights
+        from cgddi.core.lineage import real_lineage
         from cgddi.job import runtime
-        from cgddi.stages.classify.data import verify
+        from cgddi.stages.classify.data import Pictures
         from cgddi.stages.classify.methods import build
-        from cgddi.stages.classify.reach import reached, starting_regime
-        from cgddi.stages.classify.results import predictions_csv
         from cgddi.stages.classify.rows import choose_rows
-        from cgddi.stages.classify.train import predict, train
+        from cgddi.stages.classify.train import accelerator_for, predict, train
 
-    method, run_seed = spec["method"], int(spec["run_seed"])
-    facts = {"stage": "classify", "split": spec["split"], "regime": regime.name, "method": method, "run_seed": run_seed}
-    with runtime.usage_log(args.metrics, **facts) as usage:
-        device = runtime.start(args.threads)
+    method, run_seed, project_seed = spec["method"], int(spec["run_seed"]), int(spec.get("seed", 0))
+    facts = {"split": spec["split"], "regime": regime.name, "method": method, "run_seed": run_seed}
+    runtime.start(args.threads)
+    board = None if args.metrics is None else args.metrics.removesuffix(".metrics.jsonl") + ".tensorboard"
+    accelerator = accelerator_for(settings, board)
+    metrics = args.metrics if accelerator.is_main_process else None
+    with runtime.usage_log(metrics, stage="classify", **facts) as usage:
         index = pd.read_parquet(args.index)
-        rows = choose_rows(index, regime, settings, int(spec.get("seed", 0)))
-        learnt = reached(rows.train)
+        rows = choose_rows(index, regime, settings, project_seed)
+        learnt = real_lineage(rows.train)
         if args.init:
-            start = starting_regime(args.init, args.index)
-            learnt |= reached(choose_rows(index, start, settings, int(spec.get("seed", 0))).train)
-        held = {"validation": rows.validation, "test": rows.test, "last": None}[settings.selection]
+            learnt |= real_lineage(
+                choose_rows(index, starting_regime(args.init, args.index), settings, project_seed).train
+            )
         concepts = sorted(set(rows.train["concept"]) - {"healthy"})
-        seed = seed_for(int(spec.get("seed", 0)), "classify", method, run_seed)
+        seed = seed_for(project_seed, "classify", method, run_seed)
         torch.manual_seed(seed)
         model, model_facts = build(method, settings, len(rows.classes), concepts, pretrained=args.init is None)
         if args.init:
             load_weights(model, args.init, f"{method} with {len(rows.classes)} classes")
-        if settings.verify:
-            verify(pd.concat([rows.train, rows.validation, rows.test]), args.threads)
-        training = training_of(settings, method)
-        fit = train(
-            model,
-            rows.train,
-            held,
-            method,
-            settings,
-            training,
-            device,
-            seed,
-            regime.ratio,
-            finetune=args.init is not None,
-        )
-        probabilities = predict(model, rows.test, settings, device, seed)
-        usage.update(images=fit.images, steps=fit.steps)
-    out = Path(args.output_dir)
-    state = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
+        test = Pictures(rows.test, settings, True, args.threads)
+        state = train(accelerator, model, rows, regime, method, settings, seed, args.threads)
+        probabilities = predict(accelerator, model, test, rows.test["image_id"].tolist())
+        accelerator.end_training()
+        usage.update(images=state.images, steps=state.steps)
+    if not accelerator.is_main_process:
+        return
+    out, training = Path(args.output_dir), training_of(settings, method)
+    weights = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
     # One entry only: safetensors writes several in an order that changes from run to run.
     metadata = {"cgddi": canonical({"method": method, "classes": list(rows.classes), "backbone": training.backbone})}
+    real = index[index["kind"] == "real"]
+    train_real = real[real["role"] == "train"]
     record = record_for(
         spec,
         [path for path in (args.index, args.leakage, args.init) if path],
-        **{name: value for name, value in facts.items() if name != "stage"},
+        **facts,
         sources=list(regime.sources),
         init=regime.init,
         task=settings.task,
@@ -131,30 +141,51 @@ def run(spec: dict[str, Any], settings: ClassifySettings, regime: Regime, leakag
         selection=settings.selection,
         leakage={"gate": leakage["gate"], "clean": leakage["clean"]},
         training=training.model_dump(),
+        processes=accelerator.num_processes,
         model=model_facts,
         counts=rows.counts(),
         left_out=rows.left_out,
         real_images={"used": len(rows.used_real), "beyond": len(learnt & rows.unused_real)},
-        concept_images=concept_sizes(index),
-        cohorts=real_cohorts(index),
-        history=fit.history,
-        chosen_epoch=fit.chosen_epoch,
+        # Real images by concept in this split's training images and in all its images (the paper's rarity).
+        concept_images={name: _sizes(part) for name, part in (("train", train_real), ("all", real))},
+        # Learnt from (directly or through a generator) and tested on.
+        cohorts={role: sorted(set(real[real["role"] == role]["cohort"])) for role in ("train", "test")},
+        history=state.history,
+        chosen_epoch=state.chosen_epoch,
     )
-    write_atomic(out / "weights.safetensors", save(state, metadata))
+    write_atomic(out / "weights.safetensors", save(weights, metadata))
     write_atomic(out / "predictions.csv", predictions_csv(rows, probabilities, settings.task))
     write_record(out / "record.json", record)
 
 
-def real_cohorts(index) -> dict[str, list[str]]:
-    """Cohorts of the split's real images: those learnt from (directly or through a generator) and those tested on."""
-    real = index[index["kind"] == "real"]
-    return {role: sorted(set(real[real["role"] == role]["cohort"])) for role in ("train", "test")}
+def _sizes(rows: pd.DataFrame) -> dict[str, int]:
+    return {name: int(n) for name, n in rows.groupby("concept").size().items()}
 
 
-def concept_sizes(index) -> dict[str, dict[str, int]]:
-    """Real images by concept: `train` in this split, `all` in train, validation and test (the paper's rarity)."""
-    real = index[index["kind"] == "real"]
-    return {
-        "train": {name: int(n) for name, n in real[real["role"] == "train"].groupby("concept").size().items()},
-        "all": {name: int(n) for name, n in real.groupby("concept").size().items()},
-    }
+def predictions_csv(rows: Rows, probabilities: np.ndarray, task: str) -> str:
+    """Predictions as csv, one line per test image, ordered by image.
+
+    Columns image_id, cohort, concept, tone, malignant, probability, predicted. For malignancy, `probability` is that of
+    malignant and `predicted` true or false (at one half). For other tasks `predicted` is a class, `probability` its own, and
+    `label` and one column `p:<class>` per class are added.
+
+    Args:
+        rows: the run's rows. probabilities: (N, C) of `rows.test`.
+    """
+    columns = ["image_id", "cohort", "concept", "tone", "malignant", "probability", "predicted"]
+    lines = []
+    known = rows.test["malignant"].map({True: "true", False: "false"}).astype(object).fillna("")
+    table = rows.test.assign(malignant=known).to_dict("records")
+    for row, chances in zip(table, probabilities, strict=True):
+        line = {name: row[name] for name in columns[:5]}
+        if task == "malignancy":
+            line |= {"probability": f"{chances[1]:.6f}", "predicted": str(bool(chances[1] > 0.5)).lower()}
+        else:
+            best = int(chances.argmax())
+            line |= {"probability": f"{chances[best]:.6f}", "predicted": rows.classes[best]}
+            line |= {"label": rows.classes[row["label"]]}
+            line |= {f"p:{name}": f"{chance:.6f}" for name, chance in zip(rows.classes, chances, strict=True)}
+        lines.append(line)
+    if task != "malignancy":
+        columns += ["label", *(f"p:{name}" for name in rows.classes)]
+    return csv_text(columns, lines)

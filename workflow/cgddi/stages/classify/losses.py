@@ -7,6 +7,13 @@ import torch
 from torch.nn import functional
 
 
+def weighted_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
+    """Cross-entropy, averaged over the batch with weights (B,) or evenly."""
+    if weight is None:
+        return functional.cross_entropy(logits, labels)
+    return (functional.cross_entropy(logits, labels, reduction="none") * weight).sum() / weight.sum()
+
+
 def confusion_loss(logits: torch.Tensor) -> torch.Tensor:
     """Lconf = -mean over images and tones of log softmax: least when the tone cannot be told (FairDisCo, section 3.2).
 

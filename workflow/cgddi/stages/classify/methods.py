@@ -9,17 +9,9 @@ from torch import nn
 from torch.nn import functional
 
 from cgddi.core.backbones import create_backbone
-from cgddi.core.errors import UserError
 from cgddi.core.images import TONES
-from cgddi.stages.classify.losses import confusion_loss, contrastive_loss
+from cgddi.stages.classify.losses import confusion_loss, contrastive_loss, weighted_cross_entropy
 from cgddi.stages.classify.settings import ClassifySettings, training_of
-
-
-def weighted_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
-    """Cross-entropy, averaged over the batch with weights (B,) or evenly."""
-    if weight is None:
-        return functional.cross_entropy(logits, labels)
-    return (functional.cross_entropy(logits, labels, reduction="none") * weight).sum() / weight.sum()
 
 
 class Baseline(nn.Module):
@@ -46,17 +38,18 @@ class FairDisCo(nn.Module):
         backbone: features (B, num_features).
         classes: number of classes C.
         tones: number of tone groups.
-        confusion: weight of Lconf. contrastive: weight of Lcon. temperature: of Lcon.
     """
 
-    def __init__(self, backbone, classes: int, tones: int, confusion: float, contrastive: float, temperature: float):
+    CONFUSION, CONTRASTIVE = 1.0, 0.8
+    """Published weights of Lconf and Lcon."""
+
+    def __init__(self, backbone: nn.Module, classes: int, tones: int):
         super().__init__()
         self.backbone = backbone
         self.feature = nn.Linear(backbone.num_features, 256)
         self.head = nn.Linear(256, classes)
         self.tone = nn.Linear(256, tones)
         self.project = nn.Sequential(nn.Linear(256, 512), nn.BatchNorm1d(512), nn.ReLU(), nn.Linear(512, 128))
-        self.confusion, self.contrastive, self.temperature = confusion, contrastive, temperature
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) -> logits (B, C)."""
@@ -67,9 +60,9 @@ class FairDisCo(nn.Module):
         z = self.feature(self.backbone(images))
         return {
             "class": weighted_cross_entropy(self.head(z), labels, weight),
-            "confusion": self.confusion * confusion_loss(self.tone(z).float()),
+            "confusion": self.CONFUSION * confusion_loss(self.tone(z).float()),
             "tone": functional.cross_entropy(self.tone(z.detach()), tones),
-            "contrastive": self.contrastive * contrastive_loss(self.project(z).float(), labels, self.temperature),
+            "contrastive": self.CONTRASTIVE * contrastive_loss(self.project(z).float(), labels),
         }
 
 
@@ -89,28 +82,20 @@ def build(
         The model and facts for the record.
 
     Raises:
-        UserError: unknown method, backbone or weights, or label texts that do not match.
+        UserError: unknown backbone or weights, or label texts that do not match.
     """
     training = training_of(settings, method)
     weights = training.weights if pretrained else "random"
     backbone, facts = create_backbone(training.backbone, weights, settings.image_size)
-    if method in ("baseline", "reweighting", "resampling"):
-        model: nn.Module = Baseline(backbone, classes)
-    elif method == "fairdisco":
-        weight = 1.0 if settings.confusion_weight is None else settings.confusion_weight
-        model = FairDisCo(
-            backbone, classes, len(TONES), weight, settings.contrastive_weight, settings.contrastive_temperature
-        )
+    if method == "fairdisco":
+        model: nn.Module = FairDisCo(backbone, classes, len(TONES))
     elif method == "patchalign":
-        from cgddi.stages.classify.patchalign import PatchAlign
-        from cgddi.stages.classify.texts import label_embeddings
+        from cgddi.stages.classify.patchalign import PatchAlign, label_embeddings
 
-        texts, text_facts = label_embeddings(settings.label_texts, concepts)
-        weight = 0.5 if settings.confusion_weight is None else settings.confusion_weight
-        model = PatchAlign(backbone, classes, len(TONES), texts, weight, settings.alignment_weight)
-        facts["label_texts"] = text_facts
+        texts, facts["label_texts"] = label_embeddings(settings.label_texts, concepts)
+        model = PatchAlign(backbone, classes, len(TONES), texts)
     else:
-        raise UserError(f"no classification method {method!r}.")
+        model = Baseline(backbone, classes)
     for _, parameter in list(model.backbone.named_parameters())[: training.frozen_tensors]:
         parameter.requires_grad_(False)
     return model, facts

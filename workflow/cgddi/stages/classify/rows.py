@@ -1,15 +1,17 @@
-"""Which rows of an index a regime trains, selects and tests on, and with which labels."""
+"""Which rows of an index a regime trains, selects and tests on, with which labels, and how often each is drawn."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
 import pandas as pd
 
 from cgddi.core.archive import sha256
 from cgddi.core.errors import UserError
 from cgddi.core.images import TONES
-from cgddi.stages.classify.reach import generator_images
+from cgddi.core.lineage import generator_images
 from cgddi.stages.classify.settings import ClassifySettings, Regime
 
 
@@ -30,8 +32,7 @@ class Rows:
         """Images by role and "kind/tone/class"."""
         found = {}
         for role in ("train", "validation", "test"):
-            rows = getattr(self, role)
-            sizes = rows.groupby(["kind", "tone", "label"], sort=True).size()
+            sizes = getattr(self, role).groupby(["kind", "tone", "label"], sort=True).size()
             found[role] = {f"{kind}/{tone}/{self.classes[label]}": int(n) for (kind, tone, label), n in sizes.items()}
         return found
 
@@ -42,7 +43,7 @@ def choose_rows(index: pd.DataFrame, regime: Regime, settings: ClassifySettings,
     Args:
         index: a split's index.
         regime: what is trained on.
-        settings: task, cut-off, label of healthy images, selection.
+        settings: task, cut-off, selection.
         seed: the project's seed: it orders the nested subsets of the learning curves.
 
     Raises:
@@ -53,65 +54,68 @@ def choose_rows(index: pd.DataFrame, regime: Regime, settings: ClassifySettings,
     index, classes = _labelled(index, settings, left_out)
     real = index[index["kind"] == "real"]
     train_real = real[real["role"] == "train"]
-    used_real = _nested(train_real, regime, seed)
+    used_real = _real_subset(train_real, regime, seed)
+    known, unused = set(used_real["image_id"]), set(train_real["image_id"]) - set(used_real["image_id"])
     parts = [used_real] if "real" in regime.sources else []
-    unlabelled = {"healthy"} if _leaves_healthy_out(settings) else set()
-    synthetic = [kind for kind in regime.sources if kind != "real" and kind not in unlabelled]
-    if set(regime.sources) <= unlabelled:
-        raise UserError(
-            f"regime {regime.name} trains on healthy images only, which this task leaves out (classify.healthy_label)."
-        )
-    if synthetic:
-        parts.append(_synthetic(index, synthetic, train_real, used_real, regime, settings, seed, left_out))
+    kinds = set(regime.sources) - {"real"}
+    if settings.task == "concept":
+        kinds -= {"healthy"}
+        if set(regime.sources) == {"healthy"}:
+            raise UserError(f"regime {regime.name} trains on healthy images only, which are of no concept.")
+    if kinds:
+        made = index[(index["role"] == "train") & index["kind"].isin(kinds)]
+        if absent := sorted(kinds - set(made["kind"])):
+            raise UserError(
+                f"regime {regime.name}: the index has no {absent[0]} images to train on. Make them, or take them out of its "
+                "sources."
+            )
+        sizes = train_real.groupby("concept").size()
+        made = _synthetic_subset(made, regime, settings.min_concept_images, sizes, known, bool(unused), left_out)
+        if regime.synthetic_per_real is not None:
+            made = _by_name(made, seed).head(round(regime.synthetic_per_real * len(used_real)))
+        if made.empty:
+            raise UserError(
+                f"regime {regime.name}: no synthetic image is left to train on ({left_out}). Lower min_concept_images or make "
+                "more images."
+            )
+        parts.append(made)
+    held = {role: real[real["role"] == role].sort_values("id", ignore_index=True) for role in ("validation", "test")}
     train = pd.concat(parts).sort_values("id", ignore_index=True)
-    rows = Rows(
-        train,
-        real[real["role"] == "validation"].sort_values("id", ignore_index=True),
-        real[real["role"] == "test"].sort_values("id", ignore_index=True),
-        classes,
-        left_out,
-        frozenset(used_real["image_id"]),
-        frozenset(train_real["image_id"]) - frozenset(used_real["image_id"]),
-    )
+    rows = Rows(train, held["validation"], held["test"], classes, left_out, frozenset(known), frozenset(unused))
     _check(rows, regime, settings, set(train_real["tone"]))
     return rows
-
-
-def _leaves_healthy_out(settings: ClassifySettings) -> bool:
-    return settings.healthy_label == "exclude" or settings.task == "concept"
 
 
 def _labelled(index: pd.DataFrame, settings: ClassifySettings, left_out: dict[str, int]):
     """Rows that have a label, with columns label and tone_id, and the classes."""
 
-    def drop(mask: pd.Series, why: str) -> None:
+    def drop(gone: pd.Series, why: str) -> None:
         nonlocal index
-        if mask.any():
-            left_out[why] = int(mask.sum())
-            index = index[~mask]
+        if gone.any():
+            left_out[why] = int(gone.sum())
+            index = index[~gone]
 
     healthy = index["kind"] == "healthy"
-    if _leaves_healthy_out(settings):
-        drop(healthy, "healthy")
-    else:
-        index = index.assign(malignant=index["malignant"].mask(healthy, False))
     if settings.task == "malignancy":
+        index = index.assign(malignant=index["malignant"].mask(healthy, False))
         drop(index["malignant"].isna(), "malignant is null")
         classes = ("benign", "malignant")
         label = index["malignant"].astype("int64")
     else:
-        if settings.task == "partition":
+        names = index["concept"]
+        if settings.task == "concept":
+            drop(healthy, "healthy")
+            names = index["concept"]
+        else:
             kinds = settings.partition | {"healthy": "benign"}
-            unknown = sorted(set(index["concept"]) - set(kinds))
-            if unknown:
+            if unknown := sorted(set(names) - set(kinds)):
                 raise UserError(
                     f"classify.partition gives no class to {len(unknown)} concept(s): {', '.join(unknown[:5])}. Add them."
                 )
-            names = index["concept"].map(kinds)
-        else:
-            names = index["concept"]
-        classes = tuple(sorted(set(names[(index["kind"] == "real") & (index["role"] == "train")])))
-        stray = names[(index["kind"] == "real") & ~names.isin(classes)]
+            names = names.map(kinds)
+        real = index["kind"] == "real"
+        classes = tuple(sorted(set(names[real & (index["role"] == "train")])))
+        stray = names[real & ~names.isin(classes)]
         if len(stray):
             raise UserError(
                 f"{len(stray)} validation or test image(s) are of {stray.nunique()} class(es) without a real training image: "
@@ -123,9 +127,8 @@ def _labelled(index: pd.DataFrame, settings: ClassifySettings, left_out: dict[st
         raise UserError(
             f"task {settings.task} has {len(classes)} class(es) in the training images; a classifier needs two."
         )
-    return index.assign(
-        label=label, tone_id=index["tone"].map({t: i for i, t in enumerate(TONES)}).astype("int64")
-    ), classes
+    tone_id = index["tone"].map({tone: place for place, tone in enumerate(TONES)}).astype("int64")
+    return index.assign(label=label, tone_id=tone_id), classes
 
 
 def _by_name(rows: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -134,61 +137,47 @@ def _by_name(rows: pd.DataFrame, seed: int) -> pd.DataFrame:
     return rows.assign(_key=key).sort_values("_key").drop(columns="_key")
 
 
-def _nested(rows: pd.DataFrame, regime: Regime, seed: int) -> pd.DataFrame:
+def _real_subset(rows: pd.DataFrame, regime: Regime, seed: int) -> pd.DataFrame:
     """The real training images a regime uses: a share of each (tone, class), or a number per tone, half of each class."""
-    if regime.real_per_tone:
-        short = []
-        groups = rows.groupby(["tone", "label"])
-        half = regime.real_per_tone // 2
-        for name, group in groups:
-            if len(group) < half:
-                short.append(f"{name[0]}/class {name[1]} has {len(group)}")
-        if short:
-            raise UserError(
-                f"regime {regime.name} wants {half} real training images per tone and class: {'; '.join(short)}. "
-                "Lower real_per_tone."
-            )
-        return _by_name(rows, seed).groupby(["tone", "label"]).head(half)
-    if regime.real_fraction is None or regime.real_fraction == 1:
+    if regime.real_per_tone is None and regime.real_fraction in (None, 1):
         return rows
     ordered = _by_name(rows, seed)
-    rank = ordered.groupby(["tone", "label"]).cumcount()
-    size = ordered.groupby(["tone", "label"])["id"].transform("size")
-    return ordered[rank < (size * regime.real_fraction).round().clip(lower=1)]
-
-
-def _synthetic(index, kinds, train_real, used_real, regime: Regime, settings: ClassifySettings, seed: int, left_out):
-    rows = index[(index["role"] == "train") & index["kind"].isin(kinds)]
-    absent = sorted(set(kinds) - set(rows["kind"]))
-    if absent:
+    groups = ordered.groupby(["tone", "label"])
+    size = groups["id"].transform("size")
+    if regime.real_per_tone is None:
+        return ordered[groups.cumcount() < (size * regime.real_fraction).round().clip(lower=1)]
+    half = regime.real_per_tone // 2
+    short = [f"{tone}/class {label} has {n}" for (tone, label), n in groups.size().items() if n < half]
+    if short:
         raise UserError(
-            f"regime {regime.name}: the index has no {absent[0]} images to train on. Make them, or take them out of its sources."
+            f"regime {regime.name} wants {half} real training images per tone and class: {'; '.join(short)}. "
+            "Lower real_per_tone."
         )
-    cut_off = regime.min_concept_images or settings.min_concept_images
-    sizes = train_real.groupby("concept").size()
-    rare = (rows["kind"] == "semantic") & (rows["concept"].map(sizes).fillna(0) < cut_off)
+    return groups.head(half)
+
+
+def _synthetic_subset(rows, regime: Regime, least: int, sizes: pd.Series, known: set[str], partly: bool, left_out):
+    """The synthetic images that a regime may use.
+
+    Args:
+        rows: of the regime's kinds. least: the stage's cut-off. sizes: real training images by concept.
+        known: real images of the regime's subset. partly: the subset is not all of them, so that lineage counts.
+        left_out: counts of what is left out, by reason.
+    """
+    least = regime.min_concept_images or least
+    rare = (rows["kind"] == "semantic") & (rows["concept"].map(sizes).fillna(0) < least)
     if rare.any():
-        left_out[f"semantic of concepts with fewer than {cut_off} real training images"] = int(rare.sum())
+        left_out[f"semantic of concepts with fewer than {least} real training images"] = int(rare.sum())
         rows = rows[~rare]
-    if len(used_real) < len(train_real):
-        known = set(used_real["image_id"])
-        strange = (rows["donor"].notna() & ~rows["donor"].isin(known)) | (
-            rows["canvas"].notna() & ~rows["canvas"].isin(known)
-        )
-        left_out["donor or canvas outside the real images used"] = int(strange.sum())
-        rows = rows[~strange]
+    if partly:
+        outside = [rows[way].notna() & ~rows[way].isin(known) for way in ("donor", "canvas")]
+        left_out["donor or canvas outside the real images used"] = int((outside[0] | outside[1]).sum())
+        rows = rows[~(outside[0] | outside[1])]
         if regime.generators == "inside":
-            outside = {name for name, images in generator_images(rows).items() if not images <= known}
-            strange = rows["generator"].isin(outside)
+            saw_more = {name for name, images in generator_images(rows).items() if not images <= known}
+            strange = rows["generator"].isin(saw_more)
             left_out["generator saw images outside the real images used"] = int(strange.sum())
             rows = rows[~strange]
-    if regime.synthetic_per_real is not None:
-        rows = _by_name(rows, seed).head(round(regime.synthetic_per_real * len(used_real)))
-    if rows.empty:
-        raise UserError(
-            f"regime {regime.name}: no synthetic image is left after the cut-off of {cut_off} images per concept "
-            f"({left_out}). Lower min_concept_images or make more images."
-        )
     return rows
 
 
@@ -197,7 +186,7 @@ def _check(rows: Rows, regime: Regime, settings: ClassifySettings, learnt: set[s
     none of them, the split is out-of-tone by design and absent tones are no mistake."""
     problems = []
     out_of_tone = not learnt & set(rows.test["tone"])
-    for role in ("train", "test") + (("validation",) if settings.selection == "validation" else ()):
+    for role in ("train", "test", *(["validation"] if settings.selection == "validation" else [])):
         part = getattr(rows, role)
         if part.empty:
             problems.append(f"no {role} images")
@@ -216,3 +205,62 @@ def _check(rows: Rows, regime: Regime, settings: ClassifySettings, learnt: set[s
             f"regime {regime.name} cannot be trained and tested on this split: {'; '.join(problems)}. "
             "Make another split, add images, or set what is at fault: classify.selection, classify.allow_absent_tones."
         )
+
+
+GROUPS = {
+    "class": ["label"],
+    "tone_class": ["tone", "label"],
+    "tone_class_concept": ["tone", "label", "concept"],
+    "none": [],
+}
+
+
+def sampling_weights(rows: pd.DataFrame, sampler: str, ratio: float | None = None) -> np.ndarray:
+    """Probability of each row in one draw with replacement.
+
+    Args:
+        rows: training rows with columns kind, tone, label, concept.
+        sampler: a key of `GROUPS`; every group is drawn equally often. "tone_class_concept": every (tone, class) equally often,
+            and within it every concept. "none" draws rows equally often.
+        ratio: real : synthetic draws, each with the groups balanced within; None leaves it to the groups.
+
+    Returns:
+        float64 (N,), summing to one.
+    """
+    real = (rows["kind"] == "real").to_numpy()
+    keys = [rows[key].to_numpy() for key in GROUPS[sampler]] + ([] if ratio is None else [real])
+    weights = np.ones(len(rows))
+    if GROUPS[sampler]:
+        weights /= pd.Series(weights).groupby(keys).transform("sum").to_numpy()
+    if sampler == "tone_class_concept":  # (tone, class) equally often whatever its number of concepts
+        outer = [*keys[:2], *keys[3:]]
+        weights /= pd.Series(weights).groupby(outer).transform("sum").to_numpy()
+    if ratio is not None:
+        weights[real] *= ratio / weights[real].sum()
+        weights[~real] /= weights[~real].sum()
+    return weights / weights.sum()
+
+
+def draws(
+    rows: pd.DataFrame,
+    method: str,
+    settings: ClassifySettings,
+    ratio: float | None,
+    seed: int,
+    epochs: Iterable[int],
+) -> Iterator[np.ndarray]:
+    """Places of the rows that each epoch draws, int64 (images per epoch,); they depend on the epoch's number and the seed alone.
+
+    Reweighting weighs the loss instead and sees rows in random order, each once before any comes again; resampling draws every
+    (tone, class) equally often; other methods draw by `settings.sampler`.
+    """
+    count = settings.images_per_epoch or len(rows)
+    grouping = "tone_class" if method == "resampling" else settings.sampler
+    cumulative = np.cumsum(sampling_weights(rows, grouping, ratio))
+    for epoch in epochs:
+        rng = np.random.default_rng((seed, epoch))
+        if method == "reweighting":
+            rounds = -(-count // len(rows))
+            yield np.concatenate([rng.permutation(len(rows)) for _ in range(rounds)])[:count]
+        else:
+            yield np.searchsorted(cumulative / cumulative[-1], rng.random(count), side="right")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, ValidationError, model_validator
+
+from cgddi.core.errors import UserError
+from cgddi.core.settings import Settings
 
 from cgddi.core.settings import located
 
@@ -14,10 +17,8 @@ METHODS = ("baseline", "fairdisco", "patchalign", "reweighting", "resampling")
 Kind = Literal["real", "healthy", "lesion_mapped", "semantic"]
 
 
-class Regime(BaseModel):
+class Regime(Settings):
     """Which training images a classifier learns from. Validation and test images are real in every regime."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(pattern=r"^[a-z0-9_]{1,60}$", description="the regime's name in paths and tables")
     sources: tuple[Kind, ...] = Field(min_length=1, description="kinds of image trained on")
@@ -76,11 +77,10 @@ def _regimes() -> dict[str, Regime]:
         Regime(name="semantic", sources=("semantic",)),
     ]
     for percent in (5, 10, 15, 20):
-        made.append(Regime(name=f"real_{percent}", sources=("real",), real_fraction=percent / 100))
-        made.append(
-            Regime(name=f"synthetic_real_{percent}", sources=("real",), real_fraction=percent / 100, init="synthetic")
-        )
-        within = {"real_fraction": percent / 100, "generators": "inside"}
+        share = {"real_fraction": percent / 100}
+        within = {**share, "generators": "inside"}
+        made.append(Regime(name=f"real_{percent}", sources=("real",), **share))
+        made.append(Regime(name=f"synthetic_real_{percent}", sources=("real",), init="synthetic", **share))
         made.append(Regime(name=f"within_{percent}", sources=SYNTHETIC, **within))
         made.append(Regime(name=f"within_real_{percent}", sources=("real",), init=f"within_{percent}", **within))
     made += [Regime(name=f"synthetic_x{n}", sources=SYNTHETIC, synthetic_per_real=n) for n in (1, 5, 20, 100)]
@@ -91,10 +91,26 @@ REGIMES: dict[str, Regime] = _regimes()
 """Regimes by name: the published three, the sources ablation (method.md), mixing and the learning curves (FEDD)."""
 
 
-class Training(BaseModel):
-    """Backbone and optimisation; a field left None takes the method's published value (see `DEFAULTS`)."""
+def regime_of(spec: dict[str, Any]) -> Regime:
+    """The regime of a classify job's spec: a name of `REGIMES`, or a regime written out.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    Raises:
+        UserError: an unknown name, or not a regime.
+    """
+    named = spec["regime"]
+    if isinstance(named, str):
+        if named not in REGIMES:
+            known = ", ".join(REGIMES)
+            raise UserError(f"no regime {named!r}; built in are {known}. Others are written out in the config.")
+        return REGIMES[named]
+    try:
+        return Regime.model_validate(named)
+    except ValidationError as error:
+        raise UserError(f"settings of stage classify: {error}") from error
+
+
+class Training(Settings):
+    """Backbone and optimisation; a field left None takes the method's published value (see `DEFAULTS`)."""
 
     backbone: str | None = Field(None, description="timm backbone (ResNet-18; PatchAlign: ViT-B/16)")
     weights: str | None = located(
@@ -102,7 +118,9 @@ class Training(BaseModel):
         description="`hub` (timm's pretrained weights, from the hub or its cache), `random`, or a local .safetensors file",
     )
     epochs: int | None = Field(None, ge=1, description="epochs (15; PatchAlign 20)")
-    batch_size: int | None = Field(None, ge=2, description="images per step (64; PatchAlign 32)")
+    batch_size: int | None = Field(
+        None, ge=2, description="images per step, of all processes together (64; PatchAlign 32)"
+    )
     learning_rate: float | None = Field(None, gt=0, description="Adam's learning rate (1e-4)")
     lr_step: int | None = Field(None, ge=0, description="epochs between decays (2); 0 keeps the rate (PatchAlign)")
     lr_gamma: float | None = Field(None, gt=0, le=1, description="factor of each decay (0.9)")
@@ -112,10 +130,8 @@ class Training(BaseModel):
     frozen_tensors: int | None = Field(None, ge=0, description="first parameter tensors kept fixed (0; PatchAlign 50)")
 
 
-class LabelTexts(BaseModel):
-    """Embeddings of the label texts that PatchAlign aligns image patches with."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class LabelTexts(Settings):
+    """Embeddings of the label texts that PatchAlign aligns image patches with: the concepts' names."""
 
     file: str | None = located(
         None,
@@ -125,17 +141,15 @@ class LabelTexts(BaseModel):
         None,
         description="text encoder that embeds the texts: its local folder, or the folder or hub id of a diffusers model with one",
     )
-    template: str = Field("{concept}", description="text of a label; {concept} is the slug with spaces for dashes")
 
 
-class ClassifySettings(BaseModel):
+class ClassifySettings(Settings):
     """How a classifier is trained; defaults as in method.md, Classifiers, for DDI."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     task: Literal["malignancy", "concept", "partition"] = Field(
         "malignancy",
-        description="what is predicted: malignant or not, the disease, or the class that `partition` gives it",
+        description="what is predicted: malignant or not, the disease, or the class that `partition` gives it; healthy images "
+        "are benign, and left out of task `concept`",
     )
     partition: dict[str, str] = Field(
         {},
@@ -149,15 +163,12 @@ class ClassifySettings(BaseModel):
     resize: int | None = Field(
         None, ge=16, description="side before the centre crop; None takes 8/7 of image_size (256 for 224)"
     )
-    crop_scale: tuple[float, float] = Field((0.8, 1.0), description="RandomResizedCrop's share of the area (FairDisCo)")
-    rotation: float = Field(15.0, ge=0, le=180, description="largest rotation in degrees (FairDisCo)")
-    hflip: float = Field(0.5, ge=0, le=1, description="probability of mirroring (FairDisCo)")
     selection: Literal["validation", "test", "last"] = Field(
         "validation",
         description="images on which the best epoch is chosen; `test` is the published practice and marks every table it "
         "touches; `last` chooses none",
     )
-    selection_metric: Literal["balanced_accuracy", "accuracy", "loss"] = Field(
+    selection_metric: Literal["balanced_accuracy", "accuracy"] = Field(
         "balanced_accuracy", description="chosen by this, ties by the lower loss (published: accuracy)"
     )
     finetune_learning_rate: float = Field(
@@ -168,43 +179,26 @@ class ClassifySettings(BaseModel):
     sampler: Literal["class", "tone_class", "tone_class_concept", "none"] = Field(
         "class",
         description="draw with replacement, every group of this name equally often (FairDisCo: class); tone_class_concept: every "
-        "tone and class equally often, and every disease within them",
-    )
-    kind_shares: dict[Kind, Annotated[float, Field(ge=0)]] = Field(
-        {},
-        description="how the draws of a group are divided over kinds of image, e.g. {lesion_mapped: 1, semantic: 1}, so that no "
-        "source drowns the other; kinds not named keep their share by number, as all do when this is empty (published)",
-    )
-    max_train_images: int | None = Field(
-        None, ge=1, description="most images drawn per epoch; None: as many as there are"
+        "tone and class equally often, and every disease within them; none: every image",
     )
     images_per_epoch: int | None = Field(
         None,
-        ge=2,
+        ge=1,
         description="images drawn per epoch whatever their number, so that a regime with few images takes as many steps as one "
-        "with many; None follows the number of images and max_train_images (published)",
+        "with many; None: as many as there are (published)",
     )
     min_concept_images: int = Field(
         11,
         ge=1,
         description="semantic images only of concepts with this many real training images (paper: more than 10)",
     )
-    healthy_label: Literal["benign", "exclude"] = Field(
-        "benign", description="healthy images count as benign, or are left out"
-    )
-    confusion_weight: float | None = Field(
-        None, ge=0, description="weight of Lconf; None: FairDisCo 1.0, PatchAlign 0.5"
-    )
-    contrastive_weight: float = Field(0.8, ge=0, description="weight of FairDisCo's contrastive loss")
-    contrastive_temperature: float = Field(0.1, gt=0, description="its temperature")
-    alignment_weight: float = Field(1.0, ge=0, description="weight of PatchAlign's MGOT")
     label_texts: LabelTexts = Field(LabelTexts(), description="label texts of PatchAlign")
     allow_absent_tones: bool = Field(
         False, description="train or test although a tone has no image there (out-of-tone splits need not set it)"
     )
-    amp: bool = Field(True, description="bfloat16 autocast and channels-last memory on a GPU")
-    workers: int = Field(4, ge=0, description="processes that decode and augment; 0 does both in the training process")
-    verify: bool = Field(True, description="check every image against the index (sha256) before training")
+    precision: Literal["bf16", "fp16", "fp32"] = Field(
+        "bf16", description="autocast of the network, on any device; the loss and the optimiser's weights are float32"
+    )
 
     @property
     def resize_to(self) -> int:
@@ -223,9 +217,16 @@ _SHARED = {
     "clip_norm": 0.0,
     "frozen_tensors": 0,
 }
-_VIT = {"backbone": "vit_base_patch16_224.augreg_in21k", "epochs": 20, "batch_size": 32, "lr_step": 0, "clip_norm": 1.0}
+_PATCHALIGN = {
+    "backbone": "vit_base_patch16_224.augreg_in21k",
+    "epochs": 20,
+    "batch_size": 32,
+    "lr_step": 0,
+    "clip_norm": 1.0,
+    "frozen_tensors": 50,
+}
 DEFAULTS: dict[str, Training] = {
-    name: Training(**{**_SHARED, **(_VIT | {"frozen_tensors": 50} if name == "patchalign" else {})}) for name in METHODS
+    name: Training(**(_SHARED | (_PATCHALIGN if name == "patchalign" else {}))) for name in METHODS
 }
 """Published training settings by method (method.md, Classifiers; reweighting and resampling train as the baseline does)."""
 
