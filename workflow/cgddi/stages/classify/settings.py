@@ -7,9 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from cgddi.core.errors import UserError
-from cgddi.core.settings import Settings
-
-from cgddi.core.settings import located
+from cgddi.core.settings import Settings, located
 
 REVISION = 1
 
