@@ -13,6 +13,7 @@ from pathlib import Path
 name, output = sys.argv[1], Path(sys.argv[2])
 for folder in ("runs", "state", "work"):
     Path(folder).mkdir(exist_ok=True)
+first = not Path(f"runs/{name}").exists()
 with open(f"runs/{name}", "a") as log:
     facts = {"module": "SITE_MODULE", "tmp": "TMPDIR", "gpus": "CUDA_VISIBLE_DEVICES"}
     seen = " ".join(f"{word}={os.environ.get(name, '')}" for word, name in facts.items())
@@ -21,7 +22,7 @@ plan = Path(f"plan/{name}")
 what, amount = plan.read_text().split() if plan.exists() else ("seconds", "0")
 if what == "memory":
     ballast = b"x" * (int(amount) << 20)
-    time.sleep(20)
+    time.sleep(60 if first else 0)  # for SLURM to notice
 else:
     state = Path(f"state/{name}")
     done = int(state.read_text()) if state.exists() else 0
