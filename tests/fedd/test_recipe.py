@@ -1,0 +1,384 @@
+"""What decides FEDD's numbers, each against a plain computation: networks one by one, maps upsampled in full, metrics by hand."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from cgddi.cli import main
+from cgddi.core.images import TONES
+from cgddi.core.seeds import seed_for
+from cgddi.fedd.baselines.train import augmented, loss_of
+from cgddi.fedd.features.files import FeatureFiles
+from cgddi.fedd.settings import FeddSettings
+from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional
+
+from tests.fedd.photos import write_study
+from tests.fedd.study import SIZE, make_study
+
+UNEVEN = {"light": 4, "medium": 2, "dark": 1}
+"""Training photos by tone: who is drawn how often shows."""
+
+
+def fedd(job, spec, folder, *arguments):
+    (folder / "spec.json").parent.mkdir(parents=True, exist_ok=True)
+    (folder / "spec.json").write_text(json.dumps(spec))
+    command = ["fedd", job, "--spec", f"@{folder}/spec.json", *arguments, "--output-dir", str(folder / "out")]
+    assert main([*command, "--threads", "1"]) == 0
+    return json.loads((folder / "out/record.json").read_text())
+
+
+def test_defaults_are_the_published_recipe():
+    settings = FeddSettings()
+    features, segmenter, probe = settings.features, settings.segmenter, settings.probe
+    assert (features.size, features.timestep, features.blocks) == (256, 100, (6, 8))
+    assert features.ablation_timesteps == tuple(range(0, 1001, 50)) and features.ablation_blocks is None
+    assert (segmenter.ensemble, segmenter.hidden, segmenter.learning_rate, segmenter.batch_pixels) == (
+        5,
+        (128, 32),
+        1e-3,
+        64,
+    )
+    assert (probe.hidden, probe.dropout, probe.weight_decay, probe.epochs) == ((64, 32), (0.5, 0.25), 1e-5, 500)
+    subsets = settings.subsets
+    assert subsets.train_per_tone == {"5": 10, "10": 20, "15": 30, "20": 40}
+    assert (subsets.validation_per_tone, subsets.test_per_tone, subsets.balance) == (10, 10, "tone_and_malignancy")
+    assert subsets.keep_to_training and settings.masks_from.variant == "plain" and settings.masks_from.subset == "20"
+    assert settings.baselines.learning_rate == 1e-4 and settings.baselines.deepderm.threshold == 0.687
+    assert features.precision == settings.baselines.precision == "fp32"
+
+
+# ---- segmenter -------------------------------------------------------------------------------------------------------
+
+
+def plain_network(inputs, hidden, outputs, generator, dropout=(0, 0)):
+    """An ordinary MLP whose weights come from a generator as nn.Linear would draw them; dropout takes from the same generator."""
+
+    class Dropout(nn.Module):
+        def __init__(self, rate):
+            super().__init__()
+            self.rate = rate
+
+        def forward(self, x):
+            if not (self.training and self.rate):
+                return x
+            return x * (torch.rand(x.shape, generator=generator) >= self.rate) / (1 - self.rate)
+
+    layers, width = [], inputs
+    for out, rate in zip((*hidden, outputs), (*dropout, None), strict=True):
+        layer = nn.Linear(width, out)
+        nn.init.uniform_(layer.weight, -1 / math.sqrt(width), 1 / math.sqrt(width), generator=generator)
+        nn.init.uniform_(layer.bias, -1 / math.sqrt(width), 1 / math.sqrt(width), generator=generator)
+        layers += [layer] if rate is None else [layer, nn.ReLU(), nn.BatchNorm1d(out), Dropout(rate)]
+        width = out
+    return nn.Sequential(*layers)
+
+
+def upsampled(files, row, blocks, centre):
+    """All pixels' features: every map brought to full size, joined."""
+    maps = [part.float() for part in files.maps(row["image_id"], blocks).values()]
+    maps = [(part - part.mean((1, 2), keepdim=True)).half().float() for part in maps] if centre else maps
+    wide = [functional.interpolate(part[None], (SIZE, SIZE), mode="bilinear", align_corners=False) for part in maps]
+    return torch.cat(wide, 1)[0].flatten(1).T
+
+
+def plain_segmenter(spec, files, per_tone_loss):
+    """Train each member alone on upsampled features, as DatasetDDPM does; gives (best steps, history, test masks, doubt)."""
+    settings, blocks, variant = spec["settings"], spec["blocks"], spec["variant"]
+    data = {}
+    for role in ("train", "validation", "test"):
+        x = torch.stack([upsampled(files, row, blocks, variant == "centre") for row in spec[role]])
+        y = torch.stack([torch.from_numpy(np.load(row["mask"])).long().flatten() for row in spec[role]])
+        data[role] = x, y, torch.tensor([TONES.index(row["skin_tone"]) for row in spec[role]])
+    names = (spec["seed"], "fedd segmenter", spec["subset"], spec["run_seed"])
+    generators = [torch.Generator().manual_seed(seed_for(*names, "member", k)) for k in range(settings["ensemble"])]
+    networks = [plain_network(data["train"][0].shape[2], settings["hidden"], 5, generator) for generator in generators]
+    optimizers = [torch.optim.Adam(network.parameters(), settings["learning_rate"]) for network in networks]
+    x, y, tones = data["train"]
+    tone_weights = torch.tensor([(tones == tone).float().mean() for tone in range(3)])
+    best = [(math.inf, 0, None)] * len(networks)
+    history, batch, every = [], settings["batch_pixels"], settings["check_every"]
+    for step in range(every, settings["steps"] + 1, every):
+        if step - every - max(at for _, at, _ in best) >= settings["patience"] * every:
+            break
+        chances = torch.tensor([tone_weights[tone] / (tones == tone).sum() for tone in tones])
+        for network, optimizer, generator in zip(networks, optimizers, generators, strict=True):
+            network.train()
+            for first in range(0, every, 20):
+                count = min(20, every - first) * batch
+                image = torch.multinomial(chances, count, replacement=True, generator=generator)
+                place = torch.randint(SIZE * SIZE, (count,), generator=generator)
+                for part in torch.arange(count).split(batch):
+                    loss = functional.cross_entropy(network(x[image[part], place[part]]), y[image[part], place[part]])
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+        held_x, held_y, held_tones = data["validation"]  # fewer pixels than are looked at: all of them count
+        with torch.no_grad():
+            logits = torch.stack([network.eval()(held_x.flatten(0, 1)) for network in networks], 1)
+        votes = functional.one_hot(logits.argmax(2), 5).sum(1) + 0.5 * logits.softmax(2).mean(1)
+        lesion, truth = votes.argmax(1) == 1, held_y.flatten() == 1
+        pixel_tones = held_tones.repeat_interleave(SIZE * SIZE)
+        iou = [
+            ((lesion & truth)[pixel_tones == t].sum() / (lesion | truth)[pixel_tones == t].sum()).item()
+            for t in range(3)
+        ]
+        losses = [
+            [
+                functional.cross_entropy(logits[pixel_tones == t, k], held_y.flatten()[pixel_tones == t]).item()
+                for t in range(3)
+            ]
+            for k in range(len(networks))
+        ]
+        history.append((step, np.mean(losses), iou, tone_weights.tolist()))
+        for k, network in enumerate(networks):
+            score = per_tone_loss(losses[k])
+            if score < best[k][0] and step - best[k][1] <= settings["patience"] * every:
+                best[k] = score, step, {name: value.clone() for name, value in network.state_dict().items()}
+        if variant == "reweight":
+            tone_weights = tone_weights * torch.exp(0.5 * (1 - torch.tensor(iou)))
+            tone_weights = tone_weights / tone_weights.sum()
+    for network, (_, _, state) in zip(networks, best, strict=True):
+        network.load_state_dict(state)
+    with torch.no_grad():
+        members = torch.stack([network.eval()(data["test"][0].flatten(0, 1)) for network in networks], 1)
+    share = functional.one_hot(members.argmax(2), 5).float().mean(1)
+    mask = (share * len(networks) + 0.5 * members.softmax(2).mean(1)).argmax(1)
+    doubt = torch.special.entr(share).sum(1) / math.log(min(len(networks), 5))
+    shape = (len(spec["test"]), SIZE, SIZE)
+    return [at for _, at, _ in best], history, mask.view(shape).numpy(), doubt.view(shape).numpy()
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory):
+    """A hard study with few dark photos, all pixels of its validation photos looked at."""
+    folder = tmp_path_factory.mktemp("uneven")
+    spec = make_study(folder, 0.7, {"train": 4, "validation": 1, "test": 1}, tone_shift=0.5)
+    kept = [row for row in spec["train"] if int(row["image_id"][-1]) < UNEVEN[row["skin_tone"]]]
+    settings = {"steps": 400, "check_every": 10, "patience": 2, "hidden": [16, 8], "ensemble": 3, "batch_pixels": 16}
+    return folder, {**spec, "train": kept, "settings": {**settings, "learning_rate": 0.02}}
+
+
+@pytest.mark.parametrize(("variant", "score"), [("plain", np.mean), ("reweight", max), ("centre", np.mean)])
+def test_a_segmenter_is_an_ensemble_of_plain_networks_on_upsampled_pixels(
+    uneven, tmp_path, monkeypatch, variant, score
+):
+    """Each member alone, on maps upsampled in full, ends with the same figures: draws, loss, best step, vote and doubt."""
+    from cgddi.fedd.segmenter import train
+
+    monkeypatch.setattr(train, "VALIDATION_PIXELS", 10**6)
+    folder, spec = uneven
+    spec = {**spec, "variant": variant}
+    record = fedd("segmenter", spec, tmp_path, "--features", str(folder / "features.safetensors"))
+    steps, history, masks, doubt = plain_segmenter(spec, FeatureFiles([folder / "features.safetensors"]), score)
+    assert record["chosen_steps"] == steps and [line["step"] for line in record["history"]] == [
+        line[0] for line in history
+    ]
+    assert history[-1][0] < 400, "patience decides"
+    for line, (_, loss, iou, weights) in zip(record["history"], history, strict=True):
+        assert line["loss"] == pytest.approx(loss, abs=2e-3)
+        assert [line["lesion_iou"][tone] for tone in TONES] == pytest.approx(iou, abs=0.02)
+        assert [line["tone_weights"][tone] for tone in TONES] == pytest.approx(weights, abs=0.005)
+    shown = load_file(tmp_path / "out/pictures.safetensors")
+    for place, row in enumerate(spec["test"]):
+        ours = shown[f"{row['image_id']}/predicted"].numpy()
+        assert (ours == masks[place]).mean() > 0.98
+        uncertainty = shown[f"{row['image_id']}/uncertainty"].numpy() / 255
+        assert np.abs(uncertainty - doubt[place]).mean() < 0.02 and uncertainty.max() > 0.5
+
+
+def test_looking_at_some_pixels_estimates_the_loss_over_all(uneven, tmp_path, monkeypatch):
+    from cgddi.fedd.segmenter import train
+
+    folder, spec = uneven
+    spec = {**spec, "settings": {**spec["settings"], "steps": 10}}
+    found = []
+    for pixels in (10**6, 300):
+        monkeypatch.setattr(train, "VALIDATION_PIXELS", pixels)
+        record = fedd("segmenter", spec, tmp_path / str(pixels), "--features", str(folder / "features.safetensors"))
+        found.append(record["history"][0])
+    assert found[0]["loss"] != found[1]["loss"] and found[0]["loss"] == pytest.approx(found[1]["loss"], rel=0.15)
+    iou = [list(line["lesion_iou"].values()) for line in found]
+    assert iou[0] == pytest.approx(iou[1], abs=0.12)
+
+
+# ---- probe -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("standardise", [True, False])
+def test_probes_are_plain_networks_with_dropout_and_weight_decay(uneven, tmp_path, standardise):
+    """Every block and seed trained alone in full batches gives the same epochs and probabilities."""
+    folder, spec = uneven
+    settings = {"epochs": 25, "patience": 4, "weight_decay": 0.05, "learning_rate": 0.01, "standardise": standardise}
+    spec = {**spec, "settings": settings, "blocks": None, "seeds": [0, 3]}
+    record = fedd("probe", spec, tmp_path, "--features", str(folder / "features.safetensors"))
+    with open(tmp_path / "out/predictions.csv", newline="") as handle:
+        lines = list(csv.DictReader(handle))
+    files = FeatureFiles([folder / "features.safetensors"])
+    states = {}
+    for block in (1, 2):
+        x = {
+            r: torch.stack([files.pooled(row["image_id"], block).float() for row in spec[r]])
+            for r in ("train", "validation", "test")
+        }
+        if standardise:
+            mean, std = x["train"].mean(0), x["train"].std(0)
+            x = {role: (part - mean) / std for role, part in x.items()}
+        y = {role: torch.tensor([[float(row["malignant"])] for row in spec[role]]) for role in x}
+        for seed in (0, 3):
+            generator = torch.Generator().manual_seed(seed_for(spec["seed"], "fedd probe", spec["subset"], block, seed))
+            network = plain_network(512, (64, 32), 1, generator, (0.5, 0.25))
+            optimizer = torch.optim.Adam(network.parameters(), 0.01, weight_decay=0.05)
+            lowest, chosen = math.inf, 0
+            for epoch in range(1, 26):
+                loss = functional.binary_cross_entropy_with_logits(network.train()(x["train"]), y["train"])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                with torch.no_grad():
+                    value = functional.binary_cross_entropy_with_logits(
+                        network.eval()(x["validation"]), y["validation"]
+                    ).item()
+                    if value < lowest and epoch - chosen <= 4:
+                        lowest, chosen = value, epoch
+                        states[block, seed] = {r: network(x[r])[:, 0].sigmoid() for r in ("validation", "test")}
+            probe = next(p for p in record["probes"] if (p["block"], p["seed"]) == (block, seed))
+            assert probe["chosen_epoch"] == chosen and probe["validation_loss"] == pytest.approx(lowest, abs=2e-3)
+    for (block, seed), chances in states.items():
+        for role, values in chances.items():
+            mine = {
+                x["image_id"]: float(x["probability"])
+                for x in lines
+                if (x["block"], x["seed"], x["role"]) == (str(block), str(seed), role)
+            }
+            assert [mine[row["image_id"]] for row in spec[role]] == pytest.approx(values.tolist(), abs=3e-3)
+
+
+# ---- baselines -------------------------------------------------------------------------------------------------------
+
+
+def read(rows):
+    """Photos and masks at 64 px, by Pillow."""
+    pixels = [
+        np.asarray(Image.open(row["file"]).resize((64, 64), Image.Resampling.LANCZOS)).transpose(2, 0, 1)
+        for row in rows
+    ]
+    masks = [
+        Image.fromarray(np.load(row["mask"]).astype(np.uint8)).resize((64, 64), Image.Resampling.NEAREST)
+        for row in rows
+    ]
+    mean, std = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    return (torch.from_numpy(np.stack(pixels)) / 255 - mean) / std, torch.from_numpy(np.stack(masks)).long()
+
+
+def test_a_unet_is_trained_by_adam_on_cross_entropy_and_dice(tmp_path):
+    """Two epochs written out: order, loss, steps; the last lone photo is left out; the epoch of the best mean IoU is kept."""
+    import segmentation_models_pytorch as smp
+
+    study = write_study(tmp_path / "study", 3)
+    study["train"] = study["train"][:7]
+    settings = {
+        "weights": "random",
+        "epochs": 2,
+        "batch_size": 3,
+        "learning_rate": 1e-4,
+        "dice_weight": 0.5,
+        "augment": False,
+    }
+    base = {
+        "task": "segmentation",
+        "network": "mobilenet_v2",
+        "subset": "5",
+        "run_seed": 2,
+        "size": 64,
+        "crop": "resize",
+    }
+    record = fedd("baseline", {**base, "seed": 1, "id_map": None, "settings": settings, **study}, tmp_path)
+
+    torch.manual_seed(seed_for(1, "fedd baseline", "segmentation", "mobilenet_v2", 2))
+    network = smp.Unet("mobilenet_v2", encoder_weights=None, classes=5)
+    optimizer = torch.optim.Adam(network.parameters(), 1e-4)
+    x, y = read(study["train"])
+    held_x, held_y = read(study["validation"])
+    for line in record["history"]:
+        losses = []
+        for batch in torch.randperm(7).split(3)[:2]:
+            logits = network.train()(x[batch])
+            chances, truth = logits.softmax(1), functional.one_hot(y[batch], 5).permute(0, 3, 1, 2)
+            both, total = ((chances * truth).sum((0, 2, 3)), (chances + truth).sum((0, 2, 3)))
+            dice = ((1 - 2 * both / total) * (truth.sum((0, 2, 3)) > 0)).mean()  # absent classes cost nothing
+            loss = functional.cross_entropy(logits, y[batch]) + 0.5 * dice
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert line["train_loss"] == pytest.approx(np.mean(losses), rel=0.015)  # Adam turns noise of 1e-7 into steps
+        with torch.no_grad():
+            logits = torch.cat([network.eval()(part) for part in held_x.split(3)])
+        predicted = logits.argmax(1)
+        iou = [((predicted == k) & (held_y == k)).sum() / ((predicted == k) | (held_y == k)).sum() for k in range(5)]
+        assert line["score"] == pytest.approx(np.nanmean(iou), abs=0.02)
+        assert line["loss"] == pytest.approx(functional.cross_entropy(logits, held_y).item(), rel=0.02)
+    best = max(record["history"], key=lambda line: (line["score"], -line["loss"]))
+    assert record["chosen_epoch"] == best["epoch"]
+
+
+def test_a_classifier_stops_when_validation_does_not_improve(tmp_path):
+    """A learning rate that wrecks it: the loss rises, training stops after its patience, and the best epoch's weights are kept."""
+    study = write_study(tmp_path / "study", 2)
+    settings = {"weights": "random", "epochs": 40, "patience": 2, "batch_size": 3, "learning_rate": 0.05}
+    base = {
+        "task": "classification",
+        "network": "mobilenetv2_100",
+        "subset": "5",
+        "run_seed": 0,
+        "size": 32,
+        "crop": "resize",
+    }
+    record = fedd("baseline", {**base, "seed": 1, "settings": settings, **study}, tmp_path)
+    losses = [line["loss"] for line in record["history"]]
+    assert [-line["score"] for line in record["history"]] == losses
+    assert record["chosen_epoch"] == 1 + int(np.argmin(losses)) and len(losses) == record["chosen_epoch"] + 2 < 40
+    table = pd.read_csv(tmp_path / "out/predictions.csv").query("role == 'validation'")
+    chance = np.where(table["malignant"], table["probability"], 1 - table["probability"])
+    assert -np.log(np.maximum(chance, 1e-7)).mean() == pytest.approx(min(losses), abs=1e-3)
+
+
+def test_losses_by_hand():
+    logits, labels = torch.randn(4, 2), torch.tensor([0, 1, 1, 0])
+    both = functional.cross_entropy(logits, labels)
+    assert loss_of("classification", 1.0)(logits, labels) == both
+    assert loss_of("classification", 1.0)((logits, -logits), labels) == both + 0.4 * functional.cross_entropy(
+        -logits, labels
+    )
+
+
+def test_views_are_flipped_turned_to_30_degrees_and_relit_by_a_fifth():
+    """A quarter disc of class 1 on grey: where its mass lies tells flips and angle, its grey the light."""
+    y, x = np.mgrid[:64, :64] - 31.5
+    mask = torch.from_numpy(((x > 0) & (y > 0) & (x**2 + y**2 < 324)).astype(np.int64))
+    photo = torch.full((3, 64, 64), 128, dtype=torch.uint8)
+    torch.manual_seed(0)
+    views, masks = augmented(photo.expand(300, -1, -1, -1), mask.expand(300, -1, -1))
+    angles, quarters = [], []
+    for view in masks.numpy():
+        down, right = (np.nonzero(view)[axis].mean() - 31.5 for axis in (0, 1))
+        quarters.append((right < 0, down < 0))
+        angles.append(math.degrees(math.atan2(abs(down), abs(right))) - 45)
+    assert np.mean(quarters, axis=0) == pytest.approx(0.5, abs=0.1)
+    assert (
+        25 < np.abs(angles).max() < 32
+        and abs(np.mean(angles)) < 3
+        and np.std(angles) == pytest.approx(60 / math.sqrt(12), abs=2)
+    )
+    light = views.float().mean((1, 2, 3)) / 128
+    assert 0.77 < light.min() < 0.83 and 1.17 < light.max() < 1.22
+    assert (masks.sum((1, 2)) / mask.sum()).sub(1).abs().max() < 0.1, "mirrored borders add no piece of the disc"
