@@ -1,3 +1,3 @@
 """cgDDI: grow a small skin-tone-labelled dermatology set, and measure whether that made classifiers fairer."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -7,10 +7,13 @@ import importlib
 import os
 import signal
 import sys
+from difflib import get_close_matches
 
+import cgddi
 from cgddi.core.errors import UserError
 
-COMMANDS = {
+ASKED = {
+    "init": ("cgddi.ingest.init", "write a folder for a run of your own: a short config and an example table"),
     "ingest": ("cgddi.ingest.command", "write an image sheet from DDI, Fitzpatrick17k or a folder of your own"),
     "check": ("cgddi.watch.check", "check the software, the config and its sheets, photos and masks, all at once"),
     "config": ("cgddi.plan.configdoc", "what a key of the config means, its default and what it takes"),
@@ -19,10 +22,14 @@ COMMANDS = {
     "cost": ("cgddi.watch.cost", "predict the GPU hours of what is left from the rates that finished jobs recorded"),
     "why": ("cgddi.watch.why", "say what changed since a result was made, so that it would be made again"),
     "repair": ("cgddi.watch.repair", "after a crash: cancel this folder's orphaned cluster jobs and remove the lock"),
+    "masks-export": ("cgddi.stages.masks.export_command", "write masks at photo size as png files, to correct by hand"),
+    "lease": ("cgddi.job.lease", "run a command on a GPU of this node that no other run holds"),
+}
+"""What a person asks: command -> (module with `main(argv)`, what it does)."""
+
+STAGES = {
     "split": ("cgddi.plan.splits", "write which photos of a cohort a split trains on and tests"),
     "masks": ("cgddi.stages.masks.command", "bring photos and their five-class masks to working size"),
-    "fedd": ("cgddi.fedd.command", "masks and malignancy from diffusion features: `cgddi fedd --help`"),
-    "masks-export": ("cgddi.stages.masks.export_command", "write masks at photo size as png files, to correct by hand"),
     "healthy": ("cgddi.stages.healthy.command", "inpaint healthy skin over lesions and markers, and score the result"),
     "review": ("cgddi.stages.canvases.review", "write the page on which a person keeps or discards healthy images"),
     "canvases": ("cgddi.stages.canvases.command", "decide which healthy images of a cohort are kept, and pool them"),
@@ -36,28 +43,30 @@ COMMANDS = {
     "fairness": ("cgddi.stages.fairness.command", "tabulate accuracy and fairness of all classifiers"),
     "report": ("cgddi.stages.report.command", "write the HTML report"),
     "export": ("cgddi.stages.export.command", "write a Hugging Face data set and the adapters"),
-    "lease": ("cgddi.job.lease", "run a command on a GPU of this node that no other run holds"),
+    "fedd": ("cgddi.fedd.command", "masks and malignancy from diffusion features: `cgddi fedd --help`"),
+}
+"""What a job of the workflow runs; by hand, each takes the spec beside an earlier result."""
+
+TOY = {
     "toy-world": ("cgddi.toy.world", "write the procedural toy world in DDI's format"),
     "toy-claim": ("cgddi.toy.claim", "test on several toy worlds whether synthetic images make classifiers fairer"),
     "toy-model": ("cgddi.toy.pretrain", "rebuild the toy world's base model"),
 }
-"""Command -> (module with `main(argv)`, what it does)."""
+
+COMMANDS = {**ASKED, **STAGES, **TOY}
 
 
 def usage() -> str:
     """Text of `cgddi --help`."""
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: cgddi [--gpus N] COMMAND [options]   (`cgddi COMMAND --help` explains one)",
-            "",
-            "@FILE instead of all of these: read them from a file, each ended by a zero byte (for lists of any length)",
-            "--gpus N: take N GPUs of this node that no other run holds, and let the command see only these (see `lease`)",
-            "",
-            *lines,
-        ]
-    )
+    lines = ["usage: cgddi COMMAND [options]   (`cgddi COMMAND --help` explains one; `cgddi --version`)"]
+    for title, commands in (("you ask", ASKED), ("stages, which the workflow runs", STAGES), ("the toy world", TOY)):
+        lines += ["", f"{title}:", *(f"  {name:<{width}}  {text}" for name, (_, text) in commands.items())]
+    more = [
+        "--gpus N before a command: take N GPUs of this node that no other run holds, and let it see only these (see `lease`)",
+        "@FILE instead of all arguments: read them from a file, each ended by a zero byte (for lists of any length)",
+    ]
+    return "\n".join([*lines, "", *more])
 
 
 def _read_arguments(argv: list[str]) -> list[str]:
@@ -83,35 +92,41 @@ def _take_gpus(argv: list[str]) -> list[str]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command. A user's mistake ends with its message and status 2, never with a traceback."""
-    argv = sys.argv[1:] if argv is None else argv
     try:
-        argv = _take_gpus(_read_arguments(argv))
-    except UserError as error:
-        print(f"cgddi: {error}", file=sys.stderr)
-        return 2
-    if not argv or argv[0] in ("-h", "--help"):
-        print(usage())
-        return 0
-    if argv[0] not in COMMANDS:
-        print(f"cgddi: no command {argv[0]!r}\n\n{usage()}", file=sys.stderr)
-        return 2
-    module = importlib.import_module(COMMANDS[argv[0]][0])
-    try:
-        status = module.main(argv[1:]) or 0
+        status = _run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
         return status
-    except BrokenPipeError:  # `cgddi status | head`
+    except BrokenPipeError:  # `cgddi status | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+
+
+def _run(argv: list[str]) -> int:
+    name = "cgddi"
+    try:
+        argv = _take_gpus(_read_arguments(argv))
+        if not argv or argv[0] in ("-h", "--help"):
+            print(usage())
+            return 0
+        if argv[0] == "--version":
+            print(f"cgddi {cgddi.__version__}")
+            return 0
+        if argv[0] not in COMMANDS:
+            close = get_close_matches(argv[0], COMMANDS, n=1)
+            raise UserError(
+                f"no command {argv[0]!r}. " + (f"Did you mean {close[0]}?" if close else "`cgddi --help` lists them.")
+            )
+        name = f"cgddi {argv[0]}"
+        return importlib.import_module(COMMANDS[argv[0]][0]).main(argv[1:]) or 0
     except UserError as error:
-        print(f"cgddi {argv[0]}: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         place = f" (writing {error.filename})" if error.filename else ""
         print(
-            f"cgddi {argv[0]}: the disk is full, or your quota on it{place}. Make room and run the same command again; "
+            f"{name}: the disk is full, or your quota on it{place}. Make room and run the same command again; "
             "nothing half-written was left.",
             file=sys.stderr,
         )
