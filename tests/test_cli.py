@@ -80,6 +80,6 @@ def test_init_writes_a_folder_whose_next_commands_work(tmp_path):
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, env={"PATH": path})
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-    assert "48 photos" in done.stdout and re.search(r"^classify +6$", done.stdout, re.M)
+    assert "48 photos" in done.stdout and re.search(r"^classify +9$", done.stdout, re.M)
     again = run("init", "my study", cwd=tmp_path)
     assert again.returncode == 2 and "is there. Name another folder" in again.stderr

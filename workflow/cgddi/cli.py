@@ -62,22 +62,8 @@ def usage() -> str:
     lines = ["usage: cgddi COMMAND [options]   (`cgddi COMMAND --help` explains one; `cgddi --version`)"]
     for title, commands in (("you ask", ASKED), ("stages, which the workflow runs", STAGES), ("the toy world", TOY)):
         lines += ["", f"{title}:", *(f"  {name:<{width}}  {text}" for name, (_, text) in commands.items())]
-    more = [
-        "--gpus N before a command: take N GPUs of this node that no other run holds, and let it see only these (see `lease`)",
-        "@FILE instead of all arguments: read them from a file, each ended by a zero byte (for lists of any length)",
-    ]
-    return "\n".join([*lines, "", *more])
-
-
-def _read_arguments(argv: list[str]) -> list[str]:
-    """Act on a sole `@FILE`: the arguments stand in that file, each ended by a zero byte."""
-    if len(argv) != 1 or not argv[0].startswith("@"):
-        return argv
-    try:
-        with open(argv[0][1:], "rb") as source:
-            return os.fsdecode(source.read()).split("\0")[:-1]
-    except OSError as error:
-        raise UserError(f"{argv[0]}: cannot be read ({error.strerror}).") from error
+    more = "--gpus N before a command: take N GPUs of this node that no other run holds, and let it see only these (see `lease`)"
+    return "\n".join([*lines, "", more])
 
 
 def _take_gpus(argv: list[str]) -> list[str]:
@@ -104,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(argv: list[str]) -> int:
     name = "cgddi"
     try:
-        argv = _take_gpus(_read_arguments(argv))
+        argv = _take_gpus(argv)
         if not argv or argv[0] in ("-h", "--help"):
             print(usage())
             return 0
