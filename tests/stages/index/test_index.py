@@ -13,7 +13,7 @@ from cgddi.stages.index.table import build_index, read_roles
 
 from tests.stages.index.world import make_world
 
-SPEC = {"stage": "index", "seed": 1, "split": "toy", "versions": {"pandas": "x"}}
+SPEC = {"stage": "index", "seed": 1, "split": "toy"}
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,66 @@ def test_synthetic_images_descend_from_training_images_only(world):
     assert len(everything) == len(table) + sum(facts["dropped"].values())
 
 
+WAYS = ("donor", "canvas", "generator", "segmenter")
+
+
+@pytest.mark.parametrize("drop", [WAYS, *((way,) for way in WAYS), ()], ids=lambda drop: "+".join(drop) or "none")
+def test_what_stays_by_each_rule_alone_against_the_lineage_told_in_plain_words(tmp_path, drop):
+    """Uneven on purpose: priors, photos of no role, and a segmenter that learnt from a test photo and one of no role."""
+    roles = {"a": "train", "b": "train", "c": "validation", "d": "test", "s": "train", "m": "train"}
+    about = {"cohort": "x", "concept": "nevus", "tone": "dark", "malignant": False}
+    masks = {"s": ["a", "d"], "m": ["b", "e"], "n": ["a"]}
+    photos = []
+    for name in ("a", "b", "c", "d", "e", "s", "m", "n"):
+        photos.append(tmp_path / f"photo_{name}.tar")
+        with ArchiveWriter(photos[-1], {"stage": "masks"}) as archive:
+            archive.facts["segmenter_images"] = masks.get(name)
+            source = {"has_mask": True, "mask_source": "fedd" if name in masks else "human"}
+            archive.add(
+                name,
+                {"png": name.encode()},
+                {"id": f"real/{name}", "kind": "real", "image_id": name, **source, **about},
+            )
+    mapped, made = tmp_path / "mapped.tar", {}
+    with ArchiveWriter(mapped, {"stage": "lesion_mapped"}) as archive:
+        for donor in "abcdes":
+            for canvas in "abcdm":
+                name = f"{donor}{canvas}"
+                made[f"mapped/{name}"] = {"donor": donor, "canvas": canvas}
+                row = {"id": f"mapped/{name}", "kind": "lesion_mapped", "donor": donor, "canvas": canvas, **about}
+                archive.add(name, {"png": name.encode()}, row)
+    semantic = []
+    for images, priors in (("a", "b"), ("ab", ""), ("a", "c"), ("ad", "b"), ("ae", ""), ("as", ""), ("b", "m")):
+        name = f"{images}_{priors}"
+        semantic.append(tmp_path / f"{name}.tar")
+        with ArchiveWriter(semantic[-1], {"stage": "semantic"}) as archive:
+            archive.facts |= {"generator_images": list(images), "prior_images": list(priors)}
+            for canvas in "acm":
+                made[f"semantic/{name}-{canvas}"] = {"canvas": canvas, "generator": images + priors}
+                row = {
+                    "id": f"semantic/{name}-{canvas}",
+                    "kind": "semantic",
+                    "canvas": canvas,
+                    "generator": name,
+                    **about,
+                }
+                archive.add(canvas, {"png": canvas.encode()}, row)
+    table, facts = build_index(roles, photos, [mapped, *semantic], drop_touching=drop)
+
+    def clean(ancestors):
+        """Made of training photos alone, by the ways that count."""
+        everyone = set("".join(ancestors.values()))
+        taught = {image for photo in everyone for image in masks.get(photo, ())}
+        used = {**ancestors, "segmenter": taught}
+        return all(roles.get(image) == "train" for way in drop for image in used.get(way, ()))
+
+    expected = {name for name, ancestors in made.items() if clean(ancestors)}
+    assert set(table["id"][table["kind"] != "real"]) == expected
+    assert (len(expected) == len(made)) == (not drop) and expected
+    assert sum(n for why, n in facts["dropped"].items() if not why.startswith("real")) == len(made) - len(expected)
+    assert dict(zip(table["image_id"], table["role"], strict=True)) | {"": "train"} == roles | {"": "train"}
+
+
 def test_a_dropped_concept_leaves_with_all_that_was_made_with_it(world):
     """Its photos, its samples, its lesions elsewhere and other lesions on its canvases; nothing else changes."""
     table, _ = build(world)
@@ -76,7 +136,7 @@ def test_generator_that_saw_a_test_image_loses_its_images(tmp_path):
 
 def test_generator_without_lineage_is_refused(tmp_path, world):
     path = tmp_path / "semantic.tar"
-    with ArchiveWriter(path, {"stage": "semantic", "versions": {}}) as archive:
+    with ArchiveWriter(path, {"stage": "semantic"}) as archive:
         row = {"id": "s/1", "kind": "semantic", "cohort": "toy", "concept": "nevus", "tone": "dark", "malignant": False}
         archive.add("a", {"png": b"x"}, {**row, "canvas": "nel0", "generator": "toy/nevus"})
     with pytest.raises(UserError, match="generator_images"):

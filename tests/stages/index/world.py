@@ -73,12 +73,12 @@ def make_world(
         csv.writer(handle).writerows([("image_id", "role"), *roles.items()])
     photos, healthy, mapped, semantic = root / "photos.tar", root / "canvases.tar", [], []
     canvases = {}
-    with ArchiveWriter(photos, {"stage": "masks", "versions": {}}) as archive:
+    with ArchiveWriter(photos, {"stage": "masks"}) as archive:
         for n, (image, (tone, concept)) in enumerate(facts.items()):
             photo, mask = picture(tone, concept, n)
             row = {**_row("real", image, concept, tone, CONCEPTS[concept]), "image_id": image, "has_mask": True}
             archive.add(image, {"png": encode_png(photo), "mask.png": encode_png(mask)}, row)
-    with ArchiveWriter(healthy, {"stage": "canvases", "versions": {}}) as archive:
+    with ArchiveWriter(healthy, {"stage": "canvases"}) as archive:
         for n, (image, (tone, _)) in enumerate(facts.items()):
             canvases[image], mask = picture(tone, "healthy", 1000 + n)
             row = {**_row("healthy", image, "healthy", tone, None), "canvas": image}
@@ -88,7 +88,7 @@ def make_world(
             donor = f"{concept[:2]}{tone[0]}0"
             path = root / f"mapped_{donor}.tar"
             mapped.append(str(path))
-            with ArchiveWriter(path, {"stage": "lesion_mapped", "versions": {}}) as archive:
+            with ArchiveWriter(path, {"stage": "lesion_mapped"}) as archive:
                 for n, canvas in enumerate(list(facts)[number::7]):
                     photo, _ = picture(facts[canvas][0], concept, 5000 + 100 * number + n)
                     row = _row("lesion_mapped", f"{donor}-{canvas}", concept, facts[canvas][0], malignant)
@@ -96,7 +96,7 @@ def make_world(
         path = root / f"semantic_{concept}.tar"
         semantic.append(str(path))
         learnt = [i for i, (_, c) in facts.items() if c == concept and roles[i] == "train"]
-        with ArchiveWriter(path, {"stage": "semantic", "versions": {}}) as archive:
+        with ArchiveWriter(path, {"stage": "semantic"}) as archive:
             archive.facts["generator_images"] = (generator_images or {}).get(concept, learnt)
             archive.facts["prior_images"] = [i for i in facts if roles[i] == "train"][:4]
             for n, canvas in enumerate([i for i in facts if roles[i] == "train"][number::9]):
