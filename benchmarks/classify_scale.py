@@ -41,9 +41,14 @@ def run() -> dict:
         root = Path(folder)
         arguments = write(root)
         index, leakage = str(root / "index.parquet"), str(root / "leakage.json")
-        spec = {"split": "big", "seed": 1}
-        indexing = _measure(["index", "--spec", json.dumps({**spec, "stage": "index"}), *arguments, "--output", index])
-        audit = json.dumps({**spec, "stage": "audit", "settings": {"near_duplicates": "off"}})
+
+        def spec(**keys) -> str:
+            path = root / f"{keys['stage']}.spec.json"
+            path.write_text(json.dumps({"split": "big", "seed": 1, **keys}))
+            return str(path)
+
+        indexing = _measure(["index", "--spec", spec(stage="index"), *arguments, "--output", index])
+        audit = spec(stage="audit", settings={"near_duplicates": "off"})
         gate = _measure(["audit", "leakage", "--spec", audit, "--index", index, "--output", leakage, "--threads", "1"])
 
         def train(images: int) -> tuple[float, float]:
@@ -51,7 +56,7 @@ def run() -> dict:
             options = {"training": net, "image_size": 32, "precision": "fp32", "min_concept_images": 1}
             settings = {**options, "images_per_epoch": images, "selection": "last", "sampler": "tone_class_concept"}
             regime = {"stage": "classify", "regime": "synthetic", "method": "baseline", "run_seed": 0}
-            job = json.dumps({**spec, **regime, "settings": settings})
+            job = spec(**regime, settings=settings)
             places = ["--index", index, "--leakage", leakage, "--output-dir", str(root / "run"), "--threads", "1"]
             return _measure(["classify", "--spec", job, *places])
 

@@ -16,7 +16,6 @@ from cgddi.core.images import encode_png
 from cgddi.stages.classify.data import Pictures, augment, normalise, random_views
 from cgddi.stages.classify.rows import choose_rows
 from cgddi.stages.classify.settings import REGIMES, ClassifySettings
-from cgddi.stages.index.command import main as index_main
 from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import v2
@@ -29,11 +28,8 @@ MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
-    root = tmp_path_factory.mktemp("world")
-    world = make_world(root)
-    spec = json.dumps({"stage": "index", "split": "t"})
-    index_main(["--spec", spec, *world.index_args(root / "i.parquet")])
-    return choose_rows(pd.read_parquet(root / "i.parquet"), REGIMES["mixed"], SETTINGS, 1)
+    world = make_world(tmp_path_factory.mktemp("world"))
+    return choose_rows(pd.read_parquet(world.write_index()), REGIMES["mixed"], SETTINGS, 1)
 
 
 def photo(width=80, height=80):

@@ -12,7 +12,6 @@ from cgddi.core.errors import UserError
 from cgddi.core.lineage import real_lineage
 from cgddi.stages.classify.rows import choose_rows
 from cgddi.stages.classify.settings import DEFAULTS, REGIMES, ClassifySettings, Regime, Training, training_of
-from cgddi.stages.index.command import main as index_main
 from pydantic import ValidationError
 
 from tests.stages.index.world import CONCEPTS, make_world
@@ -22,10 +21,7 @@ SETTINGS = ClassifySettings(min_concept_images=1)
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory):
-    root = tmp_path_factory.mktemp("world")
-    world = make_world(root, per_cell=12)
-    index_main(["--spec", json.dumps({"stage": "index", "split": "t"}), *world.index_args(root / "i.parquet")])
-    return pd.read_parquet(root / "i.parquet")
+    return pd.read_parquet(make_world(tmp_path_factory.mktemp("world"), per_cell=12).write_index())
 
 
 @pytest.mark.parametrize(
@@ -127,9 +123,7 @@ def test_generators_that_saw_more_than_the_subset_are_counted_or_left_out(index)
 def test_a_generator_inside_the_subset_stays(tmp_path):
     """A generator whose every training image is used is no reason to leave its images out."""
     world = make_world(tmp_path, per_cell=6, generator_images={})
-    spec = json.dumps({"stage": "index", "split": "toy"})
-    index_main(["--spec", spec, *world.index_args(tmp_path / "i.parquet")])
-    index = pd.read_parquet(tmp_path / "i.parquet")
+    index = pd.read_parquet(world.write_index())
     few = Regime(name="few", sources=("semantic",), real_fraction=0.5, generators="inside")
     with pytest.raises(UserError, match="no synthetic image is left"):
         choose_rows(index, few, SETTINGS, 1)

@@ -11,7 +11,7 @@ from cgddi.core.errors import InvalidInput, UserError
 from cgddi.stages.index.command import main
 from cgddi.stages.index.table import build_index, read_roles
 
-from tests.stages.index.world import make_world
+from tests.stages.index.world import make_world, spec_file
 
 SPEC = {"stage": "index", "seed": 1, "split": "toy"}
 
@@ -29,7 +29,7 @@ def build(world, **options):
 
 def test_command_writes_the_same_table_twice(world, tmp_path):
     for name in ("a", "b"):
-        main(["--spec", json.dumps(SPEC), *world.index_args(tmp_path / f"{name}.parquet")])
+        main(["--spec", spec_file(tmp_path, **SPEC), *world.index_args(tmp_path / f"{name}.parquet")])
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
     record = json.loads((tmp_path / "a.json").read_text())
     assert record["spec"] == SPEC and record["images"] == len(pd.read_parquet(tmp_path / "a.parquet"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,14 @@ def picture(tone: str, concept: str, seed: int, side: int = 40) -> tuple[np.ndar
     return photo.clip(0, 255).astype(np.uint8), mask
 
 
+def spec_file(folder: Path, **spec: object) -> str:
+    """Path of a job's spec, written to a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{spec['stage']}.spec.json"
+    path.write_text(json.dumps(spec))
+    return str(path)
+
+
 @dataclass
 class World:
     """Paths of a written world and the roles of its images."""
@@ -44,6 +53,14 @@ class World:
     healthy: list[str]
     mapped: list[str]
     semantic: list[str]
+
+    def write_index(self) -> Path:
+        """The index of the world, made by `cgddi index`."""
+        from cgddi.stages.index.command import main
+
+        path = self.root / "index.parquet"
+        main(["--spec", spec_file(self.root, stage="index", split="toy"), *self.index_args(path)])
+        return path
 
     def index_args(self, output: Path) -> list[str]:
         """Arguments of `cgddi index` after --spec."""
