@@ -43,6 +43,18 @@ def device() -> torch.device:
     return torch.device("cpu")
 
 
+def precision(device: torch.device) -> str:
+    """The precision to measure on a device."""
+    return "bf16" if device.type == "cuda" else "fp32"
+
+
+def backbone(model: str | Path, device: torch.device):
+    """A loaded base model."""
+    from cgddi.diffusion.backbone import load
+
+    return load({"source": str(model)}, device, precision(device))
+
+
 def toy_model(folder: Path) -> Path:
     """The toy world's base model as shipped; without it, its architecture with random weights."""
     shipped = Path(__file__).parents[1] / "config" / "toy" / "model"
@@ -165,7 +177,8 @@ def photos(folder: Path, size: int, count: int) -> tuple[Path, Path, list[str]]:
 def spec(stage: str, model: Path, images: list[str], slug: str = "c", **settings) -> dict:
     """A job's spec; a run that is timed does nothing but train."""
     if stage in ("embedding", "lora"):
-        settings = {"validate_every": 0, "grid_every": 0, **settings}
+        place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        settings = {"validate_every": 0, "grid_every": 0, "precision": precision(place), **settings}
     return {
         "stage": stage,
         "seed": 1,

@@ -56,32 +56,29 @@ def measure(model: Path, folder: Path, size: int, batch: int, steps: int, device
 
 def our_seconds(model: Path, tar: Path, names: list[str], folder: Path, settings: dict, device: torch.device) -> float:
     """Seconds per step of the stage's own function."""
-    from cgddi.diffusion import fit
-    from cgddi.diffusion.backbone import load
+    from cgddi.diffusion import train
     from cgddi.diffusion.tokens import start_rows
     from cgddi.diffusion.weights import write_tensors
-    from cgddi.stages.lora.data import LoraJob
-    from cgddi.stages.lora.train import train_lora
+    from cgddi.stages.lora.train import LoraJob, train_lora
 
-    backbone = load({"source": str(model)}, device)
+    backbone = _engine.backbone(str(model), device)
     rows = start_rows(backbone.tokenizers[0], backbone.text_encoders[0], "lesion", 1)
     write_tensors(folder / "token.safetensors", {"<c>": rows})
     job = LoraJob(
         _engine.spec("lora", model, names, grid_steps=2, grid_columns=1, **settings),
         [tar], [tar], None, folder / "token.safetensors", folder / "ours",
     )  # fmt: skip
-    with _engine.clocked(fit, _engine.Clock()) as clock:
-        train_lora([job], cache=folder / "cache", device=device, backbone=backbone)
+    with _engine.clocked(train, _engine.Clock()) as clock:
+        train_lora(job, cache=folder / "cache", device=device, backbone=backbone)
     return clock.seconds(10)
 
 
 def bare_step(model: Path, size: int, batch: int, device: torch.device) -> Callable[[], None]:
     """The least that a step must do, on fixed tensors."""
-    from cgddi.diffusion.backbone import load
     from cgddi.stages.lora.settings import LoraSettings
     from peft import LoraConfig
 
-    backbone = load({"source": str(model)}, device)
+    backbone = _engine.backbone(str(model), device)
     unet, dtype = backbone.denoiser, backbone.dtype
     targets = list(LoraSettings().target_modules)
     unet.add_adapter(LoraConfig(r=8, lora_alpha=8, init_lora_weights="gaussian", target_modules=targets))

@@ -34,9 +34,8 @@ def measure(
     model: Path, folder: Path, sizes: tuple[int, ...], batch: int, steps: int, device: torch.device
 ) -> list[dict]:
     """Both kinds of training and sampling."""
-    from cgddi.diffusion.backbone import load
 
-    rate = matmul_rate(device, load({"source": str(model)}, device).dtype)
+    rate = matmul_rate(device, _engine.backbone(str(model), device).dtype)
     rows = []
     published = {"instances": batch, "priors_per_step": batch}
     runs = [("lora_run", size, lora_step, published, LORA_STEPS) for size in sizes]
@@ -64,10 +63,9 @@ def measure(
 
 def _draws(model: Path, size: int, batch: int, device: torch.device) -> Callable[[], object]:
     """Sampling one batch with the default settings, pixels included."""
-    from cgddi.diffusion.backbone import load
-    from cgddi.diffusion.sampler import Sampler, SampleSettings
+    from cgddi.diffusion.sample import Sampler, SampleSettings
 
-    backbone = load({"source": str(model)}, device)
+    backbone = _engine.backbone(str(model), device)
     pixels = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
     mean, std = (part.repeat(batch, 1, 1, 1) for part in backbone.encode_images(pixels))
     prompts = backbone.encode_prompts([ti_step.PROMPT])[[0] * batch]
@@ -90,12 +88,11 @@ def flops(work: Callable[[], object]) -> int:
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Operations per second of a large product in the number type that the model computes in."""
-    from cgddi.diffusion.frozen import is_fast, multiply
+    from cgddi.diffusion.onednn import product
 
     side = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    call = (lambda: multiply(a, b)) if is_fast(a, b) else (lambda: a @ b)
-    return 2 * side**3 / _engine.timed(call, 40, 10)
+    return 2 * side**3 / _engine.timed(lambda: product(a, b, None), 40, 10)
 
 
 def _reset(device: torch.device) -> None:

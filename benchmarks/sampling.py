@@ -29,11 +29,10 @@ def run() -> list[dict]:
 
 def measure(model: Path, size: int, batch: int, device: torch.device, rounds: int) -> list[dict]:
     """Time ours and the pipeline at equal steps, and the pipeline at the published steps."""
-    from cgddi.diffusion.backbone import load
-    from cgddi.diffusion.sampler import Sampler, SampleSettings
+    from cgddi.diffusion.sample import Sampler, SampleSettings
     from cgddi.diffusion.schedule import partial_timesteps, solver
 
-    backbone = load({"source": str(model)}, device)
+    backbone = _engine.backbone(str(model), device)
     pixels = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
     mean, std = (part.repeat(batch, 1, 1, 1) for part in backbone.encode_images(pixels))
     prompts = backbone.encode_prompts([PROMPT])[[0] * batch]
@@ -48,7 +47,10 @@ def measure(model: Path, size: int, batch: int, device: torch.device, rounds: in
         pipe.scheduler = solver(name, backbone.scheduler_config)
         pipe(PROMPT, image=picture, guidance_scale=GUIDANCE, generator=torch.Generator().manual_seed(0), **steps)
 
-    equal_steps = {"strength": 1.0, "timesteps": partial_timesteps(STEPS, STRENGTH, backbone.rule.steps)}
+    equal_steps = {
+        "strength": 1.0,
+        "timesteps": partial_timesteps(STEPS, STRENGTH, backbone.schedule.num_train_timesteps),
+    }
     calls = {
         "ours": lambda: sampler.draw(prompts, list(range(batch)), mean, std).cpu(),
         "equal": lambda: theirs("dpmsolver++", **equal_steps),

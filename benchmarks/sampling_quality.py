@@ -23,13 +23,12 @@ SKIN = ((224, 182, 160), (170, 122, 95), (92, 62, 48))
 def run() -> dict:
     """Ours: the default's distance from the exact picture; reference: another seed's; ratio: how many times nearer ours is."""
     from cgddi.core.images import TONES
-    from cgddi.diffusion.backbone import load
-    from cgddi.diffusion.sampler import Sampler, SampleSettings
+    from cgddi.diffusion.sample import Sampler, SampleSettings
     from cgddi.stages.semantic.settings import SemanticSettings
 
     device, default = _engine.device(), SemanticSettings()
     model = os.environ.get("SAMPLING_MODEL") or str(TOY)
-    backbone = load({"source": model}, device)
+    backbone = _engine.backbone(model, device)
     size = backbone.denoiser.config.sample_size * backbone.factor
     pixels = _canvases(size)
     mean, std = (torch.cat(part) for part in zip(*(backbone.encode_images(one[None]) for one in pixels), strict=True))
@@ -67,9 +66,8 @@ def run() -> dict:
 def _canvases(size: int) -> np.ndarray:
     """Canvases (n, size, size, 3) uint8: of the archive that is named, else plain colours."""
     if path := os.environ.get("SAMPLING_CANVASES"):
-        from cgddi.diffusion.photos import fit_square
-        from cgddi.stages.lora.data import read_canvases
-        from cgddi.stages.semantic.plan import choose_canvases
+        from cgddi.diffusion.data import fit_square, read_canvases
+        from cgddi.stages.semantic.draw import choose_canvases
 
         chosen = choose_canvases(read_canvases([Path(path)], None), IMAGES, 0, "quality")
         return np.stack([fit_square(photo.pixels, size) for photo in chosen])

@@ -54,21 +54,20 @@ def measure(model: Path, folder: Path, size: int, batch: int, steps: int, device
 
 def our_seconds(model: Path, tar: Path, names: list[str], folder: Path, settings: dict, device: torch.device) -> float:
     """Seconds per step of the stage's own function."""
-    from cgddi.diffusion import fit
-    from cgddi.stages.embedding.train import TokenJob, train_tokens
+    from cgddi.diffusion import train
+    from cgddi.stages.embedding.train import TokenJob, train_token
 
-    with _engine.clocked(fit, _engine.Clock()) as clock:
+    with _engine.clocked(train, _engine.Clock()) as clock:
         job = TokenJob(_engine.spec("embedding", model, names, **settings), [tar], folder / "ours")
-        train_tokens([job], cache=folder / "c", device=device)
+        train_token(job, cache=folder / "c", device=device)
     return clock.seconds(10)
 
 
 def bare_step(model: Path, size: int, batch: int, device: torch.device) -> Callable[[], None]:
     """The least that a step must do, on fixed tensors."""
-    from cgddi.diffusion.backbone import load
     from cgddi.diffusion.tokens import start_rows
 
-    backbone = load({"source": str(model)}, device)
+    backbone = _engine.backbone(str(model), device)
     start = start_rows(backbone.tokenizers[0], backbone.text_encoders[0], "lesion", 1)
     row = backbone.add_token("<s>", [start])[0].rows.requires_grad_(True)
     optimizer = torch.optim.AdamW([row], 1e-4)

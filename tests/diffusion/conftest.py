@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from cgddi.diffusion.weights import read_tensors, write_tensors
-from cgddi.stages.lora.data import LoraJob
-from cgddi.stages.lora.train import train_lora
+from cgddi.stages.lora.train import LoraJob, train_lora
 
 from tests.diffusion import tiny
 
@@ -70,7 +69,7 @@ def train(world: World) -> World:
     """Train a token and an adapter in a world."""
     spec = tiny.spec_for("embedding", world.model, world.images, **tiny.TI)
     tiny.train_embedding(spec, [world.root / "masks.tar"], world.root / "embedding")
-    train_lora([world.job()])
+    train_lora(world.job())
     return world
 
 

@@ -25,10 +25,12 @@ def world(tmp_path_factory):
     return root, model, images
 
 
-def run(stage: str, spec: dict, **options: object) -> None:
+def run(root, stage: str, spec: dict, **options: object) -> None:
     """Run a stage's command; `output_dir=x` stands for `--output-dir x`."""
     argv = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))]
-    assert cli.main([stage, "--spec", json.dumps(spec), *argv]) == 0
+    file = root / f"{stage}.spec.json"
+    file.write_text(json.dumps(spec))
+    assert cli.main([stage, "--spec", str(file), *argv]) == 0
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +41,7 @@ def done(world):
     canvases = {"canvases": root / "canvases.tar", "split": root / "split.csv"}
     token = root / "embedding/learned_embeds.safetensors"
     run(
+        root,
         "embedding",
         tiny.spec_for("embedding", model, images, **tiny.TI),
         photos=photos,
@@ -48,6 +51,7 @@ def done(world):
         **common,
     )
     run(
+        root,
         "lora",
         tiny.spec_for("lora", model, images, **tiny.LORA),
         photos=photos,
@@ -58,6 +62,7 @@ def done(world):
         **common,
     )
     run(
+        root,
         "semantic",
         tiny.spec_for("semantic", model, images, **tiny.SEMANTIC),
         embedding=token,

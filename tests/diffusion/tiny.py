@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from cgddi.core.archive import ArchiveWriter
 from cgddi.core.images import LESION, MARKER, RULER, SKIN, TONES, encode_png
-from cgddi.stages.embedding.train import TokenJob, train_tokens
+from cgddi.diffusion.weights import write_tensors
+from cgddi.stages.embedding.train import TokenJob, train_token
+from cgddi.stages.lora.train import LoraJob, train_lora
 from cgddi.toy.tokenizer import MAX_TOKENS, build_tokenizer
 
 WORDS = [
@@ -215,7 +217,17 @@ def make_canvases(path: Path, count: int = 6, prefix: str = "c") -> list[str]:
 
 def train_embedding(spec: dict, archives: list[Path], output: Path, **options) -> dict:
     """Train one concept's token; gives its record."""
-    return train_tokens([TokenJob(spec, archives, output)], **options)[0]
+    return train_token(TokenJob(spec, archives, output), **options)
+
+
+def train_adapter(spec: dict, photos, canvases, split, embedding: Path, output: Path, **options) -> dict:
+    """Train one concept's adapter; gives its record."""
+    return train_lora(LoraJob(spec, photos, canvases, split, embedding, output), **options)
+
+
+def write_token(path: Path, token: str, rows: torch.Tensor) -> None:
+    """A token file as anyone may have made it."""
+    write_tensors(path, {token: rows})
 
 
 def spec_for(stage: str, model: Path, images: list[str], slug: str = "nevus", **settings) -> dict:
@@ -236,6 +248,7 @@ def spec_for(stage: str, model: Path, images: list[str], slug: str = "nevus", **
 
 
 TI = {
+    "precision": "fp32",
     "init_token": "lesion",
     "steps": 6,
     "batch": 2,
@@ -247,6 +260,7 @@ TI = {
     "grid_every": 0,
 }
 LORA = {
+    "precision": "fp32",
     "rank": 4,
     "alpha": 4,
     "steps": 6,
@@ -261,4 +275,4 @@ LORA = {
     "validate_every": 0,
     "grid_every": 0,
 }
-SEMANTIC = {"image_size": SIZE, "steps": 4, "repeats": 1, "batch": 4, "max_canvases": 3}
+SEMANTIC = {"precision": "fp32", "image_size": SIZE, "steps": 4, "repeats": 1, "batch": 4, "max_canvases": 3}

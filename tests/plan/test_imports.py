@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from cgddi.job.imports import importing
+from cgddi.job.imports import without_gc
 
 MODELS = {"torch", "torchvision", "diffusers", "transformers", "peft", "accelerate", "timm"}
 FRAMES = {"pandas", "pyarrow", "sklearn", "matplotlib"}
@@ -37,8 +37,6 @@ GROUPS = {
     ),
     "diffusion": (
         [
-            "stages.lora.train",
-            "stages.embedding.train",
             "stages.semantic.sample",
             "fedd.features.extract",
             "fedd.probe",
@@ -46,6 +44,7 @@ GROUPS = {
         ],
         MODELS - {"torch"} | FRAMES | COMPILER | {"scipy"},
     ),
+    "trainers": (["stages.lora.train", "stages.embedding.train"], FRAMES | {"timm", "torchvision"}),
     "classifiers": (
         ["stages.classify.train", "stages.classify.methods"],
         {"diffusers", "transformers", "sklearn", "matplotlib"},
@@ -72,7 +71,7 @@ def test_stages_leave_out_what_they_do_not_need(group):
 
 def test_the_collector_is_as_it_was_after_imports():
     assert gc.isenabled()
-    with pytest.raises(ImportError), importing():
+    with pytest.raises(ImportError), without_gc():
         assert not gc.isenabled()
         import cgddi.no_such_module  # noqa: F401
     assert gc.isenabled()

@@ -30,8 +30,7 @@ def corrected_photos(path: Path, change: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("change", ["tones", "marks", "masks"])
-@pytest.mark.parametrize("stage", ["lora", "embedding"])
+@pytest.mark.parametrize(("stage", "change"), [("lora", "tones"), ("embedding", "marks"), ("lora", "masks")])
 def test_corrected_labels_and_masks_never_see_the_checkpoint(world, tmp_path, monkeypatch, stage, change):
     before, after = (corrected_photos(tmp_path / f"{name}.tar", name) for name in ("before", change))
     options = {"lesion_weight": 5.0, "suffixes": True, "steps": 5}
@@ -39,7 +38,7 @@ def test_corrected_labels_and_masks_never_see_the_checkpoint(world, tmp_path, mo
     def run(photos, out, state):
         if stage == "lora":
             job = world.job(output=str(tmp_path / out), grid_columns=1, **options)
-            train_lora([dataclasses.replace(job, photos=[photos])], state=state)
+            train_lora(dataclasses.replace(job, photos=[photos]), state=state)
             return (tmp_path / out / "pytorch_lora_weights.safetensors").read_bytes()
         spec = tiny.spec_for("embedding", world.model, world.images, **{**tiny.TI, **options})
         tiny.train_embedding(spec, [photos], tmp_path / out, state=state)

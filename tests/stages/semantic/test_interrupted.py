@@ -9,7 +9,8 @@ import time
 
 import pytest
 import torch
-from cgddi.stages.semantic import drawing, sample
+from cgddi.stages.semantic import draw as drawing
+from cgddi.stages.semantic import sample
 
 from tests.diffusion import tiny
 
@@ -28,7 +29,7 @@ def whole(world, tmp_path_factory):
     return job(world, tmp_path_factory.mktemp("whole") / "a.tar")
 
 
-class Slow(drawing.Arriving):
+class Slow(drawing.PendingImages):
     """Images that are never here unless waited for, as on a GPU with a full queue."""
 
     events: list[str]
@@ -43,7 +44,7 @@ class Slow(drawing.Arriving):
         super().__init__(images)
         self.number = number
 
-    def here(self):
+    def ready(self):
         return False
 
     def wait(self):
@@ -53,18 +54,18 @@ class Slow(drawing.Arriving):
 
 def test_the_next_batch_is_launched_before_the_last_is_waited_for(world, tmp_path, monkeypatch, whole):
     monkeypatch.setattr(Slow, "events", [], raising=False)
-    monkeypatch.setattr(drawing, "Arriving", Slow)
+    monkeypatch.setattr(drawing, "PendingImages", Slow)
     assert job(world, tmp_path / "a.tar") == whole
     assert Slow.events == ["launch 0", "launch 1", "wait 0", "launch 2", "wait 1", "wait 2"]
 
 
 def test_a_failed_draw_is_the_same_redraw_in_and_out_of_line(world, tmp_path, monkeypatch, whole):
     monkeypatch.setattr(Slow, "spoil", 0)
-    monkeypatch.setattr(drawing, "Arriving", Slow)
+    monkeypatch.setattr(drawing, "PendingImages", Slow)
     late = []
     for here in (False, True):
         monkeypatch.setattr(Slow, "events", [], raising=False)
-        monkeypatch.setattr(Slow, "here", lambda self, here=here: here)
+        monkeypatch.setattr(Slow, "ready", lambda self, here=here: here)
         late.append(job(world, tmp_path / f"{here}.tar"))
     assert late[0] == late[1] != whole
 

@@ -1,9 +1,9 @@
-"""Adapter files in diffusers' format: written so that plain `load_lora_weights` gives our pictures, read in all their dialects."""
+"""LoRA adapters: new ones by peft, files in diffusers' format (plain `load_lora_weights` gives our pictures), all dialects read."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +12,9 @@ from torch import nn
 
 from cgddi.core.archive import sha256
 from cgddi.core.errors import UserError
+from cgddi.core.seeds import seed_for
 from cgddi.diffusion.backbone import Backbone
-from cgddi.diffusion.lora_layers import StackedLoRA, inject, remove
-from cgddi.diffusion.models import check_base
-from cgddi.diffusion.weights import read_tensors, to_bytes, write_tensors
+from cgddi.diffusion.weights import check_base, read_tensors, to_bytes
 
 FILE = "pytorch_lora_weights.safetensors"
 
@@ -56,18 +55,61 @@ PARTS = ("unet", "transformer")
 """What diffusers calls a denoiser, before the names of its layers."""
 
 
-def export(layers: Mapping[str, StackedLoRA], which: int = 0, part: str = "unet") -> dict[str, torch.Tensor]:
-    """Tensors of adapter `which` in diffusers' names; its scale is multiplied into B, so that every reader's alpha = r is right."""
-    tensors = {}
-    for name, layer in layers.items():
-        tensors[f"{part}.{name}.lora_A.weight"] = layer.down[which].detach().float().contiguous()
-        tensors[f"{part}.{name}.lora_B.weight"] = (layer.up[which].detach().float() * layer.scale).contiguous()
-    return tensors
+def add_lora(
+    denoiser: nn.Module, targets: Sequence[str], rank: int, alpha: float, slug: str, seed: int
+) -> dict[str, nn.Parameter]:
+    """Put a new LoRA (Hu et al. 2021) on a denoiser, by peft: y = W x + alpha / rank * B A x.
+
+    Args:
+        denoiser: a diffusers model, frozen; changed in place (see `remove_lora`).
+        targets: ends of the names of the layers to adapt.
+        rank, alpha: see `LoraSettings`.
+        slug, seed: A starts from N(0, 1 / rank) of these names, B at zero.
+
+    Returns:
+        The trained parameters by name, float32.
+
+    Raises:
+        UserError: one of the targets matches no layer.
+    """
+    from peft import LoraConfig
+
+    layers = find_targets(denoiser, targets)
+    denoiser.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers), adapter_name="default")
+    modules, parameters = dict(denoiser.named_modules()), {}
+    for name in layers:
+        down, up = (getattr(modules[name], part)["default"].weight for part in ("lora_A", "lora_B"))
+        for parameter in (down, up):
+            parameter.data = parameter.data.float()
+        generator = torch.Generator().manual_seed(seed_for(seed, "lora-start", slug, name))
+        down.data.copy_(torch.randn(down.shape, generator=generator) / rank)
+        parameters |= {f"{name}.lora_A": down, f"{name}.lora_B": up}
+    return parameters
 
 
-def write_adapter(path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
-    """Write `pytorch_lora_weights.safetensors` with text facts in its header."""
-    write_tensors(path, tensors, metadata)
+def find_targets(model: nn.Module, names: Sequence[str]) -> list[str]:
+    """Dotted names of the linear and convolution layers whose name ends in one of `names`, in the model's order.
+
+    Raises:
+        UserError: one of `names` matches no layer.
+    """
+    layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    found = {end: [layer for layer in layers if f".{layer}".endswith(f".{end}")] for end in names}
+    for end, matched in found.items():
+        if not matched:
+            raise UserError(f"lora target_modules: no layer of this base model ends in {end!r}.")
+    chosen = {layer for matched in found.values() for layer in matched}
+    return [layer for layer in layers if layer in chosen]
+
+
+def lora_tensors(denoiser: nn.Module, part: str, scale: float) -> dict[str, torch.Tensor]:
+    """The trained LoRA in diffusers' names; alpha / rank is multiplied into B, so that every reader's alpha = rank is right."""
+    from peft import get_peft_model_state_dict
+
+    tensors = {
+        f"{part}.{name}": value.detach().float().cpu() for name, value in get_peft_model_state_dict(denoiser).items()
+    }
+    return {name: value * scale if name.endswith("lora_B.weight") else value.clone() for name, value in tensors.items()}
 
 
 def read_adapter(path: str | Path, base: str | None = None) -> Adapter:
@@ -142,69 +184,40 @@ def check_fits(denoiser: nn.Module, adapter: Adapter) -> None:
         raise UserError(f"{adapter.source} does not fit this base model: layer {name} {why}. Trained on another model?")
 
 
-class Applied:
-    """An adapter on a denoiser: fused into the weights, or beside them; swapped and taken off without reloading anything.
-
-    In float32 the product is added to the weights (no cost per step); originals are kept and put back bit for bit. In half
-    precision a small product would be lost in rounding, so it stays beside the layer.
+class FusedAdapter:
+    """A plain adapter added to the weights of a float32 denoiser: no cost per step. The originals are put back bit for bit.
 
     Args:
-        unet: the denoiser.
-        adapter: a plain adapter.
-        fuse: None decides by the weights' type.
-
-    Raises:
-        UserError: the adapter names layers that this model has not, or has in other sizes.
+        denoiser: the denoiser.
+        adapter: a plain adapter that fits (see `check_fits`).
     """
 
-    def __init__(self, unet: nn.Module, adapter: Adapter, fuse: bool | None = None):
-        self.unet = unet
-        weight = next(unet.parameters())
-        self.fuse = weight.dtype == torch.float32 if fuse is None else fuse
-        modules = dict(unet.named_modules())
-        check_fits(unet, adapter)
-        self._originals: dict[str, torch.Tensor] = {}
-        self._layers: dict[str, StackedLoRA] = {}
-        if self.fuse:
-            for name in adapter.down:
-                value = modules[name].weight.data
-                self._originals[name] = value.clone()
-                value.add_(_product(adapter, name, value.device).to(value.dtype))
-        else:
-            for name in adapter.down:
-                rank = adapter.down[name].shape[0]
-                self._layers |= inject(unet, [name], 1, rank, 1.0)
-            self.swap(adapter)
-
-    def swap(self, adapter: Adapter) -> None:
-        """Put another adapter of the same layers and rank in its place."""
-        if self.fuse:
-            modules = dict(self.unet.named_modules())
-            for name, original in self._originals.items():
-                delta = _product(adapter, name, original.device).to(original.dtype)
-                modules[name].weight.data.copy_(original + delta)
-        else:
-            for name, layer in self._layers.items():
-                layer.down.data[0].copy_(adapter.down[name])
-                layer.up.data[0].copy_(adapter.up[name])
-                layer.requires_grad_(False)
+    def __init__(self, denoiser: nn.Module, adapter: Adapter):
+        self.originals: dict[nn.Parameter, torch.Tensor] = {}
+        modules = dict(denoiser.named_modules())
+        for name in adapter.down:
+            weight = modules[name].weight
+            down, up = (part[name].float().to(weight.device) for part in (adapter.down, adapter.up))
+            self.originals[weight] = weight.data.clone()
+            weight.data.add_((up.flatten(1) @ down.flatten(1)).reshape(weight.shape).to(weight.dtype))
 
     def remove(self) -> None:
         """Take the adapter off; the denoiser is as it was."""
-        modules = dict(self.unet.named_modules())
-        for name, original in self._originals.items():
-            modules[name].weight.data.copy_(original)
-        remove(self.unet, self._layers)
+        for weight, original in self.originals.items():
+            weight.data.copy_(original)
 
 
-class PeftApplied:
-    """An adapter of another kind (DoRA, text encoder) put on by diffusers' own loader."""
+class LoadedAdapter:
+    """An adapter put beside the layers by diffusers' own loader: of any kind (DoRA, text encoder), or in half precision, where a
+    small product added to the weights would be lost in rounding."""
 
     def __init__(self, backbone: Backbone, adapter: Adapter):
         from diffusers.loaders import StableDiffusionLoraLoaderMixin as Loader
 
         self.backbone, tensors = backbone, adapter.tensors
-        check_fits(backbone.denoiser, adapter)
+        if adapter.is_plain:  # whatever the file's dialect
+            ends = (("lora_A", adapter.down), ("lora_B", adapter.up))
+            tensors = {f"{backbone.part}.{n}.{end}.weight": v for end, part in ends for n, v in part.items()}
         try:
             backbone.denoiser.load_lora_adapter(dict(tensors), prefix=backbone.part, adapter_name="cgddi")
             for part, encoder in backbone.parts_of_text():
@@ -232,11 +245,13 @@ def remove_peft(backbone: Backbone, name: str) -> None:
         getattr(module, "peft_config", {}).pop(name, None)  # transformers keeps it, and refuses the name the next time
 
 
-def apply(backbone: Backbone, adapter: Adapter) -> Applied | PeftApplied:
-    """Put an adapter on a model; `remove()` of what comes back takes it off."""
-    return Applied(backbone.denoiser, adapter) if adapter.is_plain else PeftApplied(backbone, adapter)
+def apply(backbone: Backbone, adapter: Adapter) -> FusedAdapter | LoadedAdapter:
+    """Put an adapter on a model; `remove()` of what comes back takes it off.
 
-
-def _product(adapter: Adapter, name: str, device: torch.device) -> torch.Tensor:
-    down, up = adapter.down[name].float().to(device), adapter.up[name].float().to(device)
-    return (up.flatten(1) @ down.flatten(1)).reshape(up.shape[0], *down.shape[1:])
+    Raises:
+        UserError: the adapter names layers that this model has not, or has in other sizes.
+    """
+    check_fits(backbone.denoiser, adapter)
+    if adapter.is_plain and backbone.dtype == torch.float32:
+        return FusedAdapter(backbone.denoiser, adapter)
+    return LoadedAdapter(backbone, adapter)

@@ -1,7 +1,6 @@
-"""One small interface to a latent-diffusion base model. The loops use this and know nothing of the family behind it.
+"""One small interface to a latent-diffusion base model: Stable Diffusion 1.x and 2.x (the toy has their shape), and XL.
 
-A flow-matching DiT joins by giving its own `Backbone`: another noise rule, denoiser and text encoding, the same methods
-(tests/diffusion/flow.py is one, of 40 lines).
+Trainer and sampler use this and know nothing of the family behind it.
 """
 
 from __future__ import annotations
@@ -14,10 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from cgddi.core.archive import sha256
 from cgddi.core.errors import UserError
-from cgddi.diffusion import models, tokens
-from cgddi.diffusion.schedule import NoiseRule
-from cgddi.job.imports import importing
+from cgddi.diffusion import tokens, weights
+from cgddi.diffusion.onednn import use_onednn_layers
+from cgddi.diffusion.schedule import NoiseSchedule
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Prompts:
 
 
 class Backbone:
-    """A frozen Stable Diffusion model: encode images and prompts, noise rule, denoise, decode, tokens.
+    """A frozen Stable Diffusion model (Rombach et al. 2022): encode images and prompts, denoise, decode, tokens.
 
     Args:
         folder: the model in diffusers layout.
@@ -69,27 +69,24 @@ class Backbone:
     def __init__(
         self, folder: Path, device: torch.device, dtype: torch.dtype = torch.float32, variant: str | None = None
     ):
-        with importing():
-            from diffusers import AutoencoderKL
-
-            from cgddi.diffusion.fast import make_fast
+        from diffusers import AutoencoderKL, UNet2DConditionModel
 
         self.folder, self.device, self.dtype, self.variant = folder, torch.device(device), dtype, variant
-        self.index = models.model_index(folder)
-        self.digests = models.component_digests(folder, variant)
-        self.digest = models.combined(self.digests)
+        self.index = weights.model_index(folder)
+        self.digests = weights.component_digests(folder, variant)
+        self.digest = weights.combined(self.digests)
         options: dict[str, Any] = {"use_safetensors": True, "variant": variant, "local_files_only": True}
-        self.denoiser = self._component(self.part, self._denoiser_class(), torch_dtype=dtype, **options)
+        self.denoiser = self._component(self.part, UNet2DConditionModel, torch_dtype=dtype, **options)
         self.vae = self._component("vae", AutoencoderKL, torch_dtype=self.vae_dtype(), **options)
         self.tokenizers, self.text_encoders = [], []
         for tokenizer, encoder in self.encoders:
             self.tokenizers.append(self._tokenizer(tokenizer))
             self.text_encoders.append(self._text_encoder(encoder, dtype=torch.float32, **options))
         self.scheduler_config = self._scheduler_config()
-        self.rule = self._noise_rule()
+        self.schedule = NoiseSchedule(self.scheduler_config, self.device)
         for module in (self.denoiser, self.vae, *self.text_encoders):
             module.requires_grad_(False).eval().to(self.device)
-            make_fast(module)
+            use_onednn_layers(module)
         for module in (self.denoiser, self.vae):  # what oneDNN and cuDNN convolve fastest
             module.to(memory_format=torch.channels_last)
         if self.device.type == "cuda":
@@ -118,14 +115,6 @@ class Backbone:
                 f"(variant {self.variant}); fetch that form of the model or convert it once."
             ) from error
 
-    def _denoiser_class(self):
-        from diffusers import UNet2DConditionModel
-
-        return UNet2DConditionModel
-
-    def _noise_rule(self) -> NoiseRule:
-        return NoiseRule(self.scheduler_config, self.device)
-
     def _tokenizer(self, part: str):
         from transformers import CLIPTokenizer
 
@@ -153,14 +142,10 @@ class Backbone:
         Raises:
             UserError: the denoiser cannot take that size.
         """
-        step = self.factor * self._cells_together()
+        step = self.factor * 2 ** (len(self.denoiser.config.block_out_channels) - 1)  # a UNet halves the cells so often
         if size % step:
             raise UserError(f"image_size {size} is not a multiple of {step}, which this base model needs.")
         return self.vae.config.latent_channels, size // self.factor, size // self.factor
-
-    def _cells_together(self) -> int:
-        """Latent cells of which a side must be a multiple: a UNet halves them; a transformer joins them to patches."""
-        return 2 ** (len(self.denoiser.config.block_out_channels) - 1)
 
     @torch.no_grad()
     def encode_images(self, pixels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
@@ -179,7 +164,7 @@ class Backbone:
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Denoiser latents (B, C, h, w) -> pixels (B, H, W, 3) uint8 on the device; not-a-number becomes 0 (see `sampling`)."""
+        """Denoiser latents (B, C, h, w) -> pixels (B, H, W, 3) uint8 on the device; not-a-number becomes 0."""
         latents = latents / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0)
         image = self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0]
         image = (image.float() / 2 + 0.5).clamp(0, 1).nan_to_num(0.0)
@@ -243,8 +228,6 @@ class Backbone:
             raise UserError(
                 f"token {token}: made for {len(rows)} text encoder(s), this model has {len(self.text_encoders)}."
             )
-        from cgddi.core.archive import sha256
-
         parts = zip(self.tokenizers, self.text_encoders, rows, strict=True)
         made = [tokens.add_tokens(tokenizer, encoder, token, value) for tokenizer, encoder, value in parts]
         self.tokens[token] = rows[0].shape[0]
@@ -256,44 +239,90 @@ class Backbone:
         """Further inputs of the denoiser for a batch (None here; SDXL: pooled text and image size)."""
         return None
 
-    def denoise(self, noisy: torch.Tensor, steps: torch.Tensor, prompts: Prompts) -> torch.Tensor:
+    def denoise(self, noisy: torch.Tensor, timesteps: torch.Tensor, prompts: Prompts) -> torch.Tensor:
         """The network's prediction, (B, C, h, w).
 
         Args:
             noisy: (B, C, h, w) latents x_t.
-            steps: (B,) or () integer timesteps.
+            timesteps: (B,) or (), integers.
             prompts: B encoded prompts.
         """
         prompts = prompts.to(self.dtype)
         extra = self.conditions(prompts, noisy.shape[-1] * self.factor)
         noisy = noisy.to(self.dtype, memory_format=torch.channels_last)
-        return self.denoiser(noisy, steps, prompts.embeds, added_cond_kwargs=extra, return_dict=False)[0]
+        return self.denoiser(noisy, timesteps, prompts.embeds, added_cond_kwargs=extra, return_dict=False)[0]
 
 
-def load(model: Mapping[str, Any], device: torch.device, precision: str = "auto") -> Backbone:
+class StableDiffusionXL(Backbone):
+    """SDXL: two text encoders, their second-to-last states side by side, pooled text and image sizes as further inputs.
+
+    Podell et al. 2023, sections 2.1 and 2.2; the same choices as diffusers' `StableDiffusionXLPipeline`.
+    """
+
+    family = "sdxl"
+    encoders = (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2"))
+
+    def _text_encoder(self, part: str, **options):
+        from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+        return self._component(part, CLIPTextModelWithProjection if part.endswith("_2") else CLIPTextModel, **options)
+
+    def vae_dtype(self) -> torch.dtype:
+        """Float32: SDXL's own autoencoder overflows in half precision."""
+        return torch.float32
+
+    def encode_ids(self, ids: Sequence[torch.Tensor]) -> Prompts:
+        """Token ids of both encoders -> prompts."""
+        states, pooled = [], None
+        for encoder, batch in zip(self.text_encoders, ids, strict=True):
+            out = encoder(batch, output_hidden_states=True)
+            states.append(out.hidden_states[-2])
+            pooled = out[0]
+        return Prompts(torch.cat(states, dim=-1), pooled)
+
+    def empty_negative(self, negative: str) -> Prompts:
+        """The unconditional prompt; zeros for an empty one where the model says so."""
+        found = self.encode_prompts([negative])
+        if not negative and self.index.get("force_zeros_for_empty_prompt", True):
+            return Prompts(torch.zeros_like(found.embeds), torch.zeros_like(found.pooled))
+        return found
+
+    def conditions(self, prompts: Prompts, size: int) -> dict[str, torch.Tensor]:
+        """Pooled text, and (height, width, crop top, left, target height, width) of the images."""
+        sizes = torch.full((len(prompts.embeds), 6), size, device=prompts.embeds.device, dtype=prompts.embeds.dtype)
+        sizes[:, 2:4] = 0  # filled on the device: a copy from the CPU would wait for it
+        return {"text_embeds": prompts.pooled, "time_ids": sizes}
+
+
+FAMILIES: dict[str, type[Backbone]] = {
+    "StableDiffusionPipeline": Backbone,
+    "StableDiffusionImg2ImgPipeline": Backbone,
+    "StableDiffusionXLPipeline": StableDiffusionXL,
+    "StableDiffusionXLImg2ImgPipeline": StableDiffusionXL,
+}
+"""diffusers pipeline class in `model_index.json` -> backbone."""
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Number types of the `precision` setting."""
+
+
+def load(model: Mapping[str, Any], device: torch.device | str, precision: str = "fp32") -> Backbone:
     """Load a base model.
 
     Args:
-        model: {"source", "revision", "variant"} (see `models.resolve`).
+        model: {"source", "revision", "variant"} (see `weights.resolve`).
         device: where it will run.
-        precision: "fp32", "bf16", "fp16", or "auto": bf16 on a GPU that has it, else fp32.
+        precision: of `DTYPES`.
 
     Raises:
-        UserError: no such model, or a family without a backbone here.
+        UserError: no such model, a family without a backbone here, or fp16 on a CPU, which has no fast kernels for it.
     """
-    from cgddi.diffusion.families import FAMILIES
-
-    folder = models.resolve(model)
-    kind = models.model_index(folder).get("_class_name", "")
+    if precision == "fp16" and torch.device(device).type == "cpu":
+        raise UserError("precision fp16 needs a GPU, and none was found. Use fp32 or bf16, or a node with a GPU.")
+    folder = weights.resolve(model)
+    kind = weights.model_index(folder).get("_class_name", "")
     if kind not in FAMILIES:
         raise UserError(
             f"{folder}: model class {kind!r} has no backbone here. Supported: {', '.join(sorted(FAMILIES))}."
         )
-    return FAMILIES[kind](folder, device, dtype_for(precision, device), model.get("variant"))
-
-
-def dtype_for(precision: str, device: torch.device) -> torch.dtype:
-    """The number type of a precision setting on a device."""
-    if precision == "auto":
-        precision = "bf16" if torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    return FAMILIES[kind](folder, torch.device(device), DTYPES[precision], model.get("variant"))

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from cgddi.core.archive import canonical, installed_versions, sha256
 from cgddi.core.errors import UserError
-from cgddi.diffusion.weights import read_sealed, write_sealed
+from cgddi.diffusion.weights import read_checksummed, write_checksummed
 
 VERSIONS = ("torch", "diffusers", "transformers", "tokenizers", "pillow", "numpy")
 """Distributions whose version can change latents and text embeddings."""
@@ -69,7 +69,7 @@ class Store:
 
     def _read(self, path: Path) -> dict[str, torch.Tensor] | None:
         try:
-            tensors, key = read_sealed(path)
+            tensors, key = read_checksummed(path)
         except UserError:
             return None
         return tensors if key == path.stem else None
@@ -77,7 +77,7 @@ class Store:
     def _write(self, path: Path, tensors: dict[str, torch.Tensor]) -> None:
         try:
             self._tidy()
-            write_sealed(path, tensors, path.stem, alone=False)
+            write_checksummed(path, tensors, path.stem, alone=False)
         except OSError as error:
             self._warn(error)
 

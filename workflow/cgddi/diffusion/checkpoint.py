@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from cgddi.core.archive import canonical, sha256
 from cgddi.core.errors import UserError
-from cgddi.diffusion.weights import read_sealed, write_sealed
+from cgddi.diffusion.weights import read_checksummed, write_checksummed
 
 
 class Checkpoint:
@@ -45,7 +45,7 @@ class Checkpoint:
         try:
             if self.path.is_file():
                 os.replace(self.path, self._previous)
-            write_sealed(self.path, tensors, canonical(dict(facts)))
+            write_checksummed(self.path, tensors, canonical(dict(facts)))
         except OSError as error:
             if not self._warned:
                 self._warned = True
@@ -62,7 +62,7 @@ class Checkpoint:
             if not path.exists():
                 continue
             try:
-                tensors, text = read_sealed(path)
+                tensors, text = read_checksummed(path)
                 facts = json.loads(text)
                 if not set(needed) <= set(facts):
                     raise UserError(f"it does not say {', '.join(sorted(set(needed) - set(facts)))}")
@@ -112,7 +112,7 @@ class Termination:
 
 
 @contextmanager
-def leaving() -> Iterator[None]:
+def exit_on_sigterm() -> Iterator[None]:
     """SIGTERM raises `Terminated` at once: for phases that need not save anything, around loops that have a `Termination`.
 
     Also usable as a decorator. Files under way are cleared by their writers, and the exit status is 143.

@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from cgddi.core.errors import UserError
-from cgddi.diffusion.models import check_base
-from cgddi.diffusion.weights import read_tensors
+from cgddi.diffusion.weights import check_base, read_tensors
 
 
 def names_of(token: str, vectors: int) -> list[str]:
@@ -21,8 +20,7 @@ def names_of(token: str, vectors: int) -> list[str]:
 class TokenRows(nn.Module):
     """A frozen (V, D) token table with N rows appended as ids V, V+1, ...; stands in for the encoder's `nn.Embedding`.
 
-    Only `rows` has a gradient: the whole table is neither copied nor given optimizer state, as the usual script does.
-    `rows` is (N, D), or (K, N / K, D) for K tokens that are trained together.
+    Only `rows` (N, D) has a gradient: the whole table is neither copied nor given optimizer state, as the usual script does.
     """
 
     def __init__(self, table: nn.Embedding, rows: torch.Tensor):
@@ -35,16 +33,11 @@ class TokenRows(nn.Module):
         """The table's own weight (some callers ask for its type and device)."""
         return self.table.weight
 
-    def grouped(self, tokens: int) -> nn.Parameter:
-        """The rows as one parameter of K equally long tokens, (K, vectors, D)."""
-        self.rows = nn.Parameter(self.rows.detach().unflatten(0, (tokens, -1)), requires_grad=False)
-        return self.rows
-
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Token ids (B, L) -> embeddings (B, L, D)."""
         size = self.table.num_embeddings
         known = self.table(ids.clamp(max=size - 1))
-        new = self.rows.flatten(0, -2)[(ids - size).clamp(min=0)].to(known.dtype)
+        new = self.rows[(ids - size).clamp(min=0)].to(known.dtype)
         return torch.where((ids >= size).unsqueeze(-1), new, known)
 
 
@@ -84,12 +77,12 @@ def add_tokens(tokenizer, encoder: nn.Module, token: str, rows: torch.Tensor) ->
             f"token {present[0]!r} is in the base model's vocabulary. Choose another token in the disease sheet."
         )
     old = table if isinstance(table, TokenRows) else TokenRows(table, rows.new_zeros((0, width)))
-    start = old.table.num_embeddings + old.rows.flatten(0, -2).shape[0]
+    start = old.table.num_embeddings + len(old.rows)
     tokenizer.add_tokens(names)
     if tokenizer.convert_tokens_to_ids(names) != list(range(start, start + len(names))):
         # Ids beyond the table that the tokenizer already used up (tokenizer larger than table) would shift the rows.
         raise UserError(f"tokenizer and text encoder disagree on the vocabulary's size ({len(tokenizer)} and {start}).")
-    place.token_embedding = TokenRows(old.table, torch.cat([old.rows.detach().flatten(0, -2), rows.to(old.rows)]))
+    place.token_embedding = TokenRows(old.table, torch.cat([old.rows.detach(), rows.to(old.rows)]))
     return place.token_embedding
 
 

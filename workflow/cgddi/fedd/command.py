@@ -17,7 +17,7 @@ from typing import get_args
 from cgddi.core.errors import UserError
 from cgddi.fedd import settings
 from cgddi.job.command import stage_parser
-from cgddi.job.imports import importing
+from cgddi.job.imports import without_gc
 from cgddi.job.spec import checked
 
 STUDY_KEYS = ("subset", "train", "validation", "test")
@@ -55,7 +55,7 @@ def features(argv: Sequence[str]) -> None:
     chosen = checked(settings.FeaturesSettings, args.spec, "cohort", "batch", "timestep", "crop", "rows", "model")
     if not args.output.endswith(".safetensors"):
         raise UserError(f"--output {args.output}: a feature file ends in .safetensors.")
-    with importing():
+    with without_gc():
         from cgddi.fedd.features.extract import run_features
     run_features(args.spec, chosen, args.output, args.threads, args.metrics)
 
@@ -75,7 +75,7 @@ def segmenter(argv: Sequence[str]) -> None:
     variants = get_args(settings.Variant)
     if args.spec["variant"] not in variants:
         raise UserError(f"no variant {args.spec['variant']!r} of the segmenter. There are {', '.join(variants)}.")
-    with importing():
+    with without_gc():
         from cgddi.fedd.segmenter.train import run_segmenter
     run_segmenter(args.spec, chosen, args.features, args.output_dir, args.threads, args.metrics)
 
@@ -90,7 +90,7 @@ def probe(argv: Sequence[str]) -> None:
     """
     args = _parser(probe, "+").parse_args(argv)
     chosen = checked(settings.ProbeSettings, args.spec, "timestep", "seeds", *STUDY_KEYS)
-    with importing():
+    with without_gc():
         from cgddi.fedd.probe import run_probe
     run_probe(args.spec, chosen, args.features, args.output_dir, args.threads, args.metrics)
 
@@ -107,7 +107,7 @@ def baseline(argv: Sequence[str]) -> None:
     args = _parser(baseline).parse_args(argv)
     keys = ("task", "network", "run_seed", "size", "crop", *STUDY_KEYS)
     chosen = checked(settings.BaselinesSettings, args.spec, *keys)
-    with importing():
+    with without_gc():
         from cgddi.fedd.baselines.train import run_baseline
     run_baseline(args.spec, chosen, args.output_dir, args.threads, args.metrics)
 
@@ -124,7 +124,7 @@ def tables(argv: Sequence[str]) -> None:
     parser.add_argument("--runs", nargs="+", required=True, help="folders of segmenters, probes and baselines")
     args = parser.parse_args(argv)
     chosen = checked(settings.TablesSettings, args.spec, "cohort", "subsets", "timestep", "blocks")
-    with importing():
+    with without_gc():
         from cgddi.fedd.tables.stage import run_tables
     run_tables(args.spec, chosen, args.runs, args.features, args.output_dir)
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def importing() -> Iterator[None]:
+def without_gc() -> Iterator[None]:
     """Import large libraries without the garbage collector.
 
     torch and diffusers make half a million objects that stay to the end. The collector would look through all of them again and

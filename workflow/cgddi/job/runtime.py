@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cgddi.job.gpu_monitor import Watch
-from cgddi.job.imports import importing
+from cgddi.job.imports import without_gc
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +22,7 @@ def start(threads: int) -> torch.device:
     Args:
         threads: the rule's `threads`; torch would otherwise take every core of a shared node.
     """
-    with importing():
+    with without_gc():
         import torch
 
     torch.set_num_threads(max(1, threads))

@@ -16,8 +16,7 @@ import torch
 
 from cgddi.core.errors import UserError
 from cgddi.diffusion import backbone as diffusion
-from cgddi.diffusion import models
-from cgddi.diffusion.families import FAMILIES
+from cgddi.diffusion import weights
 
 Visit = Callable[[int, torch.Tensor], None]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -132,7 +131,7 @@ class PixelBackbone(FeatureBackbone):
             )
         unet.requires_grad_(False).eval().to(device)
         unet.to(memory_format=torch.channels_last)
-        super().__init__(unet, models.combined(models.component_digests(folder, variant)), folder, device)
+        super().__init__(unet, weights.combined(weights.component_digests(folder, variant)), folder, device)
 
     def input_shape(self, size: int) -> tuple[int, int, int]:
         step = 2 ** (len(self.unet.config.block_out_channels) - 1)
@@ -207,8 +206,8 @@ def load(model: Mapping[str, Any], device: torch.device) -> FeatureBackbone:
     Raises:
         UserError: no such folder, no UNet in it, or a UNet of an unknown kind.
     """
-    folder = models.resolve(model)
-    index = models.model_index(folder)
+    folder = weights.resolve(model)
+    index = weights.model_index(folder)
     unet, kind = (index.get("unet") or [None, None])[-1], index.get("_class_name")
     if not (folder / "unet" / "config.json").is_file() or unet is None:
         raise UserError(
@@ -217,9 +216,9 @@ def load(model: Mapping[str, Any], device: torch.device) -> FeatureBackbone:
         )
     if unet == "UNet2DModel":
         return PixelBackbone(folder, device, model.get("variant"))
-    if unet == "UNet2DConditionModel" and kind in FAMILIES:
+    if unet == "UNet2DConditionModel" and kind in diffusion.FAMILIES:
         return LatentBackbone(model, device, folder)
     raise UserError(
         f"{folder}: a {unet} in a {kind} gives no features here. Name a folder with a UNet2DModel, or one of "
-        f"{', '.join(sorted(FAMILIES))}."
+        f"{', '.join(sorted(diffusion.FAMILIES))}."
     )

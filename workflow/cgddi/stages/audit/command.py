@@ -13,7 +13,7 @@ from typing import Any
 from cgddi.core.archive import Archive, record_for, write_record
 from cgddi.core.errors import UserError
 from cgddi.job.command import stage_parser
-from cgddi.job.imports import importing
+from cgddi.job.imports import without_gc
 from cgddi.job.spec import settings_of
 from cgddi.stages.audit.settings import KINDS, AuditSettings
 
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     settings = settings_of(AuditSettings, args.spec)
-    with importing():
+    with without_gc():
         import pandas as pd
 
         from cgddi.job import runtime

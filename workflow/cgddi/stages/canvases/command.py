@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cgddi.job.command import stage_parser
-from cgddi.job.imports import importing
+from cgddi.job.imports import without_gc
 from cgddi.stages.canvases.settings import CanvasesSettings
 
 
@@ -18,7 +18,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--healthy", nargs="+", required=True, help="the cohort's healthy archives")
     parser.add_argument("--output", required=True, help="the archive (.tar) to write")
     options = parser.parse_args(argv)
-    with importing():
+    with without_gc():
         from cgddi.job.spec import checked
         from cgddi.stages.canvases.stage import pool_canvases
 

@@ -13,7 +13,7 @@ from cgddi.core.archive import canonical, csv_text, file_sha256, record_for, wri
 from cgddi.core.errors import UserError
 from cgddi.core.seeds import seed_for
 from cgddi.job.command import stage_parser
-from cgddi.job.imports import importing
+from cgddi.job.imports import without_gc
 from cgddi.job.spec import settings_of
 from cgddi.stages.classify.settings import METHODS, ClassifySettings, Regime, regime_of, training_of
 
@@ -84,7 +84,7 @@ def starting_regime(weights: str | Path, index: str | Path) -> Regime:
 
 def run(spec: dict[str, Any], settings: ClassifySettings, regime: Regime, leakage: dict[str, Any], args) -> None:
     """Train, predict and write one run (see the module's text)."""
-    with importing():
+    with without_gc():
         import pandas as pd
         import torch
         from safetensors.torch import save

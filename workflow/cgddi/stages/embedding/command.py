@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cgddi.job.command import stage_parser
-from cgddi.job.imports import importing
+from cgddi.job.imports import without_gc
 
 
 def main(argv: list[str]) -> int:
@@ -15,17 +15,16 @@ def main(argv: list[str]) -> int:
         "--photos", type=Path, nargs="+", required=True, help="masks archives that hold the training images"
     )
     parser.add_argument("--output-dir", type=Path, required=True, help="folder to write to")
-    from cgddi.diffusion.jobs import engine_options
+    from cgddi.diffusion.log import engine_options, logs_beside
 
     engine_options(parser)
     args = parser.parse_args(argv)
-    with importing():
-        from cgddi.diffusion.jobs import curves_beside
+    with without_gc():
         from cgddi.job import runtime
-        from cgddi.stages.embedding.train import TokenJob, train_tokens
+        from cgddi.stages.embedding.train import TokenJob, train_token
 
     device = runtime.start(args.threads)
     with runtime.usage_log(args.metrics, stage="embedding", concept=args.spec.get("concept", {}).get("slug")) as used:
         job = TokenJob(args.spec, args.photos, args.output_dir)
-        train_tokens([job], args.state, args.cache, device, curves=curves_beside(args.metrics), used=used)
+        train_token(job, args.state, args.cache, device, logs=logs_beside(args.metrics), used=used)
     return 0

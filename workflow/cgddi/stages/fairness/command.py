@@ -11,7 +11,7 @@ from typing import Any
 
 from cgddi.core.archive import record_for, write_atomic, write_record
 from cgddi.job.command import stage_parser
-from cgddi.job.imports import importing
+from cgddi.job.imports import without_gc
 from cgddi.job.spec import settings_of
 from cgddi.stages.fairness.settings import FairnessSettings
 
@@ -44,7 +44,7 @@ def tabulate(
     Returns:
         File name -> content, and the facts for summary.json.
     """
-    with importing():
+    with without_gc():
         from tqdm import tqdm
 
         from cgddi.core.bootstrap import Bootstrap

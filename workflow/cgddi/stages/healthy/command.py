@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from cgddi.core.errors import UserError
 from cgddi.job.command import stage_parser
-from cgddi.job.imports import importing
+from cgddi.job.imports import without_gc
 from cgddi.stages.healthy.settings import HealthySettings
 
 
@@ -21,7 +21,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--output", required=True, help="the archive (.tar) to write")
     parser.add_argument("--metrics", help="file to append one JSON line on time and memory to")
     options = parser.parse_args(argv)
-    with importing():
+    with without_gc():
         from cgddi.job.runtime import start, usage_log
         from cgddi.job.spec import checked
         from cgddi.stages.healthy.biharmonic import BiharmonicInpainter
@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
     def open_inpainter():
         if settings.method == "biharmonic":
             return BiharmonicInpainter()
-        with importing():
+        with without_gc():
             from cgddi.stages.healthy.diffusion import DiffusionInpainter
 
         return DiffusionInpainter(spec["model"], settings, device)

@@ -13,7 +13,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from cgddi.core.errors import UserError
-from cgddi.job.imports import importing
+from cgddi.job.imports import without_gc
 from cgddi.stages.healthy.kandinsky import inpaint_batch
 from cgddi.stages.healthy.settings import HealthySettings
 
@@ -138,7 +138,7 @@ def load_pipeline(model: Mapping[str, Any], settings: HealthySettings, dtype: to
     Raises:
         UserError: the model cannot be found or loaded, or has no inpainting pipeline.
     """
-    with importing():
+    with without_gc():
         from diffusers import AutoPipelineForInpainting
 
     source = model["source"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cgddi.core.archive import Archive, record_for, write_atomic, write_record
 from cgddi.job.command import stage_parser
-from cgddi.job.imports import importing
+from cgddi.job.imports import without_gc
 from cgddi.job.spec import settings_of
 from cgddi.stages.index.settings import IndexSettings
 
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", required=True, help="the index to write (.parquet; its record is .json beside it)")
     args = parser.parse_args(argv)
 
-    with importing():
+    with without_gc():
         from cgddi.stages.index.table import build_index, read_roles
 
     settings = settings_of(IndexSettings, args.spec)

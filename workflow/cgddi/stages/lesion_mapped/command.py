@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cgddi.job.command import stage_parser
-from cgddi.job.imports import importing
+from cgddi.job.imports import without_gc
 from cgddi.stages.lesion_mapped.settings import LesionMappedSettings
 
 
@@ -19,7 +19,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--canvases", required=True, help="the archive of the canvas cohort")
     parser.add_argument("--output", required=True, help="the archive (.tar) to write")
     options = parser.parse_args(argv)
-    with importing():
+    with without_gc():
         from cgddi.job.spec import checked
         from cgddi.stages.lesion_mapped.stage import map_lesion
 

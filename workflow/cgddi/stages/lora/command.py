@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cgddi.job.command import stage_parser
-from cgddi.job.imports import importing
+from cgddi.job.imports import without_gc
 
 
 def main(argv: list[str]) -> int:
@@ -18,18 +18,16 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--split", type=Path, help="csv image_id,role: only canvases of role train become priors")
     parser.add_argument("--embedding", type=Path, required=True, help="learned_embeds.safetensors of the concept")
     parser.add_argument("--output-dir", type=Path, required=True, help="folder to write to")
-    from cgddi.diffusion.jobs import engine_options
+    from cgddi.diffusion.log import engine_options, logs_beside
 
     engine_options(parser)
     args = parser.parse_args(argv)
-    with importing():
-        from cgddi.diffusion.jobs import curves_beside
+    with without_gc():
         from cgddi.job import runtime
-        from cgddi.stages.lora.data import LoraJob
-        from cgddi.stages.lora.train import train_lora
+        from cgddi.stages.lora.train import LoraJob, train_lora
 
     device = runtime.start(args.threads)
     with runtime.usage_log(args.metrics, stage="lora", concept=args.spec.get("concept", {}).get("slug")) as used:
         job = LoraJob(args.spec, args.photos, args.canvases, args.split, args.embedding, args.output_dir)
-        train_lora([job], args.state, args.cache, device, curves=curves_beside(args.metrics), used=used)
+        train_lora(job, args.state, args.cache, device, logs=logs_beside(args.metrics), used=used)
     return 0

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from cgddi.core.prompts import check_prompt
-from cgddi.diffusion import options
+from cgddi.core.settings import neutral
+from cgddi.diffusion.settings import TrainingSettings
 
 REVISION = 1
-VERSIONS = ("torch", "diffusers", "transformers", "tokenizers", "peft", "pillow", "numpy")
-"""Distributions whose version can change the adapter."""
 
 
-class LoraSettings(BaseModel):
+class LoraSettings(TrainingSettings):
     """LoRA (Hu et al. 2021) on the denoiser, with prior preservation (DreamBooth, Ruiz et al. 2023)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     rank: int = Field(8, ge=1, le=512, description="rank of the adapter (published)")
     alpha: float = Field(8, gt=0, description="scale is alpha / rank (published: 8)")
@@ -25,16 +22,6 @@ class LoraSettings(BaseModel):
         ("to_q", "to_k", "to_v", "to_out.0"),
         min_length=1,
         description="ends of the names of the adapted UNet layers (published)",
-    )
-    use_rslora: bool = Field(False, description="scale alpha / sqrt(rank) (Kalajdzievski 2023; published: no)")
-    use_dora: bool = Field(False, description="weight-decomposed LoRA from peft (Liu et al. 2024; published: no)")
-    text_encoder_rank: int = Field(
-        0, ge=0, le=512, description="rank of a text-encoder LoRA from peft; 0 is none (published)"
-    )
-    text_encoder_alpha: float | None = Field(
-        None,
-        gt=0,
-        description="its scale is this / text_encoder_rank; null is the rank, scale 1 (as alpha and rank above)",
     )
     steps: int = Field(750, ge=1, description="optimizer steps (published)")
     instances: int = Field(16, ge=1, description="images of the concept per step (published)")
@@ -46,11 +33,6 @@ class LoraSettings(BaseModel):
         " that it divides both counts (published: 1)",
     )
     learning_rate: float = Field(1e-4, gt=0, description="AdamW learning rate (usual for LoRA; published: 5e-6)")
-    lr_schedule: options.Schedule = "constant"
-    warmup: int = Field(0, ge=0, description="steps of linear warm-up (published: none)")
-    weight_decay: options.WeightDecay = 1e-2
-    betas: options.Betas = (0.9, 0.999)
-    eps: options.Eps = 1e-8
     clip: float = Field(1.0, ge=0, description="largest gradient norm (published); 0 clips nothing")
     prior_weight: float = Field(1.0, ge=0, description="weight of the prior-preservation loss (published)")
     prior_per_tone: int = Field(96, ge=1, description="canvases per tone to draw priors from (published)")
@@ -73,45 +55,21 @@ class LoraSettings(BaseModel):
         le=1,
         description="chance of the mirror image (as in textual inversion; lesions have no side; published: 0)",
     )
-    crops: options.Crops = 0
-    crop_scale: options.CropScale = 0.8
     prompt: str = Field(
         "An image of {token} on the skin of a {tone}-skinned individual", description="instance prompt (published)"
     )
     class_prompt: str = Field(
         "An image of healthy skin on a {tone}-skinned individual", description="prior prompt (published)"
     )
-    suffixes: bool = Field(True, description="add the ruler and marker suffixes where the mask shows one (published)")
-    ruler_suffix: options.RulerSuffix = " with a ruler"
-    marker_suffix: options.MarkerSuffix = " deliniated with marker"
-    both_suffix: options.BothSuffix = " deliniated with marker and a ruler"
     tone_exponent: float = Field(
         1.0,
         ge=0,
         le=2,
         description="tones drawn by frequency ** -x per image: 1 draws tones evenly (published), 0 images",
     )
-    lesion_weight: options.LesionWeight = 1.0
-    ignore_mask_classes: options.IgnoredClasses = ()
-    min_snr: options.MinSnr = 0.0
-    noise_offset: options.NoiseOffset = 0.0
-    ema: float = Field(
-        0.0, ge=0, lt=1, description="decay of the moving average that becomes the result; 0 is off (published)"
+    validate_every: int = neutral(
+        150, ge=0, description="steps between losses by tone on training photos, as in `embedding`. 0 is off"
     )
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="of the frozen base model: auto is bf16 on a GPU, fp32 on a CPU (published: fp16)"
-    )
-    checkpoint_every: options.CheckpointEvery = 100
-    log_every: options.LogEvery = 10
-    validate_every: options.ValidateEvery = 150
-    validation_photos: options.ValidationPhotos = 4
-    validation_timesteps: options.ValidationTimesteps = 4
-    grid_every: options.GridEvery = 250
-    grid_sampler: options.GridSampler = "dpmsolver++"
-    grid_steps: options.GridSteps = 20
-    grid_guidance: options.GridGuidance = 7.5
-    grid_guidance_rescale: options.GridRescale = 0.0
-    grid_columns: options.GridColumns = 4
 
     @field_validator("prompt")
     @classmethod
@@ -131,8 +89,3 @@ class LoraSettings(BaseModel):
                 f"({self.priors_per_step}): parts of another make-up would change the loss"
             )
         return self
-
-    @property
-    def scale(self) -> float:
-        """The factor on B A."""
-        return self.alpha / (self.rank**0.5 if self.use_rslora else self.rank)

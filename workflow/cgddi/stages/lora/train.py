@@ -1,208 +1,195 @@
-"""Train LoRA adapters: one concept, or several together over one frozen base (each as it would be alone)."""
+"""Train a concept's LoRA adapter, DreamBooth style: its photos, and healthy canvases as priors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from cgddi.core.archive import file_sha256, installed_versions, record_for, write_record
+from cgddi.core.archive import file_sha256, record_for, write_record
 from cgddi.core.errors import UserError
+from cgddi.core.images import TONES
 from cgddi.core.seeds import seed_for
-from cgddi.diffusion import adapters, jobs
+from cgddi.diffusion import adapters
 from cgddi.diffusion.backbone import Backbone, load
-from cgddi.diffusion.batches import Batches, Pool, Table, tone_chances
 from cgddi.diffusion.cache import Store
-from cgddi.diffusion.checkpoint import Checkpoint, leaving
-from cgddi.diffusion.fit import Fit
-from cgddi.diffusion.latents import Views, prompts_of
-from cgddi.diffusion.objective import Objective
-from cgddi.diffusion.photos import Photo, read_photos
+from cgddi.diffusion.checkpoint import Checkpoint, exit_on_sigterm
+from cgddi.diffusion.data import ImageStream, Photo, TrainingData, caption, prompts_of, read_canvases, read_photos
+from cgddi.diffusion.log import TrainingLog, header, write_history
+from cgddi.diffusion.sample import write_grid
 from cgddi.diffusion.tokens import read_embedding
-from cgddi.diffusion.training import common, plan_of, table_of
-from cgddi.diffusion.validation import tone_losses
-from cgddi.stages.lora import data, grid
-from cgddi.stages.lora.data import LoraJob
-from cgddi.stages.lora.layers import OwnLayers, PeftLayers
-from cgddi.stages.lora.settings import VERSIONS, LoraSettings
+from cgddi.diffusion.train import Trainer, new_accelerator, training_job
+from cgddi.diffusion.weights import write_tensors
+from cgddi.stages.lora.settings import LoraSettings
+
+GRID = "samples.png"
 
 
-@leaving()
+@dataclass(frozen=True)
+class LoraJob:
+    """What one adapter is made of and where it goes.
+
+    Args:
+        spec: concept {slug, name, token}, images (training ids), model, settings, seed.
+        photos: masks archives with the training images.
+        canvases: archives of healthy canvases.
+        split: csv (image_id, role); canvases that are not role train are no priors. None uses every canvas.
+        embedding: the concept's `learned_embeds.safetensors`.
+        output: folder to write to.
+    """
+
+    spec: Mapping[str, Any]
+    photos: Sequence[Path]
+    canvases: Sequence[Path]
+    split: Path | None
+    embedding: Path
+    output: Path
+
+
+@exit_on_sigterm()
 def train_lora(
-    pack: Sequence[LoraJob],
+    job: LoraJob,
     state: Path | None = None,
     cache: Path | None = None,
     device: torch.device | str = "cpu",
     backbone: Backbone | None = None,
-    curves: Path | None = None,
+    logs: Path | None = None,
     used: MutableMapping[str, Any] | None = None,
-) -> list[dict[str, Any]]:
-    """Train the adapters of a pack and write, per job, `pytorch_lora_weights.safetensors`, `record.json` and `metrics.jsonl`.
+) -> dict[str, Any]:
+    """Train a concept's adapter and write `pytorch_lora_weights.safetensors`, `samples.png`, `record.json` and `metrics.jsonl`.
 
     Args:
-        pack: the jobs; equal settings, model and seed.
+        job: what and where.
         state, cache: folders of checkpoints and of latents.
         device: where to train.
-        backbone: a loaded model of the same source without this pack's tokens, else it is loaded.
-        curves: name of the files that show the training (see `jobs.Curves`).
-        used: gets `steps`, how many were taken now, over all concepts; a resumed run took the others before.
+        backbone: a loaded model of the same source without this token, else it is loaded.
+        logs: name of the files that show the training (see `TrainingLog`).
+        used: gets `steps`, how many were taken now; a resumed run took the others before.
 
     Returns:
-        The records.
+        The record.
 
     Raises:
         UserError: bad settings, unreadable photos, a loss that is not a number, an adapter that did not move.
     """
-    settings, model, seed = common(pack, LoraSettings, "lora")
-    backbone = backbone or load(model, torch.device(device), settings.precision)
-    store = Store(cache)
-    views = Views(settings.hflip > 0, settings.crops, settings.crop_scale)
+    settings, key = training_job(LoraSettings, job.spec)
+    slug, seed = job.spec["concept"]["slug"], job.spec["seed"]
+    photos = read_photos(job.photos, job.spec["images"])
+    priors = choose_priors(read_canvases(job.canvases, job.split), settings, seed, len(photos))
+    accelerator = new_accelerator(settings, device, logs)
+    backbone = backbone or load(job.spec["model"], accelerator.device, settings.precision)
+    token, rows = read_embedding(job.embedding, job.spec["concept"]["token"], backbone.digest)
+    backbone.add_token(token, rows)
 
-    instances = [read_photos(job.photos, job.spec["images"]) for job in pack]
-    places = [(tuple(job.canvases), job.split) for job in pack]
-    canvases_at = {
-        place: data.read_canvases(*place) for place in dict.fromkeys(places)
-    }  # most packs have but one place
-    priors = [
-        data.choose_priors(canvases_at[place], settings, seed, len(photos))
-        for place, photos in zip(places, instances, strict=True)
-    ]
-    table, order = _table(backbone, store, instances, priors, views, settings)
-    prompts, pools = jobs.PromptList(), []
-    for job, photos, canvases in zip(pack, instances, priors, strict=True):
-        token, rows = read_embedding(job.embedding, job.spec["concept"]["token"], backbone.digest)
-        backbone.add_token(token, rows)
-        captions = [[prompts.number(data.instance_prompt(p, settings, token))] for p in photos]
-        kinds = [
-            Pool(
-                seed_for(seed, "lora", job.slug),
-                data.numbers_of(photos, order, "photo"),
-                tone_chances(photos, settings.tone_exponent),
-                np.array(captions),
-                settings.instances,
+    captions = [[caption(settings.prompt, photo, settings, token)] for photo in photos]
+    streams = [ImageStream(seed_for(seed, "lora", slug), photos, captions, settings.tone_exponent, settings.instances)]
+    if priors:
+        # A ruler is named as in a photo's caption (the published script did so too), else it would be taught as part of healthy
+        # skin; a marker was painted over.
+        captions = [[caption(settings.class_prompt, photo, settings)] for photo in priors]
+        streams += [
+            ImageStream(
+                seed_for(seed, "lora", slug, "prior"),
+                priors,
+                captions,
+                settings.prior_tone_exponent,
+                settings.priors_per_step,
+                settings.prior_weight,
             )
         ]
-        if canvases:
-            captions = [[prompts.number(data.prior_prompt(p, settings))] for p in canvases]
-            numbers = data.numbers_of(canvases, order, "canvas")
-            chances = tone_chances(canvases, settings.prior_tone_exponent)
-            kinds.append(
-                Pool(
-                    seed_for(seed, "lora", job.slug, "prior"),
-                    numbers,
-                    chances,
-                    np.array(captions),
-                    settings.priors_per_step,
-                )
-            )
-        pools.append(kinds)
-    count, plain = len(pack), not (settings.use_dora or settings.text_encoder_rank)
-    slugs = [job.slug for job in pack]
-    if settings.text_encoder_rank:
-        ids = backbone.tokenize(prompts.texts)
-        encode = lambda wanted: backbone.encode_ids([batch[wanted] for batch in ids])  # noqa: E731
-    else:
-        encode = prompts_of(backbone, store, prompts.texts).__getitem__
-    layers = OwnLayers(backbone, settings, slugs, seed) if plain else PeftLayers(backbone, settings, slugs[0], seed)
-    batches = Batches(table, pools, views, settings.hflip, backbone.rule.steps, settings.noise_offset)
-    share = settings.priors_per_step / (settings.instances + settings.priors_per_step) if len(pools[0]) == 2 else 0.0
-    objective = Objective(backbone, encode, count, share, settings.prior_weight, settings.min_snr)
-    one = replace(objective, adapters=1)
-    measures = [
-        tone_losses(one, table, photos, pool[0], settings.validation_photos, settings.validation_timesteps)
-        for photos, pool in zip(instances, pools, strict=True)
-    ]
-
-    def validate() -> list[dict[str, float]]:
-        found = []
-        for k, measure in enumerate(measures):
-            with layers.only(k):
-                found.append(measure())
-        return found
-
-    facts = [[dict(job.spec) for job in pack], backbone.digest, [file_sha256(job.embedding) for job in pack]]
-    facts += [[[p.facts for p in photos] for photos in (*instances, *priors)], installed_versions(VERSIONS)]
-    checkpoint = Checkpoint(state, "lora", facts)
-    live = jobs.Curves(curves, slugs)
-
-    def preview(step: int) -> None:
-        for k, job in enumerate(pack):
-            with layers.only(k):
-                grid.write_sheet(live.path(f"{job.slug}-{step:06d}.png"), backbone, job.spec, settings)
-
-    fit = Fit(
-        layers.parameters,
-        count,
-        objective,
-        batches,
-        plan_of(settings, settings.learning_rate, backbone.dtype),
-        checkpoint,
-        validate,
-        live,
-        f"lora {'+'.join(slugs)}",
+    store = Store(cache)
+    data = TrainingData(backbone, store, streams, settings, settings.accumulation * accelerator.num_processes)
+    encoded = prompts_of(backbone, store, data.prompts)
+    parameters = adapters.add_lora(
+        backbone.denoiser, settings.target_modules, settings.rank, settings.alpha, slug, seed
     )
-    fit.preview = preview if curves else None
+    facts = [backbone.digest, file_sha256(job.embedding), [p.facts for p in (*photos, *priors)]]
+    checkpoint = Checkpoint(state, "lora", [*key, *facts])
+    log = TrainingLog(accelerator, logs)
+    trainer = Trainer(
+        accelerator,
+        backbone,
+        data,
+        encoded.__getitem__,
+        parameters,
+        settings,
+        settings.learning_rate,
+        checkpoint,
+        log,
+        f"lora {slug}",
+        logs and (lambda step: write_grid(log.path(f"{step:06d}.png"), backbone, job.spec, settings, settings.prompt)),
+    )
     try:
-        outcome = fit.run()
-        live.close()
-        if used is not None:
-            used["steps"] = count * (settings.steps - outcome.resumed_at)
-        tensors = [layers.export(k) for k in range(count)]
+        history = trainer.run()
+        tensors = adapters.lora_tensors(backbone.denoiser, backbone.part, settings.alpha / settings.rank)
     finally:
-        layers.remove()
-    records = []
-    for k, job in enumerate(pack):
-        unmoved = _unmoved(job.slug, tensors[k])
-        metadata = jobs.header(
-            job.spec,
-            VERSIONS,
-            [*instances[k], *priors[k]],
-            base_sha256=backbone.digest,
-            prompts=[prompts.texts[i] for i in sorted({int(n) for pool in pools[k] for n in pool.prompts.flatten()})],
-            images=[[p.id, p.sha256] for p in instances[k]],
-            priors=[[p.id, p.sha256] for p in priors[k]],
-        )
-        adapters.write_adapter(job.output / adapters.FILE, tensors[k], metadata)
-        history = outcome.of(k)
-        jobs.write_history(job.output, history)
-        grid.write_grid(backbone, job, settings)
-        files = [*job.photos, *job.canvases, *([job.split] if job.split else []), job.embedding]
-        record = record_for(
-            job.spec,
-            files,
-            training_images=list(job.spec["images"]),
-            prior_images=[p.id for p in priors[k]],
-            base_sha256=backbone.digest,
-            parameters=sum(t.numel() for t in tensors[k].values()),
-            unmoved_layers=unmoved,
-            last=history[-1] if history else {},
-        )
-        write_record(job.output / "record.json", record)
-        records.append(record)
+        adapters.remove_peft(backbone, "default")
+    log.close()
+    if used is not None:
+        used["steps"] = settings.steps - history.resumed_at
+    unmoved = unmoved_layers(slug, tensors)
+    if not accelerator.is_main_process:
+        return {}
+    metadata = header(
+        job.spec,
+        [*photos, *priors],
+        base_sha256=backbone.digest,
+        prompts=data.prompts,
+        images=[[p.id, p.sha256] for p in photos],
+        priors=[[p.id, p.sha256] for p in priors],
+    )
+    write_tensors(job.output / adapters.FILE, tensors, metadata)
+    write_history(job.output, history.lines)
+    applied = adapters.apply(backbone, adapters.read_adapter(job.output / adapters.FILE))
+    try:
+        write_grid(job.output / GRID, backbone, job.spec, settings, settings.prompt)
+    finally:
+        applied.remove()
+    record = record_for(
+        job.spec,
+        [*job.photos, *job.canvases, *([job.split] if job.split else []), job.embedding],
+        training_images=list(job.spec["images"]),
+        prior_images=[p.id for p in priors],
+        base_sha256=backbone.digest,
+        parameters=sum(value.numel() for value in tensors.values()),
+        unmoved_layers=unmoved,
+    )
+    write_record(job.output / "record.json", record)
     checkpoint.remove()
-    return records
+    return record
 
 
-def _table(
-    backbone: Backbone,
-    store: Store,
-    instances: Sequence[Sequence[Photo]],
-    priors: Sequence[Sequence[Photo]],
-    views: Views,
-    settings: LoraSettings,
-) -> tuple[Table, dict[tuple[str, str], int]]:
-    """Latents of every image of the pack, each once, and where it stands."""
-    found: dict[tuple[str, str], Photo] = {}
-    for photos in instances:
-        found |= {("photo", photo.id): photo for photo in photos}
-    for photos in priors:
-        found |= {("canvas", photo.id): photo for photo in photos}
-    table = table_of(backbone, store, list(found.values()), views, settings)
-    return table, {key: number for number, key in enumerate(found)}
+def choose_priors(canvases: Sequence[Photo], settings: LoraSettings, seed: int, photos: int) -> list[Photo]:
+    """The canvases that serve as priors: at most `prior_per_tone` of each tone, drawn by a seed that names no concept, so that all
+    adapters of a project share them (and their latents).
+
+    `priors: published` does as the published script: the three tones' canvases in one list, light ones first, cut to
+    `prior_per_tone` in all (97 light ones were there, so no other tone was left), and of these as many as the concept has photos,
+    since one index, drawn below the number of photos, chose both.
+
+    Args:
+        photos: number of training photos of the concept.
+
+    Raises:
+        UserError: priors are asked for and there is no canvas.
+    """
+    if not settings.priors_per_step or not settings.prior_weight:
+        return []
+    if not canvases:
+        raise UserError(
+            "lora: no healthy canvas to draw priors from. Keep some in review.csv, or set lora.priors_per_step to 0."
+        )
+    by_tone = [[photo for photo in canvases if photo.tone == tone] for tone in TONES]
+    if settings.priors == "published":
+        return [photo for of_tone in by_tone for photo in of_tone][: settings.prior_per_tone][:photos]
+    chosen = []
+    for of_tone in by_tone:
+        ranked = sorted(of_tone, key=lambda photo: seed_for(seed, "prior", photo.id))
+        chosen += sorted(ranked[: settings.prior_per_tone], key=lambda photo: photo.id)
+    return chosen
 
 
 STILL = 1e-7
@@ -211,7 +198,7 @@ in one step of the default, 3e-3 in a published run. With A's numbers near 1 / r
 less than 1e-5 of themselves: nothing, in any precision a picture is drawn in."""
 
 
-def _unmoved(slug: str, tensors: Mapping[str, torch.Tensor]) -> list[str]:
+def unmoved_layers(slug: str, tensors: Mapping[str, torch.Tensor]) -> list[str]:
     """Layers whose B did not move. A few are no fault (queries and keys of an attention over a single cell have no gradient); half
     of them are.
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from cgddi.core.errors import UserError
 from cgddi.job.command import stage_parser
-from cgddi.job.imports import importing
+from cgddi.job.imports import without_gc
 from cgddi.stages.masks.settings import SOURCE_MODULES, MasksSettings
 
 
@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--segmenter", help="fedd: folder of the trained segmenter")
     parser.add_argument("--metrics", help="file to append one JSON line on time and memory to (automatic sources)")
     options = parser.parse_args(argv)
-    with importing():
+    with without_gc():
         from cgddi.job.spec import checked
         from cgddi.stages.masks.stage import write_batch
 
@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
     from cgddi.job.runtime import start, usage_log
 
     device = start(options.threads)
-    with importing():
+    with without_gc():
         source = importlib.import_module(SOURCE_MODULES[settings.source])
     with usage_log(options.metrics, stage="masks", cohort=spec["cohort"], batch=spec["batch"]) as usage:
         inputs = source.inputs(options.features, options.segmenter)

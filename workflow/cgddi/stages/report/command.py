@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cgddi.job.command import stage_parser
-from cgddi.job.imports import importing
+from cgddi.job.imports import without_gc
 
 
 def main(argv: list[str]) -> int:
@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--output", required=True, help="the page to write")
     args = parser.parse_args(argv)
 
-    with importing():
+    with without_gc():
         from cgddi.stages.report.page import write_page
 
     write_page(

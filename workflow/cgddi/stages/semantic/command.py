@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cgddi.job.command import stage_parser
-from cgddi.job.imports import importing
+from cgddi.job.imports import without_gc
 
 
 def main(argv: list[str]) -> int:
@@ -18,11 +18,11 @@ def main(argv: list[str]) -> int:
         "--lora", type=Path, required=True, help="pytorch_lora_weights.safetensors, with record.json beside it"
     )
     parser.add_argument("--output", type=Path, required=True, help="the .tar to write")
-    from cgddi.diffusion.jobs import engine_options
+    from cgddi.diffusion.log import engine_options
 
     engine_options(parser)
     args = parser.parse_args(argv)
-    with importing():
+    with without_gc():
         from cgddi.job import runtime
         from cgddi.stages.semantic.sample import sample_concept
 

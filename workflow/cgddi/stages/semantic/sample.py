@@ -11,24 +11,21 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from cgddi.core.archive import ArchiveWriter, canonical, file_sha256, installed_versions, sha256
+from cgddi.core.archive import DISTRIBUTIONS, ArchiveWriter, canonical, file_sha256, installed_versions, sha256
 from cgddi.core.errors import UserError
 from cgddi.core.images import TONES
-from cgddi.diffusion import jobs
 from cgddi.diffusion.adapters import apply, read_adapter
 from cgddi.diffusion.backbone import Backbone, load
 from cgddi.diffusion.cache import Store
-from cgddi.diffusion.checkpoint import leaving
+from cgddi.diffusion.checkpoint import exit_on_sigterm
+from cgddi.diffusion.data import read_canvases
 from cgddi.diffusion.tokens import read_embedding
 from cgddi.job.spec import need, settings_of
-from cgddi.stages.lora.data import read_canvases
-from cgddi.stages.semantic.drawing import Drawing
-from cgddi.stages.semantic.partial import Partial
-from cgddi.stages.semantic.plan import choose_canvases, draws
-from cgddi.stages.semantic.settings import VERSIONS, SemanticSettings
+from cgddi.stages.semantic.draw import ConceptSampler, ResumeStore, choose_canvases, draws
+from cgddi.stages.semantic.settings import SemanticSettings
 
 
-@leaving()
+@exit_on_sigterm()
 def sample_concept(
     spec: Mapping[str, Any],
     canvases: Sequence[Path],
@@ -71,18 +68,24 @@ def sample_concept(
     token, rows = read_embedding(embedding, concept["token"], backbone.digest)
     backbone.add_token(token, rows)
     todo = draws(photos, settings, seed, concept["slug"])
-    facts = [dict(spec), backbone.digest, file_sha256(embedding), file_sha256(lora), [p.sha256 for p in photos]]
-    partial = Partial(state, sha256(canonical([*facts, installed_versions(VERSIONS)])))
+    facts = [
+        dict(getattr(spec, "planned", spec)),
+        backbone.digest,
+        file_sha256(embedding),
+        file_sha256(lora),
+        [p.sha256 for p in photos],
+    ]
+    kept = ResumeStore(state, sha256(canonical([*facts, installed_versions(DISTRIBUTIONS)])))
     adapter = read_adapter(lora, backbone.digest)
     lineage = _trained_on(lora, adapter.metadata)
     applied = apply(backbone, adapter)
     try:
-        images, drawn = Drawing(backbone, Store(cache), settings, photos, token, concept["slug"]).run(todo, partial)
+        images, drawn = ConceptSampler(backbone, Store(cache), settings, photos, token, concept["slug"]).run(todo, kept)
     finally:
         applied.remove()
     if used is not None:
         used["images"] = drawn
-    tones = {tone: jobs.fill_prompt(settings.prompt, token, tone) for tone in TONES}
+    prompts = {tone: settings.prompt.format(token=token, tone=tone) for tone in TONES}
     files = [*canvases, *([split] if split else []), embedding, lora]
     with ArchiveWriter(output, spec, files) as archive:
         archive.facts = {
@@ -91,7 +94,7 @@ def sample_concept(
             "redrawn": {d.key: images[d.key][1] for d in todo if images[d.key][1] != d.seed},
         }
         for draw in todo:
-            png, used = images[draw.key]
+            png, drawn_with = images[draw.key]
             row = {
                 "id": f"semantic/{scope}/{cohort}/{concept['slug']}/{draw.key}",
                 "kind": "semantic",
@@ -100,13 +103,13 @@ def sample_concept(
                 "tone": draw.tone,
                 "malignant": spec.get("malignant"),
                 "donor": None,
-                "canvas": draw.canvas if settings.mode == "img2img" else None,
+                "canvas": draw.canvas,
                 "generator": f"{scope}/{concept['slug']}",
-                "prompt": tones[draw.tone],
-                "seed": used,
+                "prompt": prompts[draw.tone],
+                "seed": drawn_with,
             }
             archive.add(draw.key, {"png": png}, row)
-    partial.remove()
+    kept.remove()
     return len(todo)
 
 

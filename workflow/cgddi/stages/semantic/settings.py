@@ -4,23 +4,18 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from cgddi.core.prompts import check_prompt
+from cgddi.core.settings import Settings
+from cgddi.diffusion.settings import Precision
 
 REVISION = 1
-VERSIONS = ("torch", "diffusers", "transformers", "tokenizers", "peft", "pillow", "numpy")
-"""Distributions whose version can change the images."""
 
 
-class SemanticSettings(BaseModel):
+class SemanticSettings(Settings):
     """Image-to-image samples (SDEdit, Meng et al. 2022) of a concept on healthy canvases, in three tones."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    mode: Literal["img2img", "text2img"] = Field(
-        "img2img", description="from a canvas (published), or from noise alone"
-    )
     strength: float = Field(
         0.725, gt=0, le=1, description="share of the noise schedule that is run on a canvas (published)"
     )
@@ -28,7 +23,7 @@ class SemanticSettings(BaseModel):
     guidance_rescale: float = Field(
         0.0, ge=0, le=1, description="rescaling of guidance (Lin et al. 2024, section 3.4); 0 is off"
     )
-    sampler: Literal["dpmsolver++", "ddim", "pndm", "unipc", "model"] = Field(
+    sampler: Literal["dpmsolver++", "unipc", "ddim", "pndm"] = Field(
         "dpmsolver++",
         description="solver (published: PNDM with 100 steps; DPM-Solver++ 2M needs 20-25, Lu et al. 2022)",
     )
@@ -63,20 +58,21 @@ class SemanticSettings(BaseModel):
         "same to the bit whatever else is in its batch; another batch size, more threads or a GPU round differently, "
         "by a grey level at most on the toy's model",
     )
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="of the base model: auto is bf16 on a GPU, fp32 on a CPU (published: fp16)"
+    precision: Precision = Field(
+        "bf16",
+        description="of the base model: bf16 (as fast as fp16, and no black images), fp16 (published; a GPU only) or fp32",
     )
     retries: int = Field(
         3,
         ge=0,
         description="redraws with a new seed of an image that came out black or not a number: what a fourth draw does not"
-        " mend is a fault of the model or its precision. No safety checker runs: it flags "
+        " fix is a fault of the model or its precision. No safety checker runs: it flags "
         "clinical photographs of skin as nudity and blackens them",
     )
 
     @model_validator(mode="after")
     def _some_step(self) -> SemanticSettings:
-        if self.mode == "img2img" and self.sampler != "dpmsolver++" and int(self.steps * self.strength) < 1:
+        if self.sampler != "dpmsolver++" and int(self.steps * self.strength) < 1:
             raise ValueError(
                 f"steps {self.steps} x strength {self.strength:g} leaves sampler {self.sampler} no step at all: raise steps or "
                 "strength, or use sampler dpmsolver++"

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from cgddi.diffusion import graphs
+from cgddi.core.archive import write_atomic
+from cgddi.core.images import TONES, encode_png
+from cgddi.core.seeds import seed_for
 from cgddi.diffusion.backbone import Backbone, Prompts
+from cgddi.diffusion.schedule import initial_latents
+from cgddi.diffusion.settings import TrainingSettings
 
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """How to sample (see `SemanticSettings` for the fields' meaning)."""
+    """How to sample (see `SemanticSettings` for the fields' meaning); `strength` None is text-to-image."""
 
     sampler: str = "dpmsolver++"
     steps: int = 20
@@ -30,7 +36,7 @@ class Sampler:
 
     Args:
         backbone: the model, adapters and tokens in place.
-        settings: how to sample; `strength` None is text-to-image.
+        settings: how to sample.
         size: side of the images in px.
         batch: images per batch; smaller batches are filled up and cut.
         negative: the unconditional prompt, (1, ...).
@@ -40,11 +46,10 @@ class Sampler:
         self.backbone, self.settings, self.size, self.batch = backbone, settings, size, batch
         self.shape = backbone.latent_shape(size)
         self.negative = negative.to("cpu")
-        self._graph: graphs.Step | None = None
 
     def timesteps(self) -> tuple[Any, torch.Tensor]:
         """A fresh solver and the timesteps it will run."""
-        return self.backbone.rule.sampling(self.settings.sampler, self.settings.steps, self.settings.strength)
+        return self.backbone.schedule.sampling(self.settings.sampler, self.settings.steps, self.settings.strength)
 
     @torch.inference_mode()
     def draw(
@@ -68,14 +73,13 @@ class Sampler:
             return torch.stack([torch.randn(self.shape, generator=g) for g in generators])[fill]
 
         scheduler, steps = self.timesteps()
-        rule = self.backbone.rule
         clean = None if mean is None else mean[fill].cpu() + std[fill].cpu() * noise()
-        latents = self._send(rule.begin(scheduler, noise(), clean, steps[:1]))
+        latents = self._send(initial_latents(scheduler, noise(), clean, steps[:1]))
         both = Prompts.cat([self.negative[[0] * self.batch], prompts.to("cpu")[fill]])
         both = Prompts(*(part if part is None else self._send(part) for part in (both.embeds, both.pooled)))
         both = both.to(self.backbone.dtype)
         for step, sent in zip(steps, self._send(steps), strict=True):
-            predicted = self._guided(rule.seen(scheduler, latents, step), sent, both)
+            predicted = self._guided(scheduler.scale_model_input(latents, step), sent, both)
             latents = scheduler.step(predicted, step, latents, return_dict=False)[0]
         failed = ~torch.isfinite(latents).flatten(1).all(dim=1)
         images = self.backbone.decode(latents).masked_fill(failed[:, None, None, None], 0)  # black, see `is_blank`
@@ -88,33 +92,20 @@ class Sampler:
         return value.to(self.backbone.device, non_blocking=True)
 
     def _guided(self, latents: torch.Tensor, step: torch.Tensor, both: Prompts) -> torch.Tensor:
-        scale = self.settings.guidance
+        """Prediction with classifier-free guidance (Ho & Salimans 2022), rescaled (Lin et al. 2024, section 3.4, eqs. 14-16)."""
+        scale, rescale = self.settings.guidance, self.settings.guidance_rescale
         if scale <= 1:
-            return self._denoise(latents, step, both[self.batch :]).float()
-        uncond, cond = self._denoise(torch.cat([latents, latents]), step, both).float().chunk(2)
+            return self.backbone.denoise(latents, step, both[self.batch :]).float()
+        uncond, cond = self.backbone.denoise(torch.cat([latents, latents]), step, both).float().chunk(2)
         guided = uncond + scale * (cond - uncond)
-        if self.settings.guidance_rescale:
-            # Lin et al. 2024, section 3.4, eqs. 14-16.
+        if rescale:
             dims = (1, 2, 3)
             matched = guided * (cond.std(dim=dims, keepdim=True) / guided.std(dim=dims, keepdim=True))
-            guided = self.settings.guidance_rescale * matched + (1 - self.settings.guidance_rescale) * guided
+            guided = rescale * matched + (1 - rescale) * guided
         return guided
 
-    def _denoise(self, latents: torch.Tensor, step: torch.Tensor, prompts: Prompts) -> torch.Tensor:
-        if not graphs.wanted(self.backbone.device):
-            return self.backbone.denoise(latents, step, prompts)
-        batch = {"latents": latents, "step": step, **prompts.tensors()}
-        if self._graph is None:
 
-            def denoise(batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
-                given = Prompts(batch["embeds"], batch.get("pooled"))
-                return (self.backbone.denoise(batch["latents"], batch["step"], given),)
-
-            self._graph = graphs.captured(denoise, batch)
-        return self._graph(batch)[0]
-
-
-class Arriving:
+class PendingImages:
     """Images on their way from the device to the CPU; more work can be given to the device before one waits for them.
 
     Args:
@@ -129,7 +120,7 @@ class Arriving:
             self._event = torch.cuda.Event()
             self._event.record()
 
-    def here(self) -> bool:
+    def ready(self) -> bool:
         """Whether nothing would have to be waited for."""
         return self._event is None or self._event.query()
 
@@ -143,3 +134,41 @@ class Arriving:
 def is_blank(image: torch.Tensor) -> bool:
     """Whether a (H, W, 3) uint8 image is what a failed draw looks like: black, or one value all over."""
     return int(image.max()) <= 2 or int(image.max()) == int(image.min())
+
+
+def tile(images: np.ndarray, columns: int, gap: int = 2) -> np.ndarray:
+    """Images (n, H, W, 3) uint8 row by row on one white sheet."""
+    count, height, width, _ = images.shape
+    rows = -(-count // columns)
+    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+    for number, image in enumerate(images):
+        top, left = number // columns * (height + gap), number % columns * (width + gap)
+        sheet[top : top + height, left : left + width] = image
+    return sheet
+
+
+def write_grid(
+    path: Path, backbone: Backbone, spec: Mapping[str, Any], settings: TrainingSettings, prompt: str
+) -> None:
+    """Sample a concept from noise as the model stands now, tones as rows, the same noise in each, and write the grid.
+
+    Args:
+        path: the PNG to write.
+        spec: the job's; its concept's token and its seed are read.
+        settings: image_size and what starts with `grid_`. Guidance is rescaled by half where the model's last timestep is pure
+            noise: such models overshoot (Lin et al. 2024, section 3.4).
+        prompt: its template.
+    """
+    how = SampleSettings(
+        steps=settings.grid_steps,
+        strength=None,
+        guidance=settings.grid_guidance,
+        guidance_rescale=0.5 if backbone.schedule.ends_in_noise else 0.0,
+    )
+    columns = settings.grid_columns
+    sampler = Sampler(backbone, how, settings.image_size, columns, backbone.empty_negative(""))
+    texts = [prompt.format(token=spec["concept"]["token"], tone=tone) for tone in TONES]
+    prompts = backbone.encode_prompts(texts).to("cpu")
+    seeds = [seed_for(spec["seed"], "grid", column) for column in range(columns)]
+    rows = [sampler.draw(prompts[[number] * columns], seeds, None, None) for number in range(len(TONES))]
+    write_atomic(path, encode_png(tile(torch.cat(rows).cpu().numpy(), columns)))

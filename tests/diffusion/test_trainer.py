@@ -1,0 +1,147 @@
+"""What a run shows and what shows it: logs, validation and previews change no number, whenever they happen; parts; precision."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from cgddi.core.errors import UserError
+from cgddi.core.images import decode_png
+from cgddi.diffusion import adapters
+from cgddi.diffusion.adapters import read_adapter
+from cgddi.diffusion.backbone import load
+from cgddi.diffusion.settings import TrainingSettings
+from cgddi.diffusion.tokens import read_embedding
+from cgddi.stages.embedding.settings import EmbeddingSettings
+from cgddi.stages.lora.settings import LoraSettings
+from cgddi.stages.lora.train import train_lora
+
+from tests.diffusion import tiny
+from tests.stages.lora.test_resume import Killed, stop_at
+
+NAME = "pytorch_lora_weights.safetensors"
+
+
+def test_looking_changes_no_number_and_throws_no_checkpoint_away(world, tmp_path, monkeypatch):
+    """Killed with some intervals, gone on with others: the bytes of an undisturbed run without any (P9)."""
+    looks = {"validate_every": 2, "grid_every": 3, "log_every": 1, "checkpoint_every": 4}
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        stop_at(patch, 5, "kill")
+        train_lora(
+            world.job(output=str(tmp_path / "out"), **looks), state=tmp_path / "state", logs=tmp_path / "logs/run"
+        )
+    used = {}
+    job = world.job(output=str(tmp_path / "out"), **{**looks, "checkpoint_every": 1, "grid_every": 6})
+    train_lora(job, state=tmp_path / "state", logs=tmp_path / "logs/run", used=used)
+    assert used == {"steps": 2}, "the checkpoint was thrown away"
+    found, wanted = read_adapter(tmp_path / "out" / NAME), read_adapter(world.lora)
+    assert all(torch.equal(found.tensors[name], wanted.tensors[name]) for name in wanted.tensors)
+    assert sorted(p.name for p in (tmp_path / "logs").glob("*.png")) == ["run.000003.png", "run.000006.png"]
+    assert decode_png((tmp_path / "logs/run.000006.png").read_bytes()).std() > 0
+    lines = [json.loads(line) for line in (tmp_path / "logs/run.training.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in lines if "loss_dark" in line] == [2, 4, 6]
+    assert (tmp_path / "out/metrics.jsonl").read_text().count("loss_light") == 3
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(tmp_path / "logs/run.tensorboard")).Reload()
+    assert {"lr", "loss", "grad_norm", "loss_dark"} <= set(board.Tags()["scalars"])
+    shown = {event.step: event.value for event in board.Scalars("loss")}
+    assert shown == {line["step"]: pytest.approx(line["loss"], rel=1e-5) for line in lines if "loss" in line}
+
+
+@pytest.mark.parametrize("settings", [TrainingSettings, EmbeddingSettings, LoraSettings])
+def test_what_is_only_looked_at_stands_in_no_spec(settings):
+    from cgddi.core.settings import is_neutral
+
+    found = {name for name in settings.model_fields if is_neutral(settings, name)}
+    looks = (
+        "checkpoint_every",
+        "log_every",
+        "validate_every",
+        "grid_every",
+        "grid_steps",
+        "grid_guidance",
+        "grid_columns",
+    )
+    assert found == set(looks)
+
+
+@pytest.mark.parametrize("counts", [(8, 2), (4, 4)])
+def test_accumulation_keeps_loss_and_gradient_whatever_the_prior_weight(world, tmp_path, counts):
+    options = {"instances": counts[0], "priors_per_step": counts[1], "prior_weight": 0.5, "steps": 1, "clip": 0}
+    lines = {}
+    for parts in (1, 2):
+        train_lora(world.job(output=str(tmp_path / str(parts)), **options, accumulation=parts))
+        lines[parts] = json.loads((tmp_path / str(parts) / "metrics.jsonl").read_text().splitlines()[0])
+    assert lines[2] == pytest.approx(lines[1], rel=1e-4)
+
+
+def test_parts_that_do_not_divide_a_stream_are_refused(world, tmp_path):
+    spec = tiny.spec_for("embedding", world.model, world.images, **{**tiny.TI, "batch": 3, "accumulation": 1})
+    from cgddi.diffusion.cache import Store
+    from cgddi.diffusion.data import ImageStream, TrainingData, read_photos
+
+    photos = read_photos([world.root / "masks.tar"])
+    stream = ImageStream(1, photos, [["skin"]] * len(photos), 1, 3)
+    with pytest.raises(UserError, match="2 parts .* do not divide the .3. images"):
+        TrainingData(
+            load({"source": str(world.model)}, "cpu"), Store(None), [stream], EmbeddingSettings(**spec["settings"]), 2
+        )
+
+
+def test_several_vectors_learn(world, tmp_path):
+    spec = tiny.spec_for("embedding", world.model, world.images, **{**tiny.TI, "vectors": 3})
+    tiny.train_embedding(spec, [world.root / "masks.tar"], tmp_path)
+    token, (rows,) = read_embedding(tmp_path / "learned_embeds.safetensors")
+    assert token == "<nevus>" and rows.shape == (3, tiny.HIDDEN) and float((rows[0] - rows[1]).abs().max()) > 1e-4
+
+
+@pytest.fixture
+def fresh_precision():
+    """accelerate keeps a process to one precision; a job has one."""
+    AcceleratorState._reset_state(True)
+    yield
+    AcceleratorState._reset_state(True)
+
+
+def test_half_precision_learns_the_same_in_float32(world, tmp_path, fresh_precision):
+    train_lora(world.job(output=str(tmp_path), precision="bf16"))
+    found, wanted = read_adapter(tmp_path / NAME), read_adapter(world.lora)
+    assert all(value.dtype == torch.float32 for value in found.tensors.values())
+    mine, theirs = (torch.cat([a.up[n].flatten() for n in sorted(wanted.up)]) for a in (found, wanted))
+    assert 0 < float((mine - theirs).norm() / theirs.norm()) < 0.5
+
+
+def test_float16_is_a_gpus(world, tmp_path):
+    with pytest.raises(UserError, match="precision fp16 needs a GPU"):
+        load({"source": str(world.model)}, "cpu", "fp16")
+
+
+def test_an_adapter_of_sd_2_1_has_the_published_size():
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(
+            sample_size=64,
+            cross_attention_dim=1024,
+            block_out_channels=(320, 640, 1280, 1280),
+            attention_head_dim=[5, 10, 20, 20],
+            use_linear_projection=True,
+        )
+    targets = adapters.find_targets(unet, LoraSettings().target_modules)
+    layers = dict(unet.named_modules())
+    sizes = [8 * (layers[name].in_features + layers[name].out_features) for name in targets]
+    assert 2 * len(targets) == 256 and sum(sizes) == 1_659_904
+
+
+def test_peft_layers_come_off_without_a_trace(world):
+    backbone = load({"source": str(world.model)}, "cpu")
+    before = dict(backbone.denoiser.state_dict())
+    adapters.add_lora(backbone.denoiser, ["to_q", "conv1"], 2, 2, "nevus", 1)
+    assert any("lora_A" in name for name in backbone.denoiser.state_dict())
+    adapters.remove_peft(backbone, "default")
+    after = backbone.denoiser.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
