@@ -14,6 +14,8 @@ from cgddi.fedd.features.files import FeatureFiles
 from cgddi.fedd.study import read_photos
 from PIL import Image
 
+from tests.fedd.specs import spec_file
+
 BASE = {
     "stage": "fedd_features",
     "seed": 11,
@@ -36,7 +38,7 @@ def run(path, model, rows, size=64, timestep=100, maps=(6, 8), pooled=None, show
         "pooled": pooled,
         "showcase": list(showcase),
     }
-    options = ["--spec", json.dumps(spec), "--output", str(path), "--threads", "1"]
+    options = ["--spec", spec_file(spec, path), "--output", str(path), "--threads", "1"]
     return main(["fedd", "features", *options, "--metrics", str(path.with_suffix(".metrics.jsonl"))])
 
 
@@ -177,5 +179,5 @@ def test_settings_and_specs_are_checked(adm_folder, photos, tmp_path, capsys):
     assert "batch" in capsys.readouterr().err
     assert run(tmp_path / "x.tar", adm_folder, photos[:1]) == 2
     assert "ends in .safetensors" in capsys.readouterr().err
-    assert main(["fedd", "features", "--spec", json.dumps(BASE), "--output", "x.safetensors"]) == 2
+    assert main(["fedd", "features", "--spec", spec_file(BASE, tmp_path / "x"), "--output", "x.safetensors"]) == 2
     assert "--spec lacks settings" in capsys.readouterr().err

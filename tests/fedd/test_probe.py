@@ -11,13 +11,22 @@ from cgddi.fedd.command import main
 from cgddi.fedd.features.files import FeatureFiles, ImageFeatures, write_features
 from sklearn.metrics import roc_auc_score
 
+from tests.fedd.specs import spec_file
 from tests.fedd.study import make_study
 
 PER_TONE = {"train": 10, "validation": 6, "test": 6}
 
 
 def probe(spec, folder, output, features="features.safetensors"):
-    argv = ["probe", "--spec", json.dumps(spec), "--features", str(folder / features), "--output-dir", str(output)]
+    argv = [
+        "probe",
+        "--spec",
+        spec_file(spec, output),
+        "--features",
+        str(folder / features),
+        "--output-dir",
+        str(output),
+    ]
     assert main([*argv, "--threads", "1"]) == 0
     record = json.loads((output / "record.json").read_text())
     with open(output / "predictions.csv", newline="") as handle:

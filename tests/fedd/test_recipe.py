@@ -22,6 +22,7 @@ from torch import nn
 from torch.nn import functional
 
 from tests.fedd.photos import write_study
+from tests.fedd.specs import spec_file
 from tests.fedd.study import SIZE, make_study
 
 UNEVEN = {"light": 4, "medium": 2, "dark": 1}
@@ -29,9 +30,7 @@ UNEVEN = {"light": 4, "medium": 2, "dark": 1}
 
 
 def fedd(job, spec, folder, *arguments):
-    (folder / "spec.json").parent.mkdir(parents=True, exist_ok=True)
-    (folder / "spec.json").write_text(json.dumps(spec))
-    command = ["fedd", job, "--spec", f"@{folder}/spec.json", *arguments, "--output-dir", str(folder / "out")]
+    command = ["fedd", job, "--spec", spec_file(spec, folder / "out"), *arguments, "--output-dir", str(folder / "out")]
     assert main([*command, "--threads", "1"]) == 0
     return json.loads((folder / "out/record.json").read_text())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from types import SimpleNamespace
 
@@ -15,6 +14,7 @@ from cgddi.stages.report.fedd import section
 from cgddi.stages.report.masks import against_human, downstream, flag_counts, idle_donors
 
 from tests.fedd import runs as made
+from tests.fedd.specs import spec_file
 
 SETTINGS = SimpleNamespace(images_per_cell=2, thumbnail=48)
 SHIFT = {"light": 0, "medium": 2, "dark": 5}
@@ -109,7 +109,7 @@ def test_the_page_shows_the_study_and_the_masks(world, tmp_path):
 
     folders, features = made.write_study_runs(tmp_path / "study")
     tables = tmp_path / "fedd/tables"
-    arguments = ["--spec", json.dumps(made.spec(cohort="clinic")), "--runs", *map(str, folders)]
+    arguments = ["--spec", spec_file(made.spec(cohort="clinic"), tables), "--runs", *map(str, folders)]
     assert main(["fedd", "tables", *arguments, "--features", str(features), "--output-dir", str(tables)]) == 0
     found = section(
         {"seed": 0, "human_masks": world[2]}, SETTINGS, str(tables / "summary.json"), [world[1]], *world[3:]

@@ -16,13 +16,22 @@ from cgddi.fedd.segmenter.pixels import PixelSampler, load_pixels, validation_pi
 from cgddi.fedd.study import Photos
 from safetensors import safe_open
 
+from tests.fedd.specs import spec_file
 from tests.fedd.study import SIZE, make_study, truth_of
 
 PER_TONE = {"train": 4, "validation": 2, "test": 2}
 
 
 def segment(spec, folder, output, features="features.safetensors"):
-    argv = ["segmenter", "--spec", json.dumps(spec), "--features", str(folder / features), "--output-dir", str(output)]
+    argv = [
+        "segmenter",
+        "--spec",
+        spec_file(spec, output),
+        "--features",
+        str(folder / features),
+        "--output-dir",
+        str(output),
+    ]
     assert main([*argv, "--threads", "1"]) == 0
     return json.loads((output / "record.json").read_text())
 

@@ -16,10 +16,11 @@ from PIL import Image
 from sklearn.metrics import f1_score, roc_auc_score
 
 from tests.fedd import runs as made
+from tests.fedd.specs import spec_file
 
 
 def tabulate(out, folders, features=(), **keys):
-    arguments = ["--spec", json.dumps(made.spec(**keys)), "--runs", *map(str, folders)]
+    arguments = ["--spec", spec_file(made.spec(**keys), out), "--runs", *map(str, folders)]
     if features:
         arguments += ["--features", *map(str, features)]
     return main(["fedd", "tables", *arguments, "--output-dir", str(out), "--threads", "1"])
