@@ -9,13 +9,14 @@ import sys
 import numpy as np
 import pytest
 from cgddi.core.archive import Archive
-from cgddi.core.colour import rgb_to_lab
 from cgddi.core.images import BACKGROUND, LESION, MARKER, RULER, SKIN, decode_png
 from cgddi.core.membrane import Membrane
+from cgddi.core.seeds import seed_for
 from cgddi.stages.lesion_mapped.blend import Blender
 from cgddi.stages.lesion_mapped.lesion import NoLesion, cut_out, lesion_of, paste_weight
 from cgddi.stages.lesion_mapped.settings import LesionMappedSettings
 from scipy import ndimage
+from skimage.color import lab2rgb, rgb2lab
 
 from tests.stages.lesion_mapped.world import photo, run, spec_of, write_samples
 
@@ -106,6 +107,66 @@ def test_the_published_paste_to_the_last_level(donor, canvases, tmp_path):
         alpha = np.roll(weight, shift, (0, 1))[..., None]
         expected = before * (1 - alpha) + np.roll(picture, shift, (0, 1)) * alpha
         assert np.abs(composite - expected).max() <= 0.5 + 1e-6
+
+
+def test_where_a_lesion_lies_is_drawn_by_name_from_all_positions_that_keep_the_distance(donor, canvases, tmp_path):
+    """The positions by scipy's erosions, in reading order; the draw by numpy from the seed of the names."""
+    archive = map_to(tmp_path / "out.tar", donor, canvases, {"padding": 4})
+    shape = photo(1, SIZE, lesion=0.02)[1] == LESION
+    rows, columns = np.flatnonzero(shape.any(1)), np.flatnonzero(shape.any(0))
+    shape = shape[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    disc = np.hypot(*np.mgrid[-4:5, -4:5]) <= 4
+    seeds = set()
+    for row in archive.rows:
+        _, _, _, before_mask = pair(archive, row, canvases)
+        inside = ndimage.binary_erosion(np.isin(before_mask, (SKIN, LESION, MARKER)), disc, border_value=0)
+        fits = np.array(
+            [
+                (y, x)
+                for y in range(SIZE - shape.shape[0] + 1)
+                for x in range(SIZE - shape.shape[1] + 1)
+                if inside[y : y + shape.shape[0], x : x + shape.shape[1]][shape].all()
+            ]
+        )
+        assert row["positions"] == len(fits) and row["seed"] == seed_for(7, "lesion_mapped", "f17k", "d", row["key"])
+        assert (fits[np.random.default_rng(row["seed"]).integers(len(fits))] == row["place"]).all()
+        seeds.add(row["seed"])
+    assert len(seeds) == 9
+
+
+def test_scale_and_rotation_are_drawn_by_name_over_their_ranges(donor, canvases, tmp_path):
+    archive = map_to(tmp_path / "out.tar", donor, canvases, {"scale": (0.6, 1.4), "rotation": (-30, 90)})
+    for row in archive.rows:
+        rng = np.random.default_rng(seed_for(row["seed"], "geometry"))
+        assert (row["scale"], row["rotation"]) == (round(rng.uniform(0.6, 1.4), 6), round(rng.uniform(-30, 90), 6))
+    fixed = map_to(tmp_path / "fixed.tar", donor, canvases, {"scale": (0.8, 0.8)}).rows
+    assert {(row["scale"], row["rotation"]) for row in fixed} == {(0.8, 0.0)}
+
+
+def test_what_is_published_is_the_default():
+    settings = LesionMappedSettings()
+    assert (settings.image_size, settings.padding, settings.dilate, settings.blur) == (256, 10, 2, 2.0)
+    assert (settings.scale, settings.rotation, settings.blending) == ((1.0, 1.0), (0.0, 0.0), "alpha")
+    assert settings.lighting_match  # published: no
+
+
+def test_lighting_shifts_the_lesion_by_the_difference_of_the_mean_colours_of_skin(donor, canvases, tmp_path):
+    archive = map_to(tmp_path / "out.tar", donor, canvases)
+    picture, donor_mask = photo(1, SIZE, lesion=0.02)
+    shape = donor_mask == LESION
+    grown = ndimage.binary_dilation(shape, np.ones((3, 3)), iterations=2)
+    weight = np.rint(ndimage.gaussian_filter(grown * 255.0, 2.0)) / 255
+    corner, last = np.argwhere(shape).min(0), np.argwhere(shape).max(0)
+    window = np.s_[corner[0] - 10 : last[0] + 11, corner[1] - 10 : last[1] + 11]  # two dilations and four sigma around
+    skin = rgb2lab(picture)[window][(donor_mask == SKIN)[window]].mean(0)
+    for row in archive.rows:
+        composite, _, before, _ = pair(archive, row, canvases)
+        shift = tuple(np.array(row["place"]) - corner)
+        alpha = np.roll(weight, shift, (0, 1))
+        light = rgb2lab(before)[alpha > 0].mean(0) - skin
+        lit = np.roll(lab2rgb(rgb2lab(picture) + light).clip(0, 1) * 255, shift, (0, 1))
+        expected = before * (1 - alpha[..., None]) + lit * alpha[..., None]
+        assert np.abs(composite - expected).max() <= 1.05
 
 
 def test_equal_input_gives_equal_bytes_and_a_canvas_depends_on_itself_alone(donor, canvases, tmp_path):
@@ -229,18 +290,25 @@ def test_scale_and_rotation_turn_mask_and_photo_alike(scale, rotation):
         cut_out(picture, tiny, LesionMappedSettings(), 0.1, 45)
 
 
-def test_lighting_takes_the_skin_of_the_target(canvases):
-    light, mask = photo(1, SIZE, "light", lesion=0.02, marker=False, ruler=False)
-    dark, dark_mask = canvas(3, "dark")
-    lesion = cut_out(light, mask, LesionMappedSettings())
-    around = {}
-    for match in (False, True):
-        result, result_mask = dark.copy(), dark_mask.astype(np.uint8)
-        Blender(lesion, "alpha", match).paste(result, result_mask, (30, 30))
-        pasted = result_mask == LESION
-        ring = ndimage.binary_dilation(pasted, iterations=4) & ~ndimage.binary_dilation(pasted, iterations=1)
-        around[match] = np.linalg.norm(rgb_to_lab(result)[ring].mean(0) - rgb_to_lab(dark)[ring].mean(0))
-    assert around[True] < 5 < around[False]
+def test_a_lesion_turns_counter_clockwise_and_grows_about_its_centre():
+    picture = np.full((81, 81, 3), 200, np.uint8)
+    mask = np.full((81, 81), SKIN)
+    mask[30:51, 30:37] = mask[44:51, 30:51] = LESION  # an L
+    picture[30:51, 30:37], picture[44:51, 30:51] = (80, 30, 30), (30, 30, 90)
+    crop = np.s_[30:51, 30:51]
+    for scale, rotation in ((1.0, 90.0), (1.0, 180.0), (3.0, 0.0)):
+        lesion = cut_out(picture, mask, LesionMappedSettings(), scale, rotation)
+        inner = np.s_[lesion.margin : -lesion.margin, lesion.margin : -lesion.margin]
+        expected = np.rot90((mask == LESION)[crop], round(rotation / 90))
+        pixels = np.rot90(picture[crop], round(rotation / 90))
+        if scale != 1:
+            expected, pixels = expected.repeat(3, 0).repeat(3, 1), pixels.repeat(3, 0).repeat(3, 1)
+        shape = lesion.shape[inner]
+        assert np.abs(np.subtract(shape.shape, expected.shape)).max() <= 2
+        height, width = np.minimum(shape.shape, expected.shape)
+        assert (shape[:height, :width] == expected[:height, :width]).mean() > 0.93
+        same = np.abs(lesion.pixels[inner][:height, :width].astype(int) - pixels[:height, :width]).max(-1) < 60
+        assert same.mean() > 0.85
 
 
 def test_poisson_meets_the_canvas_at_its_edge_and_keeps_the_lesions_gradients():
@@ -257,6 +325,13 @@ def test_poisson_meets_the_canvas_at_its_edge_and_keeps_the_lesions_gradients():
     )  # its own place under another light: the shift is followed exactly
     blender.paste(flat, np.full((60, 60), SKIN, np.uint8), (0, 0))  # cut by the corner of the image
     assert flat.min() < 100
+    noisy = np.random.default_rng(0).integers(0, 256, (60, 60, 3), np.uint8)
+    result = noisy.copy()
+    blender.paste(result, result_mask, corner)
+    weight = paste_weight(mask == LESION, 2, 2.0)
+    assert ((result != noisy).any(-1) == (weight >= 13))[
+        5:-5, 5:-5
+    ].mean() > 0.999  # 5% of the weight; a pixel may be met exactly
 
 
 def test_a_membrane_is_harmonic_and_reproduces_a_plane():
