@@ -6,7 +6,15 @@ import io
 
 import numpy as np
 import pytest
-from cgddi.core.images import centre_square, decode_png, encode_png, mask_to_size, photo_to_size, to_photo
+from cgddi.core.images import (
+    centre_square,
+    decode_png,
+    encode_png,
+    mask_to_size,
+    photo_to_size,
+    same_shape,
+    to_photo,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -51,6 +59,23 @@ def test_a_place_in_the_photo_keeps_its_place(crop):
     whole = to_photo(mask, facts(192, 128, crop))
     again = photo_to_size(Image.fromarray(colours[whole]), 64, crop)
     assert (np.abs(again.astype(int) - colours[mask]).max(-1) < 60).mean() > 0.7  # all but the edges of the tiles
+
+
+def test_a_photo_is_resampled_by_lanczos_whole_or_from_its_central_square():
+    photo = Image.fromarray(np.random.default_rng(4).integers(0, 256, (60, 91, 3), np.uint8))
+    whole = photo.resize((24, 24), Image.Resampling.LANCZOS)
+    square = photo.crop((15, 0, 75, 60)).resize((24, 24), Image.Resampling.LANCZOS)
+    assert (photo_to_size(photo, 24, "resize") == np.asarray(whole)).all()
+    assert (
+        np.abs(photo_to_size(photo, 24, "square").astype(int) - np.asarray(square)).max() <= 2
+    )  # rounding within Pillow
+
+
+@pytest.mark.parametrize(
+    ("size", "fits"), [((1000, 971), True), ((972, 1000), True), ((1000, 960), False), ((965, 1000), False)]
+)
+def test_a_mask_belongs_where_the_shape_differs_by_three_percent_at_most(size, fits):
+    assert same_shape((1000, 1000), size) == fits
 
 
 def test_the_encoder_is_lossless_and_read_by_others():

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from cgddi.core.colour import lab_to_rgb, rgb_to_lab, to_uint8
 from cgddi.core.images import LESION, MARKER, RULER, SKIN
-from cgddi.core.triage import faults, scores_of
+from cgddi.core.triage import faults, scores_of, turn
 from cgddi.stages.canvases.settings import TriageSettings
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import distance_transform_edt, gaussian_filter
 from skimage.color import rgb2lab
 
 from tests.stages.lesion_mapped.world import photo
@@ -100,13 +100,21 @@ def test_scores_are_those_of_their_definitions(seed, tone, size, options):
         assert scores[name] == (None if value is None else pytest.approx(value, abs=0.02)), name
 
 
-def test_where_little_skin_is_near_all_of_it_is_the_reference():
+@pytest.mark.parametrize("left", [0, 12, 29, 30])
+def test_where_little_skin_is_near_all_of_it_is_the_reference(left):
     before, after, region, mask = half_healed(1, "light", 40, lesion=0.04)
     mask = mask.copy()
-    near = gaussian_filter((region > 0) * 1.0, 4) > 0.02
-    mask[near & (mask == SKIN)] = RULER  # what is left of the skin lies far off
+    distance = distance_transform_edt(region == 0)
+    near = np.flatnonzero((mask == SKIN) & (region == 0) & (distance <= 6))
+    mask.reshape(-1)[near[left:]] = RULER  # so few pixels of skin stay near the region; the rest lies far off
+    after = np.where((distance > 6)[..., None], after // 2, after)  # and is much darker
     scores, expected = scores_of(before, after, region, mask), by_hand(before, after, region, mask)
     assert scores["lesion_contrast"] == pytest.approx(expected["lesion_contrast"], abs=0.02)
+    assert (scores["lesion_contrast"] < 15) == (left == 30)
+
+
+def test_angles_differ_by_at_most_half_a_turn():
+    assert [turn(angle) for angle in (350, -190, 180, -5, 0)] == [10, 170, 180, 5, 0]
 
 
 def test_a_lesion_that_was_never_visible_leaves_nothing():

@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 from cgddi.core.colour import lab_to_rgb, rgb_to_lab, skin_angle, tone_of_angle, typology_angle
 from cgddi.core.images import BACKGROUND, LESION, MARKER, RULER, SKIN, TONES
-from cgddi.toy.captions import HEALTHY_PROMPT, NEGATIVE_PROMPT, vocabulary
-from cgddi.toy.corpus import build_corpus, draw_example
-from cgddi.toy.diseases import ALL_DISEASES, DISEASES, EXCLUDED_BOXES, EXTRA
-from cgddi.toy.lesion import BOUNDS, Box, sample_broad
+from cgddi.toy.corpus import HEALTHY_PROMPT, NEGATIVE_PROMPT, build_corpus, draw_example, vocabulary
+from cgddi.toy.diseases import ALL_DISEASES, BOUNDS, DISEASES, EXCLUDED_BOXES, EXTRA, Box, sample_broad
 from cgddi.toy.scene import ITA_CUTS, ITA_RANGES, draw_skin_colour, render_photo
 
 
@@ -138,5 +136,5 @@ def test_captions_name_the_tone_and_all_clutter():
 
 
 def test_generator_imports_without_torch():
-    code = "import cgddi.toy.world, cgddi.toy.corpus, cgddi.toy.captions, sys; assert 'torch' not in sys.modules"
+    code = "import cgddi.toy.world, cgddi.toy.corpus, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

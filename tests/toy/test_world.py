@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cgddi.toy.diseases import ALL_DISEASES, BY_RAW, EXTRA
-from cgddi.toy.presets import DEMO, PRESETS, SMALL
-from cgddi.toy.world import main, training_items
+from cgddi.toy.world import DEMO, PRESETS, SMALL, main, training_items
 from cgddi.toy.world import test_items as balanced_items
 from PIL import Image
 

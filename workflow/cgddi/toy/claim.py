@@ -26,8 +26,7 @@ SETS = (("ddi", "toy", []), ("test", "toy-test", ["--prefix", "test-", "--append
 def write_data(folder: Path, seed: int, diseases: str, preset: str) -> Path:
     """The world of a data seed and its image sheet, whose path is returned; left alone where the sheet exists."""
     from cgddi.ingest.command import main as ingest
-    from cgddi.toy.presets import PRESETS
-    from cgddi.toy.world import write_world
+    from cgddi.toy.world import PRESETS, write_world
 
     sheet = folder / "images.csv"
     if sheet.exists():
@@ -57,9 +56,7 @@ def run_seed(seed: int, args: argparse.Namespace) -> Path:
     command = [sys.executable, "-m", "snakemake", "--profile", "profiles/local-cpu", "--cores", str(args.cores)]
     command += ["--configfile", args.configfile, str(override), "--", f"{results}/fairness/summary.json"]
     if subprocess.run(command).returncode:
-        raise UserError(
-            f"data seed {seed}: the workflow failed (its logs: {results}/logs). Mend it and run this again."
-        )
+        raise UserError(f"data seed {seed}: the workflow failed (its logs: {results}/logs). Fix it and run this again.")
     return results
 
 
@@ -74,7 +71,7 @@ def pool(folders: dict[str, Path], settings: dict, output: Path) -> None:
         seed: [read_run(path) for path in sorted(folder.glob("classify/*/*/*/*/predictions.csv"))]
         for seed, folder in folders.items()
     }
-    empty = [seed for seed, found in runs.items() if not found]
+    empty = [seed for seed, of_seed in runs.items() if not of_seed]
     if empty:
         raise UserError(f"data seed {empty[0]}: no predictions below {folders[empty[0]]}. Run it first.")
     datasets = pooled.by_dataset(runs, options)

@@ -1,20 +1,68 @@
-"""The tiny text encoder and U-Net of the base model, and their joint pretraining by v-prediction."""
+"""The tiny tokenizer, text encoder and U-Net of the base model, and their joint pretraining by v-prediction."""
 
 from __future__ import annotations
 
 import copy
+import json
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from .tokenizer import MAX_TOKENS
-
+MAX_TOKENS = 48
+END = "</w>"
 TEXT_WIDTH = 64
 LATENT_SIZE = 16
+
+
+def _byte_alphabet() -> list[str]:
+    """The 256 printable stand-ins that byte-level BPE uses for bytes, in byte order."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    stand_in = {byte: chr(byte) for byte in printable}
+    spare = iter(range(256, 512))
+    return [stand_in[byte] if byte in stand_in else chr(next(spare)) for byte in range(256)]
+
+
+def learn_merges(words: Sequence[str]) -> list[tuple[str, str]]:
+    """Byte-pair encoding run until every word is one symbol: the merges, most frequent pair first.
+
+    Words are in lower-case ASCII; ties go to the pair that sorts first, so the result is deterministic.
+    """
+    split = [[*word[:-1], word[-1] + END] for word in words]
+    merges: list[tuple[str, str]] = []
+    while True:
+        pairs = Counter(pair for symbols in split for pair in zip(symbols, symbols[1:], strict=False))
+        if not pairs:
+            return merges
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        for symbols in split:
+            index = 0
+            while index + 1 < len(symbols):
+                if (symbols[index], symbols[index + 1]) == best:
+                    symbols[index : index + 2] = ["".join(best)]
+                index += 1
+
+
+def build_tokenizer(words: Sequence[str], folder: Path) -> CLIPTokenizer:
+    """A tokenizer over all bytes plus one token per word; its vocab.json and merges.txt are put in ``folder``."""
+    merges = learn_merges(words)
+    alphabet = _byte_alphabet()
+    symbols = [*alphabet, *(sign + END for sign in alphabet), *("".join(pair) for pair in merges)]
+    symbols = [*dict.fromkeys(symbols), "<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(
+        json.dumps({symbol: number for number, symbol in enumerate(symbols)}, ensure_ascii=False)
+    )
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *(" ".join(pair) for pair in merges)]) + "\n")
+    tokenizer = CLIPTokenizer.from_pretrained(folder, model_max_length=MAX_TOKENS)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
 
 
 def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
@@ -109,16 +157,13 @@ def train(
     generator: torch.Generator,
     compiled: bool = False,
     report: Callable[[int, float], None] | None = None,
-    snapshot: Callable[[UNet2DConditionModel, CLIPTextModel], None] | None = None,
-    snapshot_every: int = 2000,
 ) -> None:
     """Train ``unet`` and ``text_encoder`` in place and leave the averaged (EMA) weights in them.
 
     ``latents`` (N, 4, 16, 16) are the photos, ``weights`` (N, 1, 16, 16) the share of lesion in each latent
     pixel, ``tokens`` (N, 48) the captions and ``empty`` (48,) the caption that drop-out puts in.
     ``compiled`` runs the U-Net through torch.compile (up to a third faster on two CPU threads, after a minute or two).
-    ``report(step, loss)`` is called every 100 steps, ``snapshot(unet, text_encoder)`` with the averaged
-    models every ``snapshot_every`` steps and at the end.  Raises FloatingPointError when the loss is not finite.
+    ``report(step, loss)`` is called every 100 steps.  Raises FloatingPointError when the loss is not finite.
     """
     device = next(unet.parameters()).device
     models = torch.nn.ModuleList([unet, text_encoder]).train()
@@ -162,8 +207,6 @@ def train(
             running = value if running is None else 0.8 * running + 0.2 * value
             if report:
                 report(step + 1, running)
-        if snapshot and (step + 1) % snapshot_every == 0 and step + 1 < settings.steps:
-            snapshot(*average)
     with torch.no_grad():
         for parameter, value in zip(parameters, averaged, strict=True):
             parameter.copy_(value)

@@ -19,15 +19,56 @@ import numpy as np
 from PIL import Image
 
 from cgddi.core.images import TONE_CODES, TONES
-
-from .diseases import BY_RAW, DISEASES, EXTRA
-from .presets import PRESETS, Preset
-from .scene import Photo, render_photo
+from cgddi.toy.diseases import BY_RAW, DISEASES, EXTRA
+from cgddi.toy.scene import Photo, render_photo
 
 MASKED_SHARE = 0.7
 CLUTTER = {"marker": 0.12, "ruler": 0.2, "cloth": 0.15}
 """Chance of each kind of clutter in a photo, whatever the disease."""
 COLUMNS = ("", "DDI_ID", "DDI_file", "skin_tone", "malignant", "disease")
+
+
+Counts = dict[str, tuple[int, int, int]]
+"""Raw disease name -> number of light, medium and dark photos."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Photos of the training-side set by disease and tone, per-cell size of the test set, photos of the extra disease."""
+
+    counts: Counts
+    test_per_cell: int
+    extra: tuple[int, int, int] = (2, 2, 2)
+
+
+DEMO = Preset(
+    # Like DDI: a quarter malignant, very few of them dark, a long tail of rare diseases.
+    counts={
+        "inkblot-naevoma": (9, 7, 2),
+        "inkblot-naevoma-early": (4, 4, 0),
+        "button-naevule": (22, 28, 22),
+        "emberplaque-carcova": (6, 6, 1),
+        "rosequilt-dermia": (16, 20, 16),
+        "pearlrim-carcova": (5, 2, 0),
+        "pearldrop-papulum": (4, 3, 2),
+        "greyveil-melovoma": (2, 2, 1),
+        "bluecoin-naevule": (0, 1, 0),
+        "crustfold-keravoma": (1, 0, 0),
+        "waxbutton-keraphyte": (3, 4, 3),
+    },
+    test_per_cell=15,
+)
+SMALL = Preset(
+    counts={
+        "inkblot-naevoma": (2, 2, 1),
+        "inkblot-naevoma-early": (1, 1, 0),
+        "button-naevule": (4, 5, 4),
+        "emberplaque-carcova": (0, 1, 0),
+        "rosequilt-dermia": (2, 3, 2),
+    },
+    test_per_cell=3,
+)
+PRESETS = {"demo": DEMO, "small": SMALL}
 
 
 @dataclass(frozen=True)
@@ -172,7 +213,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"cgddi toy-world: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
