@@ -25,7 +25,7 @@ except ModuleNotFoundError:
     ) from None
 from cgddi.core.errors import InvalidInput, UserError
 from cgddi.fedd.settings import Variant
-from cgddi.fedd.worklist import STUDY
+from cgddi.fedd.plan import STUDY
 from cgddi.plan.config import snakemake_config
 from cgddi.plan.models import unlocked
 from cgddi.plan.plan import Plan, safe_pattern

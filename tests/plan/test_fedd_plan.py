@@ -4,7 +4,7 @@ import csv
 
 import pytest
 from cgddi.core.errors import InvalidInput
-from cgddi.fedd.worklist import STUDY
+from cgddi.fedd.plan import STUDY
 from cgddi.plan.config import load_config, parse_config
 from cgddi.plan.plan import Plan
 

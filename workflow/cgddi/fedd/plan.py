@@ -1,4 +1,7 @@
-"""The FEDD part of the plan: what each job of the study and of automatic masks depends on. Light: read at every parse."""
+"""The FEDD part of the plan: on which photos the study and automatic masks work, and what each of their jobs depends on.
+
+Light: read at every parse.
+"""
 
 from __future__ import annotations
 
@@ -6,29 +9,150 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from cgddi.core.errors import InvalidInput, UserError
-from cgddi.fedd.refusals import refusals
+from cgddi.core.errors import InvalidInput, Problem, UserError
+from cgddi.core.seeds import seed_for
 from cgddi.fedd.settings import FeaturesSettings
-from cgddi.fedd.worklist import STUDY, Baseline, FeddWorklist, Segmenter
+from cgddi.fedd.subsets import Study, draw_study
 from cgddi.plan.sheets import Photo
 
 if TYPE_CHECKING:
     from cgddi.plan.plan import Plan
 
+STUDY = "study"
+"""The batch of the study's own photos: one job per timestep holds them all, whatever their concepts."""
+LAST_TIMESTEP = 999
+TASKS = ("segmentation", "classification")
 
-class FeddPlan(FeddWorklist):
-    """What the FEDD stages do for a plan: their jobs, each with its spec.
+
+class FeddPlan:
+    """The FEDD jobs of a plan.
 
     Args:
-        plan: the plan whose config and photos count.
+        plan: whose config and photos count.
     """
 
-    plan: Plan
+    def __init__(self, plan: Plan):
+        self.plan, self.settings = plan, plan.config.fedd
 
-    def check(self) -> None:
-        """Raise InvalidInput when the study cannot be made: for a run that names it as its target."""
-        if problems := refusals(self, study=True):
-            raise InvalidInput(problems)
+    # ---- photos --------------------------------------------------------------------------------------
+
+    @cached_property
+    def cohort(self) -> str:
+        """The labelled cohort of the study.
+
+        Raises:
+            InvalidInput: there is none.
+        """
+        named = self.settings.cohort
+        masked = {name: sum(bool(p.mask) for p in photos) for name, photos in self.plan.by_cohort.items()}
+        if named is not None:
+            if masked.get(named):
+                return named
+            what = "no such cohort in the image sheet" if named not in masked else "none of its photos has a mask file"
+            counts = ", ".join(f"{name} {n}" for name, n in masked.items())
+            raise InvalidInput([_problem("cohort", what, f"Name one with masks ({counts}).", named)])
+        for name in self.plan.development:
+            if masked[name]:
+                return name
+        counts = ", ".join(f"{name}: 0 of {len(self.plan.by_cohort[name])}" for name in self.plan.development) or "none"
+        what = f"the FEDD segmenter learns from photos with mask files, and no development cohort has any ({counts})"
+        remedy = "Give masks for some photos in the image sheet, or take masks.source: sam3, which needs none."
+        raise InvalidInput([_problem("cohort", what, remedy)])
+
+    @cached_property
+    def study(self) -> Study:
+        """The study's photos; they depend on its cohort, the splits' roles and the project's seed alone."""
+        roles = self.plan.roles if self.settings.subsets.keep_to_training else {}
+        photos = self.plan.by_cohort[self.cohort]
+        return draw_study(photos, roles, self.settings.subsets, self.plan.config.seed)
+
+    @cached_property
+    def showcase(self) -> list[str]:
+        """Test photos with K-means pictures: the first of each tone in the order in which predicted masks are shown."""
+        ranked: dict[str, list[str]] = {}
+        seed = self.plan.config.seed
+        for photo in sorted(self.study.test, key=lambda p: seed_for(seed, "fedd pictures", p.image_id)):
+            ranked.setdefault(photo.skin_tone, []).append(photo.image_id)
+        return sorted(i for images in ranked.values() for i in images[: self.settings.features.showcase])
+
+    @cached_property
+    def mask_cohorts(self) -> list[str]:
+        """Cohorts whose masks the segmenter makes."""
+        return [name for name in self.plan.by_cohort if self.plan.masks_settings(name).source == "fedd"]
+
+    def mask_photos(self, cohort: str, batch: str) -> list[Photo]:
+        """Photos of a batch that need a mask from the segmenter."""
+        keep = self.plan.masks_settings(cohort).prefer_human
+        return [p for p in self.plan.batches[cohort][batch] if not (keep and p.mask)]
+
+    def features_photos(self, cohort: str, batch: str) -> list[Photo]:
+        """Photos of a features job: the study's, or those of a batch that need a mask and are not of the study."""
+        if batch == STUDY:
+            return list(self.study.photos)
+        inside = {p.image_id for p in self.study.photos}
+        return [p for p in self.mask_photos(cohort, batch) if p.image_id not in inside]
+
+    # ---- jobs and their files ------------------------------------------------------------------------
+
+    @property
+    def timestep(self) -> int:
+        """Timestep of the segmenter's features."""
+        return min(self.settings.features.timestep, LAST_TIMESTEP)
+
+    @cached_property
+    def timesteps(self) -> list[int]:
+        """Timesteps of the probe: the segmenter's and those of the ablation."""
+        wanted = [self.timestep, *(min(t, LAST_TIMESTEP) for t in self.settings.features.ablation_timesteps)]
+        return sorted(dict.fromkeys(wanted))
+
+    @property
+    def subsets(self) -> list[str]:
+        """Names of the training subsets, by size."""
+        sizes = self.settings.subsets.train_per_tone
+        return sorted(sizes, key=lambda name: (sizes[name], name))
+
+    def features(self, timestep: int, cohort: str | None = None, batch: str = STUDY) -> str:
+        """A feature file; without a cohort, the study's own."""
+        names = {"cohort": cohort or self.cohort, "timestep": f"{timestep:04d}", "features_batch": batch}
+        return self.plan.paths.file("fedd_features", **names)
+
+    def mask_features(self, cohort: str, batch: str) -> list[str]:
+        """Feature files that hold the photos a masks job segments."""
+        photos, own = self.mask_photos(cohort, batch), self.features_photos(cohort, batch)
+        files = [self.features(self.timestep, cohort, batch)] if own else []
+        return files + ([self.features(self.timestep)] if len(own) < len(photos) else [])
+
+    @property
+    def mask_segmenter(self) -> str:
+        """Folder of the segmenter behind automatic masks."""
+        chosen = self.settings.masks_from
+        names = {"variant": chosen.variant, "subset": chosen.subset, "run_seed": chosen.seed}
+        return self.plan.paths.folder("fedd_segmenter", **names)
+
+    @cached_property
+    def runs(self) -> list[str]:
+        """Folders of all trained networks of the study: segmenters, probes and baselines."""
+        folder, subsets, seeds = self.plan.paths.folder, self.subsets, self.settings.subsets.seeds
+        each = [(subset, seed) for subset in subsets for seed in seeds]
+        runs = [
+            folder("fedd_segmenter", variant=variant, subset=subset, run_seed=seed)
+            for variant in self.settings.variants
+            for subset, seed in each
+        ]
+        runs += [
+            folder("fedd_probe", subset=subset, timestep=f"{timestep:04d}")
+            for subset in subsets
+            for timestep in self.timesteps
+        ]
+        rules = dict(zip(TASKS, ("fedd_baseline", "fedd_classifier"), strict=True))
+        return runs + [
+            folder(rule, network=network, subset=subset, run_seed=seed)
+            for task, rule in rules.items()
+            for network in getattr(self.settings.baselines, task)
+            for subset, seed in each
+        ]
+
+    # ---- specs ---------------------------------------------------------------------------------------
 
     @cached_property
     def model(self) -> dict[str, Any]:
@@ -44,51 +168,33 @@ class FeddPlan(FeddWorklist):
                 f"{error} `cgddi fedd convert` writes the paper's from OpenAI's 256x256_diffusion_uncond.pt."
             ) from None
 
-    def _spec(self, command: str, settings: Any, **facts: Any) -> dict[str, Any]:
-        return self.plan.spec("fedd", settings=settings, job=command, **facts)
-
-    # ---- features ------------------------------------------------------------------------------------
-
     def features_spec(self, cohort: str, timestep: int, batch: str) -> dict[str, Any]:
         """Spec of a features job: what a photo's features depend on, and which of them are kept."""
         chosen = self.settings.features
-        shared = FeaturesSettings(size=chosen.size, batch=chosen.batch)
         main, own = timestep == self.timestep, batch == STUDY
         blocks = chosen.ablation_blocks
-        return self._spec(
-            "features",
-            shared,
+        return self.plan.spec(
+            "fedd",
+            FeaturesSettings(size=chosen.size, batch=chosen.batch, precision=chosen.precision),
+            job="features",
             model=self.model,
             cohort=cohort,
             batch=batch,
             timestep=timestep,
             crop=self.plan.masks_settings(cohort).crop,
-            rows=[self._photo(p) for p in self.features_photos(cohort, batch)],
+            rows=[_without_mask(self.plan.photo(p)) for p in self.features_photos(cohort, batch)],
             maps=list(chosen.blocks) if main else [],
             pooled=[] if not own else None if blocks is None else list(blocks),
             showcase=self.showcase if main and own else [],
         )
 
-    # ---- networks ------------------------------------------------------------------------------------
-
-    def _photo(self, photo: Photo) -> dict[str, Any]:
-        return {key: value for key, value in self.plan.photo(photo).items() if key != "mask"}
+    def _study_rows(self, subset: str) -> dict[str, Any]:
+        parts = {"train": self.study.train[subset], "validation": self.study.validation, "test": self.study.test}
+        return {"subset": subset, **{role: self._rows(photos) for role, photos in parts.items()}}
 
     def _rows(self, photos: Iterable[Photo]) -> list[dict[str, Any]]:
-        return [
-            {
-                **self.plan.photo(p, p.mask),
-                "skin_tone": p.skin_tone,
-                "malignant": p.malignant,
-                "concept": p.concept,
-            }
-            for p in photos
-        ]
-
-    def _parts(self, subset: str) -> dict[str, Any]:
-        chosen = self.study
-        parts = {"train": chosen.train[subset], "validation": chosen.validation, "test": chosen.test}
-        return {"subset": subset, **{role: self._rows(photos) for role, photos in parts.items()}}
+        names = ("skin_tone", "malignant", "concept")
+        return [{**self.plan.photo(p, p.mask), **{name: getattr(p, name) for name in names}} for p in photos]
 
     def _truth(self) -> dict[str, Any]:
         masks = self.plan.masks_settings(self.cohort)
@@ -98,53 +204,94 @@ class FeddPlan(FeddWorklist):
     def _geometry(self) -> dict[str, Any]:
         return {"timestep": self.timestep, "blocks": list(self.settings.features.blocks)}
 
-    def segmenter_spec(self, chosen: Segmenter) -> dict[str, Any]:
+    def segmenter_spec(self, variant: str, subset: str, seed: int) -> dict[str, Any]:
         """Spec of a segmenter job."""
-        facts = {"variant": chosen.variant, "run_seed": chosen.seed, **self._truth(), **self._geometry}
-        return self._spec("segmenter", self.settings.segmenter, **facts, **self._parts(chosen.subset))
+        facts = {"variant": variant, "run_seed": seed, **self._truth(), **self._geometry}
+        return self.plan.spec("fedd", self.settings.segmenter, job="segmenter", **facts, **self._study_rows(subset))
 
     def probe_spec(self, subset: str, timestep: int) -> dict[str, Any]:
         """Spec of a probe job: every block and seed at one timestep."""
-        blocks = self.settings.features.ablation_blocks
-        facts = {
-            "timestep": timestep,
-            "blocks": None if blocks is None else list(blocks),
-            "seeds": list(self.settings.subsets.seeds),
-        }
-        return self._spec("probe", self.settings.probe, **facts, **self._parts(subset))
+        blocks, seeds = self.settings.features.ablation_blocks, list(self.settings.subsets.seeds)
+        facts = {"timestep": timestep, "blocks": None if blocks is None else list(blocks), "seeds": seeds}
+        return self.plan.spec("fedd", self.settings.probe, job="probe", **facts, **self._study_rows(subset))
 
-    def baseline_spec(self, chosen: Baseline) -> dict[str, Any]:
+    def baseline_spec(self, task: str, network: str, subset: str, seed: int) -> dict[str, Any]:
         """Spec of a baseline job."""
-        facts = {"task": chosen.task, "network": chosen.network, "run_seed": chosen.seed, **self._truth()}
-        settings = self.settings.baselines
-        own = {"segmentation": (), "classification": (), chosen.task: (chosen.network,)}
-        files = {k: v for k, v in settings.weight_files.items() if k == f"{chosen.task}/{chosen.network}"}
-        return self._spec(
-            "baseline",
-            settings.model_copy(update={**own, "weight_files": files}),
-            **facts,
-            **self._parts(chosen.subset),
-        )
-
-    # ---- what is made from them ----------------------------------------------------------------------
+        settings, key = self.settings.baselines, f"{task}/{network}"
+        own = {**dict.fromkeys(TASKS, ()), task: (network,)}
+        own["weight_files"] = {k: v for k, v in settings.weight_files.items() if k == key}
+        facts = {"task": task, "network": network, "run_seed": seed, **self._truth(), **self._study_rows(subset)}
+        return self.plan.spec("fedd", settings.model_copy(update=own), job="baseline", **facts)
 
     def tables_spec(self) -> dict[str, Any]:
         """Spec of the tables."""
         sizes = self.settings.subsets.train_per_tone
-        shown = [photo for photo in self.study.test if photo.image_id in self.showcase]
-        return self._spec(
-            "tables",
-            self.settings.tables,
-            cohort=self.cohort,
-            crop=self.plan.masks_settings(self.cohort).crop,
-            showcase=[self._photo(p) | {"skin_tone": p.skin_tone} for p in shown],
-            subsets=[{"name": name, "per_tone": sizes[name]} for name in self.subsets],
-            variants=list(self.settings.variants),
-            baselines={k: list(getattr(self.settings.baselines, k)) for k in ("segmentation", "classification")},
-            size=self.settings.features.size,
-            **self._geometry,
-        )
+        subsets = [{"name": name, "per_tone": sizes[name]} for name in self.subsets]
+        facts = {"cohort": self.cohort, "subsets": subsets, **self._geometry}
+        return self.plan.spec("fedd", self.settings.tables, job="tables", **facts)
 
     def masks_facts(self) -> dict[str, Any]:
         """What a masks job with source fedd has in its spec beside its rows."""
-        return {"segmenter": self.masks_from._asdict(), "size": self.settings.features.size, **self._geometry}
+        chosen = self.settings.masks_from.model_dump(mode="json")
+        return {"segmenter": chosen, "size": self.settings.features.size, **self._geometry}
+
+    # ---- what cannot be made -------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raise InvalidInput when the study cannot be made: for a run that names it as its target."""
+        if problems := self.why_impossible(study=True):
+            raise InvalidInput(problems)
+
+    def why_impossible(self, study: bool = False) -> list[Problem]:
+        """What keeps the study or automatic masks from being made; looked at only where they are asked for.
+
+        Args:
+            study: whether the study is asked for, also where `fedd.study` is false.
+        """
+        study = study or self.settings.study
+        if not (study or self.mask_cohorts):
+            return []
+        problems: list[Problem] = []
+        try:
+            _ = self.model
+        except UserError as error:
+            problems.append(Problem("config", str(error).rstrip("."), "It is used by fedd.", key="models.fedd"))
+        try:
+            photos = self.study
+        except InvalidInput as error:
+            problems += error.problems
+        else:
+            problems += _one_sided(photos) if study else []
+        return problems + (self._why_no_masks() if self.mask_cohorts else [])
+
+    def _why_no_masks(self) -> list[Problem]:
+        problems, subsets, subset = [], self.settings.subsets, self.settings.masks_from.subset
+        if subset not in subsets.train_per_tone:
+            known = ", ".join(subsets.train_per_tone)
+            what = f"the segmenter behind automatic masks is trained on subset {subset}, which is none of {known}"
+            problems.append(_problem("masks_from.subset", what, "Name one of them."))
+        if not subsets.keep_to_training:
+            what = f"masks of {', '.join(self.mask_cohorts)} come from the segmenter, which may then not learn from photos that "
+            problems.append(_problem("subsets.keep_to_training", what + "a split holds out", "Set it to true."))
+        return problems
+
+
+def _problem(key: str, message: str, remedy: str, value: object = None) -> Problem:
+    return Problem("config", message, remedy, value=value, key=f"fedd.{key}")
+
+
+def _without_mask(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key != "mask"}
+
+
+def _one_sided(study: Study) -> list[Problem]:
+    """Subsets from which no classifier can learn: only malignant or only benign photos (possible with balance `tone`)."""
+    problems = []
+    for name, photos in study.train.items():
+        kinds = {photo.malignant for photo in photos}
+        if len(kinds) < 2:
+            kind = "malignant" if kinds == {True} else "benign"
+            what = f"the {len(photos)} training photos of subset {name} are all {kind}"
+            remedy = "Raise its size, or set fedd.subsets.balance: tone_and_malignancy."
+            problems.append(_problem("subsets.train_per_tone", what, remedy))
+    return problems

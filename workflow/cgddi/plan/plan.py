@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 from cgddi.core.archive import canonical, sha256
 from cgddi.core.errors import InvalidInput, Problem
 from cgddi.fedd.plan import FeddPlan
-from cgddi.fedd.refusals import refusals
-from cgddi.fedd.worklist import Baseline, Segmenter
 from cgddi.plan.code import PACKAGE
 from cgddi.plan.config import Config, Model
 from cgddi.plan.content import Contents, spec_hash
@@ -62,7 +60,7 @@ class Plan(Photos):
         self.contents = Contents(Path(config.results) / ".plan/digests.json", main)
         self.specs = SpecFiles(config.results, self.contents, main)
         self.fedd = FeddPlan(self)
-        if problems := refusals(self.fedd):
+        if problems := self.fedd.why_impossible():
             raise InvalidInput(problems)
         self.verdicts = self._read_verdicts()
         self._jobs: dict[tuple[str, tuple[str, ...]], Job] = {}
@@ -267,7 +265,7 @@ class Plan(Photos):
         inputs, options = {}, None
         if chosen.source == "fedd":
             facts = self.fedd.masks_facts()
-            features, folder = self.fedd.mask_features(cohort, batch), self.fedd.segmenter(self.fedd.masks_from)
+            features, folder = self.fedd.mask_features(cohort, batch), self.fedd.mask_segmenter
             inputs = {
                 "features": features,
                 "segmenter": [f"{folder}/{n}" for n in ("weights.safetensors", "record.json")],
@@ -460,7 +458,7 @@ class Plan(Photos):
 
     def _fedd_segmenter(self, variant: str, subset: str, run_seed: str) -> Job:
         return Job(
-            self.fedd.segmenter_spec(Segmenter(variant, subset, int(run_seed))),
+            self.fedd.segmenter_spec(variant, subset, int(run_seed)),
             {"features": [self.fedd.features(self.fedd.timestep)]},
         )
 
@@ -468,7 +466,7 @@ class Plan(Photos):
         return Job(self.fedd.probe_spec(subset, int(timestep)), {"features": [self.fedd.features(int(timestep))]})
 
     def _fedd_baseline(self, network: str, subset: str, run_seed: str, task: str = "segmentation") -> Job:
-        return Job(self.fedd.baseline_spec(Baseline(task, network, subset, int(run_seed))))
+        return Job(self.fedd.baseline_spec(task, network, subset, int(run_seed)))
 
     def _fedd_classifier(self, network: str, subset: str, run_seed: str) -> Job:
         return self._fedd_baseline(network, subset, run_seed, "classification")
