@@ -64,7 +64,8 @@ def urgency(name):
     def priority(wildcards):
         if workflow.is_main_process and not BEGUN:
             BEGUN.append(True)
-            PLAN.begin(real=not workflow.dryrun)
+            # `snakemake --summary` and `cgddi status` plan without an executor.
+            PLAN.begin(real=workflow.executor_plugin is not None and not workflow.dryrun)
             again = Counter(
                 job.rule.name
                 for job in workflow.dag.needrun_jobs()

@@ -61,9 +61,9 @@ def setting_of_inpainting(_):
 
 
 def setting_of_classifiers(_):
-    old = default("classify", "rotation")
-    set_config(classify={"rotation": 7})
-    return {"classify": 1, "fairness": 1, "report": 1}, {"classify": f"rotation: {old} -> 7.0"}
+    old = default("classify", "images_per_epoch")
+    set_config(classify={"images_per_epoch": 7})
+    return {"classify": 1, "fairness": 1, "report": 1}, {"classify": f"images_per_epoch: {json.dumps(old)} -> 7"}
 
 
 def another_split_with_generators_of_all_photos(_):
@@ -74,7 +74,10 @@ def another_split_with_generators_of_all_photos(_):
 
 def another_run_seed(_):
     set_config(runs={"seeds": [0, 1]})
-    return {"classify": 1, "fairness": 1, "report": 1}, {"classify": "not made yet", "fairness": "waits for 1 classify"}
+    return {"classify": 1, "fairness": 1, "report": 1}, {
+        "classify": "not made yet",
+        "fairness": "inputs.predictions: 1 added (classify/main/synthetic/baseline/1/predictions.csv)",
+    }
 
 
 def a_disease_is_left_out(_):
@@ -86,7 +89,10 @@ def a_diseases_rows_are_removed(_):
     """P12: its canvases go, so all that stands on canvases is made again; its own jobs are no longer planned."""
     write_sheet([row for row in sheet() if row["disease"] != "nevus"])
     left = {"lesion_mapped": 12, "lora": 2, "semantic": 2, "split": 1}
-    return CANVASES | left, {"canvases": "its set of input files changed", "lesion_mapped": "waits for 1 canvases"}
+    return CANVASES | left, {
+        "canvases": "inputs.healthy: 1 removed (healthy/here/nevus.000.jsonl)",
+        "lesion_mapped": "waits for 1 canvases",
+    }
 
 
 def a_new_disease_as_a_cohort(_):
@@ -104,7 +110,7 @@ def a_mask_is_corrected(_):
     np.save("masks/nevus0.npy", 1 - mask)
     later("masks/nevus0.npy")
     own = {"masks": 1, "healthy": 1, "embedding": 1}
-    return own | CANVASES, {"masks": "masks/nevus0.npy changed", "healthy": "waits for 1 masks"}
+    return own | CANVASES, {"masks": "rows.nevus0.mask: other content", "healthy": "waits for 1 masks"}
 
 
 def a_photo_comes(_):
@@ -138,9 +144,10 @@ def a_training_that_failed(_):
 
 def a_revision(monkeypatch):
     """P12: the report's template was edited, and with it its revision raised."""
+    before = report_settings.REVISION
     monkeypatch.setattr(report_settings, "REVISION", 99)
     revision.cache_clear()
-    return {"report": 1}, {}
+    return {"report": 1}, {"report": f"revision: {before} -> 99"}
 
 
 @pytest.mark.parametrize(
@@ -205,7 +212,7 @@ def test_why_names_the_input_that_changed_and_the_file_that_is_gone(world, capsy
     a_mask_is_corrected(None)
     assert said("results/masks/here/nevus.000.tar", capsys) == [
         "masks of here, batch nevus.000",
-        "  masks/nevus0.npy changed",
+        "  rows.nevus0.mask: other content",
     ]
     os.unlink("results/semantic/all/here/acne.tar")
     assert said("results/semantic/all/here/acne.json", capsys)[1] == "  results/semantic/all/here/acne.tar is not there"

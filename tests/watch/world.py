@@ -28,7 +28,7 @@ VALUES = {
     "diseases": "diseases.csv",
     "generator_scope": "all",
     "splits": {"main": {"method": "stratified", "seed": 1, "test": 0.4}},
-    "runs": {"methods": ["baseline"], "regimes": ["real"], "seeds": [0]},
+    "runs": {"methods": ["baseline"], "regimes": ["synthetic"], "seeds": [0]},
 }
 
 
@@ -94,8 +94,7 @@ def make(job: Job) -> None:
     """Write a job's files as its stage would."""
     for path in map(Path, job.outputs):
         path.parent.mkdir(parents=True, exist_ok=True)
-        record = str(path) == job.record
-        path.write_text(json.dumps({"spec": job.spec}) if record else f"{job.name}: {path.name}\n")
+        path.write_text(json.dumps({"spec": job.spec}) if path.suffix == ".json" else f"{job.name}: {path.name}\n")
     for path in (job.log, job.benchmark):
         if path:
             Path(path).parent.mkdir(parents=True, exist_ok=True)

@@ -101,7 +101,7 @@ def default_rate(plan: Plan, stage: str) -> float:
 
 def amount(job: Job, plan: Plan) -> int:
     """Size of a job's work in its stage's unit, from its spec: steps, images, or 1 where jobs are counted whole."""
-    spec, unit = job.spec or {}, UNITS.get(job.stage)
+    spec, unit = job.spec, UNITS.get(job.stage)
     if unit == "steps":
         return int(spec["settings"]["steps"])
     if job.stage == "semantic":

@@ -33,8 +33,9 @@ class Job:
         name: its message, e.g. "adapter of nevus (main)".
         wildcards: what its rule's wildcards stand for.
         outputs: its files.
-        spec: what it is planned to be made from; None where a rule has no spec.
-        record: the JSON beside the result that holds the spec it was made from; None where there is none.
+        spec: what it is planned to be made from.
+        made_from: the JSON that holds the spec it was made from: the record beside the result, else the spec file that Snakemake
+            remembers; None where there is none.
         log: the file that holds what it said; None without.
         benchmark: the file that Snakemake writes when it has succeeded; None without.
         concept: slug of the concept it works for; None for a pooled job.
@@ -53,8 +54,8 @@ class Job:
     name: str
     wildcards: dict[str, str]
     outputs: tuple[str, ...]
-    spec: dict[str, Any] | None
-    record: str | None
+    spec: dict[str, Any]
+    made_from: str | None
     log: str | None
     benchmark: str | None
     concept: str | None
@@ -85,9 +86,10 @@ def ask_snakemake(configfiles: Sequence[str], targets: Iterable[str] = ()) -> tu
 
     load_config(*configfiles)  # a mistake in them is told with its file and place
     words = ["--snakefile", str(SNAKEFILE), "--configfile", *map(str, configfiles), "--cores", "1"]
+    said = io.StringIO()
     try:
         # Quiet: it tells which profile it uses, and warns of what `status` shows anyway.
-        with contextlib.redirect_stderr(io.StringIO()), SnakemakeApi(OutputSettings(dryrun=True)) as api:
+        with contextlib.redirect_stderr(said), SnakemakeApi(OutputSettings(dryrun=True)) as api:
             _, args = cli.parse_args(words)
             workflow_api = api.workflow(
                 ResourceSettings(cores=1), ConfigSettings(configfiles=args.configfile), snakefile=SNAKEFILE
@@ -107,6 +109,8 @@ def ask_snakemake(configfiles: Sequence[str], targets: Iterable[str] = ()) -> tu
             return plan, read_jobs(workflow.dag, plan)
     except WorkflowError as error:
         raise UserError(str(error)) from error
+    except SystemExit:  # a rule refuses the plan (see rules/common.smk)
+        raise UserError(said.getvalue().rpartition("Building DAG of jobs...\n")[2].strip()) from None
 
 
 def read_jobs(dag: Any, plan: Plan) -> list[Job]:
@@ -116,20 +120,17 @@ def read_jobs(dag: Any, plan: Plan) -> list[Job]:
     for level in dag.toposorted():
         for job in sorted((job for job in level if job.output), key=lambda job: (job.rule.name, job.output[0])):
             found[job] = _read(job, dag, concept_of)
+    place = {job: number for number, job in enumerate(found)}
     for job, ours in found.items():
-        ours.needs = [other for key, other in found.items() if key in dag.dependencies[job]]
+        ours.needs = [found[other] for other in sorted(place.keys() & dag.dependencies[job].keys(), key=place.get)]
     return list(found.values())
 
 
 def _read(job: Any, dag: Any, concept_of: dict[str, str]) -> Job:
-    spec, reason = planned_spec(job), dag.reason(job)
-    stage = job.rule.name
-    if spec:
-        stage = "_".join(spec[key] for key in ("stage", "job") if key in spec)
+    spec, reason = json.loads(Path(job.input.spec).read_text()), dag.reason(job)
     outputs, wildcards = tuple(map(str, job.output)), dict(job.wildcards.items())
     updated = set(map(str, reason.updated_input - reason.updated_input_run))
-    if updated:  # an input that was none when the result was made has not changed
-        updated &= set(dag.workflow.persistence.input(job.output[0]) or updated)
+    before = set(dag.workflow.persistence.input(job.output[0]) or updated)
     provenance = {
         "set of input files": reason.input_changed,
         "params": reason.params_changed,
@@ -138,31 +139,24 @@ def _read(job: Any, dag: Any, concept_of: dict[str, str]) -> Job:
     }
     return Job(
         rule=job.rule.name,
-        stage=stage,
+        stage="_".join(spec[key] for key in ("stage", "job") if key in spec),
         name=job.message or job.rule.name,
         wildcards=wildcards,
         outputs=outputs,
         spec=spec,
-        record=next((path for path in outputs if path.endswith(".json")), None) if spec else None,
+        made_from=next((path for path in outputs if path.endswith(".json")), None)
+        or next((path for path in sorted(before) if "/.plan/" in path), None),
         log=str(job.log[0]) if job.log else None,
         benchmark=str(job.benchmark) if job.benchmark else None,
         concept=_concept(wildcards, concept_of),
         gpu=bool(job.resources.get("gpu")),
         planned=dag.needrun(job),
         missing=tuple(path for path in outputs if not Path(path).exists()),
-        changed=tuple(sorted(updated)),
+        changed=tuple(sorted(path for path in updated & before if "/.plan/" not in path)),
         renewed=bool(reason.updated_input_run),
         provenance=tuple(what for what, seen in provenance.items() if seen),
         known=dag.workflow.persistence.has_metadata(job),
     )
-
-
-def planned_spec(job: Any) -> dict[str, Any] | None:
-    """What a job is to be made from: the one place that knows how rules pass a spec."""
-    if path := job.input.get("spec"):
-        return json.loads(Path(path).read_text())
-    text = job.params.get("spec")
-    return json.loads(text) if text else None
 
 
 def _concept(wildcards: dict[str, str], concept_of: dict[str, str]) -> str | None:

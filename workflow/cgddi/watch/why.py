@@ -35,6 +35,8 @@ def differences(old: Any, new: Any, place: str = "") -> list[str]:
             deeper = key if place in ("", "settings") else f"{place}.{key}"
             lines += differences(old.get(key, ABSENT), new.get(key, ABSENT), deeper)
         return lines
+    if all(isinstance(value, str) and value.startswith("sha256:") for value in (old, new)):
+        return [f"{place}: other content"]
     if old is ABSENT:
         return [f"{place}: new, {_short(new)}"]
     return [f"{place}: {_short(old)} -> gone" if new is ABSENT else f"{place}: {_short(old)} -> {_short(new)}"]
@@ -71,17 +73,18 @@ def _short(value: Any) -> str:
 
 
 def made_from(job: Job) -> dict[str, Any] | None:
-    """The spec in the record beside a job's result; None where there is none.
+    """The spec that a job's result was made from; None where nothing tells.
 
     Raises:
-        ValueError: the record cannot be read.
+        ValueError: the record beside the result cannot be read.
     """
-    if job.record is None or not Path(job.record).exists():
+    if job.made_from is None or not Path(job.made_from).exists():
         return None
     try:
-        return json.loads(Path(job.record).read_text())["spec"]
-    except (json.JSONDecodeError, KeyError, TypeError, OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{job.record} is not a record") from error
+        found = json.loads(Path(job.made_from).read_text())
+        return found if "/.plan/" in job.made_from else found["spec"]
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise ValueError(f"{job.made_from} is not a record") from error
 
 
 def causes(job: Job) -> list[str]:
@@ -93,9 +96,11 @@ def causes(job: Job) -> list[str]:
         made = made_from(job)
     except ValueError as error:
         return [str(error)]
-    lines = [] if made is None or job.spec is None else differences(made, job.spec)
+    lines = [] if made is None else differences({**made, "inputs": {}}, {**job.spec, "inputs": {}})
+    if made is not None and not lines:  # else the same said twice
+        lines = differences(made, job.spec)
     if job.planned:
-        lines += [f"{path} changed" for path in job.changed if "/.plan/" not in path]
+        lines += [f"{path} changed" for path in job.changed]
         if not (lines or job.missing or job.renewed):
             lines += [f"its {what} changed" for what in job.provenance] or ["its run was interrupted"]
     return lines
