@@ -66,6 +66,7 @@ wildcard_constraints:
     method=safe_pattern(PLAN.config.runs.methods),
     run_seed=r"\d+",
     kind="quality|tone|memorisation",
+    pictures="healthy|masks",
 
 
 include: "rules/common.smk"

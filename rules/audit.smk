@@ -1,7 +1,8 @@
-# Audits: the leakage gate, and the quality, tone and memorisation of what was generated.
+# Audits: the leakage gate, and the quality, tone and memorisation of what was generated; healthy skin and masks of the whole run.
 #
-# In:  index/<split>.parquet and the archives it points into
+# In:  index/<split>.parquet and the archives it points into; healthy, canvases, masks, lesion_mapped
 # Out: audit/<split>/{leakage,quality,tone,memorisation}.json; a leak fails the build
+#      audit/{healthy,masks}.tar: examples, and tables in the record beside it
 
 
 rule leakage:
@@ -58,4 +59,31 @@ rule audit:
             --output {output.report:q} \
             --metrics {log.metrics:q} \
             --threads {threads} 2>{log.text:q}
+        """
+
+
+rule audit_pictures:
+    input:
+        unpack(inputs("audit_pictures")),
+    output:
+        **PATHS.outputs("audit_pictures"),
+    log:
+        PATHS.log("audit_pictures"),
+    benchmark:
+        PATHS.benchmark("audit_pictures")
+    priority: urgency("audit_pictures")
+    conda:
+        "../envs/classify.yaml"
+    threads: 1
+    resources:
+        mem_mb=gb(8),
+        runtime=minutes(60),
+    message:
+        "audit of the run's {wildcards.pictures}"
+    shell:
+        """
+        {CGDDI} audit {wildcards.pictures} \
+            --spec {input.spec:q} \
+            --output {output.tar:q} \
+            --threads {threads} 2>{log:q}
         """

@@ -1,6 +1,6 @@
 # Report: one HTML page with the pictures, the audits and the tables.
 #
-# In:  fairness tables, audits, contact sheets, canvases, samples; with automatic masks or the FEDD study also masks and its tables
+# In:  fairness tables, audits, sample sheets, the index and the images it points into; the tables of a FEDD study
 # Out: report/index.html
 
 

@@ -1,15 +1,13 @@
-"""What GPU jobs record of themselves, and the report's comparison of plan and fact."""
+"""What GPU jobs record of themselves."""
 
 import json
 import os
 import time
 
-import pandas as pd
 import pytest
 import torch
 from cgddi.job import runtime
 from cgddi.job.gpu_monitor import Watch
-from cgddi.stages.report.usage import MARK, choose, plan_and_fact, usage
 from cgddi.watch.cost import recorded
 
 
@@ -63,48 +61,3 @@ def test_a_gpu_job_logs_memory_utilisation_and_rate(smi, tmp_path, monkeypatch):
     assert "--id=GPU-11-22" in (tmp_path / "asked").read_text()
     (job,) = recorded([tmp_path])
     assert (job.stage, job.device, job.amount) == ("lora", "NVIDIA H100", 30)
-    row = usage(tmp_path / "logs").iloc[0]
-    assert row["peak device memory, GB"] == 7 and row["device at work, %"] == 50
-
-
-def write(path, lines):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-
-def prediction(when, hours, measured):
-    stages = [
-        {"stage": stage, "jobs": 2, "unit": "steps", "rate": 1.0, "measured": n, "hours": h}
-        for stage, h, n in zip(("lora", "semantic", "audit"), hours, measured, strict=True)
-    ]
-    return {"when": f"2026-01-0{when}T10:00:00+00:00", "device": "A100" if any(measured) else None, "stages": stages}
-
-
-def test_the_prediction_that_is_judged_is_the_first_from_recorded_rates():
-    guess, part, whole = (
-        prediction(1, (1, 1, 1), (0, 0, 0)),
-        prediction(2, (2, 2, 2), (1, 0, 0)),
-        prediction(3, (3, 3, 3), (4, 4, 1)),
-    )
-    assert choose([guess, part, whole, prediction(4, (4, 4, 4), (9, 9, 9))]) is whole
-    late = {**whole, "stages": [{**stage, "left": 0} for stage in whole["stages"]]}
-    assert choose([late, guess, late]) is guess and choose([late]) is None
-    assert choose([guess, part]) is part and choose([guess]) is guess and choose([]) is None
-
-
-def test_plan_and_fact_counts_every_attempt_and_marks_default_rates(tmp_path):
-    write(tmp_path / "plan.jsonl", [prediction(2, (2.0, 1.0, 0.5), (3, 0, 0))])
-    line = {"device": "A100", "seconds": 3600}
-    write(tmp_path / "lora/a.metrics.jsonl", [{"loss": 1.0, "step": 4}, {**line, "steps": 5}, {**line, "steps": 10}])
-    write(tmp_path / "lora/b.metrics.jsonl", [{**line, "steps": 10}])
-    write(tmp_path / "audit/main/tone.metrics.jsonl", [{**line, "kind": "tone"}])
-    write(tmp_path / "audit/main/quality.metrics.jsonl", [{**line, "kind": "quality", "seconds": 900}])
-    sentence, table = plan_and_fact(tmp_path)
-    assert sentence == "Predicted on 2026-01-02 10:00 UTC, rates recorded on A100."
-    table = table.set_index("stage")
-    assert table.loc["lora", ["hours predicted", "hours spent", "spent / predicted"]].tolist() == [2.0, 3.0, 1.5]
-    assert table.loc["semantic", "rate from"] == MARK and table.loc["semantic", "hours spent"] == 0
-    assert table.loc["audit", "hours spent"] == 0.25  # only the audit that takes a GPU
-    assert table.loc["together", ["jobs planned", "hours predicted", "hours spent"]].tolist() == [6, 3.5, 3.25]
-    assert usage(tmp_path).set_index("stage").loc["lora", ["jobs", "steps"]].tolist() == [2, 20]
-    assert plan_and_fact(tmp_path / "lora") is None and isinstance(usage(tmp_path / "none"), pd.DataFrame)

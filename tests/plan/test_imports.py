@@ -20,7 +20,7 @@ GROUPS = {
         MODELS | FRAMES | {"skimage", "scipy.optimize", "scipy.stats", "scipy.sparse.linalg"},
     ),
     "healthy": (
-        ["stages.healthy.stage", "stages.healthy.biharmonic"],
+        ["stages.healthy.stage", "core.biharmonic"],
         MODELS | FRAMES | {"skimage", "scipy.optimize", "scipy.stats"},
     ),
     "tables": (

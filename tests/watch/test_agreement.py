@@ -16,7 +16,7 @@ from tests.watch.world import CONFIG, jobs, later, planned_by_snakemake, row, se
 
 POOLED = {"index": 1, "leakage": 1, "audit": 3, "classify": 1, "fairness": 1, "report": 1}
 """Jobs that stand on all images of a split."""
-CANVASES = {"review": 1, "canvases": 1, "lesion_mapped": 18, "lora": 3, "semantic": 3} | POOLED
+CANVASES = {"review": 1, "canvases": 1, "audit_pictures": 1, "lesion_mapped": 18, "lora": 3, "semantic": 3} | POOLED
 """Jobs that stand on healthy skin: three adapters by their prior images, 18 donors."""
 GPU = ("healthy", "embedding", "lora", "semantic", "classify")
 
@@ -98,7 +98,16 @@ def a_diseases_rows_are_removed(_):
 def a_new_disease_as_a_cohort(_):
     """Its six lesions onto both cohorts' canvases, its samples on both."""
     write_sheet([*sheet(), *(row("wart", k, "later") for k in range(6))])
-    new = {"masks": 1, "healthy": 1, "review": 1, "canvases": 1, "lesion_mapped": 12, "embedding": 1, "lora": 1}
+    new = {
+        "masks": 1,
+        "healthy": 1,
+        "review": 1,
+        "canvases": 1,
+        "audit_pictures": 1,
+        "lesion_mapped": 12,
+        "embedding": 1,
+        "lora": 1,
+    }
     return new | {"semantic": 2, "split": 1} | POOLED, {
         "masks": "not made yet",
         "lora": "waits for 1 embedding, 1 masks",

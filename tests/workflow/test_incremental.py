@@ -69,7 +69,8 @@ def test_a_new_disease_pays_only_for_its_own_jobs(copy):
     assert mapped == {f"lesion of {d} onto the canvases of {c}" for d in donors for c in ("toy", cohort)}
     generated = {text for text in texts if text.startswith(("token of", "adapter of", "samples of"))}
     assert len(generated) == 4 and len({text.split()[2] for text in generated}) == 1
-    rest = {"masks", "healthy", "review", "canvases", "lesion_mapped", "embedding", "lora", "semantic", "split"}
+    rest = {"masks", "healthy", "review", "canvases", "audit_pictures", "lesion_mapped", "embedding", "lora"}
+    rest |= {"semantic", "split"}
     assert {rule: n for rule, n in found.items() if rule not in rest} == POOLED
 
 
@@ -184,7 +185,8 @@ def test_a_review_exported_from_the_page_reruns_what_depends_on_it(copy, tmp_pat
     donors = len(list((copy / "results/toy/lesion_mapped/toy").glob("*.tar")))
     adapters = len(list((copy / "results/toy/lora/main").iterdir()))
     samples = len(list((copy / "results/toy/semantic/main/toy").glob("*.tar")))
-    assert found == {"canvases": 1, "lesion_mapped": donors, "lora": adapters, "semantic": samples} | POOLED
+    pictures = {"canvases": 1, "review": 1, "audit_pictures": 1}
+    assert found == {**pictures, "lesion_mapped": donors, "lora": adapters, "semantic": samples} | POOLED
 
 
 def test_another_triage_threshold_paints_nothing_again(copy):

@@ -62,7 +62,7 @@ def audit(world, folder, kind, seed=1, **settings):
     settings = {"features": {"weights": "pixels"}, "ita_cuts": CUTS, **settings}
     spec = {"stage": "audit", "seed": seed, "split": "toy", "versions": {}, "settings": settings}
     (folder / "spec.json").write_text(json.dumps(spec))
-    args = [kind, "--spec", f"@{folder / 'spec.json'}", "--index", str(world.root / "i.parquet"), "--threads", "1"]
+    args = [kind, "--spec", str(folder / "spec.json"), "--index", str(world.root / "i.parquet"), "--threads", "1"]
     main([*args, "--photos", *world.photos, "--output", str(folder / "found.json")])
     return json.loads((folder / "found.json").read_text())
 

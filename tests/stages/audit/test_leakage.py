@@ -36,7 +36,7 @@ def world(tmp_path_factory):
 def spec_file(folder, settings):
     spec = {"stage": "audit", "seed": 1, "split": "toy", "versions": {}, "settings": {**SETTINGS, **settings}}
     (folder / "spec.json").write_text(json.dumps(spec))
-    return f"@{folder / 'spec.json'}"
+    return str(folder / "spec.json")
 
 
 def gate(index, tmp_path, **settings):

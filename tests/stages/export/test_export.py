@@ -37,7 +37,7 @@ def export(root, folder, **settings):
         path.write_bytes(path.name.encode())
     files = ["--index", str(root / "a.parquet"), str(root / "b.parquet"), "--lora", str(adapter)]
     files += ["--embedding", str(token), "--output-dir", str(folder)]
-    command.main(["--spec", f"@{root / 'spec.json'}", *files])
+    command.main(["--spec", str(root / "spec.json"), *files])
 
 
 def read(folder):

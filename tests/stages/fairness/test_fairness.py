@@ -31,7 +31,7 @@ def run(paths, out, **settings):
     settings = {"bootstrap": REPLICATES, "confidence": CONFIDENCE, **settings}
     spec = out.with_suffix(".spec.json")
     spec.write_text(json.dumps({"stage": "fairness", "seed": SEED, "versions": {}, "settings": settings}))
-    return main(["--spec", f"@{spec}", "--predictions", *paths, "--output-dir", str(out)])
+    return main(["--spec", str(spec), "--predictions", *paths, "--output-dir", str(out)])
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,13 @@ import json
 import numpy as np
 import pytest
 from cgddi.core.archive import Archive
+from cgddi.core.biharmonic import BiharmonicInpainter
 from cgddi.core.images import LESION, MARKER, SKIN, decode_png
+from cgddi.core.membrane import blend, match_border
 from cgddi.core.seeds import seed_for
 from cgddi.core.triage import faults, scores_of
 from cgddi.stages.canvases.settings import TriageSettings
-from cgddi.stages.healthy.biharmonic import BiharmonicInpainter
-from cgddi.stages.healthy.region import blend, match_border, painted_region
+from cgddi.stages.healthy.region import painted_region
 from cgddi.stages.healthy.settings import HealthySettings
 from cgddi.stages.healthy.stage import inpaint_batch
 

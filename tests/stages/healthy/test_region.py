@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from cgddi.core.biharmonic import BiharmonicInpainter, grain_for
 from cgddi.core.images import LESION, MARKER, RULER, SKIN
+from cgddi.core.membrane import blend, match_border
 from cgddi.core.triage import scores_of
-from cgddi.stages.healthy.biharmonic import BiharmonicInpainter, grain_for
-from cgddi.stages.healthy.region import blend, healthy_mask, match_border, painted_region, why_unpaintable
+from cgddi.stages.healthy.region import healthy_mask, painted_region, why_unpaintable
 from hypothesis import given, settings
 from hypothesis.extra import numpy as arrays
 from scipy.ndimage import gaussian_filter

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy import ndimage
 
 NEIGHBOURS = ((-1, 0), (1, 0), (0, -1), (0, 1))
+SMOOTH = 2.0
+"""Gaussian sigma in px of the differences that `match_border` spreads."""
 
 
 class Membrane:
@@ -57,3 +60,31 @@ class Membrane:
         for here, rows, columns in self._edges:
             np.add.at(right, here, values[rows, columns])
         return self._solver.solve(right)
+
+
+def blend(photo: np.ndarray, painted: np.ndarray, region: np.ndarray) -> np.ndarray:
+    """The painted picture where the weight says so; every pixel of weight 0 is the photo's, bit for bit.
+
+    Args:
+        photo, painted: (H, W, 3) uint8.
+        region: (H, W) uint8 weight.
+    """
+    weight = region[..., None].astype(np.uint32)
+    return ((photo * (255 - weight) + painted * weight + 127) // 255).astype(np.uint8)
+
+
+def match_border(photo: np.ndarray, painted: np.ndarray, region: np.ndarray) -> np.ndarray:
+    """The painted picture (H, W, 3) uint8, shifted inside the region so that it meets the photo at the region's edge.
+
+    The shift is the membrane of the (smoothed) differences just outside; an autoencoder's colour cast vanishes with it.
+    """
+    inside = region > 0
+    if not inside.any() or inside.all():
+        return painted
+    outside = (~inside).astype(np.float64)
+    difference = (photo.astype(np.float64) - painted) * outside[..., None]
+    share = ndimage.gaussian_filter(outside, SMOOTH)
+    smooth = ndimage.gaussian_filter(difference, (SMOOTH, SMOOTH, 0)) / np.maximum(share, 1e-6)[..., None]
+    result = painted.astype(np.float64)
+    result[inside] += Membrane(inside)(smooth)
+    return np.rint(result).clip(0, 255).astype(np.uint8)

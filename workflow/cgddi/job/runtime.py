@@ -76,3 +76,21 @@ def usage_log(path: str | Path | None, **facts: Any):
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             with open(path, "a") as log:
                 log.write(json.dumps(facts) + "\n")
+
+
+def read_usage(folder: str | Path) -> list[dict[str, Any]]:
+    """What jobs used: the lines that `usage_log` wrote to every `*.metrics.jsonl` below a folder, each with its `file`.
+
+    A metrics file holds other lines too (of a training's steps), and one line for each attempt that ended by itself; a line that a
+    killed process left in part is passed over.
+    """
+    found = []
+    for path in sorted(Path(folder).rglob("*.metrics.jsonl")):
+        for line in path.read_text(errors="replace").splitlines():
+            try:
+                facts = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if isinstance(facts, dict) and {"stage", "seconds", "device"} <= facts.keys():
+                found.append({**facts, "file": str(path)})
+    return found

@@ -50,6 +50,7 @@ RESULTS = {
     "index": Result("index/{split}", {"table": ".parquet", "record": ".json"}),
     "leakage": Result("audit/{split}/leakage", {"report": ".json"}, "report"),
     "audit": Result("audit/{split}/{kind}", {"report": ".json"}, "report"),
+    "audit_pictures": Result("audit/{pictures}", ARCHIVE),
     "classify": Result("classify/{split}/{regime}/{method}/{run_seed}", {"predictions": "/predictions.csv", **NETWORK}),
     "fairness": Result(
         "fairness",

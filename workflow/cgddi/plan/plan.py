@@ -381,6 +381,22 @@ class Plan(Photos):
     def _leakage(self, split: str) -> Job:
         return self._audit(split, "leakage")
 
+    def _audit_pictures(self, pictures: str) -> Job:
+        canvases = [self.paths.file("canvases", "record", cohort=cohort) for cohort in self.canvas_cohorts]
+        if pictures == "healthy":
+            inputs = {"healthy": self.all_healthy(self.canvas_cohorts), "canvases": canvases}
+            return Job(self.spec("audit", kind=pictures), inputs)
+        human = {
+            cohort: chosen | {"files": {image: self.contents.file(file) for image, file in chosen["files"].items()}}
+            for cohort, chosen in self.human_masks.items()
+        }
+        inputs = {
+            "photos": self.all_photos(self.by_cohort),
+            "canvases": canvases,
+            "mapped": self.all_mapped() if "lesion_mapped" in self.sources else [],
+        }
+        return Job(self.spec("audit", kind=pictures, human_masks=human), inputs)
+
     def _classify(self, split: str, regime: str, method: str, run_seed: str) -> Job:
         chosen, names = self.config.regime(regime), {"split": split, "method": method, "run_seed": run_seed}
         spec = self.spec(
@@ -416,13 +432,7 @@ class Plan(Photos):
         return found
 
     def _report(self) -> Job:
-        cohorts, splits = self.canvas_cohorts, self.config.splits
-        masks = bool(self.config.fedd.study or self.automatic_cohorts)
-        human = {
-            cohort: chosen | {"files": {image: self.contents.file(file) for image, file in chosen["files"].items()}}
-            for cohort, chosen in self.human_masks.items()
-        }
-        facts = {"human_masks": human} if human else {}
+        splits, masks = self.config.splits, bool(self.config.fedd.study or self.automatic_cohorts)
         generated = self.adapters if "semantic" in self.sources else []
         inputs = {
             "summary": self.paths.file("fairness"),
@@ -430,14 +440,11 @@ class Plan(Photos):
             "index": [self.paths.file("index", split=split) for split in splits],
             "samples": [self.paths.file("lora", "samples", scope=s, concept=c) for s, c in generated],
             "review": self.paths.file("review"),
-            "healthy": self.all_healthy(cohorts),
+            "healthy": self.paths.file("audit_pictures", pictures="healthy"),
+            "masks": self.paths.file("audit_pictures", pictures="masks") if masks else "",
             "fedd": self.paths.file("fedd_tables") if self.config.fedd.study else "",
-            "masks": self.all_photos(self.by_cohort) if masks else [],
-            "canvases": self.all_canvases() if masks else [],
-            "mapped": self.all_mapped() if masks and "lesion_mapped" in self.sources else [],
         }
-        triage = self.config.canvases.triage.model_dump(mode="json")
-        return Job(self.spec("report", triage=triage, template=_pages("report"), **facts), inputs)
+        return Job(self.spec("report", template=_pages("report")), inputs)
 
     def _audit_file(self, split: str, kind: str) -> str:
         return self.paths.file("audit", split=split, kind=kind)

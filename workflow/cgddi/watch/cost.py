@@ -19,6 +19,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from cgddi.core.errors import UserError
+from cgddi.job.runtime import read_usage
 from cgddi.plan.config import config_option
 from cgddi.watch.dag import Job, ask_snakemake, read_jobs
 
@@ -53,17 +54,11 @@ def recorded(folders: Iterable[str | Path]) -> list[Used]:
     Passed over: lines that are no summary of a job, runs that failed, and work that took no GPU.
     """
     found = []
-    for folder in folders:
-        for path in sorted(Path(folder).rglob("*.metrics.jsonl")):
-            for line in path.read_text(errors="replace").splitlines():
-                try:
-                    facts = json.loads(line)
-                    stage, device, seconds = facts["stage"], str(facts["device"]), float(facts["seconds"])
-                    amount = float(facts.get(UNITS[stage]) or 0) if stage in UNITS else 1.0
-                except (json.JSONDecodeError, KeyError, TypeError, ValueError):
-                    continue
-                if seconds > 0 and amount > 0 and not facts.get("failed") and facts.get("kind") in (None, "quality"):
-                    found.append(Used(stage, device, seconds, amount))
+    for facts in (facts for folder in folders for facts in read_usage(folder)):
+        stage, seconds = facts["stage"], float(facts["seconds"])
+        amount = float(facts.get(UNITS[stage]) or 0) if stage in UNITS else 1.0
+        if seconds > 0 and amount > 0 and not facts.get("failed") and facts.get("kind") in (None, "quality"):
+            found.append(Used(stage, str(facts["device"]), seconds, amount))
     return found
 
 

@@ -1,8 +1,9 @@
-"""Audit the images a split may train on.
+"""Audit the images a split may train on, or the pictures of the whole run.
 
-KIND is one of: leakage (fails when a training image descends from, equals or nearly equals a held-out one), quality (flat and
-black images, colours, FID and KID by tone), tone (skin tone measured against the tone asked for), memorisation (nearest
-training image of each semantic image).
+Of a split, KIND is one of: leakage (fails when a training image descends from, equals or nearly equals a held-out one), quality
+(flat and black images, colours, FID and KID by tone), tone (skin tone measured against the tone asked for), memorisation (nearest
+training image of each semantic image). Of the run: healthy (inpainted skin beside a classical baseline) or masks (what the masks
+are worth; automatic ones against human ones).
 """
 
 from __future__ import annotations
@@ -15,22 +16,34 @@ from cgddi.core.errors import UserError
 from cgddi.job.command import stage_parser
 from cgddi.job.imports import without_gc
 from cgddi.job.spec import settings_of
-from cgddi.stages.audit.settings import KINDS, AuditSettings
+from cgddi.stages.audit.settings import KINDS, PICTURES, AuditSettings
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run `cgddi audit KIND`; status 2 when the leakage gate stops the build."""
     parser = stage_parser("audit", __doc__)
-    parser.add_argument("kind", choices=KINDS, help="which audit")
-    parser.add_argument("--index", required=True, help="index of the split (.parquet)")
-    parser.add_argument(
-        "--photos", nargs="*", default=[], help="archives of the photos: their masks show where skin is"
-    )
-    parser.add_argument("--output", required=True, help="findings to write (.json)")
+    parser.add_argument("kind", choices=(*KINDS, *PICTURES), help="which audit")
+    parser.add_argument("--index", help="index of the split (.parquet)")
+    parser.add_argument("--photos", nargs="*", default=[], help="archives of the photos, with their masks")
+    parser.add_argument("--healthy", nargs="*", default=[], help="healthy archives")
+    parser.add_argument("--canvases", nargs="*", default=[], help="archives of the kept canvases")
+    parser.add_argument("--mapped", nargs="*", default=[], help="archives of the composites")
+    parser.add_argument("--output", required=True, help="findings to write: .json of a split, .tar of the run")
     parser.add_argument("--metrics", help="file to append one JSON line on time and memory to")
     args = parser.parse_args(argv)
 
     settings = settings_of(AuditSettings, args.spec)
+    if args.kind in PICTURES:
+        with without_gc():
+            from cgddi.stages.audit.pictures import audit_healthy, audit_masks
+
+        if args.kind == "healthy":
+            audit_healthy(args.spec, args.healthy, args.canvases, args.output)
+        else:
+            audit_masks(args.spec, args.photos, args.canvases, args.mapped, args.output)
+        return 0
+    if args.index is None:
+        parser.error(f"--index is needed to audit {args.kind}")
     with without_gc():
         import pandas as pd
 

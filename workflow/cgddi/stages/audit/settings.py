@@ -11,7 +11,9 @@ from cgddi.core.settings import Settings, located
 REVISION = 1
 
 KINDS = ("leakage", "quality", "tone", "memorisation")
-"""The audits: `cgddi audit KIND`."""
+"""The audits of a split: `cgddi audit KIND`."""
+PICTURES = ("healthy", "masks")
+"""The audits of the whole run, which write an archive of examples."""
 
 
 class FeatureSettings(Settings):

@@ -22,9 +22,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--metrics", help="file to append one JSON line on time and memory to")
     options = parser.parse_args(argv)
     with without_gc():
+        from cgddi.core.biharmonic import BiharmonicInpainter
         from cgddi.job.runtime import start, usage_log
         from cgddi.job.spec import checked
-        from cgddi.stages.healthy.biharmonic import BiharmonicInpainter
         from cgddi.stages.healthy.stage import inpaint_batch
 
     spec = options.spec

@@ -6,14 +6,11 @@ import numpy as np
 from scipy import ndimage
 
 from cgddi.core.images import LESION, MARKER, SKIN
-from cgddi.core.membrane import Membrane
 
 LARGEST_REGION = 0.6
 """Largest share of a photo that may be painted."""
 LEAST_SKIN = 0.02
 """Least share of a photo that must be skin to go on."""
-SMOOTH = 2.0
-"""Gaussian sigma in px of the differences that `match_border` spreads."""
 
 
 def painted_region(mask: np.ndarray, dilation: int = 5, blur_sigma: float = 2.0, full_cover: bool = True) -> np.ndarray:
@@ -34,34 +31,6 @@ def painted_region(mask: np.ndarray, dilation: int = 5, blur_sigma: float = 2.0,
     if full_cover:
         weight = np.where(extent, (weight / weight[target].min()).clip(max=1), 0)
     return np.rint(weight * 255).astype(np.uint8)
-
-
-def blend(photo: np.ndarray, painted: np.ndarray, region: np.ndarray) -> np.ndarray:
-    """The painted picture where the weight says so; every pixel of weight 0 is the photo's, bit for bit.
-
-    Args:
-        photo, painted: (H, W, 3) uint8.
-        region: (H, W) uint8 weight.
-    """
-    weight = region[..., None].astype(np.uint32)
-    return ((photo * (255 - weight) + painted * weight + 127) // 255).astype(np.uint8)
-
-
-def match_border(photo: np.ndarray, painted: np.ndarray, region: np.ndarray) -> np.ndarray:
-    """The painted picture (H, W, 3) uint8, shifted inside the region so that it meets the photo at the region's edge.
-
-    The shift is the membrane of the (smoothed) differences just outside; an autoencoder's colour cast vanishes with it.
-    """
-    inside = region > 0
-    if not inside.any() or inside.all():
-        return painted
-    outside = (~inside).astype(np.float64)
-    difference = (photo.astype(np.float64) - painted) * outside[..., None]
-    share = ndimage.gaussian_filter(outside, SMOOTH)
-    smooth = ndimage.gaussian_filter(difference, (SMOOTH, SMOOTH, 0)) / np.maximum(share, 1e-6)[..., None]
-    result = painted.astype(np.float64)
-    result[inside] += Membrane(inside)(smooth)
-    return np.rint(result).clip(0, 255).astype(np.uint8)
 
 
 def healthy_mask(mask: np.ndarray) -> np.ndarray:

@@ -13,9 +13,10 @@ from tqdm import tqdm
 from cgddi.core.archive import Archive, ArchiveWriter
 from cgddi.core.errors import UserError
 from cgddi.core.images import SKIN, decode_png, encode_png
+from cgddi.core.membrane import blend, match_border
 from cgddi.core.seeds import seed_for
 from cgddi.core.triage import scores_of
-from cgddi.stages.healthy.region import blend, healthy_mask, match_border, painted_region, why_unpaintable
+from cgddi.stages.healthy.region import healthy_mask, painted_region, why_unpaintable
 from cgddi.stages.healthy.settings import HealthySettings
 
 RETRIES = 3

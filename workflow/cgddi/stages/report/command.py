@@ -14,31 +14,15 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--audits", nargs="+", required=True, help="audit/<split>/<kind>.json")
     parser.add_argument("--index", nargs="+", required=True, help="index/<split>.parquet")
     parser.add_argument("--samples", nargs="*", default=[], help="lora/<scope>/<concept>/samples.png")
-    parser.add_argument("--review", required=True, help="review/index.html")
-    parser.add_argument("--healthy", nargs="*", default=[], help="healthy/<cohort>/<batch>.tar or .jsonl")
+    parser.add_argument("--review", help="review/index.html, which the page links")
+    parser.add_argument("--healthy", help="audit/healthy.jsonl: inpainted skin beside a classical baseline")
+    parser.add_argument("--masks", help="audit/masks.jsonl: what automatic masks are worth")
     parser.add_argument("--fedd", help="fedd/tables/summary.json of the study; its tables and figures lie beside it")
-    parser.add_argument("--masks", nargs="*", default=[], help="masks/<cohort>/<batch>.jsonl, for the section on masks")
-    parser.add_argument("--canvases", nargs="*", default=[], help="canvases/<cohort>.jsonl, likewise")
-    parser.add_argument("--mapped", nargs="*", default=[], help="lesion_mapped/<cohort>/<donor>.jsonl, likewise")
     parser.add_argument("--output", required=True, help="the page to write")
     args = parser.parse_args(argv)
 
     with without_gc():
         from cgddi.stages.report.page import write_page
 
-    write_page(
-        spec=args.spec,
-        logs=args.logs,
-        summary=args.summary,
-        audits=args.audits,
-        indexes=args.index,
-        samples=args.samples,
-        review=args.review,
-        healthy=args.healthy,
-        output=args.output,
-        fedd=args.fedd,
-        masks=args.masks,
-        canvases=args.canvases,
-        mapped=args.mapped,
-    )
+    write_page(args.spec, args, args.output)
     return 0

@@ -1,209 +1,179 @@
-"""The report page, filled from what the other stages wrote."""
+"""The report page: shows what the other stages wrote, and computes nothing of its own."""
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
-from collections.abc import Callable, Sequence
+from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import markdown
+import numpy as np
 import pandas as pd
-from markupsafe import escape
+from PIL import Image
 
-from cgddi.core.archive import installed_versions, write_atomic
+from cgddi.core.archive import Archive, installed_versions, read_member, sha256, write_atomic
 from cgddi.core.images import TONES
 from cgddi.job.spec import settings_of
-from cgddi.stages.canvases.settings import TriageSettings
-from cgddi.stages.report import fedd as fedd_section
-from cgddi.stages.report.healthy import compare, draw_examples
-from cgddi.stages.report.pictures import KINDS, contact_sheet, data_uri
+from cgddi.stages.report import tables
 from cgddi.stages.report.settings import ReportSettings
-from cgddi.stages.report.usage import plan_and_fact, short, usage
 
-TABLES = {
+PER_CELL, THUMBNAIL = 4, 96
+"""Pictures per kind and tone on a concept's sheet, and their width in px."""
+KINDS = {
+    "real": "real photos (training)",
+    "semantic": "sampled by the adapter",
+    "lesion_mapped": "transplanted lesions",
+}
+"""Kinds on a concept's sheet, and what the page calls them."""
+FAIRNESS_TABLES = {
     "metrics": "All classifiers",
     "by_tone": "By skin tone",
     "by_rarity": "By rarity of the disease",
     "by_disease": "By disease",
     "paired": "Regimes compared on the same test photos",
 }
-"""Tables beside fairness/summary.json, and their captions on the page."""
-
-PLOTS = {
+FAIRNESS_PLOTS = {
     "metrics": "Metrics with bootstrap intervals",
     "roc": "ROC curves by skin tone",
     "calibration": "Calibration",
 }
+STUDY_PLOTS = {
+    "learning": "IoU of the segmenters against the number of training photos, by skin tone, with bootstrap intervals",
+    "gap": "The tone gap: lesion IoU on light minus that on dark skin",
+    "masks": "Predicted masks of test photos beside the human ones; uncertainty is how much the ensemble's networks disagree",
+    "classification": "Malignancy: AUC, and F1 by skin tone, against the number of training photos",
+    "ablation": "Accuracy of the malignancy probe by decoder block and timestep; framed: the block chosen on validation",
+    "roc": "ROC of the malignancy classifiers on the test photos",
+    "kmeans": "K-means (K = 3) of the diffusion model's decoder blocks; the starred ones feed the segmenter",
+}
+STUDY_TABLES = {
+    "iou": "IoU by class and tone, all segmenters",
+    "gap": "Tone gap in lesion IoU",
+    "paired": "Differences on the same test photos",
+    "classification": "Malignancy, all metrics",
+    "ablation": "Probe by block and timestep",
+}
+"""Files beside fairness/summary.json and fedd/tables/summary.json in the order of the page, and their captions."""
 
 
-def counts(index: pd.DataFrame) -> pd.DataFrame:
-    """Images by kind and role (rows), tone and malignancy (columns)."""
-    label = index["malignant"].map({True: "malignant", False: "benign"}).astype(object).fillna("unlabelled")
-    table = pd.crosstab([index["kind"], index["role"]], [index["tone"], label])
-    table = table.reindex([tone for tone in TONES if tone in table.columns.get_level_values(0)], axis=1, level=0)
-    table["all"] = table.sum(axis=1)
-    return table
-
-
-def audit_tables(audits: Sequence[str]) -> dict[str, dict[str, str]]:
-    """What the audits found, as small tables: split -> caption -> HTML."""
-    found: dict[str, dict[str, str]] = {}
-    for path in sorted(audits):
-        caption, html = AUDITS[Path(path).stem](json.loads(Path(path).read_text()))
-        found.setdefault(Path(path).parent.name, {})[caption] = html
-    return found
-
-
-def _leakage(values: dict[str, Any]) -> tuple[str, str]:
-    checked = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in values["checked"].items())
-    verdict = "clean" if values["clean"] else "LEAKS, and the gate was told to report only"
-    return "Leakage gate", str(escape(f"{verdict} ({checked})"))
-
-
-def _by_kind_and_tone(values: dict[str, Any], columns: Callable[[dict[str, Any]], dict[str, Any]]) -> str:
-    rows = [
-        {"kind": kind, "tone": tone} | columns(cell)
-        for kind, tones in values["by_kind"].items()
-        for tone, cell in tones.items()
-    ]
-    return _table(pd.DataFrame(rows))
-
-
-def _tone(values: dict[str, Any]) -> tuple[str, str]:
-    cuts = " and ".join(f"{cut:g}" for cut in values["cuts"])
-    return f"Tone asked for against tone measured: {values['measure']}; cuts at {cuts} degrees", _by_kind_and_tone(
-        values,
-        lambda cell: (
-            {"images": cell["images"], "agree": cell["agreement"]}
-            | {f"measured {tone}": cell["measured"][tone] for tone in TONES}
-        ),
-    )
-
-
-def _quality(values: dict[str, Any]) -> tuple[str, str]:
-    keys = ("images", "real_images", "fid", "kid", "kid_std", "black", "flat")
-    return f"Quality against real photos of the same tone; features: {values['features']}", _by_kind_and_tone(
-        values, lambda cell: {key: cell.get(key) for key in keys}
-    )
-
-
-def _memorisation(values: dict[str, Any]) -> tuple[str, str]:
-    if "similarity" not in values:
-        return "Memorisation: there is no sample, or no real training photo, to compare.", ""
-    frame = pd.DataFrame({"samples": values["similarity"], "real photos among themselves": values["between_real"]})
-    caption = (
-        f"Memorisation: {values['copies']} of {values['images']} samples come nearer than {values['threshold']} to a training "
-        f"photo, {values['closer_than_real']} nearer than any two training photos are to each other. Quantiles of the similarity "
-        f"to the nearest one; features: {values['features']}"
-    )
-    return caption, _table(frame.rename_axis("quantile").reset_index())
-
-
-AUDITS = {"leakage": _leakage, "tone": _tone, "quality": _quality, "memorisation": _memorisation}
-
-
-def _table(frame: pd.DataFrame, number: str | Callable[[float], str] = "%.3f") -> str:
-    return frame.to_html(index=False, border=0, na_rep="", float_format=number)
-
-
-def fairness_tables(folder: Path) -> dict[str, str]:
-    """Caption -> table of the fairness folder's csv files; a file without rows is left out (one regime: nothing to pair)."""
-    files = {caption: folder / f"{name}.csv" for name, caption in TABLES.items()}
-    return {caption: _table(pd.read_csv(path)) for caption, path in files.items() if path.read_text().strip()}
-
-
-def write_page(
-    spec: dict[str, Any],
-    logs: str,
-    summary: str,
-    audits: Sequence[str],
-    indexes: Sequence[str],
-    samples: Sequence[str],
-    review: str,
-    healthy: Sequence[str],
-    output: str,
-    fedd: str | None = None,
-    masks: Sequence[str] = (),
-    canvases: Sequence[str] = (),
-    mapped: Sequence[str] = (),
-) -> None:
+def write_page(spec: Mapping[str, Any], files: Namespace, output: str) -> None:
     """Write the report.
 
     Args:
         spec: the job's spec; its settings are `ReportSettings`.
-        logs: folder of the jobs' logs.
-        summary: fairness/summary.json; tables (csv) and plots (png) lie beside it.
-        audits: audit/<split>/<kind>.json.
-        indexes: index/<split>.parquet.
-        samples: contact sheets the lora stage made.
-        review: the review page, linked.
-        healthy: healthy archives, for pictures before and after.
+        files: what the page shows, as the options of `cgddi report` name it.
         output: the page; one file, all pictures inside.
-        fedd: fedd/tables/summary.json, where there is a study.
-        masks, canvases, mapped: archives, given where the page has a section on masks.
     """
-    settings = settings_of(ReportSettings, spec)
-    fairness = Path(summary).parent
-    examples = draw_examples(healthy, settings.images_per_cell, spec["seed"], TriageSettings(**spec.get("triage", {})))
-    splits = []
-    for path in indexes:
-        index = pd.read_parquet(path)
-        slugs = sorted(index.loc[index["kind"] == "semantic", "concept"].unique())
-        splits.append(
-            {
-                "name": Path(path).stem,
-                "record": json.loads(Path(path).with_suffix(".json").read_text()),
-                "counts": counts(index).to_html(border=0),
-                "sheets": {
-                    slug: contact_sheet(index, slug, settings.images_per_cell, settings.thumbnail, spec["seed"])
-                    for slug in slugs
-                },
-            }
-        )
-    predicted = plan_and_fact(Path(logs))
-    page = (
-        _environment()
-        .get_template("page.html")
-        .render(
-            title=settings.title,
-            table=markdown.markdown((fairness / "table.md").read_text(), extensions=["tables"]),
-            tables=fairness_tables(fairness),
-            plots={caption: data_uri(fairness / f"{name}.png") for name, caption in PLOTS.items()},
-            splits=splits,
-            healthy={
-                tone: [
-                    (*(data_uri(p, settings.thumbnail) for p in (e.before, e.after, e.baseline)), e.verdict)
-                    for e in examples
-                    if e.tone == tone
-                ]
-                for tone in TONES
-            },
-            comparison=_table(compare(examples)),
-            fedd=fedd_section.section(spec, settings, fedd, masks, canvases, mapped),
-            kinds=KINDS,
-            tones=TONES,
-            audits=audit_tables(audits),
-            adapters=[
-                {"name": f"{Path(p).parts[-3]} / {Path(p).parts[-2]}", "picture": data_uri(p)} for p in sorted(samples)
-            ],
-            usage=_table(usage(Path(logs)), short),
-            predicted=predicted and (predicted[0], _table(predicted[1], short)),
-            review=os.path.relpath(review, Path(output).parent),
-            spec=spec,
-            versions=installed_versions(["cgddi", "snakemake", "torch", "diffusers", "peft", "transformers", "timm"]),
-        )
-    )
+    logs = Path(files.logs)
+    page = environment().get_template("page.html").render(
+        title=settings_of(ReportSettings, spec).title,
+        fairness=shown_folder(files.summary, FAIRNESS_TABLES, FAIRNESS_PLOTS),
+        splits=[split_of(path) for path in files.index],
+        healthy=healthy_of(files.healthy) if files.healthy else None,
+        masks=masks_of(files.masks) if files.masks else None,
+        study=study_of(files.fedd) if files.fedd else None,
+        kinds=KINDS,
+        tones=TONES,
+        audits=tables.audit_tables(files.audits),
+        adapters={f"{Path(p).parts[-3]} / {Path(p).parts[-2]}": data_uri(p) for p in sorted(files.samples)},
+        usage=tables.html(tables.usage(logs), tables.short),
+        predicted=tables.plan_and_fact(logs),
+        review=os.path.relpath(files.review, Path(output).parent) if files.review else None,
+        spec=spec,
+        versions=installed_versions(["cgddi", "snakemake", "torch", "diffusers", "peft", "transformers", "timm"]),
+    )  # fmt: skip
     write_atomic(output, page)
 
 
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader("cgddi.stages.report", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+def environment() -> jinja2.Environment:
+    """Templates of the page; a name that nobody gave is an error."""
+    loader = jinja2.PackageLoader("cgddi.stages.report", "templates")
+    undefined = jinja2.StrictUndefined
+    return jinja2.Environment(loader=loader, autoescape=True, undefined=undefined, trim_blocks=True, lstrip_blocks=True)
+
+
+def data_uri(picture: bytes | str | Path, width: int | None = None) -> str:
+    """A picture (PNG bytes or a file) as a PNG data URI, scaled to `width` px across where that is given."""
+    data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
+    if width is not None:
+        with Image.open(io.BytesIO(data)) as image:
+            small = image.resize((width, max(1, round(image.height * width / image.width))), Image.Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        small.save(buffer, "PNG", optimize=True)
+        data = buffer.getvalue()
+    return "data:image/png;base64," + base64.b64encode(data).decode()
+
+
+def shown_folder(summary: str, csvs: Mapping[str, str], pngs: Mapping[str, str]) -> dict[str, Any]:
+    """What lies beside a summary.json: table.md, and tables and plots by caption; one that is not there or empty is left out."""
+    folder = Path(summary).parent
+    text = (folder / "table.md").read_text(encoding="utf-8")
+    tabled = {caption: folder / f"{name}.csv" for name, caption in csvs.items()}
+    plotted = {caption: folder / f"{name}.png" for name, caption in pngs.items()}
+    return {
+        "table": markdown.markdown(text, extensions=["tables"]),
+        "tables": {
+            caption: tables.html(pd.read_csv(path))
+            for caption, path in tabled.items()
+            if path.is_file() and path.read_text(encoding="utf-8").strip()
+        },
+        "plots": {caption: data_uri(path) for caption, path in plotted.items() if path.is_file()},
+    }
+
+
+def study_of(summary: str) -> dict[str, Any]:
+    """The FEDD study: its cohort, tables and plots."""
+    shown = shown_folder(summary, STUDY_TABLES, STUDY_PLOTS)
+    shown["table"] = shown["table"].replace(" (published", "<br>(published")
+    return {**shown, "cohort": json.loads(Path(summary).read_text(encoding="ascii"))["cohort"]}
+
+
+def split_of(path: str) -> dict[str, Any]:
+    """One split: its record, counts, and a sheet of pictures per concept (kind -> tone -> data URIs)."""
+    index = pd.read_parquet(path)
+    sheets = {}
+    for slug in sorted(index.loc[index["kind"] == "semantic", "concept"].unique()):
+        mine = index[(index["concept"] == slug) & (index["role"] == "train")]
+        sheets[slug] = {
+            kind: {tone: _pictures(mine[(mine["kind"] == kind) & (mine["tone"] == tone)]) for tone in TONES}
+            for kind in KINDS
+        }
+    record = json.loads(Path(path).with_suffix(".json").read_text(encoding="ascii"))
+    return {"name": Path(path).stem, "record": record, "counts": tables.counts(index), "sheets": sheets}
+
+
+def _pictures(rows: pd.DataFrame) -> list[str]:
+    """Thumbnails of at most `PER_CELL` rows, drawn by the hash of their names so that the page shows the same ones each time."""
+    order = np.argsort([sha256(name) for name in rows["id"]])[:PER_CELL]
+    chosen = rows.iloc[np.sort(order)]
+    return [data_uri(read_member(row.archive, row.start, row.size), THUMBNAIL) for row in chosen.itertuples()]
+
+
+def healthy_of(path: str) -> dict[str, Any]:
+    """Examples by tone (before, after, baseline, verdict) and the comparison of both methods, from audit/healthy."""
+    archive = Archive(path)
+    examples: dict[str, list[list[str]]] = {tone: [] for tone in TONES}
+    for row in archive.rows:
+        shown = [data_uri(archive.read(row, part), THUMBNAIL) for part in ("before.png", "png", "baseline.png")]
+        examples[row["tone"]].append([*shown, row["verdict"]])
+    return {"examples": examples, "comparison": tables.comparison_table(archive.record["comparison"])}
+
+
+def masks_of(path: str) -> dict[str, Any]:
+    """Tables by caption, sources and examples by tone (photo, mask, uncertainty or "", text), from audit/masks."""
+    archive = Archive(path)
+    examples: dict[str, list[list[str]]] = {tone: [] for tone in TONES}
+    for row in archive.rows:
+        parts = [part if part in row["members"] else None for part in ("png", "overlay.png", "heat.png")]
+        shown = [data_uri(archive.read(row, part), THUMBNAIL) if part else "" for part in parts]
+        flags = ", ".join(row["flags"]) or "no flags"
+        text = f"{row['mask_source']}: {flags}" if row["has_mask"] else f"not used: {flags}"
+        examples[row["tone"]].append([*shown, text])
+    facts = archive.record
+    return {"tables": tables.mask_tables(facts), "sources": facts["sources"], "examples": examples}
