@@ -29,7 +29,9 @@ def start(threads: int) -> torch.device:
     torch.backends.cudnn.benchmark = False
     # As `use_deterministic_algorithms(True, warn_only=True)`, which would import torch's compiler, a second or two, to tell it too.
     torch.set_deterministic_debug_mode("warn")
-    torch.utils.deterministic.fill_uninitialized_memory = False  # an eighth of a classifier's step; nothing reads such memory
+    torch.utils.deterministic.fill_uninitialized_memory = (
+        False  # an eighth of a classifier's step; nothing reads such memory
+    )
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

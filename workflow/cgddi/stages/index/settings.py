@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from cgddi.core.settings import Settings
 
 REVISION = 1
 
 
-class IndexSettings(BaseModel):
+class IndexSettings(Settings):
     """What may stand in a split's index."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     drop_touching: tuple[Literal["donor", "canvas", "generator", "segmenter"], ...] = Field(
         ("donor", "canvas", "generator", "segmenter"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -96,12 +97,10 @@ def build_index(
     """
     rows: list[dict[str, Any]] = []
     dropped: Counter[str] = Counter()
-    skipped: set[str] = set()
     opened = [Archive(path) for path in photos]
-    taught = segmenter_images(opened, lambda image: roles.get(image) != "train")
+    skipped = {str(entry["id"]) for archive in opened for entry in archive.record.get("skipped", [])}
     gone = {row["image_id"] for archive in opened for row in archive.rows if row["concept"] in drop_concepts}
     for archive in opened:
-        skipped.update(str(entry["id"]) for entry in archive.record.get("skipped", []))
         for row in archive.rows:
             role = roles.get(row["image_id"])
             if role is None:
@@ -109,31 +108,36 @@ def build_index(
             elif row["image_id"] in gone:
                 dropped["real: concept dropped"] += 1
             else:
-                rows.append(entry_of(row, archive.path, role, row["image_id"]))
+                rows.append(_entry(row, archive.path, role, row["image_id"]))
     missing = sorted(set(roles) - {row["image_id"] for row in rows} - skipped - gone)
     if missing:
         raise UserError(
             f"{len(missing)} image(s) of the split have no photo in the archives given (first: {', '.join(missing[:5])}). "
             "Give the photo archives of every cohort of the split, or make the split again."
         )
-    for path in synthetic:
-        archive = Archive(path)
-        outside: dict[str | None, str | None] = {}
+    taught = segmenter_images(opened, lambda image: roles.get(image) != "train") if "segmenter" in drop_touching else {}
+    for archive in map(Archive, synthetic):
+        of_generator: dict[str, str | None] = {}
         for row in archive.rows:
-            reason = _reason(row, archive, roles, taught, drop_touching, outside)
-            if row["concept"] in drop_concepts or not gone.isdisjoint(
-                (row.get("donor"), row.get("canvas"), row["key"])
-            ):
-                dropped[f"{row['kind']}: concept dropped"] += 1
-            elif reason:
+            ancestors = lineage({**row, "generator": None}, {})
+            reason = _reason(ancestors, roles, taught, drop_touching)
+            if generator := row.get("generator"):
+                if generator not in of_generator:  # one list of hundreds of images for thousands of rows
+                    images = {"generator": lineage(row, archive.record)["generator"]}
+                    of_generator[generator] = _reason(images, roles, taught, drop_touching)
+                reason = reason or of_generator[generator]
+            if row["concept"] in drop_concepts or not gone.isdisjoint(chain(*ancestors.values())):
+                reason = "concept dropped"
+            if reason:
                 dropped[f"{row['kind']}: {reason}"] += 1
             else:
-                rows.append(entry_of(row, archive.path, "train", row.get("image_id") or ""))
+                entry = _entry(row, archive.path, "train", row.get("image_id") or "")
+                rows.append(entry | {"canvas": (ancestors["canvas"] or [None])[0]})
     table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
     _check(table)
     table = table.sort_values(["role", "kind", "id"], ignore_index=True)
     counts = table.groupby(["role", "kind"], sort=True).size()
-    facts = {
+    return table, {
         "images": len(table),
         "counts": {role: {k: int(n) for k, n in counts[role].items()} for role in dict.fromkeys(table["role"])},
         "dropped": dict(sorted(dropped.items())),
@@ -141,48 +145,26 @@ def build_index(
         "photos_skipped": sorted(skipped),
         "drop_touching": list(drop_touching),
     }
-    return table, facts
 
 
-def entry_of(row: Mapping[str, Any], archive: str | Path, role: str, image_id: str) -> dict[str, Any]:
+def _entry(row: Mapping[str, Any], archive: Path, role: str, image_id: str) -> dict[str, Any]:
     """Index row of one manifest row."""
     start, size = row["members"]["png"]
-    taken = {name: row.get(name) for name in ("id", "kind", "cohort", "concept", "tone", "malignant", "sha256")}
-    ancestors = {name: row.get(name) for name in ("donor", "canvas", "generator")}
-    if row["kind"] == "healthy" and not ancestors["canvas"]:
-        ancestors["canvas"] = row.get("image_id") or row["key"]
-    return {
-        **taken,
-        **ancestors,
-        "role": role,
-        "archive": str(archive),
-        "start": start,
-        "size": size,
-        "image_id": image_id,
-    }
+    place = {"role": role, "archive": str(archive), "start": start, "size": size, "image_id": image_id}
+    return {name: row.get(name) for name in COLUMNS} | place
 
 
-def _reason(row, archive: Archive, roles, taught, drop_touching, outside: dict[str | None, str | None]) -> str | None:
-    """Why a synthetic image may not be trained on, or None. `outside` remembers the answer per generator."""
-    generator = row.get("generator")
-    ancestors = lineage({**row, "generator": None}, {})
-    if generator not in outside:
-        images = lineage(row, archive.record)["generator"]
-        outside[generator] = None
-        if "segmenter" in drop_touching and any(image in taught for image in images):
-            outside[generator] = SEGMENTER
-        if "generator" in drop_touching and any(roles.get(image) != "train" for image in images):
-            outside[generator] = "generator saw an image that is not for training"
-    for way in ("donor", "canvas"):
-        for image in ancestors[way]:
-            if way in drop_touching and roles.get(image) != "train":
-                return f"{way} is {'a ' + roles[image] + ' image' if image in roles else 'not in this split'}"
-            if "segmenter" in drop_touching and image in taught:
-                return SEGMENTER
-    return outside[generator]
-
-
-SEGMENTER = "a mask's segmenter saw an image that is not for training"
+def _reason(ancestors: Mapping[str, list[str]], roles, taught, drop_touching: Sequence[str]) -> str | None:
+    """Why images with these ancestors may not be trained on, or None."""
+    for way, images in ancestors.items():
+        strange = [image for image in images if roles.get(image) != "train"] if way in drop_touching else []
+        if strange and way == "generator":
+            return "generator saw an image that is not for training"
+        if strange:
+            return f"{way} is {'a ' + roles[strange[0]] + ' image' if strange[0] in roles else 'not in this split'}"
+        if not taught.keys().isdisjoint(images):
+            return "a mask's segmenter saw an image that is not for training"
+    return None
 
 
 def _check(table: pd.DataFrame) -> None:
