@@ -46,7 +46,9 @@ def list_folder(folder: str | Path, what: str) -> set[str]:
     try:
         return set(os.listdir(folder))
     except OSError as error:
-        raise UserError(f"{folder}: the folder of {what} cannot be read ({error.strerror}). Mend its path.") from error
+        raise UserError(
+            f"{folder}: the folder of {what} cannot be read ({error.strerror}). Correct its path."
+        ) from error
 
 
 def shown_path(path: str | Path) -> str:
@@ -172,7 +174,7 @@ def read_fitzpatrick17k(
     if header or not source.columns:
         return incoming
     if absent := sorted(set(labels) - {cells["label"] for _, cells in source.rows}):
-        raise UserError(f"{metadata}: no row has the label {', '.join(map(repr, absent))}. Mend --labels.")
+        raise UserError(f"{metadata}: no row has the label {', '.join(map(repr, absent))}. Correct --labels.")
     present, mask_files, dropped = list_folder(images, "photos"), _Masks(masks), Counter()
     for line, cells in source.rows:
         photo = next((n for s in PHOTO_SUFFIXES if (n := cells["md5hash"] + s) in present), None)

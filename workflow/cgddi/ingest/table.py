@@ -40,13 +40,13 @@ def read_table(path: str | Path) -> Table:
             source,
             problems=[
                 Problem(
-                    source, "no such file", "Mend the path, or write the sheet with `cgddi ingest` (see README.md)."
+                    source, "no such file", "Correct the path, or write the sheet with `cgddi ingest` (see README.md)."
                 )
             ],
         )
     except OSError as error:
         message = f"cannot be read ({error.strerror})"
-        return Table(source, problems=[Problem(source, message, "Mend its rights or path.")])
+        return Table(source, problems=[Problem(source, message, "Correct its rights or path.")])
     remedy = "Save it as a csv file in UTF-8 (in a spreadsheet: 'CSV UTF-8')."
     if data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in data:
         what = "is UTF-16 or not a text file" if data[:2] != b"PK" else "is a spreadsheet, not a text file"

@@ -242,7 +242,7 @@ def _unknown_diseases(
     for disease, lines in unknown.items() if known else ():
         if disease:
             near = get_close_matches(disease, known, n=1)
-            remedy = (f"Did you mean {near[0]!r}? " if near else "") + "Mend the name or add it there."
+            remedy = (f"Did you mean {near[0]!r}? " if near else "") + "Correct the name or add it there."
             more = f" ({len(lines)} rows)" if len(lines) > 1 else ""
             message = f"is not in the disease sheet {diseases}{more}"
             yield Problem(source, message, remedy, row=lines[0], column="disease", value=disease)
@@ -251,7 +251,7 @@ def _unknown_diseases(
 def check_files(sheets: Sheets) -> list[Problem]:
     """Photos and masks that do not exist. Nothing is opened; `cgddi check` looks inside."""
     folders, problems = Folders(), []
-    remedy = "Mend the path (relative to the working directory, or else to the sheet's folder) or remove the row."
+    remedy = "Correct the path (relative to the working directory, or else to the sheet's folder) or remove the row."
     for photo in sheets.photos:
         for column, path in (("file", photo.file), ("mask", photo.mask)):
             if path is not None and not folders.holds(path):
