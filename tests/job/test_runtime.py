@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 from cgddi.job import runtime
-from cgddi.job.gpu_monitor import Watch
+from cgddi.job.gpu_monitor import GpuMonitor
 from cgddi.watch.cost import recorded
 
 
@@ -28,7 +28,7 @@ def smi(tmp_path, monkeypatch):
 
 def test_a_job_is_watched_while_it_works_and_only_its_own_gpu(smi):
     asked = smi("echo '80, 20000'")
-    with Watch("GPU-abc", seconds=0.02) as watch:
+    with GpuMonitor("GPU-abc", seconds=0.02) as watch:
         time.sleep(0.5)
     assert watch.facts == {"utilisation": 0.8, "device_memory_bytes": 20000 << 20}
     assert "--id=GPU-abc" in asked.read_text()
@@ -37,7 +37,7 @@ def test_a_job_is_watched_while_it_works_and_only_its_own_gpu(smi):
 @pytest.mark.parametrize("text", ["echo '[N/A], [N/A]'", "exit 9", "true"], ids=["slice", "error", "nothing"])
 def test_a_gpu_that_does_not_answer_gives_no_figures(smi, text):
     smi(text)
-    with Watch("GPU-abc", seconds=0.02) as watch:
+    with GpuMonitor("GPU-abc", seconds=0.02) as watch:
         time.sleep(0.3)
     assert watch.facts == {}
 
@@ -50,7 +50,7 @@ def test_a_gpu_job_logs_memory_utilisation_and_rate(smi, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 7_000_000_000)
     properties = type("Properties", (), {"uuid": "11-22"})
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
-    monkeypatch.setattr(runtime, "Watch", lambda device: Watch(device, seconds=0.02))
+    monkeypatch.setattr(runtime, "GpuMonitor", lambda device: GpuMonitor(device, seconds=0.02))
     path = tmp_path / "logs/lora/x.metrics.jsonl"
     with runtime.usage_log(path, stage="lora") as used:
         time.sleep(0.3)

@@ -11,20 +11,19 @@ from cgddi.watch import repair
 
 from tests.cluster.running import Run, until
 
+JOB = f"{sys.executable} -c 'import time; time.sleep(100)' cgddi.cli lora --spec results/x/.plan/lora/main.nevus.json"
 SNAKEFILE = f"""
 rule all:
     output: "out"
-    shell: "{sys.executable} -c 'import time; time.sleep(100)' cgddi.cli ARGUMENTS && touch {{output}}"
+    shell: "{JOB} && touch {{output}}"
 """
-LONG, SHORT = "@/dev/fd/63", "lora --spec '{{}}'"
-"""Arguments of a job as the workflow passes them, by a pipe where they are long."""
 
 
-@pytest.fixture(params=[SHORT, LONG], ids=["short", "long"])
-def killed(tmp_path, monkeypatch, request):
+@pytest.fixture
+def killed(tmp_path, monkeypatch):
     """A folder whose Snakemake is alive; the test kills it."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "Snakefile").write_text(SNAKEFILE.replace("ARGUMENTS", request.param))
+    (tmp_path / "Snakefile").write_text(SNAKEFILE)
     run = Run(tmp_path, "--cores", "1")
     yield run
     run.end()

@@ -7,7 +7,7 @@ import subprocess
 import threading
 
 
-class Watch:
+class GpuMonitor:
     """Sample one GPU in the background; use as a context manager.
 
     Args:
@@ -47,7 +47,7 @@ class Watch:
         busy, megabytes = zip(*self._samples, strict=True)
         return {"utilisation": round(sum(busy) / len(busy), 3), "device_memory_bytes": int(max(megabytes)) << 20}
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> GpuMonitor:
         if self._wanted:
             self._thread.start()
         return self

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cgddi.job.gpu_monitor import Watch
+from cgddi.job.gpu_monitor import GpuMonitor
 from cgddi.job.imports import without_gc
 
 if TYPE_CHECKING:
@@ -58,9 +58,9 @@ def usage_log(path: str | Path | None, **facts: Any):
         facts: known at the start (stage, concept, ...). Yields a dict to which the stage adds counts such as `images` or `steps`.
     """
     began = time.perf_counter()
-    watch = Watch(None if path is None else device_name())
+    monitor = GpuMonitor(None if path is None else device_name())
     try:
-        with watch:
+        with monitor:
             yield facts
     except BaseException as error:
         facts["failed"] = type(error).__name__  # no rate for `cost`
@@ -72,7 +72,7 @@ def usage_log(path: str | Path | None, **facts: Any):
             facts["device"] = cuda.get_device_name() if cuda else "cpu"
             if cuda:
                 facts["peak_device_bytes"] = cuda.max_memory_allocated()
-            facts.update(watch.facts)
+            facts.update(monitor.facts)
             for unit in ("images", "steps"):
                 if facts.get(unit):
                     facts[f"{unit}_per_second"] = round(facts[unit] / facts["seconds"], 3)

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from cgddi.core.errors import UserError
@@ -46,14 +47,10 @@ def controllers(folder: Path) -> list[int]:
 
 def orphans(folder: Path) -> list[int]:
     """Pids of stage commands that a run started in a folder on this machine; call it when no controller is alive."""
-
-    def from_a_run(a: str, b: str) -> bool:
-        return (a == "--spec" and ("/.plan/" in b or b[:1] == "{")) or (a == "cgddi.cli" and b.startswith("@/dev/fd/"))
-
     return [
         pid
         for pid, words in _processes(folder.resolve())
-        if "cgddi.cli" in words and any(from_a_run(*pair) for pair in zip(words, words[1:], strict=False))
+        if "cgddi.cli" in words and any(a == "--spec" and "/.plan/" in b for a, b in pairwise(words))
     ]
 
 
