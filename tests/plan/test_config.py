@@ -7,6 +7,7 @@ import pytest
 import yaml
 from cgddi.cli import main
 from cgddi.core.errors import InvalidInput
+from cgddi.core.settings import Settings
 from cgddi.plan.code import ROOT
 from cgddi.plan.config import DEFAULT_FILE, Config, load_config, parse_config, snakemake_config
 from cgddi.plan.configdoc import all_yaml, describe
@@ -86,6 +87,15 @@ FILES = {
         "own.yaml, line 2, cohorts.a.masks.sorce: no such key. Did",
     ),
     "value.yaml": (b"seed: 1\nruns:\n  seeds: [0, -x]\n", "value.yaml, line 3, runs.seeds.1: "),
+    "steps.yaml": (
+        b"lora:\n  steps: yes\n",
+        "steps.yaml, line 2, lora.steps: YAML reads this as a truth value (yes, no)",
+    ),
+    "split.yaml": (b"splits: {a: {seed: on}}\n", "split.yaml, line 1, splits.a.seed: YAML reads this as a truth value"),
+    "many.yaml": (
+        b"lora: {learning_rate: .inf}\n",
+        "many.yaml, line 1, lora.learning_rate: Input should be a finite number",
+    ),
     "root.yaml": (b"results: /\n", "root.yaml, line 1, results: this is no folder of the run's own"),
     "dots.yaml": (b"results: a/../..\n", "dots.yaml, line 1, results: this is no folder"),
     "here.yaml": (b"cache: ./\n", "here.yaml, line 1, cache: this is no folder"),
@@ -210,6 +220,14 @@ def test_every_key_is_described():
     for key in keys:
         text = describe(key)
         assert key.split(".")[-1] in text and len(text.splitlines()) > 1, key
+
+
+def test_every_section_is_settings_so_that_truth_values_are_refused():
+    for key in keys_of(Config):
+        model = Config
+        for name in key.split("."):
+            model = section_of(model.model_fields[name].annotation) or model
+            assert issubclass(model, Settings), key
 
 
 def test_one_key(capsys):

@@ -255,7 +255,7 @@ class FeddPlan:
         try:
             _ = self.model
         except UserError as error:
-            problems.append(Problem("config", str(error).rstrip("."), "It is used by fedd.", key="models.fedd"))
+            problems.append(self.plan.config.problem("models.fedd", str(error).rstrip("."), "It is used by fedd."))
         try:
             photos = self.study
         except InvalidInput as error:

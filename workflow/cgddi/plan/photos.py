@@ -40,14 +40,14 @@ class Photos:
         """Cohort -> its photos, the largest cohort first."""
         problems = check_files(sheets)
         problems += [
-            Problem("config", "no such concept", "Name slugs of the disease sheet.", None, key, slug)
+            config.problem(key, "no such concept", "Name slugs of the disease sheet.", slug)
             for key in ("only_concepts", "drop_concepts")
             for slug in getattr(config, key)
             if slug not in self.concepts
         ]
         named = [*((f"cohorts.{name}", name) for name in config.cohorts), ("first_cohort", config.first_cohort)]
         problems += [
-            Problem("config", "no photo of this cohort in the image sheet", "Fix the name.", None, key, name)
+            config.problem(key, "no photo of this cohort in the image sheet", "Fix the name.", name)
             for key, name in named
             if name is not None and name not in self.by_cohort
         ]
@@ -125,7 +125,7 @@ class Photos:
     def untestable(self) -> list[Problem]:
         """What keeps splits from being tested: classes and tones without a test photo. It matters where classifiers are trained."""
         return [
-            Problem("config", f"the split has {gap}", "Change its method, seed or shares.", None, f"splits.{name}")
+            self.config.problem(f"splits.{name}", f"the split has {gap}", "Change its method, seed or shares.")
             for name, split in self.config.splits.items()
             for gap in gaps(self.photos, self.roles[name], split)
         ]

@@ -12,18 +12,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from cgddi.core.seeds import seed_for
+from cgddi.core.settings import Settings
 from cgddi.plan.sheets import Photo
 
 ROLES = ("train", "validation", "test")
 
 
-class SplitSettings(BaseModel):
+class SplitSettings(Settings):
     """How one named split assigns photos."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     method: Literal["published", "stratified", "holdout", "cohorts", "out_of_tone"] = Field(
         "stratified",
