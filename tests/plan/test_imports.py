@@ -27,7 +27,7 @@ GROUPS = {
         [
             "stages.index.table",
             "stages.audit.leakage",
-            "stages.audit.tone",
+            "stages.audit.quality",
             "stages.audit.copies",
             "stages.report.page",
             "stages.export.command",

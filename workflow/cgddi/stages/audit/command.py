@@ -81,7 +81,7 @@ def audit(kind: str, index, photos: Sequence[str], settings: AuditSettings, seed
 
         return audit_leakage(index, settings, seed, photos)
     if kind == "tone":
-        from cgddi.stages.audit.tone import audit_tone
+        from cgddi.stages.audit.quality import audit_tone
 
         return audit_tone(index, photos, settings)
     if kind == "quality":

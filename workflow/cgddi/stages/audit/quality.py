@@ -1,17 +1,18 @@
-"""Flat and black images, colours, and the distance of each kind of image to real training images by tone (FID, KID)."""
+"""Flat and black images, colours, the distance of each kind to real training images (FID, KID), and the tone of the skin."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from torchmetrics.image.kid import KernelInceptionDistance
 from tqdm import tqdm
 
-from cgddi.core.colour import rgb_to_lab
+from cgddi.core.archive import Archive, read_member
+from cgddi.core.colour import rgb_to_lab, skin_angle, tone_of_angle
+from cgddi.core.images import SKIN, TONES, decode_png
 from cgddi.core.seeds import seed_for
 from cgddi.stages.audit.features import describe, draw_by_name, extract, load_image, rows_of
 from cgddi.stages.audit.settings import AuditSettings
@@ -20,17 +21,6 @@ FLAT, BLACK = 2.0, 8.0
 """An image whose grey levels (0..255) have a standard deviation below the first is flat, a mean below the second black."""
 KID_SUBSET, KID_SUBSETS = 50, 50
 """Images per subset, at most those there are, and subsets of KID (Binkowski 2018)."""
-
-
-class _Given(torch.nn.Module):
-    """Hands features that were computed beforehand to a torchmetrics metric."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.num_features = width
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return features
 
 
 def frechet_distance(real: np.ndarray, other: np.ndarray) -> float | None:
@@ -59,10 +49,21 @@ def kernel_distance(real: np.ndarray, other: np.ndarray, seed: int) -> tuple[flo
     subset = min(KID_SUBSET, len(real), len(other))
     if subset < 2:
         return None
+    import torch
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    class Given(torch.nn.Module):
+        """Hands features that were computed beforehand to the metric."""
+
+        num_features = real.shape[1]
+
+        def forward(self, features: torch.Tensor) -> torch.Tensor:
+            return features
+
     torch.manual_seed(seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that the features are kept: they are few
-        metric = KernelInceptionDistance(feature=_Given(real.shape[1]), subsets=KID_SUBSETS, subset_size=subset)
+        metric = KernelInceptionDistance(feature=Given(), subsets=KID_SUBSETS, subset_size=subset)
     metric.update(torch.from_numpy(real), real=True)
     metric.update(torch.from_numpy(other), real=False)
     mean, deviation = metric.compute()
@@ -116,4 +117,50 @@ def audit_quality(index: pd.DataFrame, settings: AuditSettings, seed: int) -> di
         "black_images": train["id"][train["black"]].tolist(),
         "features": describe(settings.features),
         "drawn_per_kind_and_tone": settings.images_per_tone,
+    }
+
+
+def audit_tone(index: pd.DataFrame, photos: Sequence[str], settings: AuditSettings) -> dict[str, Any]:
+    """Measured tone of real, healthy, mapped and semantic training images, by kind and labelled tone.
+
+    Args:
+        index: a split's index.
+        photos: photo archives; the five-class mask of an image's canvas (or of the photo itself) says where its skin is.
+        settings: cuts and how many images per kind and tone are measured.
+
+    Returns:
+        by_kind: kind -> labelled tone -> {images, agree, measured: tone -> count, angle: quartiles}, and overall agreement.
+    """
+    masks = {}
+    for path in photos:
+        archive = Archive(path)
+        for row in archive.rows:
+            if "mask.png" in row["members"]:
+                masks[row["image_id"]] = (archive.path, *row["members"]["mask.png"])
+    train = draw_by_name(index[index["role"] == "train"], settings.images_per_tone, ["kind", "tone"])
+    measured = []
+    for row in tqdm(rows_of(train), desc="measure tone", unit="image"):
+        picture = load_image(row)
+        place = masks.get(row.canvas if isinstance(row.canvas, str) else row.image_id)
+        skin = decode_png(read_member(*place), picture.width) == SKIN if place else None
+        angle = skin_angle(np.asarray(picture), skin)
+        measured.append((row.kind, row.tone, angle, tone_of_angle(angle, settings.ita_cuts), place is not None))
+    frame = pd.DataFrame(measured, columns=["kind", "tone", "angle", "measured", "masked"])
+    by_kind: dict[str, Any] = {}
+    for (kind, tone), rows in frame.groupby(["kind", "tone"], sort=True):
+        by_kind.setdefault(kind, {})[tone] = {
+            "images": len(rows),
+            "with_skin_mask": int(rows["masked"].sum()),
+            "agree": int((rows["measured"] == tone).sum()),
+            "agreement": round(float((rows["measured"] == tone).mean()), 4),
+            "measured": {name: int((rows["measured"] == name).sum()) for name in TONES},
+            "angle_quartiles": [round(float(q), 2) for q in np.percentile(rows["angle"], [25, 50, 75])],
+        }
+    agreement = frame.assign(agree=frame["measured"] == frame["tone"]).groupby("kind")["agree"].mean()
+    return {
+        "images": len(frame),
+        "by_kind": by_kind,
+        "agreement": {kind: round(float(value), 4) for kind, value in agreement.items()},
+        "cuts": list(settings.ita_cuts),
+        "measure": "median ITA (degrees) over skin pixels of the canvas mask",
     }
