@@ -26,7 +26,7 @@ BASE = {
 }
 
 
-def run(path, model, rows, size=64, timestep=100, maps=(6, 8), pooled=None, showcase=(), crop="resize", **settings):
+def run(path, model, rows, size=64, timestep=100, maps=(6, 8), pooled=True, showcase=(), crop="resize", **settings):
     """Run the command; gives its status."""
     spec = BASE | {
         "settings": {"size": size, **settings},
@@ -86,12 +86,12 @@ def test_same_bytes_again(made, adm_folder, photos, tmp_path):
 
 def test_a_photos_features_do_not_depend_on_its_neighbours(made, adm_folder, photos, tmp_path):
     other = [photos[4], photos[2], photos[0]]
-    assert run(tmp_path / "other.safetensors", adm_folder, other, maps=(8,), pooled=[3], batch=2) == 0
+    assert run(tmp_path / "other.safetensors", adm_folder, other, maps=(8,), batch=2) == 0
     ours, theirs = FeatureFiles([made]), FeatureFiles([tmp_path / "other.safetensors"])
     for name in ("p0", "p2"):
         assert torch.equal(ours.maps(name, [8])[8], theirs.maps(name, [8])[8])
         assert torch.equal(ours.pooled(name, 3), theirs.pooled(name, 3))
-    assert theirs.blocks("p4", "pooled") == [3] and theirs.blocks("p4") == [8]
+    assert len(theirs.blocks("p4", "pooled")) == 18 and theirs.blocks("p4") == [8]
 
 
 def test_noise_is_drawn_by_name():
@@ -104,11 +104,11 @@ def test_noise_is_drawn_by_name():
 
 
 def test_other_timesteps_and_no_pooling(adm_folder, photos, tmp_path):
-    assert run(tmp_path / "last.safetensors", adm_folder, photos[:1], timestep=1000, maps=(), pooled=[0, 17]) == 0
+    assert run(tmp_path / "last.safetensors", adm_folder, photos[:1], timestep=1000, maps=()) == 0
     files = FeatureFiles([tmp_path / "last.safetensors"])
     assert files.facts["timestep"] == 999
-    assert files.blocks("p0") == [] and files.blocks("p0", "pooled") == [0, 17]
-    assert run(tmp_path / "maps.safetensors", adm_folder, photos[:1], maps=(0,), pooled=[]) == 0
+    assert files.blocks("p0") == [] and files.blocks("p0", "pooled") == list(range(18))
+    assert run(tmp_path / "maps.safetensors", adm_folder, photos[:1], maps=(0,), pooled=False) == 0
     assert FeatureFiles([tmp_path / "maps.safetensors"]).blocks("p0", "pooled") == []
 
 
@@ -125,7 +125,7 @@ def test_the_crop_is_the_masks(adm_folder, photos, tmp_path):
     found = []
     for crop in ("resize", "square"):
         path = tmp_path / f"{crop}.safetensors"
-        assert run(path, adm_folder, photos[:1], maps=(8,), pooled=[], crop=crop) == 0
+        assert run(path, adm_folder, photos[:1], maps=(8,), pooled=False, crop=crop) == 0
         found.append(FeatureFiles([path]).maps("p0", [8])[8])
     assert not torch.equal(*found)
 
@@ -165,7 +165,7 @@ def test_features_that_are_not_finite_name_the_photo(adm_folder, photos):
 
 
 def test_half_precision_is_a_setting_and_close(made, adm_folder, photos, tmp_path):
-    assert run(tmp_path / "half.safetensors", adm_folder, photos[:2], maps=(6,), pooled=[0], precision="fp16") == 0
+    assert run(tmp_path / "half.safetensors", adm_folder, photos[:2], maps=(6,), pooled=False, precision="fp16") == 0
     ours, theirs = FeatureFiles([made]), FeatureFiles([tmp_path / "half.safetensors"])
     for name in theirs.images:
         full, half = (files.maps(name, [6])[6].float() for files in (ours, theirs))

@@ -105,10 +105,10 @@ def test_pairing_beats_two_separate_intervals(tmp_path) -> None:
     [
         (lambda text: text.replace("union", "onion", 1), "lacks union"),
         (lambda text: HEAD, "lacks any line"),
-        (lambda text: text.replace(",light,", ",pale,"), "row 2"),
+        (lambda text: text.replace(",light,", ",pale,"), "row 2, column tone"),
         (lambda text: text + text.splitlines()[1] + "\n", "stands twice"),
         (lambda text: text.replace("ruler,0,0,0,0", "ruler,5,0,0,0", 1), "cannot be right"),
-        (lambda text: "".join(text.splitlines(True)[:-1]), "image dark9 lacks a class"),
+        (lambda text: "".join(text.splitlines(True)[:-1]), "lacks a class .*dark9"),
     ],
 )
 def test_tables_that_cannot_be_right(tmp_path, change, words) -> None:
@@ -117,11 +117,3 @@ def test_tables_that_cannot_be_right(tmp_path, change, words) -> None:
     path.write_text(change(path.read_text()))
     with pytest.raises((UserError, InvalidInput), match=words):
         read_counts(path)
-
-
-def test_other_images_are_not_compared(tmp_path) -> None:
-    one, two = (table(tmp_path / f"{k}.csv", IMAGES[k:], eroded(0.5)) for k in range(2))
-    with pytest.raises(UserError, match="other test images"):
-        compare_rows([one], [two], Bootstrap(10, 0.95, 1))
-    with pytest.raises(UserError, match="other test images"):
-        gap_row([one, two], Bootstrap(10, 0.95, 1))

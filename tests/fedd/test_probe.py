@@ -42,7 +42,7 @@ def auc(lines, block, role="test"):
 def world(tmp_path_factory):
     """A study whose block 2 tells malignant from benign and whose block 1 does not."""
     folder = tmp_path_factory.mktemp("probe")
-    spec = {**make_study(folder, 0.4, PER_TONE), "settings": {"epochs": 150}, "blocks": None, "seeds": [0, 1]}
+    spec = {**make_study(folder, 0.4, PER_TONE), "settings": {"epochs": 150}, "seeds": [0, 1]}
     return folder, spec, *probe(spec, folder, folder / "run")
 
 
@@ -75,9 +75,6 @@ def broken(spec, name):
     if name == "stranger":
         spec["validation"].append({**spec["train"][0], "image_id": "stranger"})
         return "stranger: no pooled features of block 1, 2"
-    if name == "block":
-        spec["blocks"] = [2, 9]
-        return "no pooled features of block 9"
     if name == "one class":
         spec["train"] = [row for row in spec["train"] if not row["malignant"]]
         return "all training photos of subset 20 are benign"
@@ -91,7 +88,7 @@ def broken(spec, name):
     return "hidden"
 
 
-@pytest.mark.parametrize("name", ["label", "stranger", "block", "one class", "timestep", "twice", "setting"])
+@pytest.mark.parametrize("name", ["label", "stranger", "one class", "timestep", "twice", "setting"])
 def test_bad_input(world, tmp_path, name) -> None:
     folder, spec, *_ = world
     spec = copy.deepcopy(spec)

@@ -39,7 +39,7 @@ def test_defaults_are_the_published_recipe():
     settings = FeddSettings()
     features, segmenter, probe = settings.features, settings.segmenter, settings.probe
     assert (features.size, features.timestep, features.blocks) == (256, 100, (6, 8))
-    assert features.ablation_timesteps == tuple(range(0, 1001, 50)) and features.ablation_blocks is None
+    assert features.ablation_timesteps == tuple(range(0, 1001, 50))
     assert (segmenter.ensemble, segmenter.hidden, segmenter.learning_rate, segmenter.batch_pixels) == (
         5,
         (128, 32),
@@ -51,7 +51,7 @@ def test_defaults_are_the_published_recipe():
     assert subsets.train_per_tone == {"5": 10, "10": 20, "15": 30, "20": 40}
     assert (subsets.validation_per_tone, subsets.test_per_tone, subsets.balance) == (10, 10, "tone_and_malignancy")
     assert subsets.keep_to_training and settings.masks_from.variant == "plain" and settings.masks_from.subset == "20"
-    assert settings.baselines.learning_rate == 1e-4 and settings.baselines.deepderm.threshold == 0.687
+    assert settings.baselines.learning_rate == 1e-4
     assert features.precision == settings.baselines.precision == "fp32"
 
 
@@ -217,7 +217,7 @@ def test_probes_are_plain_networks_with_dropout_and_weight_decay(uneven, tmp_pat
     """Every block and seed trained alone in full batches gives the same epochs and probabilities."""
     folder, spec = uneven
     settings = {"epochs": 25, "patience": 4, "weight_decay": 0.05, "learning_rate": 0.01, "standardise": standardise}
-    spec = {**spec, "settings": settings, "blocks": None, "seeds": [0, 3]}
+    spec = {**spec, "settings": settings, "seeds": [0, 3]}
     record = fedd("probe", spec, tmp_path, "--features", str(folder / "features.safetensors"))
     with open(tmp_path / "out/predictions.csv", newline="") as handle:
         lines = list(csv.DictReader(handle))

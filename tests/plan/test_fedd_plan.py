@@ -80,7 +80,7 @@ def test_jobs_of_the_study(folder):
     features = [job.spec for key, job in jobs(plan).items() if key[0] == "fedd_features"]
     assert plan.fedd.timesteps == [0, 100, 999] and len(features) == 3
     for spec in features:
-        assert len(spec["rows"]) == 3 * (4 + 2 + 2) and spec["pooled"] is None and spec["batch"] == STUDY
+        assert len(spec["rows"]) == 3 * (4 + 2 + 2) and spec["pooled"] is True and spec["batch"] == STUDY
         assert spec["maps"] == ([6, 8] if spec["timestep"] == 100 else [])
         assert len(spec["showcase"]) == (6 if spec["timestep"] == 100 else 0)
     found = {rule: count for rule, count in counts(plan).items() if rule.startswith("fedd")}

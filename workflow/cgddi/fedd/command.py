@@ -48,11 +48,13 @@ def _parser(stage: Callable, inputs: str | None = None, output: str = "--output-
 def features(argv: Sequence[str]) -> None:
     """Features of a batch of photos at one timestep, from the decoder of a frozen diffusion model.
 
-    The spec holds model, cohort, batch, timestep, crop, rows (image_id, file), maps (decoder blocks kept as maps), pooled (blocks
-    kept as 512 numbers; null: all) and showcase (image ids that get cluster pictures).
+    The spec holds model, cohort, batch, timestep, crop, rows (image_id, file), maps (decoder blocks kept as maps), pooled
+    (whether all blocks are kept as 512 numbers) and showcase (image ids that get cluster pictures).
     """
     args = _parser(features, output="--output").parse_args(argv)
-    chosen = checked(settings.FeaturesSettings, args.spec, "cohort", "batch", "timestep", "crop", "rows", "model")
+    chosen = checked(
+        settings.FeaturesSettings, args.spec, "cohort", "batch", "timestep", "crop", "rows", "model", "pooled"
+    )
     if not args.output.endswith(".safetensors"):
         raise UserError(f"--output {args.output}: a feature file ends in .safetensors.")
     with without_gc():
@@ -85,7 +87,7 @@ def probe(argv: Sequence[str]) -> None:
 
     Writes predictions.csv (image_id, tone, malignant, role, block, seed, probability; validation and test photos) and record.json.
 
-    The spec holds subset, timestep, blocks (null: all in the feature files), seeds, and the rows (image_id, skin_tone, malignant)
+    The spec holds subset, timestep, seeds, and the rows (image_id, skin_tone, malignant)
     under train, validation and test.
     """
     args = _parser(probe, "+").parse_args(argv)

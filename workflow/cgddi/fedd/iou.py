@@ -8,14 +8,14 @@ that is neither in the truth nor in the prediction has no IoU: it is undefined (
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from cgddi.core.bootstrap import Bootstrap, Setting
+from cgddi.core.bootstrap import Bootstrap, Estimate, Setting
 from cgddi.core.errors import InvalidInput, Problem, UserError
 from cgddi.core.images import CLASSES, TONES
 from cgddi.core.metrics import PIXEL_COUNTS, ratio
@@ -31,60 +31,79 @@ class MaskRun:
     """Pixel counts of one segmenter's test images, ordered by image.
 
     Args:
-        path: the table they come from.
         images: ids (N,). tones: indices into TONES (N,). labels: 1 malignant, 0 benign, -1 unknown (N,).
         counts: (N, 5 classes, 4 kinds of `PIXEL_COUNTS`).
-        record: what `Bootstrap` reads: runs of one `split` share their replicates, which makes differences paired.
+        record: for `Bootstrap`: runs of one `split` share their replicates, which makes differences paired.
     """
 
-    path: str
     images: tuple[str, ...]
     tones: np.ndarray
     labels: np.ndarray
     counts: np.ndarray
-    record: Mapping[str, Any]
+    record: Mapping[str, Any] = field(default_factory=lambda: {"split": "fedd"})
 
 
-def read_counts(path: str | Path) -> MaskRun:
+def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """A result table of a run, all cells as text.
+
+    Raises:
+        UserError: it cannot be read, or lacks a column or any line.
+    """
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}). Run the job that makes it again.") from error
+    lacking = [name for name in columns if name not in table.columns]
+    if lacking or table.empty:
+        raise UserError(f"{path}: lacks {', '.join(lacking) or 'any line'}. Run the job that makes it again.")
+    return table
+
+
+def refuse(path: Path, table: pd.DataFrame, checks: Sequence[tuple[str, pd.Series, str]]) -> None:
+    """Raise InvalidInput for the lines of a table that cannot be right.
+
+    Args:
+        checks: (column, whether each line is good, what is wrong of the others).
+    """
+    problems = [
+        Problem(str(path), message, "Run the job that makes it again.", int(k) + 2, column, table[column].iloc[k])
+        for column, good, message in checks
+        for k in np.flatnonzero(~good.to_numpy())
+    ]
+    if problems:
+        raise InvalidInput(problems)
+
+
+def read_counts(path: Path) -> MaskRun:
     """A run's test.csv (image_id, tone, malignant, class and `PIXEL_COUNTS`; one line per image and class).
 
     Raises:
         UserError: not such a table. InvalidInput: a line that cannot be right, an image without all classes.
     """
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}). Run the segmenter again.") from error
-    lacking = {"image_id", "tone", "malignant", "class", *PIXEL_COUNTS} - set(table.columns)
-    if lacking or table.empty:
-        lack = ", ".join(sorted(lacking)) or "any line"
-        raise UserError(f"{path}: lacks {lack}. Give the test.csv of a segmenter of this study.")
+    table = read_table(path, ("image_id", "tone", "malignant", "class", *PIXEL_COUNTS))
     counts = table[list(PIXEL_COUNTS)].apply(pd.to_numeric, errors="coerce")
     both, either, ours, real = (counts[name] for name in PIXEL_COUNTS)
-    good = both.between(0, np.minimum(ours, real)) & (either == ours + real - both)
-    good &= table["class"].isin(NAMES) & table["tone"].isin(TONES) & ~table.duplicated(["image_id", "class"])
     images = table.groupby("image_id")
-    good &= (images[["tone", "malignant"]].transform("nunique") == 1).all(axis=1)
-    message, again = "counts, class or tone cannot be right, or the line stands twice", "Run the segmenter again."
-    problems = [Problem(str(path), message, again, row=int(place) + 2) for place in np.flatnonzero(~good)]
-    sizes = images.size()
-    problems += [
-        Problem(str(path), f"image {image} lacks a class", again)
-        for image in sizes[sizes < len(NAMES)].index
-        if good.all()
-    ]
-    if problems:
-        raise InvalidInput(problems)
+    checks = (
+        ("intersection", both.between(0, np.minimum(ours, real)) & (either == ours + real - both), "cannot be right"),
+        ("tone", table["tone"].isin(TONES) & (images["tone"].transform("nunique") == 1), "cannot be right"),
+        ("class", table["class"].isin(NAMES) & ~table.duplicated(["image_id", "class"]), "unknown, or stands twice"),
+        ("image_id", images["class"].transform("size") >= len(NAMES), "lacks a class"),
+    )
+    refuse(path, table, checks)
     table = table.assign(place=table["class"].map(CLASSES)).sort_values(["image_id", "place"], kind="stable")
     heads = table[table["place"] == 0]
     return MaskRun(
-        path=str(path),
         images=tuple(heads["image_id"]),
         tones=heads["tone"].map(TONES.index).to_numpy(),
         labels=heads["malignant"].map({"true": 1, "false": 0}).fillna(-1).astype(int).to_numpy(),
         counts=counts.loc[table.index].to_numpy(float).reshape(len(heads), len(NAMES), len(PIXEL_COUNTS)),
-        record={"split": "fedd"},
     )
+
+
+def interval(estimate: Estimate) -> dict[str, float]:
+    """The columns low, high and undefined_replicates of a table."""
+    return {"low": estimate.low, "high": estimate.high, "undefined_replicates": estimate.undefined}
 
 
 def in_group(tones: np.ndarray, group: str) -> np.ndarray:
@@ -110,8 +129,6 @@ def iou_values(run: MaskRun, weights: np.ndarray) -> dict[tuple[str, str], np.nd
 
 
 def _replicates(runs: Sequence[MaskRun], bootstrap: Bootstrap) -> dict:
-    if any(run.images != runs[0].images for run in runs):
-        raise UserError(f"{runs[0].path} and its other seeds have other test images. Run the study's segmenters again.")
     return bootstrap.replicates(Setting("fedd", "", "", tuple(runs)), iou_values)
 
 
@@ -135,18 +152,8 @@ def iou_rows(runs: Sequence[MaskRun], bootstrap: Bootstrap) -> list[dict[str, An
             part = slice(None) if name == "mean" else slice(CLASSES[name], CLASSES[name] + 1)
             predicted, truth = np.mean([run.counts[mine, part, 2:].sum((0, 1)) for run in runs], axis=0)
             rows.append(
-                {
-                    "class": name,
-                    "tone": group,
-                    "iou": estimate.value,
-                    "low": estimate.low,
-                    "high": estimate.high,
-                    "undefined_replicates": estimate.undefined,
-                    "images": int(mine.sum()),
-                    "truth": int(truth),
-                    "predicted": float(predicted),
-                    "classes": defined if name == "mean" else 1,
-                }
+                {"class": name, "tone": group, "iou": estimate.value, **interval(estimate), "images": int(mine.sum())}
+                | {"truth": int(truth), "predicted": float(predicted), "classes": defined if name == "mean" else 1}
             )
     return rows
 
@@ -155,8 +162,7 @@ def gap_row(runs: Sequence[MaskRun], bootstrap: Bootstrap) -> dict[str, Any]:
     """The tone gap in lesion IoU, light minus dark: gap, low, high, both IoUs, images and lesion pixels behind each."""
     replicates = _replicates(runs, bootstrap)
     estimate = bootstrap.estimate(*replicates[GAP])
-    row: dict[str, Any] = {"gap": estimate.value, "low": estimate.low, "high": estimate.high}
-    row["undefined_replicates"] = estimate.undefined
+    row: dict[str, Any] = {"gap": estimate.value, **interval(estimate)}
     for tone in ("light", "dark"):
         mine = in_group(runs[0].tones, tone)
         row[tone] = float(np.mean(replicates["lesion", tone][0]))
@@ -170,14 +176,7 @@ def compare_rows(first: Sequence[MaskRun], second: Sequence[MaskRun], bootstrap:
 
     Each replicate weighs the images of both alike (paired). Rows have metric ("gap", "lesion" or "mean"), tone, first, second,
     difference, low, high, p (two-sided bootstrap, 2 min(P(d <= 0), P(d >= 0)), at least 2/(B + 1)) and undefined_replicates.
-
-    Raises:
-        UserError: the test images differ.
     """
-    if first[0].images != second[0].images:
-        raise UserError(
-            f"{first[0].path} and {second[0].path}: other test images; only segmenters of one study are compared."
-        )
     ours, theirs = _replicates(first, bootstrap), _replicates(second, bootstrap)
     rows = []
     for metric, tone in (GAP, *((name, group) for name in ("lesion", "mean") for group in GROUPS)):
@@ -188,17 +187,8 @@ def compare_rows(first: Sequence[MaskRun], second: Sequence[MaskRun], bootstrap:
         p = float("nan")
         if estimate.defined and len(good):
             p = min(1.0, 2 * (min(int((good <= 0).sum()), int((good >= 0).sum())) + 1) / (len(good) + 1))
-        rows.append(
-            {
-                "metric": metric,
-                "tone": "light-dark" if (metric, tone) == GAP else tone,
-                "first": float(values[0]),
-                "second": float(values[1]),
-                "difference": estimate.value,
-                "low": estimate.low,
-                "high": estimate.high,
-                "p": p,
-                "undefined_replicates": estimate.undefined,
-            }
-        )
+        low, high, undefined = interval(estimate).values()
+        row = {"metric": metric, "tone": "light-dark" if (metric, tone) == GAP else tone}
+        row |= {"first": float(values[0]), "second": float(values[1]), "difference": estimate.value}
+        rows.append(row | {"low": low, "high": high, "p": p, "undefined_replicates": undefined})
     return rows

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cgddi.core.errors import InvalidInput, Problem, UserError
 from cgddi.core.seeds import seed_for
-from cgddi.fedd.settings import FeaturesSettings
+from cgddi.fedd.settings import NETWORKS, FeaturesSettings
 from cgddi.fedd.subsets import Study, draw_study
 from cgddi.plan.sheets import Photo
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 STUDY = "study"
 """The batch of the study's own photos: one job per timestep holds them all, whatever their concepts."""
 LAST_TIMESTEP = 999
-TASKS = ("segmentation", "classification")
 
 
 class FeddPlan:
@@ -144,7 +143,7 @@ class FeddPlan:
             for subset in subsets
             for timestep in self.timesteps
         ]
-        rules = dict(zip(TASKS, ("fedd_baseline", "fedd_classifier"), strict=True))
+        rules = {"segmentation": "fedd_baseline", "classification": "fedd_classifier"}
         return runs + [
             folder(rule, network=network, subset=subset, run_seed=seed)
             for task, rule in rules.items()
@@ -172,7 +171,6 @@ class FeddPlan:
         """Spec of a features job: what a photo's features depend on, and which of them are kept."""
         chosen = self.settings.features
         main, own = timestep == self.timestep, batch == STUDY
-        blocks = chosen.ablation_blocks
         return self.plan.spec(
             "fedd",
             FeaturesSettings(size=chosen.size, batch=chosen.batch, precision=chosen.precision),
@@ -184,7 +182,7 @@ class FeddPlan:
             crop=self.plan.masks_settings(cohort).crop,
             rows=[_without_mask(self.plan.photo(p)) for p in self.features_photos(cohort, batch)],
             maps=list(chosen.blocks) if main else [],
-            pooled=[] if not own else None if blocks is None else list(blocks),
+            pooled=own,
             showcase=self.showcase if main and own else [],
         )
 
@@ -211,14 +209,13 @@ class FeddPlan:
 
     def probe_spec(self, subset: str, timestep: int) -> dict[str, Any]:
         """Spec of a probe job: every block and seed at one timestep."""
-        blocks, seeds = self.settings.features.ablation_blocks, list(self.settings.subsets.seeds)
-        facts = {"timestep": timestep, "blocks": None if blocks is None else list(blocks), "seeds": seeds}
+        facts = {"timestep": timestep, "seeds": list(self.settings.subsets.seeds)}
         return self.plan.spec("fedd", self.settings.probe, job="probe", **facts, **self._study_rows(subset))
 
     def baseline_spec(self, task: str, network: str, subset: str, seed: int) -> dict[str, Any]:
         """Spec of a baseline job."""
         settings, key = self.settings.baselines, f"{task}/{network}"
-        own = {**dict.fromkeys(TASKS, ()), task: (network,)}
+        own = {**dict.fromkeys(NETWORKS, ()), task: (network,)}
         own["weight_files"] = {k: v for k, v in settings.weight_files.items() if k == key}
         facts = {"task": task, "network": network, "run_seed": seed, **self._truth(), **self._study_rows(subset)}
         return self.plan.spec("fedd", settings.model_copy(update=own), job="baseline", **facts)
@@ -265,11 +262,11 @@ class FeddPlan:
         return problems + (self._why_no_masks() if self.mask_cohorts else [])
 
     def _why_no_masks(self) -> list[Problem]:
-        problems, subsets, subset = [], self.settings.subsets, self.settings.masks_from.subset
-        if subset not in subsets.train_per_tone:
-            known = ", ".join(subsets.train_per_tone)
-            what = f"the segmenter behind automatic masks is trained on subset {subset}, which is none of {known}"
-            problems.append(_problem("masks_from.subset", what, "Name one of them."))
+        problems, subsets, chosen = [], self.settings.subsets, self.settings.masks_from
+        for name, known in (("subset", list(subsets.train_per_tone)), ("seed", list(subsets.seeds))):
+            if getattr(chosen, name) not in known:
+                what = f"the segmenter behind automatic masks has {name} {getattr(chosen, name)}, which is none of "
+                problems.append(_problem(f"masks_from.{name}", what + ", ".join(map(str, known)), "Name one of them."))
         if not subsets.keep_to_training:
             what = f"masks of {', '.join(self.mask_cohorts)} come from the segmenter, which may then not learn from photos that "
             problems.append(_problem("subsets.keep_to_training", what + "a split holds out", "Set it to true."))

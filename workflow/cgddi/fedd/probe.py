@@ -68,8 +68,7 @@ def run_probe(
     with runtime.usage_log(metrics, stage="fedd_probe", subset=subset, timestep=timestep) as usage:
         device = runtime.start(threads)
         files = open_study(features, spec)
-        blocks = spec.get("blocks")
-        blocks = files.blocks(spec["train"][0]["image_id"], "pooled") if blocks is None else list(blocks)
+        blocks = files.blocks(spec["train"][0]["image_id"], "pooled")
         data = load_pooled(files, spec, blocks, device)
         names = (int(spec["seed"]), "fedd probe", subset)
         trained = fit(data["train"], data["validation"], settings, blocks, seeds, names)

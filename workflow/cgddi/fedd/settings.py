@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -31,9 +31,6 @@ class FeaturesSettings(Settings):
     )
     ablation_timesteps: tuple[int, ...] = Field(
         tuple(range(0, 1001, 50)), description="timesteps of the probe's ablation (paper); 1000 means the last, 999"
-    )
-    ablation_blocks: tuple[int, ...] | None = Field(
-        None, description="decoder blocks of the probe's ablation; null: all (paper: 18)"
     )
     precision: Precision = Field("fp32", description="of the frozen model; what is kept of it is fp16")
     batch: int = neutral(8, ge=1, le=256, description="photos that go through the model together")
@@ -112,39 +109,23 @@ class ProbeSettings(Settings):
     )
 
 
-SEGMENTATION_NETWORKS = ("densenet121", "vgg16", "resnet50", "efficientnet-b0", "mobilenet_v2")
+SegmentationNetwork = Literal["densenet121", "vgg16", "resnet50", "efficientnet-b0", "mobilenet_v2"]
 """Encoders of the U-Nets, as segmentation_models_pytorch names them."""
 
-CLASSIFICATION_NETWORKS = ("densenet121", "vgg16", "resnet50", "efficientnet_b0", "mobilenetv2_100", "deepderm")
-"""Malignancy classifiers, as timm names them, and DeepDerm."""
+ClassificationNetwork = Literal["densenet121", "vgg16", "resnet50", "efficientnet_b0", "mobilenetv2_100", "deepderm"]
+"""Malignancy classifiers, as timm names them, and DeepDerm: Inception-v3 with published weights (Esteva 2017; Daneshjou 2022)."""
 
-
-class DeepDerm(Settings):
-    """DeepDerm: Inception-v3 with published weights (Esteva 2017; the DDI paper, Daneshjou 2022, distributes them)."""
-
-    size: int = Field(
-        299, ge=299, le=1024, description="side in px of its input (DDI paper), at least what its auxiliary head takes"
-    )
-    threshold: float = Field(
-        0.687,
-        ge=0,
-        le=1,
-        description="probability from which its own, not fine-tuned weights say malignant (DDI paper's code)",
-    )
-    finetune: bool = Field(
-        True, description="train it on the subset as the other classifiers (paper); false tests the weights as they are"
-    )
+NETWORKS = {"segmentation": get_args(SegmentationNetwork), "classification": get_args(ClassificationNetwork)}
 
 
 class BaselinesSettings(Settings):
     """Networks trained on the photos themselves, on the same subsets."""
 
-    segmentation: tuple[str, ...] = Field(
-        SEGMENTATION_NETWORKS,
-        description="encoders of the U-Nets (paper; names of segmentation_models_pytorch)",
+    segmentation: tuple[SegmentationNetwork, ...] = Field(
+        NETWORKS["segmentation"], description="encoders of the U-Nets (paper; names of segmentation_models_pytorch)"
     )
-    classification: tuple[str, ...] = Field(
-        CLASSIFICATION_NETWORKS[:-1],
+    classification: tuple[ClassificationNetwork, ...] = Field(
+        NETWORKS["classification"][:-1],
         description="malignancy classifiers (paper; names of timm), and `deepderm` once weight_files names its weights",
     )
     weights: Literal["hub", "random"] = Field(
@@ -167,23 +148,17 @@ class BaselinesSettings(Settings):
         description="flips, rotation to 30 degrees and a fifth of brightness, contrast, saturation; false: none (paper)",
     )
     precision: Precision = Field("fp32", description="of training and testing (fp16 needs a GPU)")
-    deepderm: DeepDerm = DeepDerm()
-
-    @field_validator("segmentation")
-    @classmethod
-    def _encoders_known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return _known("encoder", value, SEGMENTATION_NETWORKS)
-
-    @field_validator("classification")
-    @classmethod
-    def _classifiers_known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return _known("classifier", value, CLASSIFICATION_NETWORKS)
+    deepderm_finetune: bool = Field(
+        True,
+        description="train DeepDerm on the subset as the others (paper); false tests it as it is, at its own threshold",
+    )
 
     @model_validator(mode="after")
     def _weights_given(self) -> BaselinesSettings:
-        keys = [f"segmentation/{name}" for name in SEGMENTATION_NETWORKS]
-        keys += [f"classification/{name}" for name in CLASSIFICATION_NETWORKS]
-        _known("key of weight_files", tuple(self.weight_files), tuple(keys))
+        known = [f"{task}/{name}" for task, names in NETWORKS.items() for name in names]
+        for key in self.weight_files:
+            if key not in known:
+                raise ValueError(f"no key of weight_files {key!r}; there are {', '.join(known)}")
         if "deepderm" in self.classification and self.weights_of("classification", "deepderm") == "hub":
             raise ValueError(
                 "deepderm is on no hub: download deepderm.pth (link in the DDI project's ddi_model.py) and name it in "
@@ -194,15 +169,6 @@ class BaselinesSettings(Settings):
     def weights_of(self, task: str, network: str) -> str:
         """Where a network's starting weights come from: a file, `hub` or `random`."""
         return self.weight_files.get(f"{task}/{network}", self.weights)
-
-
-def _known(what: str, names: tuple[str, ...], known: tuple[str, ...]) -> tuple[str, ...]:
-    for name in names:
-        if name not in known:
-            raise ValueError(f"no {what} {name!r}; there are {', '.join(known)}")
-    if len(set(names)) < len(names):
-        raise ValueError(f"a {what} stands twice in {', '.join(names)}")
-    return names
 
 
 # ---- tables (spec.settings of `cgddi fedd tables`), and the whole section ----------------------------------------------
@@ -249,14 +215,3 @@ class FeddSettings(Settings):
     baselines: BaselinesSettings = BaselinesSettings()
     tables: TablesSettings = TablesSettings()
     masks_from: MaskSource = MaskSource()
-
-    @model_validator(mode="after")
-    def _masks_from_known(self) -> FeddSettings:
-        chosen = self.masks_from
-        if "subset" in chosen.model_fields_set and chosen.subset not in self.subsets.train_per_tone:
-            raise ValueError(
-                f"masks_from.subset: {chosen.subset!r} is none of {', '.join(self.subsets.train_per_tone)}"
-            )
-        if "seed" in chosen.model_fields_set and chosen.seed not in self.subsets.seeds:
-            raise ValueError(f"masks_from.seed: {chosen.seed} is none of fedd.subsets.seeds")
-        return self

@@ -15,9 +15,12 @@ from cgddi.core.backbones import create_backbone, load_weights
 from cgddi.core.errors import UserError
 from cgddi.core.images import CLASSES
 from cgddi.fedd.features.adm import read_checkpoint
-from cgddi.fedd.settings import CLASSIFICATION_NETWORKS, SEGMENTATION_NETWORKS, BaselinesSettings
+from cgddi.fedd.settings import NETWORKS, BaselinesSettings
 
-NETWORKS = {"segmentation": SEGMENTATION_NETWORKS, "classification": CLASSIFICATION_NETWORKS}
+DEEPDERM_SIZE = 299
+"""Side in px of DeepDerm's input (DDI paper)."""
+DEEPDERM_THRESHOLD = 0.687
+"""Probability from which DeepDerm's own, not fine-tuned weights say malignant (DDI paper's code)."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,8 @@ def build(task: str, network: str, settings: BaselinesSettings, size: int) -> Ba
             )
         return Baseline(*build_unet(network, weights), size)
     if network == "deepderm":
-        own = settings.deepderm
-        return Baseline(*build_deepderm(weights), own.size, 0.5 if own.finetune else own.threshold)
+        threshold = 0.5 if settings.deepderm_finetune else DEEPDERM_THRESHOLD
+        return Baseline(*build_deepderm(weights), DEEPDERM_SIZE, threshold)
     backbone, facts = create_backbone(network, weights, size)
     head = nn.Linear(backbone.head_hidden_size, 2)
     return Baseline(nn.Sequential(OrderedDict(backbone=backbone, head=head)), facts, size)

@@ -84,7 +84,7 @@ def run_baseline(
         history = TrainingHistory()
         if masks:
             photos["train"], left_out = without_covered(photos["train"])
-        if network == "deepderm" and not settings.deepderm.finetune:
+        if network == "deepderm" and not settings.deepderm_finetune:
             accelerator.prepare(baseline.model)
         else:
             if not masks:

@@ -61,7 +61,7 @@ class FeatureBackbone:
         if absent:
             raise UserError(
                 f"decoder block(s) {', '.join(map(str, absent))}: {self.folder} has {count}, numbered 0 to {count - 1} from "
-                "the deepest. Choose among these in fedd.features.blocks and ablation_blocks."
+                "the deepest. Choose among these in fedd.features.blocks."
             )
 
     @torch.no_grad()

@@ -44,7 +44,6 @@ def run_features(
     with runtime.usage_log(metrics, **facts) as usage:
         photos = read_photos(spec["rows"], settings.size, spec["crop"], masks=False)
         backbone = backbones.load(spec["model"], runtime.start(threads))
-        pooled = spec.get("pooled")
         features = extract(
             backbone,
             photos.images,
@@ -52,7 +51,7 @@ def run_features(
             seed=int(spec["seed"]),
             timestep=int(spec["timestep"]),
             maps=spec.get("maps") or [],
-            pooled=range(len(backbone.decoder_blocks)) if pooled is None else pooled,
+            pooled=range(len(backbone.decoder_blocks)) if spec["pooled"] else (),
             showcase=spec.get("showcase") or [],
             batch=settings.batch,
             precision=settings.precision,

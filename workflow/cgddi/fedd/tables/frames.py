@@ -14,10 +14,21 @@ import numpy as np
 import pandas as pd
 
 from cgddi.core.bootstrap import Bootstrap, Run, Setting
-from cgddi.core.errors import InvalidInput, Problem, UserError
+from cgddi.core.errors import UserError
 from cgddi.core.images import TONES
 from cgddi.core.metrics import area_under_curve, ratio, run_metrics
-from cgddi.fedd.iou import GROUPS, MaskRun, compare_rows, gap_row, in_group, iou_rows, read_counts
+from cgddi.fedd.iou import (
+    GROUPS,
+    MaskRun,
+    compare_rows,
+    gap_row,
+    in_group,
+    interval,
+    iou_rows,
+    read_counts,
+    read_table,
+    refuse,
+)
 from cgddi.fedd.study import PREDICTION_COLUMNS
 
 FEDD = "fedd"
@@ -114,13 +125,7 @@ def _record(folder: Path) -> dict[str, Any]:
 
 def _read_predictions(folder: Path, record: Mapping[str, Any], subset: str) -> list[StudyRun]:
     path = folder / "predictions.csv"
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}). Run the probe or baseline again.") from error
-    absent = [name for name in PREDICTION_COLUMNS if name not in table.columns]
-    if absent or table.empty:
-        raise UserError(f"{path}: {'no column ' + absent[0] if absent else 'no predictions'}. Run it again.")
+    table = read_table(path, PREDICTION_COLUMNS)
     checks = (
         ("probability", pd.to_numeric(table["probability"], errors="coerce").between(0, 1), "not a probability"),
         ("tone", table["tone"].isin(TONES), f"not one of {', '.join(TONES)}"),
@@ -128,13 +133,7 @@ def _read_predictions(folder: Path, record: Mapping[str, Any], subset: str) -> l
         ("role", table["role"].isin(("validation", "test")), "not validation or test"),
         ("image_id", ~table.duplicated(["image_id", "role", "block", "seed"]), "image stands twice"),
     )
-    problems = [
-        Problem(str(path), message, "Run the probe or baseline again.", int(k) + 2, column, table[column].iloc[k])
-        for column, good, message in checks
-        for k in np.flatnonzero(~good.to_numpy())
-    ]
-    if problems:
-        raise InvalidInput(problems)
+    refuse(path, table, checks)
     table = table[table["malignant"] != ""].sort_values("image_id", kind="stable")
     threshold, timestep = float(record.get("threshold", 0.5)), record.get("timestep")
     runs = []
@@ -335,8 +334,7 @@ def classification_frame(groups: Groups, context: Context) -> pd.DataFrame:
             for tone in GROUPS:
                 here = in_group(first.tones, tone)
                 estimate = context.bootstrap.estimate(*values[name, tone])
-                row = head | {"metric": name, "tone": tone, "value": estimate.value, "low": estimate.low}
-                row |= {"high": estimate.high, "undefined_replicates": estimate.undefined}
+                row = head | {"metric": name, "tone": tone, "value": estimate.value, **interval(estimate)}
                 row |= {"images": int(here.sum()), "malignant": int(first.labels[here].sum())}
                 rows.append(row | context.published("classification", row, name))
     return pd.DataFrame(rows)

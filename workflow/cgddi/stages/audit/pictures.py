@@ -189,7 +189,6 @@ def _human(facts: Mapping[str, Any], row: Mapping[str, Any], size: int) -> np.nd
 def _mask_run(compared: Sequence[tuple[Mapping[str, Any], np.ndarray]]) -> MaskRun:
     rows = [row for row, _ in compared]
     return MaskRun(
-        path="masks",
         images=tuple(row["key"] for row in rows),
         tones=np.array([TONES.index(row["tone"]) for row in rows]),
         labels=np.array([-1 if row["malignant"] is None else int(row["malignant"]) for row in rows]),
