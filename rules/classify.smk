@@ -19,7 +19,7 @@ rule classify:
         "../envs/classify.yaml"
     threads: 8
     resources:
-        gpu=1,
+        gpu=PLAN.config.classify.num_processes,
         mem_mb=gb(24),
         runtime=minutes(240),
     params:

@@ -97,6 +97,71 @@ def test_learning_curves_are_nested_and_balanced(index):
         choose_rows(index, Regime(name="many", sources=("real",), real_per_tone=100), SETTINGS, 1)
 
 
+def test_shares_of_uneven_groups_are_rounded_and_never_empty(index):
+    """Of each (tone, class) the share, to the nearest whole, one at least; numbers per tone are nested too."""
+    train = index[(index["kind"] == "real") & (index["role"] == "train")]
+    drop = train[(train["tone"] == "dark") & (train["malignant"] == True)].index[:13]  # noqa: E712
+    uneven = index.drop([*drop, *train[(train["tone"] == "light") & (train["concept"] == "wart")].index[:3]])
+    sizes = {("dark", 0): 20, ("dark", 1): 7, ("light", 0): 17, ("light", 1): 20, ("medium", 0): 20, ("medium", 1): 20}
+    for share, wanted in ((0.05, [1, 1, 1, 1, 1, 1]), (0.2, [4, 1, 3, 4, 4, 4]), (0.7, [14, 5, 12, 14, 14, 14])):
+        regime = Regime(name="r", sources=("real", "semantic"), real_fraction=share, synthetic_per_real=1.5)
+        rows = choose_rows(uneven, regime, SETTINGS, 1)
+        real = rows.train[rows.train["kind"] == "real"]
+        assert real.groupby(["tone", "label"]).size().to_dict() == dict(zip(sizes, wanted, strict=True))
+        assert (rows.train["kind"] == "semantic").sum() == min(round(1.5 * sum(wanted)), _inside(uneven, real))
+    few, more = (
+        set(choose_rows(uneven, Regime(name="r", sources=("real",), real_per_tone=n), SETTINGS, 1).train["id"])
+        for n in (4, 10)
+    )
+    assert len(few) == 3 * 4 and len(more) == 3 * 10 and few < more
+
+
+def _inside(index, real):
+    """Semantic images whose canvas is one of the real images used."""
+    return int(((index["kind"] == "semantic") & index["canvas"].isin(real["image_id"])).sum())
+
+
+def test_the_built_in_regimes():
+    synthetic = ("healthy", "lesion_mapped", "semantic")
+    expected = {"real": (("real",), {}), "synthetic": (synthetic, {}), "semantic": (("semantic",), {})}
+    expected |= {"synthetic_real": (("real",), {"init": "synthetic"}), "mixed": (("real", *synthetic), {"ratio": 1.0})}
+    expected |= {"healthy_mapped": (("healthy", "lesion_mapped"), {})}
+    for percent, share in ((5, 0.05), (10, 0.1), (15, 0.15), (20, 0.2)):
+        part = {"real_fraction": share}
+        within = {**part, "generators": "inside"}
+        expected[f"real_{percent}"] = (("real",), part)
+        expected[f"synthetic_real_{percent}"] = (("real",), {**part, "init": "synthetic"})
+        expected[f"within_{percent}"] = (synthetic, within)
+        expected[f"within_real_{percent}"] = (("real",), {**within, "init": f"within_{percent}"})
+    expected |= {f"synthetic_x{n}": (synthetic, {"synthetic_per_real": n}) for n in (1, 5, 20, 100)}
+    found = {
+        name: (regime.sources, regime.model_dump(exclude={"name", "sources"}, exclude_defaults=True))
+        for name, regime in REGIMES.items()
+    }
+    assert found == expected and all(name == regime.name for name, regime in REGIMES.items())
+
+
+@pytest.mark.parametrize(("least", "stays"), [(20, True), (21, False)])
+def test_the_cut_off_is_met_by_as_many_real_training_images(index, least, stays):
+    train = index[(index["kind"] == "real") & (index["role"] == "train") & (index["concept"] == "wart")]
+    uneven = index.drop(train.index[: len(train) - 20])
+    rows = choose_rows(uneven, REGIMES["semantic"], ClassifySettings(min_concept_images=least), 1)
+    assert ("wart" in set(rows.train["concept"])) == stays
+
+
+def test_an_image_of_a_mixed_concept_has_its_own_label_and_its_samples_none(index):
+    """Of nevus two real photos are malignant; the plan gives its samples no malignancy."""
+    mixed = index.copy()
+    nevi = mixed[(mixed["concept"] == "nevus") & (mixed["kind"] == "real") & (mixed["role"] == "train")].index
+    mixed.loc[nevi[:2], "malignant"] = True
+    mixed.loc[(mixed["concept"] == "nevus") & (mixed["kind"] == "semantic"), "malignant"] = pd.NA
+    rows = choose_rows(mixed, REGIMES["mixed"], SETTINGS, 1)
+    nevus = rows.train[rows.train["concept"] == "nevus"]
+    assert nevus[nevus["label"] == 1]["image_id"].tolist() == sorted(mixed.loc[nevi[:2], "image_id"])
+    assert set(nevus["kind"]) == {"real", "lesion_mapped"}
+    assert rows.left_out["malignant is null"] == ((mixed["concept"] == "nevus") & (mixed["kind"] == "semantic")).sum()
+
+
 def test_synthetic_images_of_a_small_real_set_descend_from_it(index):
     regime = Regime(name="few", sources=("real", "healthy", "lesion_mapped"), real_fraction=0.5)
     rows = choose_rows(index, regime, SETTINGS, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -75,6 +76,19 @@ def test_a_run_is_the_same_again_and_differs_by_seed(place, tmp_path):
     for file in ("predictions.csv", "weights.safetensors"):
         same, again, other = ((tmp_path / name / file).read_bytes() for name in "abc")
         assert same == again != other
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(place, tmp_path):
+    """A network without batch normalisation, so that the shares of a batch make the same step."""
+    net = {**NET, "backbone": "test_vit", "learning_rate": 1e-4}
+    tables, records = zip(
+        *(classify(place, tmp_path / str(n), "mixed", training=net, num_processes=n) for n in (1, 2)), strict=True
+    )
+    one, two = (load_file(tmp_path / f"{n}/weights.safetensors") for n in (1, 2))
+    assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-4
+    assert records[0]["history"][0]["train_loss"] == pytest.approx(records[1]["history"][0]["train_loss"], abs=1e-4)
+    assert np.allclose(tables[0]["probability"], tables[1]["probability"], atol=1e-3)
 
 
 def test_training_learns_the_lesions(place, tmp_path):

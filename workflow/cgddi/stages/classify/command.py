@@ -14,6 +14,7 @@ from cgddi.core.errors import UserError
 from cgddi.core.seeds import seed_for
 from cgddi.job.command import stage_parser
 from cgddi.job.imports import without_gc
+from cgddi.job.launch import relaunched
 from cgddi.job.spec import settings_of
 from cgddi.stages.classify.settings import METHODS, ClassifySettings, Regime, regime_of, training_of
 
@@ -41,8 +42,10 @@ def main(argv: list[str] | None = None) -> int:
     if (args.init is None) != (regime.init is None):
         what = f"starts from regime {regime.init}" if regime.init else "starts from no other regime"
         raise UserError(f"regime {regime.name} {what}: {'give' if regime.init else 'leave out'} --init.")
-    run(args.spec, settings, regime, read_leakage(args.leakage, args.index), args)
-    return 0
+    leakage = read_leakage(args.leakage, args.index)
+    if (status := relaunched("classify", argv, settings.num_processes)) is None:
+        run(args.spec, settings, regime, leakage, args)
+    return status or 0
 
 
 def read_leakage(path: str, index: str) -> dict[str, Any]:
@@ -141,7 +144,6 @@ def run(spec: dict[str, Any], settings: ClassifySettings, regime: Regime, leakag
         selection=settings.selection,
         leakage={"gate": leakage["gate"], "clean": leakage["clean"]},
         training=training.model_dump(),
-        processes=accelerator.num_processes,
         model=model_facts,
         counts=rows.counts(),
         left_out=rows.left_out,

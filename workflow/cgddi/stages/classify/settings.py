@@ -197,6 +197,9 @@ class ClassifySettings(Settings):
     precision: Literal["bf16", "fp16", "fp32"] = Field(
         "bf16", description="autocast of the network, on any device; the loss and the optimiser's weights are float32"
     )
+    num_processes: int = Field(
+        1, ge=1, description="GPUs of one node that train a classifier together, each on its share of every batch"
+    )
 
     @property
     def resize_to(self) -> int:

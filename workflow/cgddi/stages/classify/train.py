@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,9 +21,6 @@ from cgddi.stages.classify.data import Pictures, augment, normalise, random_view
 from cgddi.stages.classify.losses import reweighing
 from cgddi.stages.classify.rows import Rows, draws
 from cgddi.stages.classify.settings import ClassifySettings, Regime, training_of
-
-CHECK_EVERY = 25
-"""Steps between looks at the loss: each look waits for the device."""
 
 
 @dataclass
@@ -59,6 +58,8 @@ def accelerator_for(settings: ClassifySettings, log: str | None) -> Accelerator:
     mixed = {"fp32": "no"}.get(settings.precision, settings.precision)
     if mixed == "fp16" and not torch.cuda.is_available():
         raise UserError("classify.precision fp16 needs a GPU, and there is none. Set bf16 or fp32.")
+    if log and int(os.environ.get("LOCAL_RANK", 0)) == 0:  # curves of an earlier try
+        shutil.rmtree(log, ignore_errors=True)
     accelerator = Accelerator(mixed_precision=mixed, log_with="tensorboard" if log else None, project_dir=log)
     if log:
         accelerator.init_trackers("")
@@ -115,8 +116,8 @@ def train(
 ) -> TrainingState:
     """Train a model in place; afterwards it holds the weights of the chosen epoch.
 
-    Several processes (`accelerate launch`) share each batch evenly; terms over pairs of images, batch normalisation and the
-    recorded loss are of each process's own share, and the first process chooses the epoch.
+    Several processes share each batch evenly; batch normalisation, terms over pairs of images and means of weighted images are
+    of each process's own share. The first process chooses the epoch.
 
     Args:
         accelerator: see `accelerator_for`.
@@ -187,13 +188,15 @@ def train(
             state.steps += 1
             for name, term in terms.items():
                 sums[name] = sums.get(name, 0.0) + term.detach().double() * len(row)
-            if state.steps % CHECK_EVERY == 0:
-                _check_finite(sums, epoch, state.steps)
-        _check_finite(sums, epoch, state.steps)
         state.images += whole
-        seen = sum(batch.stop - batch.start for batch in mine)
+        means = accelerator.reduce(torch.stack(list(sums.values()))).tolist()
+        if bad := [name for name, value in zip(sums, means, strict=True) if not math.isfinite(value)]:
+            raise UserError(
+                f"the loss became NaN or infinite in epoch {epoch + 1} (term: {', '.join(bad)}). "
+                "Lower learning_rate or set clip_norm."
+            )
         entry: dict[str, Any] = {"epoch": epoch + 1, "learning_rate": schedule.get_last_lr()[0]}
-        entry["terms"] = {name: round(float(value) / seen, 6) for name, value in sums.items()}
+        entry["terms"] = {name: round(value / whole, 6) for name, value in zip(sums, means, strict=True)}
         entry["train_loss"] = round(sum(entry["terms"].values()), 6)
         schedule.step()
         state.history.append(entry)
@@ -225,12 +228,3 @@ def _choose(state: TrainingState, model: nn.Module, scores: dict[str, float], se
     else:
         state.waited += 1
     return state.waited
-
-
-def _check_finite(sums: dict[str, torch.Tensor], epoch: int, step: int) -> None:
-    bad = [name for name, value in sums.items() if not math.isfinite(float(value))]
-    if bad:
-        raise UserError(
-            f"the loss became NaN or infinite in epoch {epoch + 1}, by step {step} (term: {', '.join(bad)}). "
-            "Lower learning_rate or set clip_norm."
-        )
