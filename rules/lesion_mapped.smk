@@ -24,7 +24,7 @@ rule lesion_mapped:
         "lesion of {wildcards.donor} onto the canvases of {wildcards.canvas_cohort}"
     shell:
         """
-        {CGDDI} lesion-mapped \
+        {CGDDI} lesion_mapped \
             --spec {input.spec:q} \
             --output {output.tar:q} \
             --threads {threads} 2>{log:q}

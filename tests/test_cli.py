@@ -24,7 +24,7 @@ def run(*arguments: str, cwd=None) -> subprocess.CompletedProcess:
 def test_a_dozen_commands_for_people_and_one_for_each_stage():
     assert len(ASKED) <= 12
     folders = {path.parent.name for path in (ROOT / "workflow/cgddi/stages").glob("*/settings.py")}
-    assert folders <= {name.replace("-", "_") for name in STAGES} and folders <= Config.model_fields.keys()
+    assert folders <= STAGES.keys() and folders <= Config.model_fields.keys()
 
 
 @pytest.mark.parametrize("name", ASKED)

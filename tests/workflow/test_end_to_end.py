@@ -143,7 +143,7 @@ def test_a_job_runs_by_itself_on_files_and_gives_the_same_bytes(finished, result
     spec = f"@{path.with_suffix('.json')}"
     cgddi(
         finished,
-        "lesion-mapped",
+        "lesion_mapped",
         "--spec",
         spec,
         "--photos",

@@ -33,7 +33,7 @@ STAGES = {
     "healthy": ("cgddi.stages.healthy.command", "inpaint healthy skin over lesions and markers, and score the result"),
     "review": ("cgddi.stages.canvases.review", "write the page on which a person keeps or discards healthy images"),
     "canvases": ("cgddi.stages.canvases.command", "decide which healthy images of a cohort are kept, and pool them"),
-    "lesion-mapped": ("cgddi.stages.lesion_mapped.command", "transplant one lesion onto every canvas of a cohort"),
+    "lesion_mapped": ("cgddi.stages.lesion_mapped.command", "transplant one lesion onto every canvas of a cohort"),
     "embedding": ("cgddi.stages.embedding.command", "learn a concept's token by textual inversion"),
     "lora": ("cgddi.stages.lora.command", "train a concept's LoRA adapter"),
     "semantic": ("cgddi.stages.semantic.command", "sample images of a concept on healthy canvases"),

@@ -48,7 +48,7 @@ def map_to(output, donor, canvases, settings=None, name="d"):
     spec = spec_of(
         "lesion_mapped", {"image_size": SIZE, "padding": 5, **(settings or {})}, donor=name, canvas_cohort="f17k"
     )
-    assert run("lesion-mapped", "--photos", donor, "--canvases", canvases, "--output", output, spec=spec) == 0
+    assert run("lesion_mapped", "--photos", donor, "--canvases", canvases, "--output", output, spec=spec) == 0
     return Archive(output)
 
 
@@ -256,7 +256,7 @@ def test_a_lesion_at_the_border_is_continued_by_its_edge(canvases, tmp_path):
 def test_an_unknown_donor_is_a_users_error(donor, canvases, tmp_path, capsys):
     spec = spec_of("lesion_mapped", {"image_size": SIZE}, donor="x", canvas_cohort="c")
     assert (
-        run("lesion-mapped", "--photos", donor, "--canvases", canvases, "--output", tmp_path / "o.tar", spec=spec) == 2
+        run("lesion_mapped", "--photos", donor, "--canvases", canvases, "--output", tmp_path / "o.tar", spec=spec) == 2
     )
     assert "has no image 'x'" in capsys.readouterr().err
     assert not (tmp_path / "o.tar").exists()
@@ -360,7 +360,7 @@ def peak_kib(donor, canvases, output) -> int:
     )
     import json
 
-    words = ["lesion-mapped", "--spec", json.dumps(spec), "--photos", donor, "--canvases", canvases, "--output", output]
+    words = ["lesion_mapped", "--spec", json.dumps(spec), "--photos", donor, "--canvases", canvases, "--output", output]
     result = subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=True)
     return int(result.stdout.split()[-1])
 

@@ -141,7 +141,7 @@ def test_the_later_stages_go_on_without_the_photos_left_out(tmp_path):
     for donor in ("000001", "000002"):
         spec = spec_of("lesion_mapped", {"image_size": SIZE, "padding": 1}, donor=donor, canvas_cohort="c")
         composites.append(tmp_path / f"{donor}.tar")
-        words = ("lesion-mapped", "--photos", archive.path, "--canvases", pool, "--output", composites[-1])
+        words = ("lesion_mapped", "--photos", archive.path, "--canvases", pool, "--output", composites[-1])
         assert run(*words, spec=spec) == 0
     empty, full = map(Archive, composites)
     assert not empty.rows and len(full.rows) == 2

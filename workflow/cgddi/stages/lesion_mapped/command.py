@@ -13,8 +13,8 @@ from cgddi.stages.lesion_mapped.settings import LesionMappedSettings
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run `cgddi lesion-mapped`."""
-    parser = stage_parser("lesion-mapped", __doc__)
+    """Run `cgddi lesion_mapped`."""
+    parser = stage_parser("lesion_mapped", __doc__)
     parser.add_argument("--photos", required=True, help="the masks archive that holds the donor")
     parser.add_argument("--canvases", required=True, help="the archive of the canvas cohort")
     parser.add_argument("--output", required=True, help="the archive (.tar) to write")
