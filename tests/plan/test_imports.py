@@ -2,8 +2,10 @@
 
 import gc
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from cgddi.job.imports import without_gc
@@ -67,6 +69,18 @@ def test_stages_leave_out_what_they_do_not_need(group):
         env={"PYTHONPATH": "workflow"},
     )
     assert unneeded & set(json.loads(done.stdout)) == set()
+
+
+def test_a_stage_imports_no_other_stage_and_nothing_below_imports_a_stage():
+    package = Path("workflow/cgddi")
+    found = {}
+    for path in package.rglob("*.py"):
+        layer, *inner = path.relative_to(package).parts
+        if layer in ("core", "job", "diffusion", "stages"):
+            own = inner[0] if layer == "stages" else None
+            others = set(re.findall(r"^\s*(?:from|import) cgddi\.stages\.(\w+)", path.read_text(), re.M)) - {own}
+            found |= {str(path): others} if others else {}
+    assert found == {}
 
 
 def test_the_collector_is_as_it_was_after_imports():
