@@ -263,6 +263,7 @@ class Trainer:
                 f"images: {', '.join(images)}. Last good checkpoint: step {self._saved_at} ({self.checkpoint.path}). Look at these "
                 "images, or lower the learning rate or use precision fp32, and run again."
             )
+        norms = norms.nan_to_num(0.0, posinf=0.0)  # of a step that was left out
         self._window += zip(means, norms.tolist(), strict=True)
         self._pending.clear()
 
