@@ -86,14 +86,6 @@ include: "rules/export.smk"
 include: "rules/report.smk"
 
 
-localrules:
-    all,
-    split,
-    review,
-    generate,
-    export,
-
-
 onstart:
     # What the plan is predicted to take, for the report to compare with what it took.
     try:

@@ -21,11 +21,13 @@ rule leakage:
     resources:
         mem_mb=gb(8),
         runtime=minutes(60),
+    params:
+        cgddi=command,
     message:
         "leakage gate of split {wildcards.split}"
     shell:
         """
-        {CGDDI} audit leakage \
+        {params.cgddi} audit leakage \
             --spec {input.spec:q} \
             --output {output.report:q} \
             --threads {threads} 2>{log:q}
@@ -50,11 +52,13 @@ rule audit:
         gpu=lambda w: 1 if w.kind == "quality" else 0,
         mem_mb=gb(16),
         runtime=minutes(120),
+    params:
+        cgddi=command,
     message:
         "{wildcards.kind} audit of split {wildcards.split}"
     shell:
         """
-        {CGDDI} --gpus {resources.gpu} audit {wildcards.kind} \
+        {params.cgddi} --gpus {resources.gpu} audit {wildcards.kind} \
             --spec {input.spec:q} \
             --output {output.report:q} \
             --metrics {log.metrics:q} \

@@ -20,11 +20,13 @@ rule canvases:
     resources:
         mem_mb=gb(2),
         runtime=minutes(20),
+    params:
+        cgddi=command,
     message:
         "canvases of {wildcards.cohort}"
     shell:
         """
-        {CGDDI} canvases \
+        {params.cgddi} canvases \
             --spec {input.spec:q} \
             --output {output.tar:q} \
             --threads {threads} 2>{log:q}

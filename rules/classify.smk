@@ -23,12 +23,13 @@ rule classify:
         mem_mb=gb(24),
         runtime=minutes(240),
     params:
+        cgddi=command,
         folder=subpath(output.weights, parent=True),
     message:
         "{wildcards.method} on {wildcards.regime}, split {wildcards.split}, seed {wildcards.run_seed}"
     shell:
         """
-        {CGDDI} --gpus {resources.gpu} classify \
+        {params.cgddi} --gpus {resources.gpu} classify \
             --spec {input.spec:q} \
             --output-dir {params.folder:q} \
             --metrics {log.metrics:q} \

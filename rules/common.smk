@@ -5,17 +5,40 @@
 # command finds these in the spec. No param holds anything that a result depends on.
 
 # `cgddi`, as each shell command calls it: the workflow's own code, run by the interpreter that runs Snakemake, or by an
-# environment's own under `--sdm`. None of this makes a job run again. Matplotlib's list of fonts goes to the cache too, since a
-# run writes nothing at the user's home.
-CACHE = shlex.quote(PLAN.config.cache)
+# environment's own under `--sdm`. Matplotlib's list of fonts goes to the cache too, since a run writes nothing at the user's home.
 CGDDI = " ".join(
     [
         f"PYTHONPATH={shlex.quote(os.path.dirname(os.path.dirname(cgddi.__file__)))}",
-        f"MPLCONFIGDIR={CACHE}/matplotlib",
+        f"MPLCONFIGDIR={shlex.quote(PLAN.config.cache)}/matplotlib",
         "python" if workflow.deployment_settings.deployment_method else shlex.quote(sys.executable),
         "-m cgddi.cli",
     ]
 )
+
+
+# What a shell command is told beside its files. These params ask for `output`, so that Snakemake takes them for derived from it and
+# never compares them: another clone, interpreter, cache or results folder makes nothing run again.
+
+
+def command(wildcards, output):
+    """`cgddi` with all that it needs to be found."""
+    return CGDDI
+
+
+def cache(wildcards, output):
+    """Folder of cached latents and text embeddings."""
+    return PLAN.config.cache
+
+
+def logs(wildcards, output):
+    """Folder of all logs."""
+    return f"{R}/logs"
+
+
+def state(name):
+    """Folder of a rule's checkpoints."""
+    return lambda wildcards, output: PATHS.state(name).format_map(dict(wildcards.items()))
+
 
 # GPU jobs that may share a device, for the leases of local runs (`cgddi --gpus N`); see profiles/local-gpu.
 if "runs_per_gpu" in workflow.global_resources:

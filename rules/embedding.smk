@@ -23,16 +23,19 @@ rule embedding:
         mem_mb=gb(24),
         runtime=minutes(60),
     params:
+        cgddi=command,
         folder=subpath(output.weights, parent=True),
+        state=state("embedding"),
+        cache=cache,
     message:
         "token of {wildcards.concept} ({wildcards.scope})"
     shell:
         """
-        {CGDDI} --gpus {resources.gpu} embedding \
+        {params.cgddi} --gpus {resources.gpu} embedding \
             --spec {input.spec:q} \
             --output-dir {params.folder:q} \
-            --state {R}/.state/embedding/{wildcards.scope}/{wildcards.concept} \
-            --cache {CACHE} \
+            --state {params.state:q} \
+            --cache {params.cache:q} \
             --metrics {log.metrics:q} \
             --threads {threads} 2>{log.text:q}
         """

@@ -14,6 +14,7 @@ rule export:
     benchmark:
         PATHS.benchmark("export")
     priority: urgency("export")
+    localrule: True
     conda:
         "../envs/images.yaml"
     threads: 1
@@ -21,12 +22,13 @@ rule export:
         mem_mb=gb(8),
         runtime=minutes(120),
     params:
+        cgddi=command,
         folder=subpath(output.card, parent=True),
     message:
         "data set and adapters for export"
     shell:
         """
-        {CGDDI} export \
+        {params.cgddi} export \
             --spec {input.spec:q} \
             --output-dir {params.folder:q} \
             --threads {threads} 2>{log:q}

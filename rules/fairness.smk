@@ -21,12 +21,13 @@ rule fairness:
         mem_mb=gb(8),
         runtime=minutes(60),
     params:
+        cgddi=command,
         folder=subpath(output.summary, parent=True),
     message:
         "fairness tables"
     shell:
         """
-        {CGDDI} fairness \
+        {params.cgddi} fairness \
             --spec {input.spec:q} \
             --output-dir {params.folder:q} \
             --threads {threads} 2>{log:q}

@@ -24,11 +24,13 @@ rule fedd_features:
         gpu=1,
         mem_mb=gb(16),
         runtime=minutes(60),
+    params:
+        cgddi=command,
     message:
         "diffusion features of {wildcards.cohort}, batch {wildcards.features_batch}, timestep {wildcards.timestep}"
     shell:
         """
-        {CGDDI} --gpus {resources.gpu} fedd features \
+        {params.cgddi} --gpus {resources.gpu} fedd features \
             --spec {input.spec:q} \
             --output {output.features:q} \
             --metrics {log.metrics:q} \
@@ -55,12 +57,13 @@ rule fedd_segmenter:
         mem_mb=gb(16),
         runtime=minutes(120),
     params:
+        cgddi=command,
         folder=subpath(output.weights, parent=True),
     message:
         "segmenter {wildcards.variant} on subset {wildcards.subset}, seed {wildcards.run_seed}"
     shell:
         """
-        {CGDDI} --gpus {resources.gpu} fedd segmenter \
+        {params.cgddi} --gpus {resources.gpu} fedd segmenter \
             --spec {input.spec:q} \
             --output-dir {params.folder:q} \
             --metrics {log.metrics:q} \
@@ -85,12 +88,13 @@ rule fedd_probe:
         mem_mb=gb(4),
         runtime=minutes(60),
     params:
+        cgddi=command,
         folder=subpath(output.record, parent=True),
     message:
         "malignancy probes on subset {wildcards.subset}, timestep {wildcards.timestep}"
     shell:
         """
-        {CGDDI} fedd probe \
+        {params.cgddi} fedd probe \
             --spec {input.spec:q} \
             --output-dir {params.folder:q} \
             --threads {threads} 2>{log:q}
@@ -116,12 +120,13 @@ rule fedd_baseline:
         mem_mb=gb(16),
         runtime=minutes(60),
     params:
+        cgddi=command,
         folder=subpath(output.weights, parent=True),
     message:
         "segmentation by {wildcards.network} on subset {wildcards.subset}, seed {wildcards.run_seed}"
     shell:
         """
-        {CGDDI} --gpus {resources.gpu} fedd baseline \
+        {params.cgddi} --gpus {resources.gpu} fedd baseline \
             --spec {input.spec:q} \
             --output-dir {params.folder:q} \
             --metrics {log.metrics:q} \
@@ -148,12 +153,13 @@ rule fedd_classifier:
         mem_mb=gb(16),
         runtime=minutes(60),
     params:
+        cgddi=command,
         folder=subpath(output.weights, parent=True),
     message:
         "classification by {wildcards.network} on subset {wildcards.subset}, seed {wildcards.run_seed}"
     shell:
         """
-        {CGDDI} --gpus {resources.gpu} fedd baseline \
+        {params.cgddi} --gpus {resources.gpu} fedd baseline \
             --spec {input.spec:q} \
             --output-dir {params.folder:q} \
             --metrics {log.metrics:q} \
@@ -178,20 +184,17 @@ rule fedd_tables:
         mem_mb=gb(8),
         runtime=minutes(60),
     params:
+        cgddi=command,
         folder=subpath(output.summary, parent=True),
     message:
         "tables and pictures of the FEDD study"
     shell:
         """
-        {CGDDI} fedd tables \
+        {params.cgddi} fedd tables \
             --spec {input.spec:q} \
             --output-dir {params.folder:q} \
             --threads {threads} 2>{log:q}
         """
-
-
-localrules:
-    fedd,
 
 
 rule fedd:

@@ -23,11 +23,13 @@ rule healthy:
         gpu=1,
         mem_mb=gb(24),
         runtime=minutes(60),
+    params:
+        cgddi=command,
     message:
         "healthy skin for {wildcards.cohort}, batch {wildcards.batch}"
     shell:
         """
-        {CGDDI} --gpus {resources.gpu} healthy \
+        {params.cgddi} --gpus {resources.gpu} healthy \
             --spec {input.spec:q} \
             --output {output.tar:q} \
             --metrics {log.metrics:q} \
@@ -43,17 +45,20 @@ rule review:
     log:
         PATHS.log("review"),
     priority: urgency("review")
+    localrule: True
     conda:
         "../envs/images.yaml"
     threads: 1
     resources:
         mem_mb=gb(2),
         runtime=minutes(20),
+    params:
+        cgddi=command,
     message:
         "review page of the healthy images"
     shell:
         """
-        {CGDDI} review \
+        {params.cgddi} review \
             --spec {input.spec:q} \
             --output {output.page:q} \
             --threads {threads} 2>{log:q}

@@ -12,17 +12,20 @@ rule split:
     log:
         PATHS.log("split"),
     priority: urgency("split")
+    localrule: True
     conda:
         "../envs/images.yaml"
     threads: 1
     resources:
         mem_mb=gb(1),
         runtime=minutes(10),
+    params:
+        cgddi=command,
     message:
         "split {wildcards.split} of {wildcards.cohort}"
     shell:
         """
-        {CGDDI} split \
+        {params.cgddi} split \
             --spec {input.spec:q} \
             --output {output.table:q} \
             --threads {threads} 2>{log:q}
@@ -45,11 +48,13 @@ rule index:
     resources:
         mem_mb=gb(8),
         runtime=minutes(60),
+    params:
+        cgddi=command,
     message:
         "index of split {wildcards.split}"
     shell:
         """
-        {CGDDI} index \
+        {params.cgddi} index \
             --spec {input.spec:q} \
             --output {output.table:q} \
             --threads {threads} 2>{log:q}

@@ -20,11 +20,13 @@ rule lesion_mapped:
     resources:
         mem_mb=gb(2),
         runtime=minutes(20),
+    params:
+        cgddi=command,
     message:
         "lesion of {wildcards.donor} onto the canvases of {wildcards.canvas_cohort}"
     shell:
         """
-        {CGDDI} lesion_mapped \
+        {params.cgddi} lesion_mapped \
             --spec {input.spec:q} \
             --output {output.tar:q} \
             --threads {threads} 2>{log:q}

@@ -3,6 +3,8 @@
 # In:  photos of one batch (rows of one cohort and concept), with: the sheet's mask files (human); features and the trained
 #      segmenter (fedd); SAM 3 (sam3)
 # Out: masks/<cohort>/<batch>.tar: png, mask.png where masked
+#
+# Reading published masks takes seconds a batch, less than a cluster job takes to start: that rule is local.
 
 
 rule masks:
@@ -17,17 +19,20 @@ rule masks:
     wildcard_constraints:
         cohort=cohorts_by("human"),
     priority: urgency("masks")
+    localrule: True
     conda:
         "../envs/images.yaml"
     threads: 1
     resources:
         mem_mb=gb(2),
         runtime=minutes(20),
+    params:
+        cgddi=command,
     message:
         "masks of {wildcards.cohort}, batch {wildcards.batch}"
     shell:
         """
-        {CGDDI} masks \
+        {params.cgddi} masks \
             --spec {input.spec:q} \
             --output {output.tar:q} \
             --threads {threads} 2>{log:q}
@@ -53,11 +58,13 @@ rule fedd_masks:
     resources:
         mem_mb=gb(8),
         runtime=minutes(60),
+    params:
+        cgddi=command,
     message:
         "masks of {wildcards.cohort}, batch {wildcards.batch} (FEDD)"
     shell:
         """
-        {CGDDI} masks \
+        {params.cgddi} masks \
             --spec {input.spec:q} \
             --output {output.tar:q} \
             --metrics {log.metrics:q} \
@@ -85,18 +92,15 @@ rule sam3_masks:
         gpu=1,
         mem_mb=gb(24),
         runtime=minutes(60),
+    params:
+        cgddi=command,
     message:
         "masks of {wildcards.cohort}, batch {wildcards.batch} (SAM 3)"
     shell:
         """
-        {CGDDI} --gpus {resources.gpu} masks \
+        {params.cgddi} --gpus {resources.gpu} masks \
             --spec {input.spec:q} \
             --output {output.tar:q} \
             --metrics {log.metrics:q} \
             --threads {threads} 2>{log.text:q}
         """
-
-
-# Reading published masks takes seconds a batch, less than a cluster job takes to start.
-localrules:
-    masks,

@@ -20,13 +20,16 @@ rule report:
     resources:
         mem_mb=gb(8),
         runtime=minutes(60),
+    params:
+        cgddi=command,
+        logs=logs,
     message:
         "report"
     shell:
         """
-        {CGDDI} report \
+        {params.cgddi} report \
             --spec {input.spec:q} \
-            --logs {R}/logs \
+            --logs {params.logs:q} \
             --output {output.page:q} \
             --threads {threads} 2>{log:q}
         """

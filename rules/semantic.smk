@@ -22,15 +22,19 @@ rule semantic:
         gpu=1,
         mem_mb=gb(24),
         runtime=minutes(240),
+    params:
+        cgddi=command,
+        state=state("semantic"),
+        cache=cache,
     message:
         "samples of {wildcards.concept} on {wildcards.canvas_cohort} ({wildcards.scope})"
     shell:
         """
-        {CGDDI} --gpus {resources.gpu} semantic \
+        {params.cgddi} --gpus {resources.gpu} semantic \
             --spec {input.spec:q} \
             --output {output.tar:q} \
-            --state {R}/.state/semantic/{wildcards.scope}/{wildcards.canvas_cohort}/{wildcards.concept} \
-            --cache {CACHE} \
+            --state {params.state:q} \
+            --cache {params.cache:q} \
             --metrics {log.metrics:q} \
             --threads {threads} 2>{log.text:q}
         """

@@ -1,0 +1,409 @@
+"""What makes finished jobs run again and what does not, each set of jobs computed by hand; more of them in
+tests/watch/test_agreement.py. The world has 18 photos of 3 diseases, 6 of each, all masked and in one cohort."""
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cgddi.core.errors import UserError
+from cgddi.core.settings import neutral
+from cgddi.job.spec import read_spec
+from cgddi.plan.code import ROOT
+from cgddi.plan.config import load_config
+from cgddi.plan.plan import Plan
+from cgddi.stages.lora.settings import LoraSettings
+
+from tests.plan import walk
+from tests.watch.conftest import finished, world  # noqa: F401 (fixtures)
+from tests.watch.world import (
+    jobs,
+    later,
+    make,
+    planned_by_snakemake,
+    row,
+    run_snakemake,
+    set_config,
+    sheet,
+    write_sheet,
+)
+from tests.workflow.dryrun import counts
+from tests.workflow.paper_scale import snakemake
+
+POOLED = {"index": 1, "leakage": 1, "audit": 3, "classify": 1, "fairness": 1, "report": 1}
+ADAPTERS = {"lora": 3, "semantic": 3} | POOLED
+CANVASES = {"review": 1, "canvases": 1, "lesion_mapped": 18} | ADAPTERS
+
+
+def older(path):
+    """Give a file an old time, as unzip and rsync -a do."""
+    os.utime(path, (1e9, 1e9))
+
+
+# ---- order, names, places: no content
+
+
+@pytest.mark.parametrize(
+    "order", [lambda row: row["disease"], lambda row: row["malignant"], None], ids=["disease", "malignant", "reversed"]
+)
+def test_the_order_of_rows_is_no_content(world, order):  # noqa: F811
+    """P2."""
+    write_sheet(sorted(sheet(), key=order) if order else sheet()[::-1])
+    assert planned_by_snakemake() == {}
+
+
+def test_nothing_of_a_plan_depends_on_the_order_of_rows(world):  # noqa: F811
+    """P2, for cohorts too: two of one size, and a published split."""
+    rows = [*sheet(), *(row("wart", k, "there") for k in range(18))]
+    set_config(splits={"main": {"method": "published", "seed": 3}}, generator_scope="split")
+    write_sheet(rows)
+    first = Plan(load_config("config.yaml"))
+    write_sheet(rows[::-1])
+    second = Plan(load_config("config.yaml"))
+    assert first.canvas_cohorts == second.canvas_cohorts == ["here", "there"]
+    assert first.roles == second.roles and list(first.roles["main"]) == list(second.roles["main"])
+    assert first.digest == second.digest and walk.jobs(first) == walk.jobs(second)
+
+
+def test_a_renamed_photo_folder_is_no_content(world):  # noqa: F811
+    """P8."""
+    os.rename("photos", "pictures")
+    write_sheet([row | {"file": row["file"].replace("photos", "pictures")} for row in sheet()])
+    assert planned_by_snakemake() == {}
+
+
+def test_a_spreadsheet_that_takes_zeros_from_ids_changes_nothing(world):  # noqa: F811
+    names = {row["image_id"]: f"{k:06d}" for k, row in enumerate(sheet())}
+    write_sheet([row | {"image_id": names[row["image_id"]]} for row in sheet()])
+    before = Plan(load_config("config.yaml")).photos
+    write_sheet([row | {"image_id": str(int(row["image_id"]))} for row in sheet()])
+    after = Plan(load_config("config.yaml")).photos
+    assert [photo.image_id for photo in before] == [photo.image_id for photo in after] == sorted(names.values())
+    write_sheet([*sheet(), sheet()[0] | {"image_id": "000001"}])
+    ids = {photo.image_id for photo in Plan(load_config("config.yaml")).photos}
+    assert {"1", "000001"} <= ids, "two photos keep their names where they are not unique otherwise"
+
+
+def hub_folder(folder: Path, commit: str, changed: bool = False) -> Path:
+    """A folder as `hf download --local-dir` leaves it."""
+    weights, config = b"weights" * 99, b'{"_class_name": "StableDiffusionPipeline"}'
+    for name, data, etag in (
+        ("unet/model.safetensors", weights, hashlib.sha256(weights).hexdigest()),
+        ("model_index.json", config, hashlib.sha1(b"blob %d\0" % len(config) + config).hexdigest()),
+    ):
+        note = folder / ".cache/huggingface/download" / f"{name}.metadata"
+        for path, content in ((folder / name, data), (note, f"{commit}\n{etag}\n1700000000.0\n".encode())):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    if changed:
+        (folder / "unet/model.safetensors").write_bytes(weights[::-1])
+        older(folder / "unet/model.safetensors")
+    return folder
+
+
+def model_of(**base):
+    set_config(models={"base": base})
+    return Plan(load_config("config.yaml")).job("embedding", scope="all", concept="nevus").spec["model"]
+
+
+def test_a_downloaded_model_is_the_hubs_and_a_changed_one_is_not(world):  # noqa: F811
+    """P7, P8."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    named = model_of(source="owner/model", revision=commit)
+    assert (
+        model_of(source=str(hub_folder(Path("download"), commit)))
+        == named
+        == {"source": f"commit:{commit}", "variant": None}
+    )
+    snapshot = Path("hub/models--owner--model/snapshots") / commit
+    for name in ("unet/model.safetensors", "model_index.json"):
+        note = (Path("download/.cache/huggingface/download") / f"{name}.metadata").read_text().split()[1]
+        blob = Path("hub/models--owner--model/blobs") / note
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(f"download/{name}", blob)
+        (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
+        (snapshot / name).symlink_to(blob.resolve())
+    assert model_of(source=str(snapshot)) == named
+    swapped = model_of(source=str(hub_folder(Path("swapped"), commit, changed=True)))
+    assert swapped["source"].startswith("folder:")
+    assert model_of(source="owner/model", revision="v1") == {"source": "owner/model", "revision": "v1", "variant": None}
+
+
+def test_a_model_is_what_its_folder_holds(world):  # noqa: F811
+    """P7: weights swapped in place for others of the same size, with an older time. P8: named by another path."""
+    Path("model").mkdir()
+    for name, text in (("config.json", "{}"), ("unet.safetensors", "weights")):
+        Path("model", name).write_text(text)
+    first = model_of(source="./model")
+    assert model_of(source=str(Path("model").absolute())) == first
+    os.rename("model", "weights")
+    assert model_of(source="weights") == first
+    Path("weights/unet.safetensors").write_text("WEIGHTS")
+    older("weights/unet.safetensors")
+    assert model_of(source="weights") != first
+
+
+def test_a_file_named_in_the_settings_counts_by_content(world):  # noqa: F811
+    Path("own.safetensors").write_text("weights")
+    set_config(audit={"features": {"weights": "own.safetensors"}})
+    first = Plan(load_config("config.yaml"))
+    spec = first.job("audit", split="main", kind="quality").spec
+    assert spec["settings"]["features"]["weights"].startswith("sha256:")
+    assert first.contents.places[spec["settings"]["features"]["weights"]] == "own.safetensors"
+    os.rename("own.safetensors", "renamed.safetensors")
+    set_config(audit={"features": {"weights": "renamed.safetensors"}})
+    assert Plan(load_config("config.yaml")).job("audit", split="main", kind="quality").spec == spec
+
+
+def test_results_that_moved_are_the_same_and_changes_are_still_seen(world):  # noqa: F811
+    """P6."""
+    Path("elsewhere").mkdir()
+    os.rename("results", "elsewhere/run")
+    set_config(results="elsewhere/run")
+    assert planned_by_snakemake() == {}
+    set_config(results="elsewhere/run", lora={"rank": 3})
+    assert planned_by_snakemake() == ADAPTERS
+
+
+def test_specs_hold_no_versions_and_no_paths(world):  # noqa: F811
+    """P19."""
+    text = "".join(path.read_text() for path in Path("results/.plan").rglob("*.*.json"))
+    assert "revision" in text
+    assert not [word for word in ("version", 'source":"', "photos/", "masks/nevus", str(world)) if word in text]
+
+
+# ---- content
+
+
+def test_a_mask_replaced_by_one_with_an_older_time(world):  # noqa: F811
+    """P7."""
+    np.save("masks/nevus0.npy", 1 - np.load("masks/nevus0.npy"))
+    older("masks/nevus0.npy")
+    assert planned_by_snakemake() == {"masks": 1, "healthy": 1, "embedding": 1} | CANVASES
+
+
+def test_a_photo_replaced_by_one_with_an_older_time(world):  # noqa: F811
+    """P7."""
+    shutil.copy("photos/acne1.png", "photos/nevus0.png")
+    older("photos/nevus0.png")
+    assert planned_by_snakemake() == {"masks": 1, "healthy": 1, "embedding": 1} | CANVASES
+
+
+def test_a_test_photos_malignancy_touches_no_training_image(world):  # noqa: F811
+    """P13: an evaluation cohort; nothing of what is generated runs again, and no label of a sample changes."""
+    set_config(cohorts={"clinic": {"role": "evaluation"}}, splits={"main": {"method": "holdout"}})
+    rows = [*sheet(), *(row("nevus", k + 20, "clinic", malignant=k % 2 == 0, mask=False) for k in range(6))]
+    write_sheet(rows)
+    before = Plan(load_config("config.yaml"))
+    rows[-1]["malignant"] = "True"
+    rows[-2]["malignant"] = "True"
+    write_sheet(rows)
+    after = Plan(load_config("config.yaml"))
+    names = {"scope": "all", "canvas_cohort": "here", "concept": "nevus"}
+    assert after.job("semantic", **names) == before.job("semantic", **names)
+    assert after.job("semantic", **names).spec["malignant"] is False
+    assert after.job("masks", cohort="here", batch="nevus.000") == before.job("masks", cohort="here", batch="nevus.000")
+
+
+@pytest.mark.parametrize("policy", ["split", "error"])
+def test_evaluation_photos_make_no_concept_mixed(world, policy):  # noqa: F811
+    """P13."""
+    set_config(
+        cohorts={"clinic": {"role": "evaluation"}}, splits={"main": {"method": "holdout"}}, mixed_malignancy=policy
+    )
+    write_sheet([*sheet(), *(row("nevus", k + 20, "clinic", malignant=True, mask=False) for k in range(6))])
+    assert ("all", "nevus") in Plan(load_config("config.yaml")).training
+
+
+def test_a_grown_cohort_says_what_it_costs_before_anything_runs(world):  # noqa: F811
+    """P10."""
+    write_sheet([*sheet(), row("nevus", 9)])
+    text = run_snakemake("-n")
+    again = "1 healthy, 18 lesion_mapped, 1 embedding, 3 lora, 3 semantic"
+    assert all(part in text for part in again.split(", ")) and "finished jobs will run again" in text
+    assert "Cohort here has grown by 1 masked photo(s)" in text and "`cgddi ingest --append`" in text
+    write_sheet(sheet()[:-2])
+    assert "Cohort here has lost 1 masked photo(s)" in run_snakemake("-n")
+
+
+# ---- a run's records, with and without Snakemake's own memory
+
+
+def test_a_change_is_seen_without_snakemakes_memory(world):  # noqa: F811
+    """P4."""
+    shutil.rmtree(".snakemake")
+    assert planned_by_snakemake() == {}
+    set_config(lora={"rank": 3})
+    assert planned_by_snakemake() == ADAPTERS
+
+
+def test_a_result_that_ended_unwatched_is_made_again_with_the_others(world):  # noqa: F811
+    """P3: Snakemake was killed while one token was made; it ended, and no metadata tells of it."""
+    shutil.rmtree(".snakemake")
+    Path(".snakemake").mkdir()
+    set_config(embedding={"learning_rate": 0.5})
+    assert planned_by_snakemake() == {"embedding": 3} | ADAPTERS
+
+
+def test_a_result_made_from_a_later_spec_is_made_again(world):  # noqa: F811
+    """The hole: made with a new value by a run of which Snakemake knows nothing, then back to the old value."""
+    set_config(embedding={"learning_rate": 0.5})
+    for job in jobs():
+        if job.rule in ("embedding", *ADAPTERS):
+            make(job)
+    shutil.rmtree(".snakemake")
+    set_config()
+    assert planned_by_snakemake() == {"embedding": 3} | ADAPTERS
+
+
+def test_back_to_the_old_value_is_nothing(world):  # noqa: F811
+    set_config(lora={"rank": 3})
+    assert planned_by_snakemake() == ADAPTERS
+    set_config()
+    assert planned_by_snakemake() == {}
+
+
+def test_default_triggers_give_the_same(world):  # noqa: F811
+    """As a workflow has them that uses this one as a module: it cannot set the triggers of its parent."""
+    every = ("--rerun-triggers", "mtime", "params", "input", "software-env", "code")
+    folder = Path.cwd()
+    found = counts(folder, "--configfile", "config.yaml", *every)
+    assert found == {}
+    set_config(lora={"rank": 3}, cache="other")
+    assert counts(folder, "--configfile", "config.yaml", *every) == ADAPTERS
+
+
+def test_a_key_that_changes_no_result_reaches_the_job_beside_its_spec(world):  # noqa: F811
+    """P9."""
+
+    class Settings(LoraSettings):
+        checkpoint_every: int = neutral(7)
+
+    plan = Plan(load_config("config.yaml"), main=True)
+    one, other = (plan.spec("lora", Settings(checkpoint_every=n)) for n in (7, 8))
+    assert one == other and "checkpoint_every" not in one["settings"]
+    path = plan.specs.path("lora", "x", one, None)
+    plan.specs.begin("digest", real=True)
+    spec = read_spec(path)
+    assert spec["settings"]["checkpoint_every"] == 8 and "checkpoint_every" not in spec.planned["settings"]
+
+
+# ---- specs on the disk
+
+
+def test_a_dry_run_changes_nothing_of_the_run_under_way(world):  # noqa: F811
+    """Neither its plan's digest nor where its photos lie."""
+    run_snakemake("--touch", "--forceall")
+    before = {name: Path("results/.plan", name).read_text() for name in ("plan.json", "places.json")}
+    set_config(lora={"rank": 3})
+    os.rename("photos", "pictures")
+    write_sheet([row | {"file": row["file"].replace("photos", "pictures")} for row in sheet()])
+    run_snakemake("-n")
+    assert before == {name: Path("results/.plan", name).read_text() for name in before}
+
+
+def test_a_job_on_a_node_that_plans_otherwise_stops(world):  # noqa: F811
+    plan = Plan(load_config("config.yaml"))
+    plan.specs.begin(plan.digest, real=True)
+    Plan(load_config("config.yaml")).specs.check(plan.digest)
+    set_config(cache="elsewhere")
+    same = Plan(load_config("config.yaml"))
+    same.specs.check(same.digest)
+    set_config(lora={"rank": 3})
+    other = Plan(load_config("config.yaml"))
+    with pytest.raises(UserError, match="changed since this run was started"):
+        other.specs.check(other.digest)
+
+
+def test_a_finished_run_prunes_the_specs_of_before(world):  # noqa: F811
+    set_config(lora={"rank": 3})
+    run_snakemake("-n")
+    assert len(list(Path("results/.plan/lora").iterdir())) == 6
+    plan = Plan(load_config("config.yaml"), main=True)
+    for _, concept in plan.adapters:
+        plan.inputs("lora", scope="all", concept=concept)
+    plan.specs.prune()
+    assert len(list(Path("results/.plan/lora").iterdir())) == 3
+    assert len(list(Path("results/.plan/embedding").iterdir())) == 3
+
+
+def test_a_photo_that_changes_after_the_start_is_not_read(world):  # noqa: F811
+    plan = Plan(load_config("config.yaml"), main=True)
+    path = plan.inputs("masks", cohort="here", batch="nevus.000")["spec"]
+    plan.begin(real=True)
+    spec = read_spec(path)
+    assert [row["file"] for row in spec["rows"]] == [f"photos/nevus{k}.png" for k in range(6)]
+    assert spec["rows"][0]["mask"] == "masks/nevus0.npy"
+    later("photos/nevus0.png")
+    read_spec(path)
+    Path("photos/nevus0.png").write_bytes(b"other")
+    with pytest.raises(UserError, match="photos/nevus0.png: changed since the workflow was started"):
+        read_spec(path)
+
+
+# ---- only what a target needs
+
+
+def test_regimes_without_samples_need_no_generator(world):  # noqa: F811
+    """P14."""
+    shutil.rmtree("results")
+    set_config(runs={"methods": ["baseline"], "regimes": ["real", "healthy_mapped"], "seeds": [0]})
+    found = planned_by_snakemake()
+    assert not {"embedding", "lora", "semantic"} & set(found) and found["lesion_mapped"] == 18
+    set_config(runs={"methods": ["baseline"], "regimes": ["real"], "seeds": [0]})
+    assert "lesion_mapped" not in planned_by_snakemake()
+
+
+def test_a_cohort_that_cannot_be_tested_is_refused_where_it_is_tested(world):  # noqa: F811
+    """P16: no malignant photo."""
+    write_sheet([row | {"malignant": "False"} for row in sheet()])
+    shutil.rmtree("results")
+    found = counts(Path.cwd(), "--configfile", "config.yaml", "--until", "healthy")
+    assert found == {"masks": 3, "healthy": 3}
+    done = snakemake(Path.cwd(), "-n", "--configfile", "config.yaml", check=False)
+    text = done.stdout + done.stderr
+    assert done.returncode and "splits.main: the split has no malignant test photo" in text and "Traceback" not in text
+
+
+def test_a_run_for_some_concepts_has_results_of_its_own(world):  # noqa: F811
+    """P15: it says so, uses nothing of the whole run and spoils nothing."""
+    before = {path: path.stat().st_mtime_ns for path in Path("results").rglob("*") if path.is_file()}
+    set_config(only_concepts=["melanoma"])
+    text = run_snakemake("-n")
+    assert "results of its own in results/only-melanoma" in text
+    found = planned_by_snakemake()
+    assert (found["masks"], found["healthy"], found["lesion_mapped"], found["lora"]) == (3, 1, 6, 1)
+    after = {path: path.stat().st_mtime_ns for path in before}
+    assert after == before
+    set_config()
+    assert planned_by_snakemake() == {}
+
+
+# ---- code
+
+
+def test_words_in_the_code_run_nothing_again_and_a_revision_its_stage(world, tmp_path):  # noqa: F811
+    """P1: a key's description, an option's help, an error's text, a comment; then REVISION; then the report's template (P12)."""
+    tree = tmp_path / "tree"
+    skipped = shutil.ignore_patterns(".git", ".venv", "results", "data", ".snakemake", "tests", "docs", "benchmarks")
+    shutil.copytree(ROOT, tree, ignore=skipped)
+    run = ("-s", str(tree / "Snakefile"), "--configfile", "config.yaml")
+
+    def edit(path, old, new):
+        text = (tree / "workflow/cgddi" / path).read_text()
+        assert old in text
+        (tree / "workflow/cgddi" / path).write_text(text.replace(old, new, 1))
+
+    edit("stages/lora/settings.py", 'description="', 'description="another word; ')
+    edit("core/errors.py", "problem(s) in the input", "mistake(s) in the input")
+    edit("job/command.py", 'help="', 'help="another word; ')
+    edit("stages/lora/settings.py", "REVISION = 1", "REVISION = 1  # a comment")
+    assert counts(world, *run) == {}
+    edit("stages/lora/settings.py", "REVISION = 1", "REVISION = 2")
+    assert counts(world, *run) == ADAPTERS
+    edit("stages/lora/settings.py", "REVISION = 2", "REVISION = 1")
+    (page,) = (tree / "workflow/cgddi/stages/report").rglob("*.html")
+    page.write_text(page.read_text() + "<!-- another -->")
+    assert counts(world, *run) == {"report": 1}
