@@ -82,11 +82,13 @@ rule audit_pictures:
     resources:
         mem_mb=gb(8),
         runtime=minutes(60),
+    params:
+        cgddi=command,
     message:
         "audit of the run's {wildcards.pictures}"
     shell:
         """
-        {CGDDI} audit {wildcards.pictures} \
+        {params.cgddi} audit {wildcards.pictures} \
             --spec {input.spec:q} \
             --output {output.tar:q} \
             --threads {threads} 2>{log:q}

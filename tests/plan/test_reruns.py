@@ -34,7 +34,7 @@ from tests.workflow.paper_scale import snakemake
 
 POOLED = {"index": 1, "leakage": 1, "audit": 3, "classify": 1, "fairness": 1, "report": 1}
 ADAPTERS = {"lora": 3, "semantic": 3} | POOLED
-CANVASES = {"review": 1, "canvases": 1, "lesion_mapped": 18} | ADAPTERS
+CANVASES = {"review": 1, "canvases": 1, "audit_pictures": 1, "lesion_mapped": 18} | ADAPTERS
 
 
 def older(path):
@@ -205,6 +205,15 @@ def test_a_test_photos_malignancy_touches_no_training_image(world):  # noqa: F81
     assert after.job("semantic", **names) == before.job("semantic", **names)
     assert after.job("semantic", **names).spec["malignant"] is False
     assert after.job("masks", cohort="here", batch="nevus.000") == before.job("masks", cohort="here", batch="nevus.000")
+
+
+def test_a_new_evaluation_cohort_generates_nothing(world):  # noqa: F811
+    """Nor does it take part in a split by strata: its photos are made ready, no more."""
+    set_config(cohorts={"clinic": {"role": "evaluation"}})
+    write_sheet([*sheet(), *(row("nevus", k + 20, "clinic") for k in range(6))])
+    assert (
+        planned_by_snakemake() == {"masks": 1} | POOLED or planned_by_snakemake() == {"masks": 1, "split": 1} | POOLED
+    )
 
 
 @pytest.mark.parametrize("policy", ["split", "error"])

@@ -43,7 +43,7 @@ def test_every_stage_made_images_with_records(results):
         for archive in found:
             assert archive.record["spec"]["stage"] == stage
             assert archive.record["images"] == len(archive.rows)
-            assert {"settings", "seed", "source", "versions"} <= set(archive.record["spec"])
+            assert {"settings", "seed", "revision"} <= set(archive.record["spec"])
             for row in archive.rows[:2]:
                 assert decode_png(archive.read(row)).shape == (64, 64, 3)
 
@@ -140,7 +140,7 @@ def test_a_job_runs_by_itself_on_files_and_gives_the_same_bytes(finished, result
     path = sorted((results / "lesion_mapped").rglob("*.tar"))[0]
     record = json.loads(path.with_suffix(".json").read_text())
     photos, canvases = (next(p for p in record["inputs"] if f"/{stage}/" in p) for stage in ("masks", "canvases"))
-    spec = f"@{path.with_suffix('.json')}"
+    spec = str(path.with_suffix(".json"))
     cgddi(
         finished,
         "lesion_mapped",
@@ -160,7 +160,7 @@ def test_a_sampling_job_repeats_to_the_same_bytes(finished, results, tmp_path):
     path = sorted((results / "semantic").rglob("*.tar"))[0]
     concept = path.stem
     arguments = (
-        *("semantic", "--spec", f"@{path.with_suffix('.json')}", "--canvases", "results/toy/canvases/toy.jsonl"),
+        *("semantic", "--spec", str(path.with_suffix(".json")), "--canvases", "results/toy/canvases/toy.jsonl"),
         *("--split", "results/toy/splits/main/toy.csv", "--threads", "1"),
         *("--embedding", f"results/toy/embedding/main/{concept}/learned_embeds.safetensors"),
         *("--lora", f"results/toy/lora/main/{concept}/pytorch_lora_weights.safetensors"),

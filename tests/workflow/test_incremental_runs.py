@@ -9,8 +9,8 @@ import pytest
 from cgddi.core.archive import file_sha256
 
 from tests.workflow.conftest import RUN
-from tests.workflow.dryrun import counts, messages
-from tests.workflow.paper_scale import ROOT, cgddi, snakemake
+from tests.workflow.dryrun import messages
+from tests.workflow.paper_scale import cgddi, snakemake
 
 POOLED = ("index", "audit", "classify", "fairness", "report", "review")
 """Folders of results that pool everything."""
@@ -115,23 +115,3 @@ def test_a_disease_that_goes_leaves_the_pooled_files_as_they_were_before(grown):
     after = files(folder)
     pooled = [name for name in before if name.startswith(("index/", "audit/", "classify/", "fairness/"))]
     assert [name for name in pooled if after[name][0] != before[name][0]] == []
-
-
-def test_changed_code_of_a_stage_runs_that_stage_and_what_follows(copy, tmp_path):
-    """And a changed comment or docstring runs nothing. The tree is a copy, so that both states run for real."""
-    before = files(copy)
-    tree = tmp_path / "tree"
-    shutil.copytree(
-        ROOT, tree, ignore=shutil.ignore_patterns(".git", ".venv", "results", "data", ".snakemake", "tests", "slurm")
-    )
-    source = ("-s", str(tree / "Snakefile"))
-    stage = tree / "workflow/cgddi/fairness/command.py"
-    text = stage.read_text()
-    assert text.startswith('"""')
-    stage.write_text('"""Another docstring. ' + text[3:] + "\n# and a comment\n")
-    assert counts(copy, *source, *RUN) == {}
-    stage.write_text(text + "\nCHANGED = True\n")
-    ran, _ = run(copy, *source)
-    assert ran == {"fairness tables", "report"}
-    after = files(copy)
-    assert {name.split("/")[0] for name in before if after[name] != before[name]} == {"fairness", "report"}
