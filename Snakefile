@@ -29,6 +29,7 @@ from cgddi.fedd.plan import STUDY
 from cgddi.plan.config import snakemake_config
 from cgddi.plan.models import unlocked
 from cgddi.plan.plan import Plan, safe_pattern
+from cgddi.plan.specs import STAGES
 from cgddi.watch.cost import predict_at_start
 
 try:
@@ -69,21 +70,9 @@ wildcard_constraints:
     pictures="healthy|masks",
 
 
-include: "rules/common.smk"
-include: "rules/fedd.smk"
-include: "rules/masks.smk"
-include: "rules/healthy.smk"
-include: "rules/canvases.smk"
-include: "rules/lesion_mapped.smk"
-include: "rules/embedding.smk"
-include: "rules/lora.smk"
-include: "rules/semantic.smk"
-include: "rules/index.smk"
-include: "rules/audit.smk"
-include: "rules/classify.smk"
-include: "rules/fairness.smk"
-include: "rules/export.smk"
-include: "rules/report.smk"
+for name in ("common", *STAGES):
+
+    include: f"rules/{name}.smk"
 
 
 onstart:

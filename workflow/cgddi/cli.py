@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import importlib
 import os
 import signal
 import sys
 from difflib import get_close_matches
+from pathlib import Path
 
 import cgddi
 from cgddi.core.errors import UserError
@@ -29,23 +31,14 @@ ASKED = {
 
 STAGES = {
     "split": ("cgddi.plan.splits", "write which photos of a cohort a split trains on and tests"),
-    "masks": ("cgddi.stages.masks.command", "bring photos and their five-class masks to working size"),
-    "healthy": ("cgddi.stages.healthy.command", "inpaint healthy skin over lesions and markers, and score the result"),
     "review": ("cgddi.stages.canvases.review", "write the page on which a person keeps or discards healthy images"),
-    "canvases": ("cgddi.stages.canvases.command", "decide which healthy images of a cohort are kept, and pool them"),
-    "lesion_mapped": ("cgddi.stages.lesion_mapped.command", "transplant one lesion onto every canvas of a cohort"),
-    "embedding": ("cgddi.stages.embedding.command", "learn a concept's token by textual inversion"),
-    "lora": ("cgddi.stages.lora.command", "train a concept's LoRA adapter"),
-    "semantic": ("cgddi.stages.semantic.command", "sample images of a concept on healthy canvases"),
-    "index": ("cgddi.stages.index.command", "list every image a split may train on, with its lineage"),
-    "audit": ("cgddi.stages.audit.command", "audit a split: leakage, quality, tone, memorisation"),
-    "classify": ("cgddi.stages.classify.command", "train a classifier and predict the test images"),
-    "fairness": ("cgddi.stages.fairness.command", "tabulate accuracy and fairness of all classifiers"),
-    "report": ("cgddi.stages.report.command", "write the HTML report"),
-    "export": ("cgddi.stages.export.command", "write a Hugging Face data set and the adapters"),
     "fedd": ("cgddi.fedd.command", "masks and malignancy from diffusion features: `cgddi fedd --help`"),
+    **{
+        path.parent.name: (f"cgddi.stages.{path.parent.name}.command", "")
+        for path in sorted(Path(__file__).parent.glob("stages/*/command.py"))
+    },
 }
-"""What a job of the workflow runs; by hand, each takes the spec beside an earlier result."""
+"""What a job of the workflow runs; by hand, each takes the spec beside an earlier result. A stage's text is that of its module."""
 
 TOY = {
     "toy-world": ("cgddi.toy.world", "write the procedural toy world in DDI's format"),
@@ -61,9 +54,20 @@ def usage() -> str:
     width = max(map(len, COMMANDS))
     lines = ["usage: cgddi COMMAND [options]   (`cgddi COMMAND --help` explains one; `cgddi --version`)"]
     for title, commands in (("you ask", ASKED), ("stages, which the workflow runs", STAGES), ("the toy world", TOY)):
-        lines += ["", f"{title}:", *(f"  {name:<{width}}  {text}" for name, (_, text) in commands.items())]
+        lines += [
+            "",
+            f"{title}:",
+            *(f"  {name:<{width}}  {text or _about(name)}" for name, (_, text) in commands.items()),
+        ]
     more = "--gpus N before a command: take N GPUs of this node that no other run holds, and let it see only these (see `lease`)"
     return "\n".join([*lines, "", more])
+
+
+def _about(stage: str) -> str:
+    """What a stage does: the first words of its command's docstring, without importing it."""
+    source = (Path(__file__).parent / "stages" / stage / "command.py").read_text(encoding="utf-8")
+    line = (ast.get_docstring(ast.parse(source)) or "").split("\n")[0].split(":")[0].rstrip(".")
+    return line[:1].lower() + line[1:]
 
 
 def _take_gpus(argv: list[str]) -> list[str]:

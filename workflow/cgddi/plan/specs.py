@@ -17,13 +17,11 @@ from typing import Any
 
 from cgddi.core.archive import write_atomic
 from cgddi.core.errors import UserError
+from cgddi.plan.code import PACKAGE
 from cgddi.plan.content import Contents, spec_hash
 
-STAGES = (
-    *("masks", "healthy", "canvases", "lesion_mapped", "embedding", "fedd", "lora", "semantic", "index", "audit"),
-    *("classify", "fairness", "report", "export"),
-)
-"""Stages: a rule, a config section and a folder of one name."""
+STAGES = ("fedd", *sorted(path.parent.name for path in (PACKAGE / "stages").glob("*/settings.py")))
+"""Stages: each a folder, a rule file, a config section and a command of one name."""
 
 
 def stage_package(stage: str) -> str:
