@@ -50,7 +50,7 @@ def test_equal_content_gives_equal_bytes(files, tmp_path):
 
 def test_absent_features_are_named(files):
     read = FeatureFiles([files / "a.safetensors"])
-    with pytest.raises(UserError, match=r"im0: no map features of block 7 .*\[6, 8\]"):
+    with pytest.raises(UserError, match="im0: no map features of block 7"):
         read.maps("im0", [7])
     with pytest.raises(UserError, match="image im2"):
         read.pooled("im2", 0)
@@ -58,7 +58,7 @@ def test_absent_features_are_named(files):
 
 def test_files_that_do_not_belong_are_refused(files, tmp_path):
     write_features(tmp_path / "other.safetensors", {"im9": features(9)}, SPEC, **FACTS | {"timestep": 50})
-    with pytest.raises(UserError, match="another timestep"):
+    with pytest.raises(UserError, match="features of timestep 100, and .*other.safetensors is of 50"):
         FeatureFiles([files / "a.safetensors", tmp_path / "other.safetensors"])
     save_file({"x": torch.zeros(1)}, tmp_path / "weights.safetensors")
     with pytest.raises(UserError, match="not a feature file"):

@@ -5,10 +5,8 @@ import csv
 import json
 
 import pytest
-import torch
 from cgddi.core.errors import InvalidInput, UserError
 from cgddi.fedd.command import main
-from cgddi.fedd.features.files import FeatureFiles, ImageFeatures, write_features
 from sklearn.metrics import roc_auc_score
 
 from tests.fedd.specs import spec_file
@@ -80,7 +78,7 @@ def broken(spec, name):
         return "all training photos of subset 20 are benign"
     if name == "timestep":
         spec["timestep"] = 50
-        return "timestep 100, and the spec asks for 50"
+        return "timestep 100, and the study is of 50"
     if name == "twice":
         spec["train"].append(spec["train"][0])
         return "train-light-0: is listed"
@@ -96,14 +94,3 @@ def test_bad_input(world, tmp_path, name) -> None:
     with pytest.raises((UserError, InvalidInput), match=words):
         probe(spec, folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_features_that_are_no_numbers(world, tmp_path) -> None:
-    folder, spec, *_ = world
-    files = FeatureFiles([folder / "features.safetensors"])
-    features = {i: ImageFeatures(pooled={b: files.pooled(i, b) for b in (1, 2)}) for i in files.images}
-    features["test-dark-1"].pooled[2][7] = torch.nan
-    facts = {name: files.facts[name] for name in ("model", "size", "timestep", "crop", "blocks")}
-    write_features(tmp_path / "f.safetensors", features, {"settings": {}}, **facts)
-    with pytest.raises(InvalidInput, match="test-dark-1: pooled features of block 2 are not numbers"):
-        probe(spec, tmp_path, tmp_path / "out", "f.safetensors")

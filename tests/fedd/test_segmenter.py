@@ -100,25 +100,9 @@ def test_vote_and_its_entropy() -> None:
     assert vote(tie)[0].item() == 4
 
 
-def test_features_of_another_kind_are_refused(tmp_path) -> None:
-    segmenter = Segmenter(drawn(2, 8).eval(), FACTS)
-    segmenter.check({"model": "abc", "timestep": 100, "size": 16})
-    for name, word in (("model", "backbone"), ("timestep", "timestep"), ("size", "size")):
-        with pytest.raises(UserError, match=f"another {word}"):
-            segmenter.check({"model": "abc", "timestep": 100, "size": 16, name: 7})
-    good = {8: torch.zeros(3, 8, 8), 6: torch.zeros(5, 4, 4)}
-    for change, words in (
-        ({6: torch.zeros(4, 4, 4)}, "4 channels"),
-        ({6: torch.full((5, 4, 4), torch.nan)}, "not all numbers"),
-        ({8: torch.full((3, 8, 8), torch.inf)}, "not all numbers"),
-    ):
-        with pytest.raises(UserError, match=words):
-            segmenter.predict({**good, **change})
-    with pytest.raises(UserError, match="block 6 is not among"):
-        segmenter.predict({8: good[8]})
+def test_what_is_no_segmenter_is_refused(tmp_path) -> None:
     with pytest.raises(UserError, match="no such file"):
         load(tmp_path)
-    nn_file = tmp_path / "weights.safetensors"
-    write_tensors(nn_file, {"fc.weight": torch.zeros(2, 2)})
+    write_tensors(tmp_path / "weights.safetensors", {"fc.weight": torch.zeros(2, 2)})
     with pytest.raises(UserError, match="no segmenter"):
         load(tmp_path)

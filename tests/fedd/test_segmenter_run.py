@@ -9,7 +9,7 @@ import torch
 from cgddi.core.bootstrap import Bootstrap
 from cgddi.core.errors import InvalidInput, UserError
 from cgddi.fedd.command import main
-from cgddi.fedd.features.files import FeatureFiles, ImageFeatures, write_features
+from cgddi.fedd.features.files import FeatureFiles
 from cgddi.fedd.iou import iou_rows, read_counts
 from cgddi.fedd.segmenter.ensemble import load
 from cgddi.fedd.segmenter.pixels import PixelSampler, load_pixels, validation_pixels
@@ -69,7 +69,6 @@ def test_its_masks_are_those_in_the_table(world) -> None:
     """The loaded weights give the masks whose counts the run wrote."""
     folder, spec, _ = world
     segmenter, files = load(folder / "plain"), FeatureFiles([folder / "features.safetensors"])
-    segmenter.check(files.facts)
     row = spec["test"][0]
     mask, _ = segmenter.predict(files.maps(row["image_id"], segmenter.blocks))
     line = next(
@@ -183,19 +182,19 @@ def altered(name):
 
     def no_features(spec, folder):
         spec["train"].append({**spec["train"][0], "image_id": "stranger"})
-        return "stranger: no map of block 1, 2"
+        return "stranger: no map features of block 1, 2"
 
     def other_block(spec, folder):
         spec["blocks"] = [2, 5]
-        return "no map of block 5"
+        return "no map features of block 5"
 
     def other_timestep(spec, folder):
         spec["timestep"] = 50
-        return "timestep 100, and the spec asks for 50"
+        return "timestep 100, and the study is of 50"
 
     def other_size(spec, folder):
         spec["size"] = 64
-        return "size 32, and the spec asks for 64"
+        return "size 32, and the study is of 64"
 
     def tested_on(spec, folder):
         spec["test"].append(spec["train"][0])
@@ -260,16 +259,3 @@ def test_a_training_mask_that_is_lesion_all_over_is_left_out(world, tmp_path) ->
     record = segment(spec, folder, tmp_path / "out")
     assert [line["image_id"] for line in record["left_out"]] == ["train-light-0"]
     assert "train-light-0" not in record["training_images"]
-
-
-def test_features_that_are_no_numbers(world, tmp_path) -> None:
-    folder, spec, _ = world
-    files = FeatureFiles([folder / "features.safetensors"])
-    features = {image: ImageFeatures(maps=dict(files.maps(image, [1, 2]))) for image in files.images}
-    features["train-dark-2"].maps[1][0, 3, 3] = torch.nan
-    features["train-dark-3"].maps[2][0, 3, 3] = torch.inf
-    facts = {name: files.facts[name] for name in ("model", "size", "timestep", "crop", "blocks")}
-    write_features(tmp_path / "f.safetensors", features, {"settings": {}}, **facts)
-    with pytest.raises(InvalidInput, match="not numbers") as error:
-        segment(spec, tmp_path, tmp_path / "out", "f.safetensors")
-    assert [problem.source for problem in error.value.problems] == ["image train-dark-2", "image train-dark-3"]

@@ -91,11 +91,17 @@ def test_features_that_are_no_numbers_stop_no_other_photo(world):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda f: {"crop": "square"}, "masks.crop is square"),
+        (lambda f: {"crop": "square"}, "crop resize, and the cohort is of square"),
         (lambda f: {"files": ["batch"]}, "image 000002: no map features"),
-        (lambda f: {"segmenter": known_segmenter(f / "other", model="m2").name}, "features of another backbone (m1)"),
-        (lambda f: {"segmenter": known_segmenter(f / "late", timestep=50).name}, "features of another timestep"),
-        (lambda f: {"segmenter": known_segmenter(f / "wide", channels=[4, 3]).name}, "block 6 has 5 channels"),
+        (
+            lambda f: {"segmenter": known_segmenter(f / "other", model="m2").name},
+            "features of model m1, and the segmenter is of m2",
+        ),
+        (
+            lambda f: {"segmenter": known_segmenter(f / "late", timestep=50).name},
+            "features of timestep 100, and the segmenter is of 50",
+        ),
+        (lambda f: {"segmenter": known_segmenter(f / "wide", channels=[4, 3]).name}, "channels"),
         (lambda f: {"segmenter": "gone"}, "gone"),
         (lambda f: {"files": ["gone"]}, "no such file"),
     ],

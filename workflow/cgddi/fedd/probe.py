@@ -62,7 +62,7 @@ def run_probe(
 
     Raises:
         UserError: features of another timestep, a training photo that is also tested, training photos of one class only.
-        InvalidInput: photos without pooled features or known malignancy, or with features that are not numbers.
+        InvalidInput: photos without pooled features or known malignancy.
     """
     subset, timestep, seeds = str(spec["subset"]), int(spec["timestep"]), [int(seed) for seed in spec["seeds"]]
     with runtime.usage_log(metrics, stage="fedd_probe", subset=subset, timestep=timestep) as usage:
@@ -105,30 +105,23 @@ def load_pooled(
     """Pooled features and labels by role.
 
     Raises:
-        UserError: training photos of one class only. InvalidInput: every photo without features or label, or with NaN.
+        UserError: training photos of one class only. InvalidInput: every photo without features or label.
     """
-    problems, data = [], {}
-    for role in ROLES:
-        x = []
-        for row in spec[role]:
-            name = f"image {row['image_id']}"
-            if row["malignant"] is None:
-                problems.append(Problem(name, "malignancy is unknown", "Fill in its column malignant."))
-            lacking = sorted(set(blocks) - set(files.blocks(row["image_id"], "pooled")))
-            if lacking:
-                message = f"no pooled features of block {', '.join(map(str, lacking))}"
-                problems.append(Problem(name, message, "Run `cgddi fedd features` for this photo and these blocks."))
-                continue
-            x.append(torch.stack([files.pooled(row["image_id"], block).float() for block in blocks]))
-            bad = [block for block, values in zip(blocks, x[-1], strict=True) if not torch.isfinite(values).all()]
-            if bad:
-                message = f"pooled features of block {', '.join(map(str, bad))} are not numbers (NaN or infinite)"
-                problems.append(Problem(name, message, "Make the features again, in single precision if it was half."))
-        labels = torch.tensor([float(bool(row["malignant"])) for row in spec[role]], device=device)
-        data[role] = Pooled(torch.stack(x).to(device) if x else torch.empty(0), labels)
+    rows = [row for role in ROLES for row in spec[role]]
+    problems = [
+        Problem(f"image {row['image_id']}", "malignancy is unknown", "Fill in its column malignant.")
+        for row in rows
+        if row["malignant"] is None
+    ]
     if problems:
         raise InvalidInput(problems)
+    files.check_images([row["image_id"] for row in rows], blocks, "pooled")
     check_both_kinds(spec["train"], spec["subset"])
+    data = {}
+    for role in ROLES:
+        x = [torch.stack([files.pooled(row["image_id"], block).float() for block in blocks]) for row in spec[role]]
+        y = [float(row["malignant"]) for row in spec[role]]
+        data[role] = Pooled(torch.stack(x).to(device), torch.tensor(y, device=device))
     return data
 
 

@@ -121,12 +121,7 @@ def open_study(features: Sequence[str | Path], spec: Mapping[str, Any]) -> Featu
         InvalidInput: photos with two roles, or twice in one.
     """
     files = FeatureFiles(features)
-    for name in ("size", "timestep", "crop"):
-        if name in spec and files.facts.get(name) != spec[name]:
-            raise UserError(
-                f"{files.paths[0]}: features of {name} {files.facts.get(name)}, and the spec asks for {spec[name]}. "
-                "Give the feature files of this study."
-            )
+    files.require("the study", **{name: spec[name] for name in ("size", "timestep", "crop") if name in spec})
     check_roles(spec)
     return files
 

@@ -8,7 +8,7 @@ content hash and the hash of the job's spec; the record of the same name (`.json
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from cgddi.core.archive import canonical, record_for, sha256, write_record
-from cgddi.core.errors import UserError
+from cgddi.core.errors import InvalidInput, Problem, UserError
 from cgddi.diffusion.weights import write_tensors
 
 
@@ -88,16 +88,39 @@ class FeatureFiles:
             if "spec" not in facts:
                 raise UserError(f"{path}: not a feature file. Give files that `cgddi fedd features` wrote.")
             self.facts = self.facts or facts
-            for name in self.SHARED:
-                if facts.get(name) != self.facts.get(name):
-                    raise UserError(
-                        f"{path}: features of another {name} ({facts.get(name)}) than {self.paths[0]} "
-                        f"({self.facts.get(name)}). Give files of one run."
-                    )
+            self.require(str(path), **{name: facts.get(name) for name in self.SHARED})
             for name in handle.keys():  # noqa: SIM118 (not a mapping)
                 self._handles[name] = handle
                 image_id, kind, block = name.split("/")
                 self._blocks.setdefault((image_id, kind), []).append(int(block))
+
+    def require(self, other: str, **facts: Any) -> None:
+        """Refuse to go together with something made for features of another model, size, timestep or crop.
+
+        Args:
+            other: its name in the message. facts: what it was made for.
+        """
+        for name, value in facts.items():
+            if self.facts.get(name) != value:
+                raise UserError(
+                    f"{self.paths[0]}: features of {name} {self.facts.get(name)}, and {other} is of {value}. Give files of one run."
+                )
+
+    def check_images(self, images: Iterable[str], blocks: Collection[int], kind: str) -> None:
+        """Refuse images without features of a kind (see `blocks`) of all these blocks.
+
+        Raises:
+            InvalidInput: every image that lacks some.
+        """
+        problems = []
+        for image in images:
+            lacking = sorted(set(blocks) - set(self.blocks(image, kind)))
+            if lacking:
+                message = f"no {kind} features of block {', '.join(map(str, lacking))}"
+                remedy = "Run `cgddi fedd features` for this photo and these blocks."
+                problems.append(Problem(f"image {image}", message, remedy))
+        if problems:
+            raise InvalidInput(problems)
 
     @property
     def images(self) -> list[str]:
@@ -121,12 +144,8 @@ class FeatureFiles:
         return self._read(image_id, "kmeans", block)
 
     def _read(self, image_id: str, kind: str, block: int) -> torch.Tensor:
+        self.check_images([image_id], [block], kind)
         name = f"{image_id}/{kind}/{block}"
-        if name not in self._handles:
-            raise UserError(
-                f"image {image_id}: no {kind} features of block {block} in {', '.join(map(str, self.paths[:3]))} "
-                f"(there are blocks {self.blocks(image_id, kind)}). Run the features stage for this image and block."
-            )
         return self._handles[name].get_tensor(name)
 
 

@@ -161,22 +161,6 @@ class Segmenter:
         """Ids of the photos it was trained on."""
         return list(self.facts["training_images"])
 
-    def check(self, features: Mapping[str, Any], source: str = "the features") -> None:
-        """Refuse features of another backbone, timestep or size.
-
-        Args:
-            features: facts of the feature files (`FeatureFiles.facts`): model, timestep, size. source: their name in the message.
-
-        Raises:
-            UserError: they differ from those the segmenter was trained on.
-        """
-        for name, what in (("model", "backbone"), ("timestep", "timestep"), ("size", "size")):
-            if features.get(name) != self.facts[name]:
-                raise UserError(
-                    f"{source}: features of another {what} ({features.get(name)}) than the segmenter was trained on "
-                    f"({self.facts[name]}). Make features with the segmenter's settings, or train a segmenter on these."
-                )
-
     @torch.inference_mode()
     def predict(self, maps: Mapping[int, torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
         """Mask of one photo.
@@ -186,11 +170,15 @@ class Segmenter:
 
         Returns:
             Class ids, uint8 (size, size), and the members' disagreement, float32 (size, size) in 0..1 (see `vote`); both numpy.
-
-        Raises:
-            UserError: a block lacks, has another number of channels, or holds values that are not numbers.
         """
-        stacked = self._stack(maps)
+        channels = [maps[block].shape[0] for block in self.blocks]
+        if channels != self.facts["channels"]:
+            raise UserError(
+                f"features of {channels} channels; the segmenter takes {self.facts['channels']}. Train it again."
+            )
+        centre = self.facts.get("variant") == "centre"
+        chosen = [centred(maps[block]) if centre else maps[block] for block in self.blocks]
+        stacked = [block_map.to(self.networks.first.weight)[None] for block_map in chosen]
         size, first = self.facts["size"], self.networks.first
         weight, bias = first.weight.flatten(0, 1), first.bias.flatten()
         mask = torch.empty(size, size, dtype=torch.uint8)
@@ -198,28 +186,8 @@ class Segmenter:
         for rows, hidden in lowres.strips(weight, bias, stacked, size, STRIP):
             height = hidden.shape[2]
             pixels = hidden[0].permute(1, 2, 0).reshape(height * size, self.networks.members, -1)
-            chosen, disagreement = vote(self.networks.rest(pixels))
-            mask[rows], uncertainty[rows] = chosen.view(height, size), disagreement.view(height, size)
+            mask[rows], uncertainty[rows] = (part.view(height, size) for part in vote(self.networks.rest(pixels)))
         return mask.numpy(), uncertainty.numpy()
-
-    def _stack(self, maps: Mapping[int, torch.Tensor]) -> list[torch.Tensor]:
-        """The maps in the segmenter's order, float32 (1, C, h, w) on its device."""
-        stacked = []
-        for block, channels in zip(self.blocks, self.facts["channels"], strict=True):
-            if block not in maps:
-                raise UserError(f"the segmenter reads blocks {self.blocks}; block {block} is not among the features.")
-            if maps[block].shape[0] != channels:
-                raise UserError(
-                    f"block {block} has {maps[block].shape[0]} channels and the segmenter was trained on {channels}: "
-                    "features of another backbone. Make features with the segmenter's backbone."
-                )
-            if not torch.isfinite(maps[block]).all():
-                raise UserError(
-                    f"the features of block {block} are not all numbers (NaN or infinite). Make them again."
-                )
-            block_map = centred(maps[block]) if self.facts.get("variant") == "centre" else maps[block]
-            stacked.append(block_map.to(self.networks.first.weight)[None])
-        return stacked
 
     def save(self, path: str | Path) -> None:
         """Write the weights as safetensors; the facts stand in the header under `cgddi`."""
@@ -239,13 +207,8 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Segmenter:
     try:
         facts = json.loads(header["cgddi"])
         members, width, inputs = state["first.weight"].shape
-        outputs = state["last.weight"].shape[1]
-        networks = EnsembleMLP(members, inputs, (width, state["second.weight"].shape[1]), outputs)
+        networks = EnsembleMLP(members, inputs, (width, state["second.weight"].shape[1]), len(CLASSES))
         networks.load_state_dict(state, strict=False)
-        if sum(facts["channels"]) != inputs or outputs != len(CLASSES):
-            raise ValueError(f"{inputs} inputs and {outputs} classes")
-        for name in ("blocks", "size", "timestep", "model", "training_images"):
-            facts[name]
     except (KeyError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: no segmenter of `cgddi fedd segmenter` ({error}). Train it again.") from error
     return Segmenter(networks.to(device).eval(), facts)

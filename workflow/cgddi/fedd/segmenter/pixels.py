@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-from cgddi.core.errors import InvalidInput, Problem
 from cgddi.core.images import TONES
 from cgddi.fedd.features.files import FeatureFiles
 from cgddi.fedd.segmenter import lowres
@@ -55,40 +53,15 @@ def load_pixels(
     Args:
         files: feature files that hold every photo. photos: with masks. blocks: decoder blocks, in order.
         centre: take each channel less its mean over the photo (see `centred`).
-
-    Raises:
-        InvalidInput: features that are NaN or infinite, or of other shapes than the rest; every photo is named.
     """
-    loaded, problems = [], []
-    for name in photos.images:
-        maps = list(files.maps(name, blocks).values())
-        if not all(torch.isfinite(block).all() for block in maps):
-            message = "its features hold values that are not numbers (NaN or infinite)"
-            remedy = "Look at the photo; make the features again, in single precision if it was half."
-            problems.append(Problem(f"image {name}", message, remedy))
-        elif loaded and [block.shape for block in maps] != [block.shape for block in loaded[0]]:
-            message = "its features have other shapes than the other photos'"
-            problems.append(Problem(f"image {name}", message, "Make all features with one model."))
-        loaded.append([centred(block) for block in maps] if centre else maps)
-    if problems:
-        raise InvalidInput(problems)
+    maps = [[files.maps(name, [block])[block] for block in blocks] for name in photos.images]
+    if centre:
+        maps = [[centred(block_map) for block_map in each] for each in maps]
     return Pixels(
-        maps=[block.to(device) for block in lowres.stack(loaded)],
+        maps=[block.to(device) for block in lowres.stack(maps)],
         truth=torch.from_numpy(photos.truth).to(device, torch.int64),
         tones=torch.tensor([TONES.index(row["skin_tone"]) for row in photos.rows], device=device),
     )
-
-
-def missing_maps(files: FeatureFiles, rows: Sequence[Mapping[str, Any]], blocks: Sequence[int]) -> list[Problem]:
-    """Photos without the features a segmenter needs."""
-    problems = []
-    for row in rows:
-        lacking = sorted(set(blocks) - set(files.blocks(row["image_id"])))
-        if lacking:
-            message = f"no map of block {', '.join(map(str, lacking))} in the feature files"
-            remedy = "Run `cgddi fedd features` for this photo and these blocks."
-            problems.append(Problem(f"image {row['image_id']}", message, remedy))
-    return problems
 
 
 class PixelSampler:

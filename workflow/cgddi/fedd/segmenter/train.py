@@ -13,7 +13,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from cgddi.core.archive import record_for, write_atomic, write_record
-from cgddi.core.errors import InvalidInput, UserError
+from cgddi.core.errors import UserError
 from cgddi.core.images import CLASSES, LESION, TONES
 from cgddi.core.seeds import seed_for
 from cgddi.fedd.segmenter.ensemble import BestStates, EnsembleMLP, Segmenter, vote
@@ -22,7 +22,6 @@ from cgddi.fedd.segmenter.pixels import (
     PixelSampler,
     ValidationPixels,
     load_pixels,
-    missing_maps,
     validation_pixels,
 )
 from cgddi.fedd.settings import SegmenterSettings
@@ -58,9 +57,7 @@ def run_segmenter(
     with runtime.usage_log(metrics, stage="fedd_segmenter", **facts) as usage:
         device = runtime.start(threads)
         files = open_study(features, spec)
-        problems = [p for role in ROLES for p in missing_maps(files, spec[role], blocks)]
-        if problems:
-            raise InvalidInput(problems)
+        files.check_images([row["image_id"] for role in ROLES for row in spec[role]], blocks, "map")
         photos = {role: read_photos(spec[role], int(spec["size"]), spec["crop"], spec.get("id_map")) for role in ROLES}
         photos["train"], left_out = without_covered(photos["train"])
         train, validation = (

@@ -32,14 +32,12 @@ class FeddPredictor:
     def __init__(
         self, settings: MasksSettings, features: FeatureFiles, segmenter: str | Path, device: torch.device | str = "cpu"
     ):
-        if features.facts.get("crop") != settings.crop:
-            raise UserError(
-                f"features were made with crop {features.facts.get('crop')}, masks.crop is {settings.crop}. "
-                "Make the features again with this cohort's crop."
-            )
+        features.require("the cohort", crop=settings.crop)
         self.size, self.features = settings.size, features
         self.segmenter = load(segmenter, device)
-        self.segmenter.check(features.facts, ", ".join(map(str, features.paths[:3])))
+        features.require(
+            "the segmenter", **{name: self.segmenter.facts[name] for name in ("model", "timestep", "size")}
+        )
         self.provenance: dict[str, Any] = {"segmenter_images": sorted(self.segmenter.training_images)}
 
     def predict(self, photos: Sequence[tuple[str, Image.Image]]) -> list[PredictedMask | str]:
