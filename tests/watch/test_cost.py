@@ -39,6 +39,9 @@ def test_cost_multiplies_recorded_rates_with_the_plans_work(world, capsys):
         "{half a line",
     ]
     metrics("lora", lines)
+    cpu = {"stage": "embedding", "steps": 1, "seconds": 30, "device": "cpu"}
+    metrics("embedding", [cpu, cpu, cpu, cpu])  # more jobs on it, but less time
+    metrics("masks", [{"stage": "masks", "images": 1, "seconds": 99999, "device": "cpu"}])  # take no GPU here
     metrics("classify", [{"stage": "classify", "seconds": 7200, **GPU}])
     metrics("audit", [{"stage": "audit", "kind": "tone", "seconds": 99999, "device": "cpu"}])
     found = ask(capsys)
