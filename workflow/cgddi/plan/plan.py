@@ -382,10 +382,11 @@ class Plan(Photos):
         return self._audit(split, "leakage")
 
     def _audit_pictures(self, pictures: str) -> Job:
+        spec = {"stage": "audit", "revision": revision("audit"), "seed": self.config.seed, "kind": pictures}
         canvases = [self.paths.file("canvases", "record", cohort=cohort) for cohort in self.canvas_cohorts]
         if pictures == "healthy":
             inputs = {"healthy": self.all_healthy(self.canvas_cohorts), "canvases": canvases}
-            return Job(self.spec("audit", kind=pictures), inputs)
+            return Job(spec, inputs)
         human = {
             cohort: chosen | {"files": {image: self.contents.file(file) for image, file in chosen["files"].items()}}
             for cohort, chosen in self.human_masks.items()
@@ -395,7 +396,7 @@ class Plan(Photos):
             "canvases": canvases,
             "mapped": self.all_mapped() if "lesion_mapped" in self.sources else [],
         }
-        return Job(self.spec("audit", kind=pictures, human_masks=human), inputs)
+        return Job(spec | {"human_masks": human}, inputs)
 
     def _classify(self, split: str, regime: str, method: str, run_seed: str) -> Job:
         chosen, names = self.config.regime(regime), {"split": split, "method": method, "run_seed": run_seed}
