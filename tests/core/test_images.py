@@ -66,9 +66,8 @@ def test_a_photo_is_resampled_by_lanczos_whole_or_from_its_central_square():
     whole = photo.resize((24, 24), Image.Resampling.LANCZOS)
     square = photo.crop((15, 0, 75, 60)).resize((24, 24), Image.Resampling.LANCZOS)
     assert (photo_to_size(photo, 24, "resize") == np.asarray(whole)).all()
-    assert (
-        np.abs(photo_to_size(photo, 24, "square").astype(int) - np.asarray(square)).max() <= 2
-    )  # rounding within Pillow
+    difference = np.abs(photo_to_size(photo, 24, "square").astype(int) - np.asarray(square))
+    assert difference[2:-2, 2:-2].max() <= 1  # at the square's edge Pillow also sees the pixels beyond
 
 
 @pytest.mark.parametrize(
