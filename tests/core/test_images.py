@@ -7,11 +7,14 @@ import io
 import numpy as np
 import pytest
 from cgddi.core.images import (
+    CLASSES,
+    TONE_CODES,
     centre_square,
     decode_png,
     encode_png,
     mask_to_size,
     photo_to_size,
+    read_photo,
     same_shape,
     to_photo,
 )
@@ -59,6 +62,19 @@ def test_a_place_in_the_photo_keeps_its_place(crop):
     whole = to_photo(mask, facts(192, 128, crop))
     again = photo_to_size(Image.fromarray(colours[whole]), 64, crop)
     assert (np.abs(again.astype(int) - colours[mask]).max(-1) < 60).mean() > 0.7  # all but the edges of the tiles
+
+
+def test_classes_and_tones_are_those_of_the_published_data():
+    assert CLASSES == {"background": 0, "lesion": 1, "marker": 2, "ruler": 3, "skin": 4}  # sDDI
+    assert TONE_CODES == {"light": "12", "medium": "34", "dark": "56"}  # DDI
+
+
+def test_what_shines_through_is_white(tmp_path):
+    photo = Image.new("RGBA", (8, 8), (100, 40, 20, 128))
+    photo.save(tmp_path / "p.png")
+    pixels, notes = read_photo(tmp_path / "p.png")
+    expected = np.array([100, 40, 20]) * 128 / 255 + 255 * 127 / 255
+    assert np.abs(np.asarray(pixels)[0, 0] - expected).max() <= 1 and notes == ["converted_from_RGBA"]
 
 
 def test_a_photo_is_resampled_by_lanczos_whole_or_from_its_central_square():

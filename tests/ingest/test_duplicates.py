@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from cgddi.core.errors import UserError
-from cgddi.ingest.duplicates import duplicate_sets, fingerprint, fingerprints
+from cgddi.ingest.duplicates import Fingerprint, duplicate_sets, fingerprint, fingerprints
 from PIL import Image
 
 
@@ -74,6 +74,26 @@ def test_an_unreadable_photo_is_returned_as_its_error(tmp_path):
     (tmp_path / "bad.png").write_text("x")
     (error,) = fingerprints([str(tmp_path / "bad.png")])
     assert isinstance(error, UserError) and "bad.png" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("bits", "correlation", "near", "same"),
+    [
+        (4, 0.98, None, True),
+        (5, 0.98, None, False),
+        (5, 0.98, 5, True),
+        (0, 0.971, None, True),
+        (0, 0.969, None, False),  # smooth skin may agree in its hash by chance
+        (0, 1.0, -1, False),
+    ],
+)
+def test_near_duplicates_agree_in_hash_and_thumbnail(bits, correlation, near, same):
+    one, other = np.eye(256)[0], np.eye(256)[1]
+    prints = [
+        Fingerprint("a", 0b1011 << 40, one),
+        Fingerprint("b", (0b1011 << 40) ^ ((1 << bits) - 1), correlation * one + np.sqrt(1 - correlation**2) * other),
+    ]
+    assert duplicate_sets(prints, **({} if near is None else {"near": near})) == ([[0, 1]] if same else [])
 
 
 def test_no_photos():

@@ -75,6 +75,25 @@ def test_the_builtin_ddi_sheet_joins_78_names_into_65_concepts():
         "benign keratosis": 2,
         "spindle cell nevus of Reed": 2,
     }
+    joined = {
+        "melanoma": "melanoma-in-situ melanoma-acral-lentiginous nodular-melanoma-(nm) melanoma",
+        "basal cell carcinoma": "basal-cell-carcinoma basal-cell-carcinoma-superficial basal-cell-carcinoma-nodular",
+        "squamous cell carcinoma": (
+            "squamous-cell-carcinoma squamous-cell-carcinoma-in-situ squamous-cell-carcinoma-keratoacanthoma"
+        ),
+        "cutaneous T-cell lymphoma": "mycosis-fungoides subcutaneous-t-cell-lymphoma",
+        "seborrheic keratosis": "seborrheic-keratosis seborrheic-keratosis-irritated",
+        "nevus": "melanocytic-nevi dysplastic-nevus",
+        "verruca vulgaris": "verruca-vulgaris wart",
+        "benign keratosis": "benign-keratosis inverted-follicular-keratosis",
+        "spindle cell nevus of Reed": "atypical-spindle-cell-nevus-of-reed pigmented-spindle-cell-nevus-of-reed",
+        "scleroderma/morphea": "morphea",
+        "eczema/atopic dermatitis": "eczema-spongiotic-dermatitis",
+        "traumatic injury": "abrasions-ulcerations-and-physical-injuries",
+        "condyloma acuminatum": "condyloma-accuminatum",
+    }
+    for name, raws in joined.items():
+        assert {raw for raw, concept in known.items() if concept.name == name} == set(raws.split())
     assert known["eczema-spongiotic-dermatitis"].slug == "eczema-atopic-dermatitis"
     for kept in ("acne-cystic", "focal-acral-hyperkeratosis"):
         assert known[kept].name == kept
@@ -232,6 +251,20 @@ def test_copies_share_a_group(folder, capsys):
     assert "one picture: 000001, 000003 -> group 000001" in capsys.readouterr().out
 
 
+def test_the_order_of_the_table_changes_no_group(folder):
+    args = small_ddi(folder, count=6)
+    for copy, first in ((5, 2), (6, 2), (4, 1)):
+        (folder / "images" / f"{copy:06d}.png").write_bytes((folder / "images" / f"{first:06d}.png").read_bytes())
+    groups = []
+    for turned in (False, True):
+        rows = rows_of("ddi.csv")
+        write(folder / "ddi.csv", rows[::-1] if turned else rows)
+        assert main(["ingest", *args]) == 0
+        groups.append({row["image_id"]: row["group"] for row in rows_of("images.csv")})
+    one, two = "000001", "000002"
+    assert groups[0] == groups[1] == dict(zip(sorted(groups[0]), [one, two, "", one, two, two], strict=True))
+
+
 def test_an_appended_copy_of_an_old_photo(folder, capsys):
     assert main(["ingest", *small_ddi(folder, count=2)]) == 0
     args = small_ddi(folder, count=2, start=8)
@@ -286,6 +319,22 @@ def test_fitzpatrick17k(folder, capsys):
     said = capsys.readouterr().out
     assert "1 rows of unknown skin type (-1) left out" in said and "1 rows without a photo in photos left out" in said
     assert "1 photos that cannot be read left out" in said
+
+
+@pytest.mark.parametrize(
+    ("cell", "tone"),
+    [
+        *zip("123456", ("light", "light", "medium", "medium", "dark", "dark"), strict=True),
+        ("12", "light"),
+        ("Dark", "dark"),
+    ],
+    [*zip("123456", ["light"] * 2 + ["medium"] * 2 + ["dark"] * 2, strict=True), ("12", "light"), ("Dark", "dark")],
+)
+def test_skin_types_and_codes_of_a_lab(folder, cell, tone):
+    args = lab(folder)
+    (folder / "lab.csv").write_text((folder / "lab.csv").read_text().replace("(solar),2", f"(solar),{cell}"))
+    assert main(["ingest", *args, "--write-diseases", "diseases.csv"]) == 0
+    assert rows_of("images.csv")[0]["skin_tone"] == tone
 
 
 def test_fitzpatrick17k_chosen_labels_and_quality(folder, capsys):

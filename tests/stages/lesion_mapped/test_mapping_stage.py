@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import subprocess
 import sys
@@ -23,9 +24,9 @@ from tests.stages.lesion_mapped.world import photo, run, spec_of, write_samples
 SIZE = 96
 
 
-def canvas(seed: int, tone: str = "light", size: int = SIZE):
-    """A healthy canvas: no lesion, a ruler and cloth."""
-    picture, mask = photo(seed, size, tone, lesion=0, marker=False)
+def canvas(seed: int, tone: str = "light", size: int = SIZE, marker: bool = False):
+    """A healthy canvas: no lesion, a ruler and cloth, and ink that was not painted over, if asked for."""
+    picture, mask = photo(seed, size, tone, lesion=0, marker=marker)
     return picture, np.where(mask == LESION, SKIN, mask)
 
 
@@ -40,7 +41,10 @@ def donor(tmp_path):
 @pytest.fixture
 def canvases(tmp_path):
     tones = ("light", "medium", "dark")
-    samples = [(f"k{n}", *canvas(n + 10, tones[n % 3]), {"tone": tones[n % 3], "cohort": "f17k"}) for n in range(9)]
+    samples = [
+        (f"k{n}", *canvas(n + 10, tones[n % 3], marker=n % 2 == 0), {"tone": tones[n % 3], "cohort": "f17k"})
+        for n in range(9)
+    ]
     return write_samples(tmp_path / "canvases.tar", samples)
 
 
@@ -358,9 +362,9 @@ def peak_kib(donor, canvases, output) -> int:
         "import sys, json, resource; from cgddi.cli import main; "
         "assert main(sys.argv[1:]) == 0; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
-    import json
-
-    words = ["lesion_mapped", "--spec", json.dumps(spec), "--photos", donor, "--canvases", canvases, "--output", output]
+    file = output.with_suffix(".spec.json")
+    file.write_text(json.dumps(spec))
+    words = ["lesion_mapped", "--spec", file, "--photos", donor, "--canvases", canvases, "--output", output]
     result = subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=True)
     return int(result.stdout.split()[-1])
 

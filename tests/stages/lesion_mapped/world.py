@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,10 @@ def run(*words: str | Path, spec: dict[str, Any]) -> int:
     """A `cgddi` command in this process."""
     from cgddi.cli import main
 
-    return main([str(words[0]), "--spec", json.dumps(spec), *map(str, words[1:])])
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(spec, file)
+        file.flush()
+        return main([str(words[0]), "--spec", file.name, *map(str, words[1:])])
 
 
 def write_samples(

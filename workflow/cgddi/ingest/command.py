@@ -133,7 +133,7 @@ def group_duplicates(
 ) -> tuple[list[Row], list[str]]:
     """Give photos that show the same picture one `group`; rows of the existing sheet stay as they are.
 
-    The group is the one that a photo of the set has already, or else the id of the set's first photo.
+    The group is one that a photo of the set has already, or else the id of one of them: see `_groups`.
 
     Returns:
         The rows to add, and lines that say what was found.
@@ -169,7 +169,7 @@ def group_duplicates(
             skipped |= {id(row) for row in new}
             said.append(f"{line}; new ones left out")
             continue
-        groups = list(dict.fromkeys(row["group"] for row in same if row["group"])) or [same[0]["image_id"]]
+        groups = _groups([row for row in same if id(row) in earlier], new)
         said.append(f"{line} -> group {groups[0]}")
         if any(row["group"] != groups[0] for row in same if id(row) in earlier):
             said.append(
@@ -177,6 +177,13 @@ def group_duplicates(
             )
         _regroup(rows, set(groups[1:]), new, groups[0])
     return [row for row in rows if id(row) not in unread and id(row) not in skipped], said
+
+
+def _groups(earlier: Sequence[Row], new: Sequence[Row]) -> list[str]:
+    """Groups that a set of photos has, or else an id for it; the first counts. Rows of the sheet go before new ones, and then the
+    alphabet decides, so that the order of the rows does not matter."""
+    groups = [group for rows in (earlier, new) for group in sorted({row["group"] for row in rows} - {""})]
+    return list(dict.fromkeys(groups)) or [min(row["image_id"] for row in earlier or new)]
 
 
 def _place(path: str, beside: str) -> str:

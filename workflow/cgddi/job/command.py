@@ -32,12 +32,13 @@ class StageParser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
 
-def stage_parser(name: str, description: str | None) -> argparse.ArgumentParser:
+def stage_parser(name: str, description: str | None, required: bool = True) -> argparse.ArgumentParser:
     """An argument parser with the options every stage has.
 
     Args:
         name: the command, as in `cgddi NAME`.
         description: what it does (usually the module's docstring).
+        required: whether it takes no step without a spec; False where files named by hand do as well.
     """
     parser = StageParser(
         prog=f"cgddi {name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -45,7 +46,7 @@ def stage_parser(name: str, description: str | None) -> argparse.ArgumentParser:
     parser.add_argument(
         "--spec",
         type=parser.spec,
-        required=True,
+        required=required,
         metavar="FILE",
         help="the job's spec: the file the workflow wrote below <results>/.plan, or the record (.json) beside an earlier result. "
         "Files named in it need not be given as options",

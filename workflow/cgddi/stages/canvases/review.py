@@ -134,7 +134,7 @@ def _embedded(picture: np.ndarray, size: int) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Run `cgddi review`."""
-    parser = stage_parser("review", __doc__)
+    parser = stage_parser("review", __doc__, required=False)
     parser.add_argument("--healthy", nargs="+", required=True, help="healthy archives (.tar) to review")
     parser.add_argument("--photos", nargs="+", default=[], help="masks archives they were made from, to show the masks")
     parser.add_argument("--canvases", nargs="+", default=[], help="canvases archives, to show what the triage proposes")
