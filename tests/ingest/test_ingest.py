@@ -328,7 +328,6 @@ def test_fitzpatrick17k(folder, capsys):
         ("12", "light"),
         ("Dark", "dark"),
     ],
-    [*zip("123456", ["light"] * 2 + ["medium"] * 2 + ["dark"] * 2, strict=True), ("12", "light"), ("Dark", "dark")],
 )
 def test_skin_types_and_codes_of_a_lab(folder, cell, tone):
     args = lab(folder)
