@@ -70,6 +70,14 @@ def test_webdataset_reads_every_image_once_with_its_facts(indexes, tmp_path, mon
     assert not (tmp_path / "data/real").exists(), "photos only where asked for"
 
 
+def test_a_shard_holds_a_thousand_images_and_keys_repeat_in_no_other(indexes, tmp_path):
+    row = indexes[1].iloc[0].to_dict() | {"donor": None, "canvas": None, "generator": None, "malignant": None}
+    command.write_shards(tmp_path / "healthy", [row | {"id": f"image {n}"} for n in range(1001)])
+    samples = read(tmp_path / "healthy")
+    assert {sample["__url__"].rpartition("/")[2] for sample in samples[:1000]} == {"00000.tar"}
+    assert len({sample["__key__"] for sample in samples}) == 1001 and samples[1000]["__url__"].endswith("00001.tar")
+
+
 def test_the_same_export_gives_the_same_bytes_and_replaces_an_earlier_one(indexes, tmp_path):
     root, index = indexes
     export(root, tmp_path / "a")

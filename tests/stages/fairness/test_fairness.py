@@ -231,6 +231,16 @@ def test_rarity_counts_the_training_images_where_asked(tmp_path):
     assert found["train"] == {"nevus": "common", "wart": "very rare", "melanoma": "very rare", "lymphoma": "very rare"}
 
 
+def test_the_table_by_tone_holds_the_figures_of_each_tone(tables):
+    for tone in ("light", "dark"):
+        row = one(tables["by_tone"], split="single", regime="synthetic", tone=tone)
+        for metric in ("accuracy", "auc", "sensitivity"):
+            figure = one(tables["metrics"], split="single", regime="synthetic", metric=metric, group=tone)
+            for name, column in (("value", metric), ("low", f"{metric}_low"), ("high", f"{metric}_high")):
+                assert float(row[column]) == float(figure[name])
+        assert row["images"] == figure["images"] and row["images_malignant"] == figure["images_malignant"]
+
+
 def test_families_average_over_the_runs_of_their_splits(root, tables):
     row = one(tables["metrics"], split="five", metric="accuracy", group="all")
     frames = [*members(root, "s52", "real"), *members(root, "s64", "real")]
