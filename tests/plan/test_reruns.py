@@ -282,6 +282,20 @@ def test_default_triggers_give_the_same(world):  # noqa: F811
     assert counts(folder, "--configfile", "config.yaml", *every) == ADAPTERS
 
 
+def test_a_reworded_rule_reruns_nothing(world, tmp_path):  # noqa: F811
+    """P1, for what stands in the rules: an upgrade that formats a command anew, or asks for other resources."""
+    clone = tmp_path / "clone"
+    for part in ("Snakefile", "rules", "profiles"):
+        (shutil.copytree if (ROOT / part).is_dir() else shutil.copy)(
+            ROOT / part, clone.mkdir(exist_ok=True) or clone / part
+        )
+    (clone / "workflow").symlink_to(ROOT / "workflow")
+    for path in (clone / "rules").glob("*.smk"):
+        text = path.read_text().replace("--threads {threads}", "--threads  {threads}").replace("gb(24)", "gb(25)")
+        path.write_text(text.replace("threads: 4", "threads: 3"))
+    assert counts(Path.cwd(), "--snakefile", str(clone / "Snakefile"), "--configfile", "config.yaml") == {}
+
+
 def test_a_key_that_changes_no_result_reaches_the_job_beside_its_spec(world):  # noqa: F811
     """P9."""
 
