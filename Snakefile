@@ -28,8 +28,8 @@ from cgddi.fedd.settings import Variant
 from cgddi.fedd.plan import STUDY
 from cgddi.plan.config import snakemake_config
 from cgddi.plan.models import unlocked
-from cgddi.plan.plan import Plan, safe_pattern
-from cgddi.plan.specs import STAGES
+from cgddi.plan.jobs import Plan, safe_pattern
+from cgddi.plan.specs import STAGES, rework
 from cgddi.watch.cost import predict_at_start
 
 try:

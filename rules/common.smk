@@ -94,7 +94,7 @@ def urgency(name):
                 for job in workflow.dag.needrun_jobs()
                 if job.rule.name in COSTLY and all(map(os.path.exists, job.output))
             )
-            for line in PLAN.rework(again):
+            for line in rework(PLAN, again):
                 logger.warning(line)
         if name in ("classify", "fairness") and (problems := PLAN.untestable()):
             stop(InvalidInput(problems))

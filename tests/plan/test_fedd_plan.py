@@ -6,7 +6,7 @@ import pytest
 from cgddi.core.errors import InvalidInput
 from cgddi.fedd.plan import STUDY
 from cgddi.plan.config import load_config, parse_config
-from cgddi.plan.plan import Plan
+from cgddi.plan.jobs import Plan
 
 from tests.plan.walk import counts, jobs
 

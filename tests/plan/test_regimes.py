@@ -7,7 +7,7 @@ import re
 import yaml
 from cgddi.plan.code import ROOT
 from cgddi.plan.config import BASE_MODEL, parse_config
-from cgddi.plan.plan import Plan
+from cgddi.plan.jobs import Plan
 from cgddi.stages.classify.settings import REGIMES
 
 README = (ROOT / "config/README.md").read_text()

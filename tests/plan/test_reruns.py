@@ -13,7 +13,7 @@ from cgddi.core.settings import neutral
 from cgddi.job.spec import read_spec
 from cgddi.plan.code import ROOT
 from cgddi.plan.config import load_config
-from cgddi.plan.plan import Plan
+from cgddi.plan.jobs import Plan
 from cgddi.stages.lora.settings import LoraSettings
 
 from tests.plan import walk

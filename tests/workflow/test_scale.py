@@ -4,7 +4,7 @@ import time
 
 import pytest
 from cgddi.plan.config import load_config
-from cgddi.plan.plan import Plan
+from cgddi.plan.jobs import Plan
 
 from tests.plan.walk import jobs
 from tests.workflow.dryrun import counts

@@ -16,7 +16,7 @@ from cgddi.fedd.subsets import Study, draw_study
 from cgddi.plan.sheets import Photo
 
 if TYPE_CHECKING:
-    from cgddi.plan.plan import Plan
+    from cgddi.plan.jobs import Plan
 
 STUDY = "study"
 """The batch of the study's own photos: one job per timestep holds them all, whatever their concepts."""

@@ -14,8 +14,10 @@ from functools import cached_property
 from cgddi.core.errors import InvalidInput, Problem
 from cgddi.plan.config import Cohort, Config
 from cgddi.plan.models import locked
-from cgddi.plan.sheets import Concept, Photo, check_files, load_sheets
+from cgddi.plan.paths import Paths
+from cgddi.plan.sheets import Concept, Photo, check_files, load_sheets, padded
 from cgddi.plan.splits import SplitSettings, assign, gaps
+from cgddi.stages.canvases.verdicts import read_review, read_verdicts
 from cgddi.stages.masks.settings import MasksSettings
 
 
@@ -53,6 +55,7 @@ class Photos:
         ]
         if problems:
             raise InvalidInput(problems)
+        self.paths = Paths(config.results)
         self.roles = {name: self._roles(split) for name, split in config.splits.items()}
 
     def _resolve_mixed(
@@ -275,3 +278,68 @@ class Photos:
     def sources(self) -> set[str]:
         """Kinds of image that some regime learns from: real, healthy, lesion_mapped, semantic."""
         return {source for name in self.regimes for source in self.config.regime(name).sources}
+
+    # ---- results --------------------------------------------------------------------------------------
+
+    @cached_property
+    def verdicts(self) -> dict[str, dict[str, str]]:
+        """cohort -> image_id -> keep or discard, from the review file."""
+        if self.config.review is None:
+            return {}
+        cohort_of = {p.image_id: p.cohort for p in self.photos}
+
+        def named(image_id: str) -> str:
+            return image_id if image_id in cohort_of else padded(image_id)
+
+        problems = [
+            Problem(
+                self.config.review,
+                "no such photo in the image sheet",
+                "Remove the row.",
+                line,
+                "image_id",
+                row["image_id"],
+            )
+            for line, row in enumerate(read_review(self.config.review), start=2)
+            if cohort_of.get(named(row["image_id"])) != row["cohort"]
+        ]
+        if problems:
+            raise InvalidInput(problems)
+        verdicts = read_verdicts(self.config.review)
+        return {c: {named(i): verdict for i, verdict in rows.items()} for c, rows in verdicts.items()}
+
+    def photo_archives(self, photos: Iterable[Photo]) -> list[str]:
+        """Masks archives that hold the given photos."""
+        pairs = {(p.cohort, self.batch_of[p.image_id]) for p in photos}
+        return [self.paths.file("masks", cohort=cohort, batch=batch) for cohort, batch in sorted(pairs)]
+
+    def all_photos(self, cohorts: Iterable[str]) -> list[str]:
+        """Masks archives of whole cohorts."""
+        return [self.paths.file("masks", cohort=c, batch=b) for c in cohorts for b in self.batches[c]]
+
+    def all_healthy(self, cohorts: Iterable[str]) -> list[str]:
+        """Healthy archives of whole cohorts."""
+        return [self.paths.file("healthy", cohort=c, batch=b) for c in cohorts for b in self.healthy_batches.get(c, ())]
+
+    def all_canvases(self) -> list[str]:
+        """Archives of canvases."""
+        return [self.paths.file("canvases", cohort=cohort) for cohort in self.canvas_cohorts]
+
+    def all_mapped(self) -> list[str]:
+        """Archives of composites."""
+        return [self.paths.file("lesion_mapped", canvas_cohort=c, donor=d.image_id) for c, d in self.pairs]
+
+    def all_samples(self, scope: str | None = None) -> list[str]:
+        """Archives of samples; of one scope, or of all."""
+        return [
+            self.paths.file("semantic", scope=s, canvas_cohort=cohort, concept=concept)
+            for s, cohort, concept in self.samples
+            if scope in (None, s)
+        ]
+
+    def every_archive(self, kinds: Iterable[str]) -> list[str]:
+        """The tar of every archive, so that a deleted one is made again; of composites and samples where `kinds` has them."""
+        manifests = [*self.all_photos(self.by_cohort), *self.all_healthy(self.canvas_cohorts), *self.all_canvases()]
+        manifests += self.all_mapped() if "lesion_mapped" in kinds else []
+        manifests += self.all_samples() if "semantic" in kinds else []
+        return [manifest.removesuffix("jsonl") + "tar" for manifest in manifests]

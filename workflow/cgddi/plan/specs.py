@@ -11,14 +11,18 @@ import atexit
 import importlib
 import json
 import os
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cgddi.core.archive import write_atomic
 from cgddi.core.errors import UserError
 from cgddi.plan.code import PACKAGE
 from cgddi.plan.content import Contents, spec_hash
+
+if TYPE_CHECKING:
+    from cgddi.plan.jobs import Plan
 
 STAGES = ("fedd", *sorted(path.parent.name for path in (PACKAGE / "stages").glob("*/settings.py")))
 """Stages: each a folder, a rule file, a config section and a command of one name."""
@@ -127,3 +131,49 @@ class SpecFiles:
             for path in (self.folder / rule).glob("*.json"):
                 if path.name not in names and path.name.rsplit(".", 2)[0] in jobs:
                     path.unlink(missing_ok=True)
+
+
+def rework(plan: Plan, again: Mapping[str, int]) -> list[str]:
+    """Lines to say before finished work of a costly kind is done again.
+
+    Args:
+        plan: the plan.
+        again: rule -> finished jobs that will run again.
+    """
+    if not again:
+        return []
+    jobs = ", ".join(f"{count} {rule}" for rule, count in again.items())
+    lines = [
+        f"{sum(again.values())} finished jobs will run again ({jobs}): `cgddi why` tells what changed. "
+        "Their results are replaced one by one; undo the change to keep them."
+    ]
+    for cohort in plan.canvas_cohorts:
+        came, went = _growth(plan, cohort)
+        if came:
+            lines.append(
+                f"Cohort {cohort} has grown by {came} masked photo(s), and all that uses its canvases depends on them. To keep "
+                "what is finished, give new photos a cohort of their own (`cgddi ingest --append` does)."
+            )
+        if went:
+            lines.append(
+                f"Cohort {cohort} has lost {went} masked photo(s), and all that uses its canvases depends on them. To take a "
+                "disease out of the results without that, keep its rows and name it in `drop_concepts`."
+            )
+    return lines
+
+
+def _growth(plan: Plan, cohort: str) -> tuple[int, int]:
+    """Masked photos that a cohort has gained and lost since its canvases were pooled."""
+    try:
+        pooled = json.loads(Path(plan.paths.record("canvases", cohort=cohort)).read_text())["spec"]["inputs"]
+        before = {
+            image
+            for manifest in pooled["healthy"]
+            for image in json.loads((Path(plan.paths.root) / manifest).with_suffix(".json").read_text())["spec"][
+                "images"
+            ]
+        }
+    except (OSError, ValueError, KeyError):
+        return 0, 0
+    now = {image for images in plan.healthy_batches[cohort].values() for image in images}
+    return len(now - before), len(before - now)

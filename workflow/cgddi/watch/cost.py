@@ -24,7 +24,7 @@ from cgddi.plan.config import config_option
 from cgddi.watch.dag import Job, ask_snakemake, read_jobs
 
 if TYPE_CHECKING:
-    from cgddi.plan.plan import Plan
+    from cgddi.plan.jobs import Plan
 
 UNITS = {
     **dict.fromkeys(("embedding", "lora"), "steps"),

@@ -18,7 +18,7 @@ from cgddi.core.errors import UserError
 from cgddi.plan.config import load_config
 
 if TYPE_CHECKING:
-    from cgddi.plan.plan import Plan
+    from cgddi.plan.jobs import Plan
 
 SNAKEFILE = Path(__file__).parents[3] / "Snakefile"
 

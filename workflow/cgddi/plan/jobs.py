@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cgddi.core.archive import canonical, sha256
-from cgddi.core.errors import InvalidInput, Problem
+from cgddi.core.errors import InvalidInput
 from cgddi.fedd.plan import FeddPlan
 from cgddi.plan.code import PACKAGE
 from cgddi.plan.config import Config, Model
 from cgddi.plan.content import Contents, spec_hash
-from cgddi.plan.paths import RESULTS, Paths
+from cgddi.plan.paths import RESULTS
 from cgddi.plan.photos import Photos
-from cgddi.plan.sheets import Photo, padded
+from cgddi.plan.sheets import Photo
 from cgddi.plan.specs import STAGES, SpecFiles, revision, stage_package
-from cgddi.stages.canvases.verdicts import read_review, read_verdicts
 from cgddi.stages.masks.settings import Sam3Settings
 
 KINDS = ("leakage", "quality", "tone", "memorisation")
@@ -56,40 +54,13 @@ class Plan(Photos):
         if config.only_concepts:
             config = config.model_copy(update={"results": f"{config.results}/{only_name(config.only_concepts)}"})
         super().__init__(config)
-        self.paths = Paths(config.results)
         self.contents = Contents(Path(config.results) / ".plan/digests.json", main)
         self.specs = SpecFiles(config.results, self.contents, main)
         self.fedd = FeddPlan(self)
         if problems := self.fedd.why_impossible():
             raise InvalidInput(problems)
-        self.verdicts = self._read_verdicts()
+        _ = self.verdicts  # a mistake in it is told now
         self._jobs: dict[tuple[str, tuple[str, ...]], Job] = {}
-
-    def _read_verdicts(self) -> dict[str, dict[str, str]]:
-        """cohort -> image_id -> keep or discard, from the review file."""
-        if self.config.review is None:
-            return {}
-        cohort_of = {p.image_id: p.cohort for p in self.photos}
-
-        def named(image_id: str) -> str:
-            return image_id if image_id in cohort_of else padded(image_id)
-
-        problems = [
-            Problem(
-                self.config.review,
-                "no such photo in the image sheet",
-                "Remove the row.",
-                line,
-                "image_id",
-                row["image_id"],
-            )
-            for line, row in enumerate(read_review(self.config.review), start=2)
-            if cohort_of.get(named(row["image_id"])) != row["cohort"]
-        ]
-        if problems:
-            raise InvalidInput(problems)
-        verdicts = read_verdicts(self.config.review)
-        return {c: {named(i): verdict for i, verdict in rows.items()} for c, rows in verdicts.items()}
 
     # ---- specs -------------------------------------------------------------------------------------
 
@@ -162,15 +133,6 @@ class Plan(Photos):
             **job.inputs,
         }
 
-    def every_archive(self, kinds: Iterable[str]) -> list[str]:
-        """The tar of every archive, so that a deleted one is made again; of composites and samples where `kinds` has them."""
-        manifests = [*self.all_photos(self.by_cohort), *self.all_healthy(self.canvas_cohorts), *self.all_canvases()]
-        manifests += self.all_mapped() if "lesion_mapped" in kinds else []
-        manifests += self.all_samples() if "semantic" in kinds else []
-        return [manifest.removesuffix("jsonl") + "tar" for manifest in manifests]
-
-    # ---- a run -------------------------------------------------------------------------------------
-
     def notes(self) -> list[str]:
         """What a person must know of the plan as it is."""
         if not self.config.only_concepts:
@@ -182,79 +144,7 @@ class Plan(Photos):
         """Write where photos and models lie, and in a real run what its plan is (see `SpecFiles.begin`)."""
         self.specs.begin(self.digest, real)
 
-    def rework(self, again: Mapping[str, int]) -> list[str]:
-        """Lines to say before finished work of a costly kind is done again.
-
-        Args:
-            again: rule -> finished jobs that will run again.
-        """
-        if not again:
-            return []
-        jobs = ", ".join(f"{count} {rule}" for rule, count in again.items())
-        lines = [
-            f"{sum(again.values())} finished jobs will run again ({jobs}): `cgddi why` tells what changed. "
-            "Their results are replaced one by one; undo the change to keep them."
-        ]
-        for cohort in self.canvas_cohorts:
-            came, went = self._growth(cohort)
-            if came:
-                lines.append(
-                    f"Cohort {cohort} has grown by {came} masked photo(s), and all that uses its canvases depends on them. To keep "
-                    "what is finished, give new photos a cohort of their own (`cgddi ingest --append` does)."
-                )
-            if went:
-                lines.append(
-                    f"Cohort {cohort} has lost {went} masked photo(s), and all that uses its canvases depends on them. To take a "
-                    "disease out of the results without that, keep its rows and name it in `drop_concepts`."
-                )
-        return lines
-
-    def _growth(self, cohort: str) -> tuple[int, int]:
-        """Masked photos that a cohort has gained and lost since its canvases were pooled."""
-        try:
-            pooled = json.loads(Path(self.paths.record("canvases", cohort=cohort)).read_text())["spec"]["inputs"]
-            before = {
-                image
-                for manifest in pooled["healthy"]
-                for image in json.loads((Path(self.paths.root) / manifest).with_suffix(".json").read_text())["spec"][
-                    "images"
-                ]
-            }
-        except (OSError, ValueError, KeyError):
-            return 0, 0
-        now = {image for images in self.healthy_batches[cohort].values() for image in images}
-        return len(now - before), len(before - now)
-
     # ---- photos and canvases -------------------------------------------------------------------
-
-    def photo_archives(self, photos: Iterable[Photo]) -> list[str]:
-        """Masks archives that hold the given photos."""
-        pairs = {(p.cohort, self.batch_of[p.image_id]) for p in photos}
-        return [self.paths.file("masks", cohort=cohort, batch=batch) for cohort, batch in sorted(pairs)]
-
-    def all_photos(self, cohorts: Iterable[str]) -> list[str]:
-        """Masks archives of whole cohorts."""
-        return [self.paths.file("masks", cohort=c, batch=b) for c in cohorts for b in self.batches[c]]
-
-    def all_healthy(self, cohorts: Iterable[str]) -> list[str]:
-        """Healthy archives of whole cohorts."""
-        return [self.paths.file("healthy", cohort=c, batch=b) for c in cohorts for b in self.healthy_batches.get(c, ())]
-
-    def all_canvases(self) -> list[str]:
-        """Archives of canvases."""
-        return [self.paths.file("canvases", cohort=cohort) for cohort in self.canvas_cohorts]
-
-    def all_mapped(self) -> list[str]:
-        """Archives of composites."""
-        return [self.paths.file("lesion_mapped", canvas_cohort=c, donor=d.image_id) for c, d in self.pairs]
-
-    def all_samples(self, scope: str | None = None) -> list[str]:
-        """Archives of samples; of one scope, or of all."""
-        return [
-            self.paths.file("semantic", scope=s, canvas_cohort=cohort, concept=concept)
-            for s, cohort, concept in self.samples
-            if scope in (None, s)
-        ]
 
     def _split(self, split: str, cohort: str) -> Job:
         return Job({"stage": "split", "split": split, "cohort": cohort, "rows": self.split_rows(split, cohort)})
