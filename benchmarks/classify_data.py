@@ -102,7 +102,7 @@ def run() -> list[dict]:
         table = _write(root)
         full = ClassifySettings()
         pictures = {
-            "kept": Pictures(table, full, False, max(1, workers)),
+            "kept": Pictures(table, full, False, max(1, workers)).load(),
             "read at every draw": Pictures(table, full, False, max(1, workers), memory=0),
         }
         plain = _reference(root, full, workers, 32)

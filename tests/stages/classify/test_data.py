@@ -129,7 +129,9 @@ def test_pictures_come_from_the_archives_whatever_fits_in_memory(rows):
             picture = Image.open(io.BytesIO(read_member(row.archive, row.start, row["size"])))
             assert np.array_equal(found[0][n].permute(1, 2, 0), np.asarray(picture))
         assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
-    assert [pictures.used for pictures in kept] == [len(rows.train), 50, 0]
+    drawn = len(set(np.concatenate(draws)))
+    assert [pictures.used for pictures in kept] == [drawn, 50, 0] and drawn > 50
+    assert [pictures.load().used for pictures in kept] == [len(rows.train), 50, 0]
 
 
 def test_large_pictures_are_kept_at_the_side_that_the_smallest_crop_needs(tmp_path):
@@ -155,7 +157,7 @@ def test_every_lost_or_changed_picture_is_named(rows, tmp_path, fixed):
     damaged.loc[damaged.index[3], ["archive", "start", "size"]] = [str(tmp_path / "text.tar"), 0, 10]
     damaged.loc[damaged.index[3], "sha256"] = sha256(b"no picture")
     with pytest.raises(InvalidInput, match="4 problem") as error:
-        Pictures(damaged, SETTINGS, fixed, 2)
+        Pictures(damaged, SETTINGS, fixed, 2).load()
     for text in (
         f"{first['id']} is not what",
         f"before image {second['id']}",

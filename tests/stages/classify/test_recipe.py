@@ -235,6 +235,16 @@ def test_reweighting_weighs_each_image_by_its_cell(table):
     assert weights == pytest.approx(np.array(raw) / np.mean(raw), rel=1e-5)
 
 
+def test_training_draws_by_the_ratio_of_its_regime(table):
+    """Photos of medium skin are real ones only: 5 of 23 real images, of 45 in all."""
+    settings = settings_for(sampler="none", images_per_epoch=4000, training={**NET, "epochs": 1, "batch_size": 500})
+    for ratio, share in ((None, 5 / 45), (3.0, 0.75 * 5 / 23)):
+        model, regime = Linear(), Regime(name="r", sources=("real", "semantic"), ratio=ratio)
+        train(accelerator_for(settings, None), model, rows_of(table), regime, "baseline", settings, 3)
+        tones = [tone for _, batch, _ in model.seen for tone in batch]
+        assert len(tones) == 4000 and tones.count(1) / 4000 == pytest.approx(share, abs=0.02)
+
+
 def held_out():
     """Nine benign and three malignant images: accuracy and balanced accuracy disagree."""
     return pd.DataFrame({"image_id": [f"h{n}" for n in range(12)], "label": [0] * 9 + [1] * 3})
@@ -391,5 +401,5 @@ def test_precision_and_processes_are_checked_before_anything_is_read(table):
             pytest.skip("there is a GPU")
         accelerator_for(settings_for(precision="fp16"), None)
     three = SimpleNamespace(num_processes=3, device=torch.device("cpu"))
-    with pytest.raises(UserError, match="8 cannot be shared by 3 processes"):
+    with pytest.raises(UserError, match="3 processes cannot share a batch of 8 images"):
         train(three, Linear(), rows_of(table), REGIMES["real"], "baseline", settings_for(), 1)

@@ -120,7 +120,7 @@ def run(spec: dict[str, Any], settings: ClassifySettings, regime: Regime, leakag
         model, model_facts = build(method, settings, len(rows.classes), concepts, pretrained=args.init is None)
         if args.init:
             load_weights(model, args.init, f"{method} with {len(rows.classes)} classes")
-        test = Pictures(rows.test, settings, True, args.threads)
+        test = Pictures(rows.test, settings, True, args.threads).load()
         state = train(accelerator, model, rows, regime, method, settings, seed, args.threads)
         probabilities = predict(accelerator, model, test, rows.test["image_id"].tolist())
         accelerator.end_training()

@@ -30,8 +30,8 @@ MEMORY = 8 << 30
 class Pictures:
     """Pictures of index rows as one uint8 array, decoded at their first use and kept as far as `memory` allows.
 
-    All are read before the first batch where they fit; else each is read when it is drawn, those drawn first are kept, and the
-    others are decoded again and again by as many threads as the job has. What is read is checked against the index (sha256).
+    Each is read when it is first drawn (or by `load`); where not all fit, those drawn first are kept and the others are decoded
+    again and again, by as many threads as the job has. What is read is checked against the index (sha256).
 
     Args:
         rows: index rows with columns id, archive, start, size, sha256.
@@ -40,9 +40,6 @@ class Pictures:
             crop that `random_views` draws still has `resize_to` pixels, unless the archives' own pictures are smaller.
         threads: that read and decode.
         memory: bytes.
-
-    Raises:
-        InvalidInput: pictures that are not what the index says, all of them where they are read at once.
     """
 
     def __init__(self, rows: pd.DataFrame, settings: ClassifySettings, fixed: bool, threads: int, memory: int = MEMORY):
@@ -54,8 +51,6 @@ class Pictures:
         self.kept = torch.empty((room, 3, self.side, self.side), dtype=torch.uint8)
         self.place = np.full(len(rows), -1)
         self.used = 0
-        if room == len(rows):
-            self._read(np.arange(len(rows)))
 
     def _largest(self, rows: pd.DataFrame) -> int:
         """Side of the square that training pictures are kept at; pictures of one archive are of one size."""
@@ -66,6 +61,16 @@ class Pictures:
                 with Image.open(data) as picture:
                     native = max(native, *picture.size)
         return min(native, math.ceil(self.settings.resize_to / math.sqrt(CROP_AREA[0])))
+
+    def load(self) -> Pictures:
+        """Read all pictures now, if they fit in memory.
+
+        Raises:
+            InvalidInput: names every picture that is not what the index says.
+        """
+        if len(self.kept) == len(self.rows):
+            self._read(np.flatnonzero(self.place < 0))
+        return self
 
     def __getitem__(self, places: np.ndarray) -> torch.Tensor:
         """Pictures at places (B,): uint8 (B, 3, side, side)."""

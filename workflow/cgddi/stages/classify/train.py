@@ -137,15 +137,20 @@ def train(
     finetune = regime.init is not None
     rate = settings.finetune_learning_rate if finetune else training.learning_rate
     epochs = settings.finetune_epochs if finetune else training.epochs
-    share, odd = divmod(training.batch_size, accelerator.num_processes)
+    count = settings.images_per_epoch or len(rows.train)
+    whole = max(count // training.batch_size * training.batch_size, min(count, training.batch_size))  # whole batches
+    share, odd = divmod(min(count, training.batch_size), accelerator.num_processes)
     if odd:
         raise UserError(
-            f"batch_size {training.batch_size} cannot be shared by {accelerator.num_processes} processes evenly. Set a multiple."
+            f"{accelerator.num_processes} processes cannot share a batch of {min(count, training.batch_size)} images evenly. Set "
+            "batch_size to a multiple, or classify.num_processes to 1."
         )
     device = accelerator.device
     pictures = Pictures(rows.train, settings, False, threads)
     held = {"validation": rows.validation, "test": rows.test, "last": None}[settings.selection]
-    held_pictures = None if held is None else Pictures(held, settings, True, threads)
+    held_pictures = None if held is None else Pictures(held, settings, True, threads).load()
+    if epochs * count >= len(rows.train):  # else few of them are ever drawn
+        pictures.load()
     labels, tones = (torch.tensor(rows.train[name].to_numpy(), device=device) for name in ("label", "tone_id"))
     weights = None
     if method == "reweighting":
@@ -163,13 +168,8 @@ def train(
     for epoch, places in enumerate(drawn):
         views = torch.from_numpy(random_views(len(places), np.random.default_rng((seed, epoch, 1)))).to(device)
         which = torch.from_numpy(places).to(device)
-        whole = max(len(places) // training.batch_size * training.batch_size, min(len(places), training.batch_size))
-        mine = [
-            slice(
-                start + share * accelerator.process_index, min(start + share * (accelerator.process_index + 1), whole)
-            )
-            for start in range(0, whole, training.batch_size)
-        ]
+        first = range(accelerator.process_index * share, whole, training.batch_size)
+        mine = [slice(start, start + share) for start in first]
         model.train()
         sums: dict[str, torch.Tensor] = {}
         batches = zip(mine, pictures.batches([places[batch] for batch in mine]), strict=True)
