@@ -67,7 +67,7 @@ def _canvases(size: int) -> np.ndarray:
     """Canvases (n, size, size, 3) uint8: of the archive that is named, else plain colours."""
     if path := os.environ.get("SAMPLING_CANVASES"):
         from cgddi.diffusion.data import fit_square, read_canvases
-        from cgddi.stages.semantic.draw import choose_canvases
+        from cgddi.stages.semantic.sample import choose_canvases
 
         chosen = choose_canvases(read_canvases([Path(path)], None), IMAGES, 0, "quality")
         return np.stack([fit_square(photo.pixels, size) for photo in chosen])

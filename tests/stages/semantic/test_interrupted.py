@@ -9,7 +9,6 @@ import time
 
 import pytest
 import torch
-from cgddi.stages.semantic import draw as drawing
 from cgddi.stages.semantic import sample
 
 from tests.diffusion import tiny
@@ -29,7 +28,7 @@ def whole(world, tmp_path_factory):
     return job(world, tmp_path_factory.mktemp("whole") / "a.tar")
 
 
-class Slow(drawing.PendingImages):
+class Slow(sample.PendingImages):
     """Images that are never here unless waited for, as on a GPU with a full queue."""
 
     events: list[str]
@@ -54,14 +53,14 @@ class Slow(drawing.PendingImages):
 
 def test_the_next_batch_is_launched_before_the_last_is_waited_for(world, tmp_path, monkeypatch, whole):
     monkeypatch.setattr(Slow, "events", [], raising=False)
-    monkeypatch.setattr(drawing, "PendingImages", Slow)
+    monkeypatch.setattr(sample, "PendingImages", Slow)
     assert job(world, tmp_path / "a.tar") == whole
     assert Slow.events == ["launch 0", "launch 1", "wait 0", "launch 2", "wait 1", "wait 2"]
 
 
 def test_a_failed_draw_is_the_same_redraw_in_and_out_of_line(world, tmp_path, monkeypatch, whole):
     monkeypatch.setattr(Slow, "spoil", 0)
-    monkeypatch.setattr(drawing, "PendingImages", Slow)
+    monkeypatch.setattr(sample, "PendingImages", Slow)
     late = []
     for here in (False, True):
         monkeypatch.setattr(Slow, "events", [], raising=False)
@@ -71,7 +70,7 @@ def test_a_failed_draw_is_the_same_redraw_in_and_out_of_line(world, tmp_path, mo
 
 
 def test_damaged_partial_images_are_drawn_again_and_what_a_kill_left_goes(world, tmp_path, monkeypatch, whole):
-    state, calls, real = tmp_path / "state", [], drawing.Sampler.draw
+    state, calls, real = tmp_path / "state", [], sample.Sampler.draw
 
     def second_fails(self, *args):
         calls.append(1)
@@ -80,7 +79,7 @@ def test_damaged_partial_images_are_drawn_again_and_what_a_kill_left_goes(world,
         return real(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(drawing.Sampler, "draw", second_fails)
+        patch.setattr(sample.Sampler, "draw", second_fails)
         with pytest.raises(KeyboardInterrupt):
             job(world, tmp_path / "a.tar", state)
     kept = sorted(state.rglob("*.png"))

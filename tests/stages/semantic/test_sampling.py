@@ -15,7 +15,6 @@ from cgddi.core.errors import UserError
 from cgddi.core.images import TONES, decode_png
 from cgddi.diffusion import sample as sampler
 from cgddi.diffusion.data import read_photos
-from cgddi.stages.semantic import draw as plan
 from cgddi.stages.semantic import sample
 from cgddi.stages.semantic.settings import SemanticSettings
 
@@ -155,12 +154,12 @@ def test_the_default_solver_is_five_times_nearer_to_the_exact_picture_than_anoth
 
 def test_caps_keep_tones_even_and_existing_draws(world):
     canvases = read_photos([world.root / "canvases.tar"])
-    chosen = plan.choose_canvases(canvases, 3, 7, "nevus")
+    chosen = sample.choose_canvases(canvases, 3, 7, "nevus")
     assert sorted(p.tone for p in chosen) == sorted(TONES)
     settings = SemanticSettings(repeats=2, per_tone=5)
-    some = plan.draws(canvases, settings, 7, "nevus")
+    some = sample.draws(canvases, settings, 7, "nevus")
     assert [sum(d.tone == tone for d in some) for tone in TONES] == [5, 5, 5]
-    every = {d.key: d.seed for d in plan.draws(canvases, SemanticSettings(repeats=3), 7, "nevus")}
+    every = {d.key: d.seed for d in sample.draws(canvases, SemanticSettings(repeats=3), 7, "nevus")}
     assert all(every[d.key] == d.seed for d in some)
     assert len(set(every.values())) == len(every) == 6 * 3 * 3
 
@@ -169,9 +168,9 @@ def test_caps_keep_tones_even_and_existing_draws(world):
 def test_a_limit_keeps_tones_as_even_as_they_can_be(limit, tones):
     counts = dict(zip(TONES, (20, 2, 1), strict=True))
     canvases = [SimpleNamespace(id=f"{tone}{k}", tone=tone) for tone in TONES for k in range(counts[tone])]
-    chosen = plan.choose_canvases(canvases, limit, 7, "nevus")
+    chosen = sample.choose_canvases(canvases, limit, 7, "nevus")
     assert tuple(sum(p.tone == tone for p in chosen) for tone in TONES) == tones
-    assert plan.choose_canvases(canvases, 3, 7, "melanoma") != plan.choose_canvases(canvases, 3, 7, "nevus")
+    assert sample.choose_canvases(canvases, 3, 7, "melanoma") != sample.choose_canvases(canvases, 3, 7, "nevus")
 
 
 def test_no_training_canvas_is_an_error(world, tmp_path):

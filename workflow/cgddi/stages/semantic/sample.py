@@ -1,27 +1,44 @@
-"""Draw a concept's images on healthy canvases and write the archive; finished batches survive a kill."""
+"""Draw a concept's images on healthy canvases, in three tones, and write the archive.
+
+First the job as a whole; then what it draws (canvas x tone x repeat, each with its own seed), how finished images survive a kill, and
+the drawing batch by batch: a GPU has its next batch before the last one's pixels are waited for.
+"""
 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+from collections import deque
 from collections.abc import Mapping, MutableMapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from cgddi.core.archive import DISTRIBUTIONS, ArchiveWriter, canonical, file_sha256, installed_versions, sha256
+from cgddi.core.archive import (
+    DISTRIBUTIONS,
+    ArchiveWriter,
+    canonical,
+    file_sha256,
+    installed_versions,
+    sha256,
+    write_atomic,
+)
 from cgddi.core.errors import UserError
-from cgddi.core.images import TONES
+from cgddi.core.images import TONES, encode_png
+from cgddi.core.seeds import seed_for
 from cgddi.diffusion.adapters import apply, read_adapter
 from cgddi.diffusion.backbone import Backbone, load
 from cgddi.diffusion.cache import Store
-from cgddi.diffusion.checkpoint import exit_on_sigterm
-from cgddi.diffusion.data import read_canvases
+from cgddi.diffusion.checkpoint import Terminated, Termination, exit_on_sigterm
+from cgddi.diffusion.data import Photo, latents_of, prompts_of, read_canvases
+from cgddi.diffusion.sample import PendingImages, Sampler, SampleSettings, is_blank
 from cgddi.diffusion.tokens import read_embedding
 from cgddi.job.spec import need, settings_of
-from cgddi.stages.semantic.draw import ConceptSampler, ResumeStore, choose_canvases, draws
 from cgddi.stages.semantic.settings import SemanticSettings
 
 
@@ -137,3 +154,205 @@ def _trained_on(lora: Path, header: Mapping[str, str]) -> dict[str, list[str]]:
         tqdm.write(line, file=sys.stderr)
         return {}
     return {"generator_images": record["training_images"], "prior_images": record.get("prior_images", [])}
+
+
+@dataclass(frozen=True)
+class SampleSpec:
+    """One image to draw.
+
+    Args:
+        key: `<canvas>-<tone>-<repeat>`.
+        canvas: the canvas' image id.
+        tone: the requested tone.
+        repeat: 0-based.
+        seed: from the names of all of these.
+    """
+
+    key: str
+    canvas: str
+    tone: str
+    repeat: int
+    seed: int
+
+
+def choose_canvases(canvases: Sequence[Photo], limit: int | None, seed: int, concept: str) -> list[Photo]:
+    """At most `limit` canvases, taken in turn from the tones in an order fixed by the names, then sorted by id."""
+    if limit is None or limit >= len(canvases):
+        return sorted(canvases, key=lambda photo: photo.id)
+    ranked = {
+        tone: sorted(
+            (p for p in canvases if p.tone == tone), key=lambda p: seed_for(seed, "semantic-canvas", concept, p.id)
+        )
+        for tone in TONES
+    }
+    turns = max(map(len, ranked.values()))
+    in_turn = [ranked[tone][turn] for turn in range(turns) for tone in TONES if turn < len(ranked[tone])]
+    return sorted(in_turn[:limit], key=lambda photo: photo.id)
+
+
+def draws(canvases: Sequence[Photo], settings: SemanticSettings, seed: int, concept: str) -> list[SampleSpec]:
+    """All images of a job, sorted by canvas, tone and repeat; at most `per_tone` per tone, chosen by the images' own seeds."""
+    chosen = []
+    for tone in TONES:
+        of_tone = [
+            SampleSpec(f"{p.id}-{tone}-{r}", p.id, tone, r, seed_for(seed, "semantic", concept, p.id, tone, r))
+            for p in canvases
+            for r in range(settings.repeats)
+        ]
+        chosen += sorted(of_tone, key=lambda draw: draw.seed)[: settings.per_tone]
+    return sorted(chosen, key=lambda draw: (draw.canvas, TONES.index(draw.tone), draw.repeat))
+
+
+def redraw_seed(draw: SampleSpec, attempt: int) -> int:
+    """The seed of a further attempt at an image that failed."""
+    return seed_for(draw.seed, "redraw", attempt)
+
+
+class ResumeStore:
+    """One PNG each, written atomically, in a folder named by all the job depends on; its name holds its seed and hash."""
+
+    def __init__(self, state: Path | None, key: str):
+        self.folder = state / f"semantic-{key[:20]}" if state else None
+        self.state = state
+
+    def get(self, key: str) -> tuple[bytes, int] | None:
+        """An image's PNG bytes and the seed that gave it; a damaged file counts as none and goes."""
+        for file in self.folder.glob(f"{key}.*.*.png") if self.folder and self.folder.is_dir() else []:
+            _, seed, digest, _ = file.name.split(".")
+            png = file.read_bytes()
+            if sha256(png).startswith(digest):
+                return png, int(seed)
+            file.unlink()
+        return None
+
+    def put(self, key: str, png: bytes, seed: int) -> None:
+        """Keep an image."""
+        if self.folder:
+            write_atomic(self.folder / f"{key}.{seed}.{sha256(png)[:20]}.png", png, alone=False)
+
+    def remove(self) -> None:
+        """After success: remove this job's partial work and that of earlier settings, with what a kill left half written."""
+        for folder in self.state.glob("semantic-*") if self.state else []:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+Image = tuple[bytes, int]
+"""PNG bytes, and the seed that gave them."""
+
+
+class ConceptSampler:
+    """Draws images with one adapter.
+
+    Args:
+        backbone: the model, adapter and token in place.
+        store: cache of latents and prompts.
+        settings: how to draw.
+        photos: the canvases.
+        token: the concept's.
+        slug: its name, for messages.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        store: Store,
+        settings: SemanticSettings,
+        photos: Sequence[Photo],
+        token: str,
+        slug: str,
+    ):
+        self.settings, self.slug = settings, slug
+        how = SampleSettings(
+            settings.sampler,
+            settings.steps,
+            settings.strength,
+            settings.guidance,
+            settings.guidance_rescale,
+        )
+        texts = [settings.prompt.format(token=token, tone=tone) for tone in TONES]
+        self.prompts = prompts_of(backbone, store, texts).to("cpu")
+        self.sampler = Sampler(
+            backbone, how, settings.image_size, settings.batch, backbone.empty_negative(settings.negative_prompt)
+        )
+        self.order = {photo.id: number for number, photo in enumerate(photos)}
+        mean, std = latents_of(backbone, store, photos, settings.image_size, mirrored=False)
+        self.mean, self.std = mean[:, 0], std[:, 0]
+
+    def run(self, todo: Sequence[SampleSpec], kept: ResumeStore) -> tuple[dict[str, Image], int]:
+        """All images by key, and how many of them were drawn now.
+
+        Raises:
+            UserError: an image stays black after all redraws.
+            Terminated: SIGTERM came; what was drawn is in the store.
+        """
+        images = {draw.key: image for draw in todo if (image := kept.get(draw.key))}
+        size = self.settings.batch
+        batches = [todo[start : start + size] for start in range(0, len(todo), size)]
+        # A batch is drawn whole or not at all, so that its composition never depends on an interruption.
+        batches = [batch for batch in batches if any(draw.key not in images for draw in batch)]
+        drawn = sum(map(len, batches))
+        in_flight: deque[tuple[Sequence[SampleSpec], PendingImages]] = deque()
+        storing: deque[list[tuple[SampleSpec, Future[Image]]]] = deque()
+        with (
+            Termination() as termination,
+            ThreadPoolExecutor(2) as pool,
+            tqdm(
+                total=len(todo), initial=len(todo) - drawn, desc=f"semantic {self.slug}", unit="image", mininterval=2
+            ) as bar,
+        ):
+
+            def collect() -> None:
+                """Take in the oldest batch; threads encode and keep its images, the batch before is done with that."""
+                batch, pending = in_flight.popleft()
+                made = self._look(batch, pending)
+                storing.append([(draw, pool.submit(_keep, kept, draw, *one)) for draw, one in made])
+                if len(storing) > 1:
+                    images.update({draw.key: image.result() for draw, image in storing.popleft()})
+                bar.update(len(batch))
+
+            for batch in batches:
+                in_flight.append((batch, self._launch(batch, [draw.seed for draw in batch])))
+                while in_flight and (len(in_flight) > 1 or in_flight[0][1].ready()):  # on a CPU they are always here
+                    collect()
+                if termination.asked:
+                    break
+            while in_flight:
+                collect()
+            for batch in storing:
+                images.update({draw.key: image.result() for draw, image in batch})
+            if termination.asked:
+                raise Terminated
+        return images, drawn
+
+    def _look(
+        self, batch: Sequence[SampleSpec], pending: PendingImages
+    ) -> list[tuple[SampleSpec, tuple[torch.Tensor, int]]]:
+        """A batch's images (H, W, 3) uint8 with their seeds; failed ones drawn again."""
+        seeds, images = [draw.seed for draw in batch], list(pending.wait())
+        for attempt in range(1, self.settings.retries + 1):
+            failed = [i for i, image in enumerate(images) if is_blank(image)]
+            if not failed:
+                break
+            for i in failed:
+                seeds[i] = redraw_seed(batch[i], attempt)
+            again = self._launch([batch[i] for i in failed], [seeds[i] for i in failed]).wait()
+            for i, image in zip(failed, again, strict=True):
+                images[i] = image
+        failed = [batch[i].key for i, image in enumerate(images) if is_blank(image)]
+        if failed:
+            raise UserError(
+                f"semantic {self.slug}: {len(failed)} image(s) stay black after {self.settings.retries} redraws: "
+                f"{', '.join(failed[:5])}. Use precision fp32 or bf16, a lower guidance, or look at the adapter's samples.png."
+            )
+        return list(zip(batch, zip(images, seeds, strict=True), strict=True))
+
+    def _launch(self, batch: Sequence[SampleSpec], seeds: Sequence[int]) -> PendingImages:
+        prompts = self.prompts[[TONES.index(draw.tone) for draw in batch]]
+        rows = [self.order[draw.canvas] for draw in batch]
+        return PendingImages(self.sampler.draw(prompts, seeds, self.mean[rows], self.std[rows]))
+
+
+def _keep(kept: ResumeStore, draw: SampleSpec, pixels: torch.Tensor, seed: int) -> Image:
+    png = encode_png(pixels.numpy())
+    kept.put(draw.key, png, seed)
+    return png, seed
