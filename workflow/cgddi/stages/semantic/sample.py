@@ -1,7 +1,7 @@
 """Draw a concept's images on healthy canvases, in three tones, and write the archive.
 
-First the job as a whole; then what it draws (canvas x tone x repeat, each with its own seed), how finished images survive a kill, and
-the drawing batch by batch: a GPU has its next batch before the last one's pixels are waited for.
+First the job as a whole; then what it draws (canvas x tone x repeat, each with its own seed), how finished images survive a kill,
+and the drawing batch by batch: a GPU has its next batch before the last one's pixels are waited for.
 """
 
 from __future__ import annotations
