@@ -147,14 +147,14 @@ def _to_classes(path: Path, values: np.ndarray, id_map: Mapping[str, int] | None
     known = {number: number for number in CLASSES.values()}
     if id_map is not None:
         known = {int(key[1:], 16) if key.startswith("#") else int(key): class_id for key, class_id in id_map.items()}
-    found, where = np.unique(values, return_inverse=True)
-    strangers = [int(value) for value in found if int(value) not in known]
+    present, where = np.unique(values, return_inverse=True)
+    strangers = [int(value) for value in present if int(value) not in known]
     if strangers:
         raise UserError(
             f"{path}: holds values that are no class ({', '.join(map(str, strangers[:8]))}). Class ids are "
             f"{', '.join(f'{number} {name}' for name, number in CLASSES.items())}; give other values a class in masks.id_map."
         )
-    classes = np.array([known[int(value)] for value in found], dtype=np.uint8)
+    classes = np.array([known[int(value)] for value in present], dtype=np.uint8)
     return classes[where].reshape(values.shape)
 
 
@@ -198,19 +198,19 @@ def mask_to_size(mask: np.ndarray, photo: tuple[int, int], size: int, crop: str)
     return np.asarray(picture.resize((size, size), Image.Resampling.NEAREST))
 
 
-def to_photo(mask: np.ndarray, facts: Mapping[str, Any]) -> np.ndarray:
+def to_photo(mask: np.ndarray, row: Mapping[str, Any]) -> np.ndarray:
     """A mask at working size, brought back onto its photo by nearest-neighbour sampling: the inverse of `mask_to_size`.
 
     Args:
         mask: (size, size) class ids.
-        facts: the row's `width`, `height` and `crop`.
+        row: the manifest row, with `width`, `height` and `crop`.
 
     Returns:
         (height, width) uint8; what a square crop cut away is background. `mask_to_size` gives the mask back exactly where the
         photo is nowhere smaller than the working size.
     """
-    width, height = facts["width"], facts["height"]
-    if facts["crop"] == "resize":
+    width, height = row["width"], row["height"]
+    if row["crop"] == "resize":
         return np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
     left, upper, right, lower = centre_square(width, height)
     whole = np.full((height, width), BACKGROUND, np.uint8)

@@ -132,11 +132,11 @@ def swapped(photos: Sequence[np.ndarray], masks: Sequence[np.ndarray], margin: f
 
     _, best = linear_sum_assignment(-fit)
     gain = fit[np.arange(len(best)), best] - np.diag(fit)
-    found: dict[int, int] = {}
+    moved: dict[int, int] = {}
     for start in range(len(best)):
         circle = [start]
         while (after := int(best[circle[-1]])) != start:
             circle.append(after)
         if len(circle) > 1 and all(gain[number] > margin for number in circle):
-            found.update({number: int(best[number]) for number in circle})
-    return dict(sorted(found.items()))
+            moved.update({number: int(best[number]) for number in circle})
+    return dict(sorted(moved.items()))
