@@ -339,6 +339,9 @@ def test_skin_types_and_codes_of_a_lab(folder, cell, tone):
 def test_fitzpatrick17k_chosen_labels_and_quality(folder, capsys):
     assert main(["ingest", *f17k(folder), "--labels", "melanoma", "psoriasis", "--qc", "1 Diagnostic"]) == 0
     assert [row["disease"] for row in rows_of("images.csv")] == ["melanoma"]
+    (folder / "images.csv").unlink()
+    assert main(["ingest", *f17k(folder), "--labels", "keloid"]) == 0
+    assert [row["disease"] for row in rows_of("images.csv")] == ["keloid"]
     assert main(["ingest", *f17k(folder), "--labels", "melanomas"]) == 2
     assert "'melanomas'" in capsys.readouterr().err
 
