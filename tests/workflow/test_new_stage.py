@@ -48,8 +48,10 @@ rule counting:
         unpack(inputs("counting")),
     output:
         **PATHS.outputs("counting"),
+    params:
+        cgddi=command,
     shell:
-        "{CGDDI} counting --spec {input.spec:q} --output {output.counts:q}"
+        "{params.cgddi} counting --spec {input.spec:q} --output {output.counts:q}"
 """
 PATH = 'RESULTS = {\n    "counting": Result("counting/{cohort}", {"counts": ".json"}, "counts"),\n'
 JOB = """
@@ -88,7 +90,7 @@ def test_a_stage_is_added_in_five_places(tmp_path):
         "from cgddi.stages.counting.settings import CountingSettings\nfrom cgddi.stages.embedding",
     )
     change(code / "plan/paths.py", "RESULTS = {\n", PATH)  # 4: where its results lie
-    change(code / "plan/plan.py", "\n    def _healthy(", JOB)  # 5: what its jobs are made from
+    change(code / "plan/jobs.py", "\n    def _healthy(", JOB)  # 5: what its jobs are made from
 
     folder = tmp_path / "run"
     folder.mkdir()
