@@ -38,7 +38,8 @@ class Contents:
     """
 
     def __init__(self, memory: Path, saves: bool = False):
-        self.memory, self.saves = memory, saves
+        # Absolute, since it is also saved when the process ends, wherever that then is.
+        self.memory, self.saves = memory.absolute(), saves
         self.places: dict[str, Any] = {}
         """What stands in a spec -> where that lies: "sha256:..." a file, "folder:..." or "commit:..." a model."""
         self._changed = False
