@@ -160,7 +160,7 @@ def plain_segmenter(spec, files, per_tone_loss):
 def uneven(tmp_path_factory):
     """A hard study with few dark photos, all pixels of its validation photos looked at."""
     folder = tmp_path_factory.mktemp("uneven")
-    spec = make_study(folder, 0.7, {"train": 4, "validation": 1, "test": 1}, tone_shift=0.5)
+    spec = make_study(folder, 0.7, {"train": 4, "validation": 1, "test": 1}, tone_shift=3.0)
     kept = [row for row in spec["train"] if int(row["image_id"][-1]) < UNEVEN[row["skin_tone"]]]
     settings = {"steps": 400, "check_every": 10, "patience": 2, "hidden": [16, 8], "ensemble": 3, "batch_pixels": 16}
     return folder, {**spec, "train": kept, "settings": {**settings, "learning_rate": 0.02}}

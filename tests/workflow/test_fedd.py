@@ -59,7 +59,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def results(folder):
-    return folder / "results/toy-fedd"
+    return folder / f"results/toy-fedd/only-{CONCEPT}"
 
 
 def archives(results, stage, cohort="toy"):
