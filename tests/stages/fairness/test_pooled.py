@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,15 @@ def test_a_data_sets_figure_is_the_mean_over_its_classifiers(runs):
     assert table.loc[("2", "synthetic", "accuracy", "rare"), "value"] == pytest.approx(np.mean(right))
     assert table.loc[("2", "synthetic", "accuracy", "rare"), "images"] == rare[0].sum()
     assert table.loc[("2", "synthetic", "accuracy", "rare"), "runs"] == 2
+
+
+def test_a_figure_that_one_classifier_lacks_is_undefined_for_its_data_set(runs):
+    first, second = runs["2"][:2]
+    never = replace(second, predicted=np.zeros_like(second.predicted))
+    table = by_dataset({"2": [first, never]}, OPTIONS).set_index(["metric", "group"])
+    assert np.isnan(table.loc[("dpm", "all"), "value"]), "0/0 for the class that one of them never predicts"
+    right = [(run.labels == run.predicted).mean() for run in (first, never)]
+    assert table.loc[("accuracy", "all"), "value"] == pytest.approx(np.mean(right))
 
 
 def test_means_and_intervals_are_scipys(runs):
