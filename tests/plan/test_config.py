@@ -157,6 +157,16 @@ def test_a_partial_section_keeps_the_other_defaults(tmp_path):
     assert texts.text_encoder is None, "a file takes the place of the default encoder"
 
 
+def test_a_cohort_changes_single_keys_of_its_masks():
+    masks = {"size": 128, "sam3": {"batch_size": 2, "confidence": 0.5}}
+    config = parse_config(
+        {"masks": masks, "cohorts": {"new": {"masks": {"source": "sam3", "sam3": {"confidence": 0.9}}}}}
+    )
+    own = config.masks_of("new")
+    assert (own.source, own.size, own.sam3.batch_size, own.sam3.confidence) == ("sam3", 128, 2, 0.9)
+    assert config.masks_of("other") == config.masks
+
+
 # ---- the same config for Snakemake and for commands ------------------------------------------------------------------
 
 

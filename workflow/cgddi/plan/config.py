@@ -224,11 +224,20 @@ class Config(Settings):
         own = self.cohorts[cohort].masks if cohort in self.cohorts else None
         if own is None:
             return self.masks
-        return self.masks.model_copy(update={key: getattr(own, key) for key in own.model_fields_set})
+        return _over(self.masks, own)
 
     def regime(self, name: str) -> Regime:
         """A regime by name: one of the config's own, or a built-in one."""
         return self.regimes.get(name) or REGIMES[name]
+
+
+def _over(base: Settings, own: Settings) -> Settings:
+    """A section with the keys that its special case names, also those in parts of it."""
+    update = {}
+    for key in own.model_fields_set:
+        below, value = getattr(base, key), getattr(own, key)
+        update[key] = _over(below, value) if isinstance(value, Settings) and isinstance(below, Settings) else value
+    return base.model_copy(update=update)
 
 
 def parse_config(values: Mapping[str, Any] | Values, source: str = "config") -> Config:

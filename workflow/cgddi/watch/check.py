@@ -22,6 +22,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+import cgddi
 from cgddi.core.errors import InvalidInput, Problem, UserError
 from cgddi.ingest.mask_check import check_photo, id_map
 from cgddi.plan.config import DEFAULT_FILE, config_option, load_config
@@ -124,8 +125,8 @@ def _json(text: str) -> object:
 
 def software() -> str:
     """Versions that a bug report needs, and whether torch sees a GPU, in one line."""
-    names = ("cgddi", "snakemake", "torch", "diffusers")
-    found = []
+    names = ("snakemake", "torch", "diffusers")
+    found = [f"cgddi {cgddi.__version__}"]
     for name in names:
         try:
             found.append(f"{name} {version(name)}")
