@@ -30,7 +30,8 @@ def nothing(_):
 
 
 def touched(_):
-    for path in ("photos/nevus0.png", "masks/nevus0.npy", "images.csv", "config.yaml"):
+    made = ("results/masks/here/nevus.000.jsonl", "results/splits/main/here.csv")
+    for path in ("photos/nevus0.png", "masks/nevus0.npy", "images.csv", "config.yaml", *made):
         later(path)
     return {}, {}
 
