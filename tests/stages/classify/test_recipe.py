@@ -37,7 +37,7 @@ CELLS = {  # (kind, tone, label, concept): images
 }
 TONES = {"light": 0, "medium": 1, "dark": 2}
 SIDE = 16
-NET = {"epochs": 5, "batch_size": 8, "learning_rate": 0.02, "lr_step": 2, "lr_gamma": 0.5, "clip_norm": 0.7}
+NET = {"epochs": 5, "batch_size": 8, "learning_rate": 0.02, "lr_step": 2, "lr_gamma": 0.5, "clip_norm": 15.0}
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +155,10 @@ def rows_of(table, held=None):
 
 
 def by_hand(table, settings, rate, epochs, step, gamma, clip):
-    """Adam (Kingma and Ba 2015, algorithm 1), written out; the rate times gamma after every `step` epochs."""
+    """Adam (Kingma and Ba 2015, algorithm 1), written out; the rate times gamma after every `step` epochs.
+
+    Adam forgets the scale of gradients, so a clip shows only where it meets some steps: norms here are 0.1 to 25.
+    """
     pictures = Pictures(table, settings, False, 1)
     layer = Linear().layer
     weight, bias = layer.weight.detach().double(), layer.bias.detach().double()
@@ -185,7 +188,7 @@ def by_hand(table, settings, rate, epochs, step, gamma, clip):
     return weight, bias, losses
 
 
-@pytest.mark.parametrize("clip", [0.0, 0.7])
+@pytest.mark.parametrize("clip", [0.0, 15.0])
 @pytest.mark.parametrize("finetune", [False, True])
 def test_the_optimiser_takes_the_steps_of_the_recipe(table, clip, finetune):
     settings = settings_for(training={**NET, "clip_norm": clip}, finetune_learning_rate=0.004, finetune_epochs=3)
