@@ -70,6 +70,12 @@ def test_sameness_is_carried_on_and_sets_are_in_order(tmp_path):
     assert duplicate_sets(prints_of(tmp_path, pictures)) == [[0, 2, 4], [1, 3]]
 
 
+def test_two_photos_that_are_each_like_a_third_are_one_set():
+    alike = np.eye(256)[0]
+    prints = [Fingerprint(str(bits), bits, alike) for bits in (0b000111, 0b111000, 0, 0b111111 << 30)]
+    assert duplicate_sets(prints) == [[0, 1, 2]]  # the first two differ in six bits
+
+
 def test_an_unreadable_photo_is_returned_as_its_error(tmp_path):
     (tmp_path / "bad.png").write_text("x")
     (error,) = fingerprints([str(tmp_path / "bad.png")])

@@ -102,7 +102,9 @@ def test_specks_are_cleared_from_automatic_masks_only(tmp_path):
         "masks", {"size": 128}, rows=[row_of("p", tmp_path / "p.png", tmp_path / "m.npy")], cohort="c", batch="b"
     )
     assert run("masks", "--output", tmp_path / "h.tar", spec=spec) == 0
-    assert Archive(tmp_path / "h.tar").rows[0]["flags"] == ["several_parts"]
+    human = Archive(tmp_path / "h.tar")
+    assert human.rows[0]["flags"] == ["several_parts"]
+    assert (decode_png(human.read(human.rows[0], "mask.png")) == mask).all()
 
 
 def test_human_masks_may_take_precedence(tmp_path):
