@@ -1,6 +1,7 @@
 """Splits: published assignments, strata, groups, and stability when other cohorts arrive."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from cgddi.plan.sheets import Photo
@@ -113,3 +114,12 @@ def test_gaps_name_what_the_test_lacks():
     assert gaps(photos, {"000000": "train"}, SplitSettings()) == ["no test photo at all"]
     found = gaps(photos, {"000000": "test", "000001": "train"}, SplitSettings())
     assert found == ["no benign test photo", "no test photo of dark skin"]
+
+
+def test_the_published_split_follows_the_numbers_of_photos_not_their_rows():
+    """DDI's order, whatever a sheet's: scikit-learn's own draw over photos 1 to 30."""
+    photos = [replace(photo(number), image_id=f"x{number}") for number in range(1, 31)]
+    _, test = train_test_split([p.image_id for p in photos], test_size=0.2, random_state=12140420)
+    rows = sorted(photos, key=lambda p: p.image_id)
+    roles = assign(rows, "development", SplitSettings(method="published", validation=0))
+    assert {image for image, role in roles.items() if role == "test"} == set(test)
