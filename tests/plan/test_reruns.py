@@ -67,6 +67,19 @@ def test_nothing_of_a_plan_depends_on_the_order_of_rows(world):  # noqa: F811
     assert first.digest == second.digest and walk.jobs(first) == walk.jobs(second)
 
 
+def test_the_largest_cohort_is_first_unless_the_config_names_another(world):  # noqa: F811
+    """Its canvases give every adapter's prior images, so that neither a smaller cohort nor the order of rows displaces it."""
+    write_sheet([*(row("wart", k, "aa") | {"image_id": f"a{k}"} for k in range(6)), *sheet()])
+    assert Plan(load_config("config.yaml")).canvas_cohorts == ["here", "aa"]
+    set_config(first_cohort="aa")
+    plan = Plan(load_config("config.yaml"))
+    assert plan.canvas_cohorts == ["aa", "here"]
+    assert plan.job("lora", scope="all", concept="nevus").inputs["canvases"] == ["results/canvases/aa.jsonl"]
+    set_config(first_cohort="nosuch")
+    with pytest.raises(UserError, match="first_cohort: no photo of this cohort"):
+        Plan(load_config("config.yaml"))
+
+
 def test_a_renamed_photo_folder_is_no_content(world):  # noqa: F811
     """P8."""
     os.rename("photos", "pictures")
