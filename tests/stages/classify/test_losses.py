@@ -210,6 +210,9 @@ def test_patchalign_losses_add_up_from_their_definition():
     expected = numpy_mgot(weighted.double().numpy(), texts.double().numpy(), hidden.double().numpy())[0]
     assert parts["alignment"].item() == pytest.approx(expected, rel=1e-3)
     assert torch.allclose(model(images).softmax(1), torch.tensor(y).softmax(1), atol=1e-5)
+    parts["tone"].backward()
+    learnt = {name.split(".")[0] for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert learnt == {"tone"}, "the tone head learns on stopgrad F"
 
 
 def test_baseline_loss_is_cross_entropy():
