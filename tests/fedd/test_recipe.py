@@ -300,7 +300,10 @@ def test_a_unet_is_trained_by_adam_on_cross_entropy_and_dice(tmp_path):
         "size": 64,
         "crop": "resize",
     }
-    record = fedd("baseline", {**base, "seed": 1, "id_map": None, "settings": settings, **study}, tmp_path)
+    spec = {**base, "seed": 1, "id_map": None, "settings": settings, **study}
+    record = fedd("baseline", spec, tmp_path, "--metrics", str(tmp_path / "metrics.jsonl"))
+    used = json.loads((tmp_path / "metrics.jsonl").read_text())
+    assert (used["images"], used["steps"]) == (12, 4)
 
     torch.manual_seed(seed_for(1, "fedd baseline", "segmentation", "mobilenet_v2", 2))
     network = smp.Unet("mobilenet_v2", encoder_weights=None, classes=5)
@@ -333,7 +336,7 @@ def test_a_unet_is_trained_by_adam_on_cross_entropy_and_dice(tmp_path):
 def test_a_classifier_stops_when_validation_does_not_improve(tmp_path):
     """A learning rate that wrecks it: the loss rises, training stops after its patience, and the best epoch's weights are kept."""
     study = write_study(tmp_path / "study", 2)
-    settings = {"weights": "random", "epochs": 40, "patience": 2, "batch_size": 3, "learning_rate": 0.05}
+    settings = {"weights": "random", "epochs": 40, "patience": 2, "batch_size": 3, "learning_rate": 0.01}
     base = {
         "task": "classification",
         "network": "mobilenetv2_100",
@@ -342,8 +345,9 @@ def test_a_classifier_stops_when_validation_does_not_improve(tmp_path):
         "size": 32,
         "crop": "resize",
     }
-    record = fedd("baseline", {**base, "seed": 1, "settings": settings, **study}, tmp_path)
+    record = fedd("baseline", {**base, "seed": 2, "settings": settings, **study}, tmp_path)
     losses = [line["loss"] for line in record["history"]]
+    assert losses[-1] > min(losses) + 0.1
     assert [-line["score"] for line in record["history"]] == losses
     assert record["chosen_epoch"] == 1 + int(np.argmin(losses)) and len(losses) == record["chosen_epoch"] + 2 < 40
     table = pd.read_csv(tmp_path / "out/predictions.csv").query("role == 'validation'")
