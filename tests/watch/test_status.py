@@ -78,7 +78,9 @@ def test_running_queued_and_interrupted_jobs(world, monkeypatch, capsys):
         {"id": "8", "state": "PENDING", "reason": "PartitionTimeLimit"},
     ]
     monkeypatch.setattr(status, "cluster_jobs", lambda _: queue)
+    mark(world, "results/embedding/all/acne/learned_embeds.safetensors", None)  # begun again, and written in part
     found = states(world)
+    assert found["embedding", "acne"] == ("missing", "its run was interrupted")
     assert found["lora", "acne"] == ("running", "cluster job 7")
     assert found["lora", "nevus"] == ("queued", "SLURM says PartitionTimeLimit: cluster job 8")
     assert found["lora", "melanoma"] == ("missing", "its run was interrupted")
@@ -115,7 +117,7 @@ def test_a_failure_is_told_by_its_log_or_by_slurm(world):
         set_config(lora={"steps": 9})
         os.unlink(ADAPTER.format(concept))
         log = world / f"results/logs/lora/all/{concept}.log"
-        log.write_text("" if concept == "nevus" else "step 5\rstep 6\ncgddi lora: the loss is NaN.\n")
+        log.write_text("" if concept == "nevus" else "step 5\rstep 6\rcgddi lora: the loss is NaN.\n")
         later(log)
     slurm = world / ".snakemake/slurm_logs/rule_lora/all_melanoma"
     slurm.mkdir(parents=True)
