@@ -101,6 +101,7 @@ def test_what_is_published_is_the_default():
         settings.negative_prompt == "Bad anatomy, deformed, lesion, ugly, disfigured, illness, hole, transparent, eye"
     )
     assert (settings.method, settings.dilation, settings.blur_sigma) == ("diffusion", 5, 2.0)
+    assert settings.full_cover and settings.match_border  # published: no
     assert (settings.steps, settings.guidance, settings.prior_steps) == (100, 4.0, 25)  # diffusers' for Kandinsky 2.2
 
 
