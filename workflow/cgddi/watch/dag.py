@@ -103,7 +103,7 @@ def ask_snakemake(configfiles: Sequence[str], targets: Iterable[str] = ()) -> tu
                 )
             )
             workflow = workflow_api._workflow
-            workflow._prepare_dag(forceall=False, ignore_incomplete=True, lock_warn_only=True)
+            workflow._prepare_dag(forceall=False, ignore_incomplete=False, lock_warn_only=True)
             workflow._build_dag()
             plan = workflow.globals["PLAN"]
             return plan, read_jobs(workflow.dag, plan)
