@@ -78,7 +78,8 @@ def test_running_queued_and_interrupted_jobs(world, monkeypatch, capsys):
         {"id": "8", "state": "PENDING", "reason": "PartitionTimeLimit"},
     ]
     monkeypatch.setattr(status, "cluster_jobs", lambda _: queue)
-    mark(world, "results/embedding/all/acne/learned_embeds.safetensors", None)  # begun again, and written in part
+    part = base64.urlsafe_b64encode(b"results/embedding/all/acne/learned_embeds.safetensors").decode()
+    (world / ".snakemake" / "incomplete" / part).write_text("{}")  # begun again, and written in part
     found = states(world)
     assert found["embedding", "acne"] == ("missing", "its run was interrupted")
     assert found["lora", "acne"] == ("running", "cluster job 7")
