@@ -15,6 +15,7 @@ def _group(item: pytest.Item) -> str:
     return folder if folder in TOGETHER else "/".join((folder, *rest))
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(pytest.mark.xdist_group(_group(item)))
