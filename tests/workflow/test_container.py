@@ -50,12 +50,12 @@ def test_jobs_run_in_the_image_that_the_profile_names(world):
     snakemake(world, *run, TARGET, env=environment(world))
     called = (world / "called").read_text()
     assert called.count("exec --home") == 1 and " --nv --bind /data " in called and " cgddi.sif bash -c " in called
-    assert "then python -m cgddi.cli" in called and f"PYTHONPATH={ROOT}/workflow" in called
+    assert " python -m cgddi.cli masks" in called and f"PYTHONPATH={ROOT}/workflow" in called
     assert (world / TARGET).read_text()
 
 
 def test_moving_to_a_container_or_to_conda_reruns_nothing(world):
-    """The pinned versions in each job's spec decide what is out of date, not where Python lies."""
+    """Its spec decides whether a job is out of date, not where Python lies."""
     plain = ("--configfile", "config.yaml")
     before = counts(world, *plain)
     moved = snakemake(
