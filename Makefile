@@ -55,7 +55,7 @@ claim: $(READY)
 	@echo "Tables: results/claim/claim.md"
 
 ## Two workers of one thread each: faster than one worker of two.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
 test: $(READY) lint
 	$(PYTEST) -m "not slow" --durations=15

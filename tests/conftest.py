@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 TOGETHER = ("workflow", "cluster", "diffusion", "fedd")
 """Folders whose tests share one finished run, cluster or model; the longest first, so that no worker ends with them alone."""
 
 
-def _group(item: pytest.Item) -> str:
-    folder, *rest = Path(item.path).relative_to(Path(__file__).parent).parts
-    return folder if folder in TOGETHER else "/".join((folder, *rest))
+def group_of(nodeid: str) -> str:
+    """The folder of a test where its tests stay together, else its file."""
+    file = nodeid.split("::")[0].removeprefix("tests/")
+    folder = file.split("/")[0]
+    return folder if folder in TOGETHER else file
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
     rank = {name: place for place, name in enumerate(TOGETHER)}
-    items.sort(key=lambda item: rank.get(_group(item), len(rank)))
+    items.sort(key=lambda item: rank.get(group_of(item.nodeid), len(rank)))
+
+
+class ByGroup(LoadScopeScheduling):
+    """Gives a worker whole groups. (xdist's own `loadgroup` does nothing under pytest 9.)"""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByGroup:
+    return ByGroup(config, log)
