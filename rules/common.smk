@@ -1,8 +1,8 @@
 # What the rules share.
 #
-# Contract: nothing here makes a file. A rule takes its files from the plan: its outputs by name, and as inputs its job's spec (what
-# the job is made from, as a file that changes its name when that changes) and the results of other jobs that it reads. The
-# command finds these in the spec. No param holds anything that a result depends on.
+# Contract: nothing here makes a file. Rules take their files from the plan. Outputs go by name; inputs are the job's spec (what the
+# job is made from, as a file that changes its name when that changes) and the results of other jobs that it reads, which the
+# command finds in the spec. No param holds anything that a result depends on.
 
 # `cgddi`, as each shell command calls it: the workflow's own code, run by the interpreter that runs Snakemake, or by an
 # environment's own under `--sdm`. Matplotlib's list of fonts goes to the cache too, since a run writes nothing at the user's home.

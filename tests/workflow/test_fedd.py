@@ -16,7 +16,7 @@ CONCEPT = "inkblot-naevoma"
 SMALLER = {
     "only_concepts": [CONCEPT],
     "sample_min_images": 99,
-    "runs": {"regimes": ["real"]},
+    "runs": {"regimes": ["healthy_mapped"]},
     "fedd": {
         "features": {"size": 64, "ablation_timesteps": [], "showcase": 1},
         "subsets": {

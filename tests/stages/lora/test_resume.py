@@ -158,7 +158,7 @@ def test_a_full_disk_costs_the_state_and_not_the_run(world, tmp_path, capsys):
 @pytest.mark.parametrize("where", ["preview", "output"])
 def test_sigterm_after_the_last_step_keeps_all_of_them(world, tmp_path, monkeypatch, where):
     job, state = world.job(output=str(tmp_path / "lora"), checkpoint_every=100, grid_every=6), tmp_path / "state"
-    real = train.write_grid
+    real, handler = train.write_grid, signal.getsignal(signal.SIGTERM)
 
     def write_grid(path, *args):
         if (path.name == train.GRID) == (where == "output"):
@@ -169,7 +169,7 @@ def test_sigterm_after_the_last_step_keeps_all_of_them(world, tmp_path, monkeypa
         patch.setattr(train, "write_grid", write_grid)
         train_lora(job, state=state, logs=tmp_path / "logs/run")
     assert stopped.value.code == 143 and not (job.output / "record.json").exists()
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is handler
     monkeypatch.setattr(Trainer, "train_step", lambda *_: pytest.fail("a step was repeated"))
     train_lora(job, state=state, logs=tmp_path / "logs/run")
     lines = [(folder / "metrics.jsonl").read_text() for folder in (job.output, world.root / "lora")]

@@ -235,7 +235,7 @@ class FeddPlan:
     # ---- what cannot be made -------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Raise InvalidInput when the study cannot be made: for a run that names it as its target."""
+        """Raise InvalidInput when the study cannot be made: where its tables are asked for."""
         if problems := self.why_impossible(study=True):
             raise InvalidInput(problems)
 

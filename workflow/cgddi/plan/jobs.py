@@ -370,6 +370,7 @@ class Plan(Photos):
         return self._fedd_baseline(network, subset, run_seed, "classification")
 
     def _fedd_tables(self) -> Job:
+        self.fedd.check()
         features = [self.fedd.features(self.fedd.timestep)]
         return Job(
             self.fedd.tables_spec(),
