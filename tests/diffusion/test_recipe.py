@@ -70,7 +70,7 @@ TOKENS = {
     "published": {"tone_exponent": 0.0, "scale_lr": True, "hflip": 0.5, "suffixes": False, "lesion_weight": 1.0},
 }
 ADAPTERS = {
-    "": {"prior_tone_exponent": 0.5},
+    "": {"prior_tone_exponent": 2.0, "prior_per_tone": 4},
     "published": {"hflip": 0.0, "prior_weight": 1.0, "clip": 1.0, "lr_schedule": "constant", "lesion_weight": 1.0},
 }
 
