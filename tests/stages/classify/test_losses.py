@@ -7,9 +7,10 @@ import pytest
 import timm
 import torch
 from cgddi.stages.classify.losses import confusion_loss, contrastive_loss, reweighing, weighted_cross_entropy
-from cgddi.stages.classify.methods import Baseline, FairDisCo
+from cgddi.stages.classify.methods import Baseline, FairDisCo, build
 from cgddi.stages.classify.mgot import gromov_wasserstein, ipot, mgot, wasserstein
 from cgddi.stages.classify.patchalign import PatchAlign
+from cgddi.stages.classify.settings import ClassifySettings
 
 
 def log_softmax(logits):
@@ -59,6 +60,39 @@ def test_contrastive_loss_without_pairs_or_negatives_is_finite():
     assert torch.isfinite(features.grad).all()
 
 
+def test_contrastive_loss_as_the_code_has_it():
+    """FairDisCo's own: 1e-5 on every exponential (the row's greatest divided out), on the denominator and on the count of pairs."""
+    rng = np.random.default_rng(3)
+    features, labels = rng.normal(size=(9, 6)), rng.integers(0, 3, 9)
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    cosine, tiny = unit @ unit.T / 0.1, 1e-2
+    total, pairs = 0, 0
+    for i in range(9):
+        e = np.exp(cosine[i] - cosine[i].max()) + tiny
+        others = sum(e[k] for k in range(9) if labels[k] != labels[i])
+        for j in range(9):
+            if j != i and labels[j] == labels[i]:
+                total, pairs = total - np.log(e[j] / (others + e[j] + tiny)), pairs + 1
+    found = contrastive_loss(torch.tensor(features), torch.tensor(labels), 0.1, tiny)
+    assert float(found) == pytest.approx(total / (pairs + tiny))
+    exact = contrastive(features, labels, 0.1)
+    assert float(contrastive_loss(torch.tensor(features), torch.tensor(labels), 0.1, 1e-9)) == pytest.approx(exact)
+
+
+def test_losses_as_the_code_has_them_are_a_setting():
+    settings = {
+        losses: ClassifySettings(
+            losses=losses, training={"backbone": "test_resnet", "weights": "random"}, image_size=32, precision="fp32"
+        )
+        for losses in ("formula", "code")
+    }
+    models = {losses: build("fairdisco", chosen, 2, [])[0] for losses, chosen in settings.items()}
+    assert {losses: (model.tone.out_features, model.epsilon) for losses, model in models.items()} == {
+        "formula": (3, 0.0),
+        "code": (6, 1e-5),
+    }
+
+
 def test_weighted_cross_entropy():
     rng = np.random.default_rng(1)
     logits, labels, weight = rng.normal(size=(9, 4)), rng.integers(0, 4, 9), rng.random(9)
@@ -102,7 +136,7 @@ def plan_of(cost, mask, tau, steps):
 
 
 def numpy_mgot(patches, texts, mask, plans=None):
-    """Value, and the Gromov-Wasserstein plans; with `plans` given they are held fixed, as stopgrad does."""
+    """Value, and the Gromov-Wasserstein plans; with `plans` given the outer ones are held fixed, as stopgrad does."""
     cost, source, target = thr(cosines(patches, texts)), thr(cosines(patches, patches)), thr(cosines(texts, texts))
     wd, gwd, made = [], [], []
     n, m = mask.shape[1:]
@@ -110,14 +144,47 @@ def numpy_mgot(patches, texts, mask, plans=None):
         wd.append((cost[b] * plan_of(cost[b], mask[b], 0.5, 30)).sum())
         constant = (source[b] ** 2).mean(1)[:, None] + (target**2).mean(1)[None, :]
         g = np.full((n, m), 1 / (n * m))
-        if plans is None:
-            for _ in range(5):
-                g = plan_of(constant - 2 * source[b] @ g @ target.T, mask[b], 0.1, 20)
-        else:
-            g = plans[b]
+        for _ in range(5):
+            g = plan_of(constant - 2 * source[b] @ g @ target.T, mask[b], 0.1, 20)
         made.append(g)
-        gwd.append(((constant - 2 * source[b] @ g @ target.T) * g).sum())
+        gwd.append(((constant - 2 * source[b] @ g @ target.T) * (g if plans is None else plans[b])).sum())
     return 0.9 * np.mean(gwd) + 0.1 * np.mean(wd), made
+
+
+def autograd_of_mgot(patches, texts, mask):
+    """The formula of method.md in torch, image by image with explicit matrices, for autograd to differentiate."""
+
+    def costs(a, b):
+        return 1 - (a / a.norm(dim=1, keepdim=True)) @ (b / b.norm(dim=1, keepdim=True)).T
+
+    def cut(of_images):  # minimum and maximum are those of the whole batch
+        low, high = min(c.min() for c in of_images), max(c.max() for c in of_images)
+        return [(c - (low + 0.1 * (high - low))).clamp(min=0) for c in of_images]
+
+    def transport(cost, start, temperature, steps):
+        n, m = cost.shape
+        plan, sigma = start, torch.full((m,), 1 / m, dtype=cost.dtype)
+        for _ in range(steps):
+            q = torch.exp(-cost / temperature) * plan
+            delta = 1 / (n * (q @ sigma))
+            sigma = 1 / (m * (q.T @ delta))
+            plan = torch.diag(delta) @ q @ torch.diag(sigma)
+        return plan
+
+    n, m = mask.shape[1:]
+    ones_n, ones_m = torch.ones(n, 1, dtype=mask.dtype), torch.ones(m, 1, dtype=mask.dtype)
+    (target,) = cut([costs(texts, texts)])
+    direct, within = cut([costs(f, texts) for f in patches]), cut([costs(f, f) for f in patches])
+    total = 0
+    for b in range(len(patches)):
+        wd = (direct[b] * transport(direct[b], mask[b], 0.5, 30)).sum()
+        rows = (within[b] ** 2).mean(1, keepdim=True) @ ones_m.T + ones_n @ (target**2).mean(1, keepdim=True).T
+        g = torch.full((n, m), 1 / (n * m), dtype=mask.dtype)
+        for _ in range(5):
+            g = transport(rows - 2 * within[b] @ g @ target.T, mask[b], 0.1, 20)
+        gwd = torch.trace((rows - 2 * within[b] @ g @ target.T).T @ g.detach())
+        total = total + (0.9 * gwd + 0.1 * wd) / len(patches)
+    return total
 
 
 def mgot_example(seed, n=6, m=4, d=5):
@@ -156,6 +223,22 @@ def test_mgot_gradients_against_finite_differences(which):
             moved[which][place] += sign * step
             values.append(numpy_mgot(*moved, plans=plans)[0])
         assert gradient[place] == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-4, abs=1e-8), place
+
+
+def test_mgot_gradients_at_the_published_size():
+    """197 tokens, 115 label texts: only the outer plan is a constant (float32 as it is trained, to a thousandth)."""
+    rng = np.random.default_rng(7)
+    example = rng.normal(size=(2, 197, 12)), rng.normal(size=(115, 12)), rng.uniform(0.1, 0.9, size=(2, 197, 115))
+    tensors = [torch.tensor(part, requires_grad=place != 1) for place, part in enumerate(example)]
+    learnt = tensors[0], tensors[2]
+    wanted = torch.autograd.grad(autograd_of_mgot(*tensors), learnt)
+    found = torch.autograd.grad(mgot(*tensors), learnt)
+    single = torch.autograd.grad(mgot(*(part.float() for part in tensors)), learnt)
+    for name, right, ours, rough in zip(("patches", "mask"), wanted, found, single, strict=True):
+        assert (ours - right).norm() <= 1e-9 * right.norm(), name
+        assert (rough - right).norm() <= 1e-3 * right.norm(), name
+    (part,) = torch.autograd.grad(gromov_wasserstein(*tensors).sum(), learnt[1:])
+    assert part.abs().sum() > 0, "the mask learns from the Gromov-Wasserstein term"
 
 
 def test_mgot_parts_make_the_whole_and_batches_run_in_half_precision():

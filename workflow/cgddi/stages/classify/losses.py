@@ -23,7 +23,9 @@ def confusion_loss(logits: torch.Tensor) -> torch.Tensor:
     return -functional.log_softmax(logits, dim=1).mean()
 
 
-def contrastive_loss(features: torch.Tensor, labels: torch.Tensor, temperature: float = 0.1) -> torch.Tensor:
+def contrastive_loss(
+    features: torch.Tensor, labels: torch.Tensor, temperature: float = 0.1, epsilon: float = 0.0
+) -> torch.Tensor:
     """Lcon, supervised contrastive (FairDisCo, section 3.3).
 
     Mean over ordered pairs i != j of one class of -log[e_ij / (e_ij + sum over k of another class of e_ik)], with
@@ -33,13 +35,20 @@ def contrastive_loss(features: torch.Tensor, labels: torch.Tensor, temperature: 
         features: (B, D), any scale.
         labels: (B,).
         temperature: above zero.
+        epsilon: what FairDisCo's code adds (1e-5) to each e_ij, once its row's greatest is divided out, to each denominator and to
+            the number of pairs; 0 is the formula.
     """
     unit = functional.normalize(features, dim=1)
     similarity = unit @ unit.T / temperature
     same = labels[:, None] == labels[None, :]
+    positive = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    if epsilon:
+        exponential = torch.exp(similarity - similarity.amax(dim=1, keepdim=True)) + epsilon
+        others = exponential.masked_fill(same, 0).sum(dim=1, keepdim=True)
+        pair = -torch.log(exponential / (others + exponential + epsilon))
+        return pair.masked_fill(~positive, 0).sum() / (positive.sum() + epsilon)
     negative = torch.logsumexp(similarity.masked_fill(same, -torch.inf), dim=1, keepdim=True)
     pair = torch.logaddexp(similarity, negative) - similarity
-    positive = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     return pair.masked_fill(~positive, 0).sum() / positive.sum().clamp(min=1)
 
 

@@ -13,6 +13,9 @@ from cgddi.core.images import TONES
 from cgddi.stages.classify.losses import confusion_loss, contrastive_loss, weighted_cross_entropy
 from cgddi.stages.classify.settings import ClassifySettings, training_of
 
+FITZPATRICK_TYPES, CODE_EPSILON = 6, 1e-5
+"""Outputs of the tone head and the epsilon of the contrastive loss in FairDisCo's code; PatchAlign's has the same head."""
+
 
 class Baseline(nn.Module):
     """A backbone and one linear layer, trained by cross-entropy; also the model of reweighting and resampling."""
@@ -37,14 +40,16 @@ class FairDisCo(nn.Module):
     Args:
         backbone: features (B, num_features).
         classes: number of classes C.
-        tones: number of tone groups.
+        tones: outputs of the tone head.
+        epsilon: see `contrastive_loss`.
     """
 
     CONFUSION, CONTRASTIVE = 1.0, 0.8
     """Published weights of Lconf and Lcon."""
 
-    def __init__(self, backbone: nn.Module, classes: int, tones: int):
+    def __init__(self, backbone: nn.Module, classes: int, tones: int, epsilon: float = 0.0):
         super().__init__()
+        self.epsilon = epsilon
         self.backbone = backbone
         self.feature = nn.Linear(backbone.num_features, 256)
         self.head = nn.Linear(256, classes)
@@ -62,7 +67,7 @@ class FairDisCo(nn.Module):
             "class": weighted_cross_entropy(self.head(z), labels, weight),
             "confusion": self.CONFUSION * confusion_loss(self.tone(z).float()),
             "tone": functional.cross_entropy(self.tone(z.detach()), tones),
-            "contrastive": self.CONTRASTIVE * contrastive_loss(self.project(z).float(), labels),
+            "contrastive": self.CONTRASTIVE * contrastive_loss(self.project(z).float(), labels, epsilon=self.epsilon),
         }
 
 
@@ -87,13 +92,15 @@ def build(
     training = training_of(settings, method)
     weights = training.weights if pretrained else "random"
     backbone, facts = create_backbone(training.backbone, weights, settings.image_size)
+    code = settings.losses == "code"
+    tones = FITZPATRICK_TYPES if code else len(TONES)
     if method == "fairdisco":
-        model: nn.Module = FairDisCo(backbone, classes, len(TONES))
+        model: nn.Module = FairDisCo(backbone, classes, tones, CODE_EPSILON if code else 0.0)
     elif method == "patchalign":
         from cgddi.stages.classify.patchalign import PatchAlign, label_embeddings
 
         texts, facts["label_texts"] = label_embeddings(settings.label_texts, concepts)
-        model = PatchAlign(backbone, classes, len(TONES), texts)
+        model = PatchAlign(backbone, classes, tones, texts)
     else:
         model = Baseline(backbone, classes)
     for _, parameter in list(model.backbone.named_parameters())[: training.frozen_tensors]:

@@ -54,15 +54,18 @@ def gromov_wasserstein(patches: torch.Tensor, texts: torch.Tensor, mask: torch.T
 
     Cs and Ct are thresholded cosine costs within patches and within texts, L = rowmean(Cs^2) 1^T + 1 rowmean(Ct^2)^T; from
     G = 1/(nm), five times G = IPOT(L - 2 Cs G Ct^T, M, 0.1, 20).
+
+    The outer G alone is a constant. The G inside the product is not: through its 100 iterations the mask learns from this term.
     """
     source, target = cosine_cost(patches, patches), cosine_cost(texts, texts)
     n, m = mask.shape[-2:]
     constant = source.square().mean(-1)[..., :, None] + target.square().mean(-1)[..., None, :]
     plan = torch.full_like(mask, 1 / (n * m))
-    with torch.no_grad():
-        for _ in range(5):
-            plan = ipot(constant - 2 * source @ plan @ target.transpose(-1, -2), mask, 0.1, 20)
-    return ((constant - 2 * source @ plan @ target.transpose(-1, -2)) * plan).sum(dim=(-1, -2))
+    cost = constant - 2 * source @ plan @ target.transpose(-1, -2)
+    for _ in range(5):
+        plan = ipot(cost, mask, 0.1, 20)
+        cost = constant - 2 * source @ plan @ target.transpose(-1, -2)
+    return (cost * plan.detach()).sum(dim=(-1, -2))
 
 
 def mgot(patches: torch.Tensor, texts: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 from cgddi.core.errors import UserError
 from cgddi.core.settings import Settings, located
 
-REVISION = 1
+REVISION = 2
 
 METHODS = ("baseline", "fairdisco", "patchalign", "reweighting", "resampling")
 Kind = Literal["real", "healthy", "lesion_mapped", "semantic"]
@@ -156,6 +156,12 @@ class ClassifySettings(Settings):
     training: Training = Field(Training(), description="for all methods")
     methods: dict[Literal["baseline", "fairdisco", "patchalign", "reweighting", "resampling"], Training] = Field(
         {}, description="for one method, over `training`"
+    )
+    losses: Literal["formula", "code"] = Field(
+        "formula",
+        description="formula: FairDisCo's and PatchAlign's losses as the papers write them; code: as the published code computes "
+        "them, with tone heads of six outputs (three are ever taught, and confusion is over all) and FairDisCo's 1e-5 in the "
+        "contrastive terms",
     )
     image_size: int = Field(224, ge=16, description="side of the picture the network sees (FairDisCo: 224)")
     resize: int | None = Field(
