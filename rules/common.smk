@@ -77,6 +77,17 @@ def inputs(name):
     return files
 
 
+def unlimit_starts(settings):
+    """Take away Snakemake's default limit of 100 job starts a second.
+
+    As long as there is a limit, 9.27 asks after every job for one more look at all ready jobs each second, for the rest of the run:
+    after 200 jobs it looks 200 times a second and takes a core of the login node. A limit that a user sets stays.
+    """
+    limit = settings and settings.max_jobs_per_timespan
+    if limit and (limit.max_jobs, limit.timespan) == (100, 1):
+        settings.max_jobs_per_timespan = None
+
+
 def urgency(name):
     """Priority of a rule's jobs.
 
@@ -87,6 +98,7 @@ def urgency(name):
     def priority(wildcards):
         if workflow.is_main_process and not BEGUN:
             BEGUN.append(True)
+            unlimit_starts(workflow.scheduling_settings)
             # `snakemake --summary` and `cgddi status` plan without an executor.
             PLAN.begin(real=workflow.executor_plugin is not None and not workflow.dryrun)
             again = Counter(
