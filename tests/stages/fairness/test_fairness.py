@@ -16,7 +16,7 @@ from cgddi.core.metrics import run_metrics
 from cgddi.core.seeds import seed_for
 from cgddi.stages.fairness.command import main
 from cgddi.stages.fairness.predictions import gather, read_run
-from cgddi.stages.fairness.tables import compare, eom_under_one_flip, holm, mcnemar, published_figures, rarity_of
+from cgddi.stages.fairness.tables import compare, eom_under_one_flip, holm, mcnemar, rarity_of
 from sklearn import metrics as sklearn
 
 from tests.stages.fairness.predictions import CURVE, write_all, write_run
@@ -139,34 +139,8 @@ def test_every_output_is_there_and_the_same_again(root):
         assert path.read_bytes() == (root / "b" / path.name).read_bytes(), path.name
 
 
-def test_published_figures_stand_where_task_method_and_data_match(root, tables):
-    metrics = tables["metrics"]
-    accuracy = {"metric": "accuracy", "group": "all"}
-    published = {
-        ("single", "synthetic"): 0.864,
-        ("single", "synthetic_real"): 0.909,
-        ("cross", "synthetic"): 0.743,
-        ("mix", "synthetic"): 0.861,
-    }
-    for (split, regime), value in published.items():
-        assert one(metrics, split=split, regime=regime, **accuracy)["published"] == pytest.approx(value)
-    assert one(metrics, split="single", regime="real", metric="eom", group="all")["published"] == pytest.approx(0.587)
-    for split in ("clinic", "classes"):
-        assert metrics[metrics["split"] == split]["published"].isna().all(), split
-    assert metrics[metrics["metric"] == "auc"]["published"].isna().all(), "none is published"
-    rarity = tables["by_rarity"]
-    common = {"split": "single", "regime": "synthetic", "metric": "accuracy", "rarity": "common"}
-    assert one(rarity, group="all", **common)["published"] == pytest.approx(0.8505)
-    assert pd.isna(one(rarity, group="dark", **common)["published"])
-    assert len(published_figures()) == 64 and all(0 < value < 1 for value in published_figures().values())
-    text = (root / "out/table.md").read_text()
-    assert "clinic: baseline, real: no published figure for this setting" in text
-
-
-def test_table_sets_published_figures_beneath_ours_in_both_formats(root):
+def test_table_in_both_formats(root):
     text = (root / "out/table.md").read_text().splitlines()
-    ours = next(n for n, line in enumerate(text) if line.startswith("| single: baseline, synthetic_real |"))
-    assert text[ours + 1].startswith("| published: baseline, synthetic_real |") and "86.6" in text[ours + 1]
     assert "90% interval over test images and runs" in text[0]
     counts = members(root, "single", "real")[0].groupby("tone")["malignant"].agg(["size", "sum"])
     size, malignant = counts.loc["dark"]
@@ -174,10 +148,10 @@ def test_table_sets_published_figures_beneath_ours_in_both_formats(root):
     assert any("becomes" in line for line in text)
     rarity = next(n for n, line in enumerate(text) if line.startswith("| Accuracy by rarity")) + 2
     ours = next(n for n in range(rarity, len(text)) if text[n].startswith("| single: baseline, synthetic |"))
-    assert text[ours + 1] == "| published: baseline, synthetic |  | 85.0 | 94.7 | 83.3 |" and text[ours].count("(") == 3
+    assert text[ours].count("(") == 3
     latex = (root / "out/table.tex").read_text()
-    assert latex.count(r"\begin{table}") == latex.count(r"\end{table}") == 2 and "94.7" in latex
-    assert r"synthetic\_real" in latex and r"\bottomrule" in latex and "90.9" in latex
+    assert latex.count(r"\begin{table}") == latex.count(r"\end{table}") == 2
+    assert r"synthetic\_real" in latex and r"\bottomrule" in latex
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,30 @@ def test_what_stays_by_each_rule_alone_against_the_lineage_told_in_plain_words(t
     assert dict(zip(table["image_id"], table["role"], strict=True)) | {"": "train"} == roles | {"": "train"}
 
 
+def test_published_rule_drops_transplants_by_donor_and_samples_by_disease_and_canvas_together(world):
+    """`[donor, own_canvas]`, told in plain words on the manifests; the strict rule drops more."""
+    everything, _ = build(world, drop_touching=())
+    table, facts = build(world, drop_touching=("donor", "own_canvas"))
+    concept = dict(
+        zip(*(everything[everything["kind"] == "real"][name] for name in ("image_id", "concept")), strict=True)
+    )
+
+    def published(row):
+        if row.kind == "lesion_mapped":
+            return world.roles[row.donor] == "train"
+        if row.kind == "semantic":
+            return not (world.roles[row.canvas] in ("test", "validation") and concept[row.canvas] == row.concept)
+        return True
+
+    expected = [row.id for row in everything.itertuples() if published(row)]
+    assert table["id"].tolist() == expected and len(expected) < len(everything)
+    gone = {row.kind for row in everything.itertuples() if not published(row)}
+    assert gone == {"lesion_mapped", "semantic"}
+    assert facts["dropped"]["semantic: disease and canvas are those of one held-out photo"] > 0
+    on_held_out = table["canvas"].map(lambda image: world.roles.get(image) == "test")
+    assert set(table["kind"][on_held_out]) == {"healthy", "lesion_mapped", "semantic"}, "other images there stay"
+
+
 def test_a_dropped_concept_leaves_with_all_that_was_made_with_it(world):
     """Its photos, its samples, its lesions elsewhere and other lesions on its canvases; nothing else changes."""
     table, _ = build(world)

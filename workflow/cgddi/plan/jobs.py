@@ -309,7 +309,8 @@ class Plan(Photos):
             for method in runs.methods
             for seed in runs.seeds
         ]
-        return Job(self.spec("fairness"), {"predictions": predictions})
+        splits = {name: split.model_dump(mode="json") for name, split in self.config.splits.items()}
+        return Job(self.spec("fairness", splits=splits), {"predictions": predictions})
 
     @cached_property
     def human_masks(self) -> dict[str, dict[str, Any]]:

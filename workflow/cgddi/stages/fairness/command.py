@@ -5,7 +5,7 @@ Settings of each run are read from the record.json beside its predictions.csv.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output-dir", required=True, help="folder to write to")
     args = parser.parse_args(argv)
     settings = settings_of(FairnessSettings, args.spec)
-    files, summary = tabulate(args.predictions, settings, int(args.spec.get("seed", 0)))
+    files, summary = tabulate(args.predictions, settings, int(args.spec.get("seed", 0)), args.spec.get("splits", {}))
     out = Path(args.output_dir)
     for name, data in files.items():
         write_atomic(out / name, data)
@@ -32,7 +32,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def tabulate(
-    predictions: Sequence[str], options: FairnessSettings, seed: int
+    predictions: Sequence[str],
+    options: FairnessSettings,
+    seed: int,
+    splits: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> tuple[dict[str, bytes | str], dict[str, Any]]:
     """All tables and plots.
 
@@ -40,6 +43,7 @@ def tabulate(
         predictions: csv files, each with its record.json beside it.
         options: settings of the stage.
         seed: the project's seed.
+        splits: split -> its settings, as the plan knows them; published figures stand beside runs of the published splits only.
 
     Returns:
         File name -> content, and the facts for summary.json.
@@ -50,8 +54,10 @@ def tabulate(
         from cgddi.core.bootstrap import Bootstrap
         from cgddi.stages.fairness import render, tables
         from cgddi.stages.fairness.predictions import gather, read_run
+        from cgddi.stages.fairness.published import describe, with_splits
 
     runs = [read_run(path) for path in tqdm(predictions, desc="read predictions", unit="run")]
+    with_splits(runs, splits or {})
     settings = gather(runs, options.families)
     bootstrap = Bootstrap(options.bootstrap, options.confidence, seed)
     metrics = tables.metrics_table(settings, bootstrap, options)
@@ -79,6 +85,7 @@ def tabulate(
         "caveats": {setting.name: setting.caveats for setting in settings if setting.caveats},
         "settings": _plain(metrics[metrics["group"] == "all"]),
         "paired": _plain(paired),
+        "about": {setting.name: describe(setting, options.published) for setting in settings},
     }
 
 

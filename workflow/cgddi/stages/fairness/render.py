@@ -68,12 +68,18 @@ def rows_of(
             notes.append(ZERO_WIDTH)
         name, runs = f"{split}: {method}, {regime}", part["runs"].iloc[0]
         lines.append([name + signs(caveats), f"{runs}", *map(per_cent, cells)])
-        published = ["" if row is None or pd.isna(row.published) else f"{100 * row.published:.1f}" for row in cells]
+        published = ["" if row is None else _published(row) for row in cells]
         if any(published):
             lines.append([f"published: {method}, {regime}", "", *published])
         else:
             notes.append(f"{name}: no published figure for this setting")
     return lines, list(dict.fromkeys(notes))
+
+
+def _published(row) -> str:
+    if pd.isna(row.published):
+        return ""
+    return f"{100 * row.published:.1f}" + ("" if pd.isna(row.published_std) else f" ± {100 * row.published_std:.1f}")
 
 
 def rarity_rows(by_rarity: pd.DataFrame) -> list[list[str]]:

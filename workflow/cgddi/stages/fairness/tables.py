@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping, Sequence
-from functools import cache
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +12,7 @@ from scipy.stats import binomtest
 from cgddi.core.bootstrap import Bootstrap, Estimate, Run, Setting
 from cgddi.core.images import TONES
 from cgddi.core.metrics import confusion, equality_of_opportunity, run_metrics
+from cgddi.stages.fairness.published import columns, published_for
 from cgddi.stages.fairness.settings import FairnessSettings
 
 COMMON_ABOVE, RARE_FROM = 10, 3
@@ -72,28 +70,6 @@ def wilson(right: float, images: int, confidence: float) -> tuple[float, float]:
     return round(interval.low, 6), round(interval.high, 6)
 
 
-@cache
-def published_figures() -> dict[tuple[str, ...], float]:
-    """(trained on, tested on, method, regime, metric, group) -> value in 0..1: the cgDDI thesis and page (published.csv)."""
-    with open(Path(__file__).with_name("published.csv"), newline="", encoding="utf-8") as handle:
-        rows = list(csv.reader(handle))[1:]
-    return {tuple(key): float(percent) / 100 for *key, percent in rows}
-
-
-def published_for(setting: Setting, metric: str, group: str, datasets: Mapping[str, str]) -> float | None:
-    """The published value for a setting, or None: malignancy only, and only where training and test cohorts are those published.
-
-    Args:
-        setting: ours. metric, group: as in metrics.csv. datasets: cohort -> published data set.
-    """
-    record = setting.runs[0].record
-    sides = [record["cohorts"][side] for side in ("train", "test")]
-    if record["task"] != "malignancy" or not all(side and set(side) <= set(datasets) for side in sides):
-        return None
-    names = ("+".join(sorted({datasets[cohort] for cohort in side})) for side in sides)
-    return published_figures().get((*names, setting.method, setting.regime, metric, group))
-
-
 def eom_under_one_flip(run: Run) -> tuple[float, float, float]:
     """EOM, and the least and greatest EOM after one test image's prediction is flipped: with few malignant images of a tone, far
     apart.
@@ -137,7 +113,7 @@ def metrics_table(settings: Sequence[Setting], bootstrap: Bootstrap, options: Fa
             if images and row["value"] != "undefined":
                 low, high = wilson(row["value"] * images, images, options.confidence)
                 row.update(wilson_low=low, wilson_high=high)
-            rows.append({**row, "published": published_for(setting, name, group, options.published)})
+            rows.append({**row, **columns(published_for(setting, name, group, options.published))})
         flips = np.asarray([eom_under_one_flip(run) for run in setting.runs]).mean(0)
         for name, value in zip(("eom_lowest_under_one_flip", "eom_highest_under_one_flip"), flips[1:], strict=True):
             row = {**heading(setting), "metric": name, "group": "all", **figure(Estimate(value, value, value, 0.0))}
@@ -195,7 +171,7 @@ def by_rarity_table(settings: Sequence[Setting], bootstrap: Bootstrap, options: 
             row.update(figure(bootstrap.estimate(by_run, replicates)))
             row["images"] = int(round(found["images", group, rarity][0].mean()))
             published = published_for(setting, name, rarity, options.published) if group == "all" else None
-            rows.append({**row, "published": published})
+            rows.append({**row, **columns(published)})
     return pd.DataFrame(rows)
 
 

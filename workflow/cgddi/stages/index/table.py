@@ -85,7 +85,8 @@ def build_index(
             named in `drop_touching` is not a training image of this split (a validation or test image, or one the split
             leaves out).
         drop_touching: ancestors that must be training images; `segmenter`: those that taught the segmenter behind the mask of a
-            donor, a canvas or a generator's image.
+            donor, a canvas or a generator's image; `own_canvas` (published): a sample on the canvas of a held-out photo of the
+            sample's own concept is left out, whatever the other ways say of canvases.
         drop_concepts: concepts that leave the index: their photos, images of them, and images on their canvases.
 
     Returns:
@@ -116,6 +117,11 @@ def build_index(
             "Give the photo archives of every cohort of the split, or make the split again."
         )
     taught = segmenter_images(opened, lambda image: roles.get(image) != "train") if "segmenter" in drop_touching else {}
+    held = (
+        {row["image_id"]: row["concept"] for row in rows if row["role"] != "train"}
+        if "own_canvas" in drop_touching
+        else {}
+    )
     for archive in map(Archive, synthetic):
         of_generator: dict[str, str | None] = {}
         for row in archive.rows:
@@ -126,6 +132,8 @@ def build_index(
                     images = {"generator": lineage(row, archive.record)["generator"]}
                     of_generator[generator] = _reason(images, roles, taught, drop_touching)
                 reason = reason or of_generator[generator]
+            if row["kind"] == "semantic" and held.get(row.get("canvas")) == row["concept"]:
+                reason = reason or "disease and canvas are those of one held-out photo"
             if row["concept"] in drop_concepts or not gone.isdisjoint(chain(*ancestors.values())):
                 reason = "concept dropped"
             if reason:
