@@ -107,28 +107,44 @@ def test_what_stays_by_each_rule_alone_against_the_lineage_told_in_plain_words(t
     assert dict(zip(table["image_id"], table["role"], strict=True)) | {"": "train"} == roles | {"": "train"}
 
 
-def test_published_rule_drops_transplants_by_donor_and_samples_by_disease_and_canvas_together(world):
-    """`[donor, own_canvas]`, told in plain words on the manifests; the strict rule drops more."""
-    everything, _ = build(world, drop_touching=())
-    table, facts = build(world, drop_touching=("donor", "own_canvas"))
-    concept = dict(
-        zip(*(everything[everything["kind"] == "real"][name] for name in ("image_id", "concept")), strict=True)
+def test_published_rule_drops_transplants_by_donor_and_samples_by_disease_and_canvas_together(tmp_path):
+    """`[donor, own_canvas]`: uneven photos of two concepts, one canvas that no split knows."""
+    photos = {"a": ("nevus", "train"), "b": ("wart", "train"), "c": ("nevus", "test"), "d": ("wart", "validation")}
+    roles, about = (
+        {name: role for name, (_, role) in photos.items()},
+        {"cohort": "x", "tone": "dark", "malignant": False},
     )
-
-    def published(row):
-        if row.kind == "lesion_mapped":
-            return world.roles[row.donor] == "train"
-        if row.kind == "semantic":
-            return not (world.roles[row.canvas] in ("test", "validation") and concept[row.canvas] == row.concept)
-        return True
-
-    expected = [row.id for row in everything.itertuples() if published(row)]
-    assert table["id"].tolist() == expected and len(expected) < len(everything)
-    gone = {row.kind for row in everything.itertuples() if not published(row)}
-    assert gone == {"lesion_mapped", "semantic"}
-    assert facts["dropped"]["semantic: disease and canvas are those of one held-out photo"] > 0
-    on_held_out = table["canvas"].map(lambda image: world.roles.get(image) == "test")
-    assert set(table["kind"][on_held_out]) == {"healthy", "lesion_mapped", "semantic"}, "other images there stay"
+    with ArchiveWriter(tmp_path / "photos.tar", {"stage": "masks"}) as archive:
+        for name, (concept, _) in photos.items():
+            row = {"id": f"real/{name}", "kind": "real", "image_id": name, "concept": concept, **about}
+            archive.add(name, {"png": name.encode()}, row)
+    with ArchiveWriter(tmp_path / "made.tar", {"stage": "semantic"}) as archive:
+        archive.facts |= {"generator_images": ["a", "b", "c", "d"], "prior_images": []}
+        for canvas in "abcdx":
+            for donor in "abcd":
+                row = {
+                    "id": f"mapped/{donor}{canvas}",
+                    "kind": "lesion_mapped",
+                    "donor": donor,
+                    "canvas": canvas,
+                    **about,
+                }
+                archive.add(f"m{donor}{canvas}", {"png": b"x"}, row | {"concept": photos[donor][0]})
+            for concept in ("nevus", "wart"):
+                row = {
+                    "id": f"semantic/{concept}-{canvas}",
+                    "kind": "semantic",
+                    "canvas": canvas,
+                    "generator": "g",
+                    **about,
+                }
+                archive.add(f"s{concept}{canvas}", {"png": b"x"}, row | {"concept": concept})
+    table, facts = build_index(roles, [tmp_path / "photos.tar"], [tmp_path / "made.tar"], ("donor", "own_canvas"))
+    left = {f"mapped/{donor}{canvas}" for donor in "ab" for canvas in "abcdx"}
+    left |= {f"semantic/{concept}-{canvas}" for concept in ("nevus", "wart") for canvas in "abcdx"}
+    left -= {"semantic/nevus-c", "semantic/wart-d"}
+    assert set(table["id"][table["kind"] != "real"]) == left
+    assert facts["dropped"]["semantic: disease and canvas are those of one held-out photo"] == 2
 
 
 def test_a_dropped_concept_leaves_with_all_that_was_made_with_it(world):

@@ -63,8 +63,8 @@ class Table:
 
 _CHOSEN = "The best epoch was chosen on the test images."
 _LEAKS = (
-    "Tokens and adapters learnt from the test images too. Left out were transplants of a test photo's lesion, and samples whose disease "
-    "and canvas together are a test photo's; other images on a test photo's canvas stayed."
+    "Tokens and adapters learnt from the test images too. Left out were transplants of a test photo's lesion, and samples whose "
+    "disease and canvas together are a test photo's; other images on a test photo's canvas stayed."
 )
 _STEPS = "Regimes were trained for unequal numbers of steps: an epoch of real photos is some 500 images, of synthetic ones 266,000."
 _SMALL = "Each split tests 132 photos, 26 of them malignant, five of those on dark skin: one image moves EOM by about 5 points."
