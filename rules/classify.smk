@@ -25,6 +25,7 @@ rule classify:
     params:
         cgddi=command,
         folder=subpath(output.weights, parent=True),
+        state=state("classify"),
     message:
         "{wildcards.method} on {wildcards.regime}, split {wildcards.split}, seed {wildcards.run_seed}"
     shell:
@@ -32,6 +33,7 @@ rule classify:
         {params.cgddi} --gpus {resources.gpu} classify \
             --spec {input.spec:q} \
             --output-dir {params.folder:q} \
+            --state {params.state:q} \
             --metrics {log.metrics:q} \
             --threads {threads} 2>{log.text:q}
         """

@@ -59,6 +59,7 @@ rule fedd_segmenter:
     params:
         cgddi=command,
         folder=subpath(output.weights, parent=True),
+        state=state("fedd_segmenter"),
     message:
         "segmenter {wildcards.variant} on subset {wildcards.subset}, seed {wildcards.run_seed}"
     shell:
@@ -66,6 +67,7 @@ rule fedd_segmenter:
         {params.cgddi} --gpus {resources.gpu} fedd segmenter \
             --spec {input.spec:q} \
             --output-dir {params.folder:q} \
+            --state {params.state:q} \
             --metrics {log.metrics:q} \
             --threads {threads} 2>{log.text:q}
         """
@@ -90,6 +92,7 @@ rule fedd_probe:
     params:
         cgddi=command,
         folder=subpath(output.record, parent=True),
+        state=state("fedd_probe"),
     message:
         "malignancy probes on subset {wildcards.subset}, timestep {wildcards.timestep}"
     shell:
@@ -97,6 +100,7 @@ rule fedd_probe:
         {params.cgddi} fedd probe \
             --spec {input.spec:q} \
             --output-dir {params.folder:q} \
+            --state {params.state:q} \
             --threads {threads} 2>{log:q}
         """
 
@@ -122,6 +126,7 @@ rule fedd_baseline:
     params:
         cgddi=command,
         folder=subpath(output.weights, parent=True),
+        state=state("fedd_baseline"),
     message:
         "segmentation by {wildcards.network} on subset {wildcards.subset}, seed {wildcards.run_seed}"
     shell:
@@ -129,6 +134,7 @@ rule fedd_baseline:
         {params.cgddi} --gpus {resources.gpu} fedd baseline \
             --spec {input.spec:q} \
             --output-dir {params.folder:q} \
+            --state {params.state:q} \
             --metrics {log.metrics:q} \
             --threads {threads} 2>{log.text:q}
         """
@@ -155,6 +161,7 @@ rule fedd_classifier:
     params:
         cgddi=command,
         folder=subpath(output.weights, parent=True),
+        state=state("fedd_classifier"),
     message:
         "classification by {wildcards.network} on subset {wildcards.subset}, seed {wildcards.run_seed}"
     shell:
@@ -162,6 +169,7 @@ rule fedd_classifier:
         {params.cgddi} --gpus {resources.gpu} fedd baseline \
             --spec {input.spec:q} \
             --output-dir {params.folder:q} \
+            --state {params.state:q} \
             --metrics {log.metrics:q} \
             --threads {threads} 2>{log.text:q}
         """

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from cgddi.diffusion.checkpoint import Checkpoint
 from cgddi.diffusion.train import Trainer
 from cgddi.diffusion.weights import write_checksummed
+from cgddi.job.checkpoint import Checkpoint
 from cgddi.stages.lora import train
 from cgddi.stages.lora.train import train_lora
 from safetensors.torch import save_file

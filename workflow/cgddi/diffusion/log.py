@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cgddi.core.archive import DISTRIBUTIONS, canonical, installed_versions, sha256, write_atomic
+from cgddi.job.command import state_option
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -19,9 +20,7 @@ if TYPE_CHECKING:
 
 def engine_options(parser: argparse.ArgumentParser) -> None:
     """Options of every diffusion stage."""
-    parser.add_argument(
-        "--state", type=Path, help="folder of checkpoints, kept apart from results and cleared on success"
-    )
+    state_option(parser)
     parser.add_argument("--cache", type=Path, help="folder of latents and text embeddings, shared by all jobs")
     parser.add_argument(
         "--metrics", type=Path, help="JSON lines file on what the job used (time, memory); training logs go beside it"

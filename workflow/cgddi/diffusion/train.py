@@ -26,10 +26,10 @@ from cgddi.core.images import TONES
 from cgddi.core.seeds import seed_for
 from cgddi.core.settings import is_neutral
 from cgddi.diffusion.backbone import Backbone, Prompts
-from cgddi.diffusion.checkpoint import Checkpoint, Terminated, Termination
 from cgddi.diffusion.data import TrainingData, normal
 from cgddi.diffusion.log import TrainingLog
 from cgddi.diffusion.settings import TrainingSettings
+from cgddi.job.checkpoint import Checkpoint, Terminated, Termination
 from cgddi.job.spec import need, settings_of
 
 Settings = TypeVar("Settings", bound=TrainingSettings)

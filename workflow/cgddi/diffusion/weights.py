@@ -21,7 +21,10 @@ from safetensors import SafetensorError, safe_open
 from cgddi.core.archive import canonical, file_sha256, sha256, write_atomic
 from cgddi.core.errors import UserError
 
-DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64", torch.uint8: "U8"}
+DTYPES = {
+    **{torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"},
+    **{torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL"},
+}
 """Tensor types the engine stores, by their safetensors name."""
 
 

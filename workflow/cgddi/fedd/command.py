@@ -16,7 +16,7 @@ from typing import get_args
 
 from cgddi.core.errors import UserError
 from cgddi.fedd import settings
-from cgddi.job.command import stage_parser
+from cgddi.job.command import stage_parser, state_option
 from cgddi.job.imports import without_gc
 from cgddi.job.spec import checked
 
@@ -42,6 +42,8 @@ def _parser(stage: Callable, inputs: str | None = None, output: str = "--output-
         parser.add_argument("--features", nargs=inputs, default=[], required=inputs == "+", help="feature files")
     parser.add_argument(output, required=True, help="where to write to")
     parser.add_argument("--metrics", help="log of what the job used (JSON lines)")
+    if stage.__name__ in ("segmenter", "probe", "baseline"):
+        state_option(parser)
     return parser
 
 
@@ -79,7 +81,7 @@ def segmenter(argv: Sequence[str]) -> None:
         raise UserError(f"no variant {args.spec['variant']!r} of the segmenter. There are {', '.join(variants)}.")
     with without_gc():
         from cgddi.fedd.segmenter.train import run_segmenter
-    run_segmenter(args.spec, chosen, args.features, args.output_dir, args.threads, args.metrics)
+    run_segmenter(args.spec, chosen, args.features, args.output_dir, args.threads, args.metrics, args.state)
 
 
 def probe(argv: Sequence[str]) -> None:
@@ -94,7 +96,7 @@ def probe(argv: Sequence[str]) -> None:
     chosen = checked(settings.ProbeSettings, args.spec, "timestep", "seeds", *STUDY_KEYS)
     with without_gc():
         from cgddi.fedd.probe import run_probe
-    run_probe(args.spec, chosen, args.features, args.output_dir, args.threads, args.metrics)
+    run_probe(args.spec, chosen, args.features, args.output_dir, args.threads, args.metrics, args.state)
 
 
 def baseline(argv: Sequence[str]) -> None:
@@ -111,7 +113,7 @@ def baseline(argv: Sequence[str]) -> None:
     chosen = checked(settings.BaselinesSettings, args.spec, *keys)
     with without_gc():
         from cgddi.fedd.baselines.train import run_baseline
-    run_baseline(args.spec, chosen, args.output_dir, args.threads, args.metrics)
+    run_baseline(args.spec, chosen, args.output_dir, args.threads, args.metrics, args.state)
 
 
 def tables(argv: Sequence[str]) -> None:

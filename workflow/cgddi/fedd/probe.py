@@ -17,8 +17,9 @@ from cgddi.core.seeds import seed_for
 from cgddi.fedd.features.files import FeatureFiles
 from cgddi.fedd.segmenter.ensemble import BestStates, EnsembleMLP
 from cgddi.fedd.settings import ProbeSettings
-from cgddi.fedd.study import ROLES, check_both_kinds, open_study, predictions_csv, tone_counts
+from cgddi.fedd.study import ROLES, check_both_kinds, open_study, predictions_csv, study_checkpoint, tone_counts
 from cgddi.job import runtime
+from cgddi.job.checkpoint import Checkpoint, generator_states, restore_generators, restore_optimizer
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,13 @@ def run_probe(
     output: str | Path,
     threads: int,
     metrics: str | Path | None = None,
+    state: str | Path | None = None,
 ) -> None:
     """Train and test the probes of one subset and timestep (see `cgddi fedd probe --help`).
 
     Args:
         spec: the job's spec. settings: how to train. features: feature files that hold the study's photos. output: folder.
-        threads: CPU threads. metrics: usage log, or None.
+        threads: CPU threads. metrics: usage log, or None. state: folder of checkpoints, or None.
 
     Raises:
         UserError: features of another timestep, a training photo that is also tested, training photos of one class only.
@@ -71,7 +73,8 @@ def run_probe(
         blocks = files.blocks(spec["train"][0]["image_id"], "pooled")
         data = load_pooled(files, spec, blocks, device)
         names = (int(spec["seed"]), "fedd probe", subset)
-        trained = fit(data["train"], data["validation"], settings, blocks, seeds, names)
+        checkpoint = study_checkpoint(state, "probe", spec, features)
+        trained = fit(data["train"], data["validation"], settings, blocks, seeds, names, checkpoint)
         probes = [(block, seed) for block in blocks for seed in seeds]
         lines = [
             {**row, "role": role, "block": block, "seed": seed, "probability": chance}
@@ -97,6 +100,7 @@ def run_probe(
     )
     write_atomic(Path(output) / "predictions.csv", predictions_csv(lines))
     write_record(Path(output) / "record.json", record)
+    checkpoint.remove()
 
 
 def load_pooled(
@@ -132,15 +136,17 @@ def fit(
     blocks: Sequence[int],
     seeds: Sequence[int],
     seed_names: Sequence[Any],
+    checkpoint: Checkpoint | None = None,
 ) -> TrainedProbes:
     """Train one network 512-64-32-1 per block and seed by full-batch Adam on binary cross-entropy (FEDD, section 2.2).
 
     Members are apart: each has its own generator (named by block and seed) for weights and dropout, and keeps the epoch of its
-    lowest validation loss, of those before `patience` epochs without a lower one.
+    lowest validation loss, of those before `patience` epochs without a lower one. The state is kept from epoch to epoch.
     """
     members = [(place, block, seed) for place, block in enumerate(blocks) for seed in seeds]
     networks = EnsembleMLP(len(members), train.x.shape[2], settings.hidden, 1, settings.dropout)
-    networks.draw([torch.Generator().manual_seed(seed_for(*seed_names, block, seed)) for _, block, seed in members])
+    generators = [torch.Generator().manual_seed(seed_for(*seed_names, block, seed)) for _, block, seed in members]
+    networks.draw(generators)
     networks.to(train.x.device)
     places = torch.tensor([place for place, *_ in members], device=train.x.device)
     shift, scale = train.x.mean(0)[places], train.x.std(0).clamp_min(1e-4)[places]
@@ -152,21 +158,36 @@ def fit(
         networks.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, foreach=True
     )
     best = BestStates(networks, settings.patience)
-    for epoch in range(1, settings.epochs + 1):
-        networks.train()
-        loss = functional.binary_cross_entropy_with_logits(networks(x)[..., 0], y) * len(members)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        networks.eval()
-        with torch.no_grad():
-            losses = functional.binary_cross_entropy_with_logits(networks(held_x)[..., 0], held_y, reduction="none")
-        losses = losses.mean(0).cpu()
-        if not torch.isfinite(losses).all():
-            raise UserError(f"a probe's loss is not a number at epoch {epoch}. Lower fedd.probe.learning_rate.")
-        best.look(epoch, losses)
-        if best.stop(epoch):
-            break
+    epoch, checkpoint = 0, checkpoint or Checkpoint(None, "probe", None)
+    if saved := checkpoint.take_up():
+        epoch = saved["epoch"]
+        networks.load_state_dict(saved["networks"])
+        restore_optimizer(optimizer, saved["optimizer"])
+        best.load_state_dict(saved["best"])
+        restore_generators(generators, saved["generators"])
+
+    def state() -> dict[str, Any]:
+        parts = {"networks": networks, "optimizer": optimizer, "best": best}
+        own = {"epoch": epoch, "generators": generator_states(generators)}
+        return {**own, **{name: part.state_dict() for name, part in parts.items()}}
+
+    with checkpoint.kept(state) as look:
+        for epoch in range(epoch + 1, settings.epochs + 1):  # noqa: B020
+            networks.train()
+            loss = functional.binary_cross_entropy_with_logits(networks(x)[..., 0], y) * len(members)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            networks.eval()
+            with torch.no_grad():
+                losses = functional.binary_cross_entropy_with_logits(networks(held_x)[..., 0], held_y, reduction="none")
+            losses = losses.mean(0).cpu()
+            if not torch.isfinite(losses).all():
+                raise UserError(f"a probe's loss is not a number at epoch {epoch}. Lower fedd.probe.learning_rate.")
+            best.look(epoch, losses)
+            if best.stop(epoch):
+                break
+            look()
     best.restore()
     networks.fold(shift, scale)
     return TrainedProbes(networks, best.chosen.tolist(), best.lowest.tolist())

@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from cgddi.core.archive import canonical, csv_text
+from cgddi.core.archive import DISTRIBUTIONS, canonical, csv_text, file_sha256, installed_versions
 from cgddi.core.errors import InvalidInput, Problem, UserError
 from cgddi.core.images import CLASSES, LESION, TONES, mask_to_size, photo_to_size, read_mask, read_photo
 from cgddi.core.metrics import PIXEL_COUNTS, class_counts
 from cgddi.core.seeds import seed_for
 from cgddi.diffusion.weights import to_bytes
 from cgddi.fedd.features.files import FeatureFiles
+from cgddi.job.checkpoint import Checkpoint
 
 Row = Mapping[str, Any]
 """A photo in a spec: image_id, file, mask, skin_tone, malignant."""
@@ -28,6 +29,16 @@ ROLES = ("train", "validation", "test")
 IOU_COLUMNS = ("image_id", "tone", "malignant", "class", *PIXEL_COUNTS)
 PREDICTION_COLUMNS = ("image_id", "tone", "malignant", "role", "block", "seed", "probability")
 PICTURES_PER_TONE = 2
+
+
+def study_checkpoint(
+    state: str | Path | None, stage: str, spec: Mapping[str, Any], features: Iterable[str | Path] = ()
+) -> Checkpoint:
+    """The checkpoint of one of the study's trainings, named by its spec and its feature files: by the record beside each, which
+    says what it was made from, or where there is none by its bytes."""
+    records = [record if (record := Path(path).with_suffix(".json")).is_file() else path for path in features]
+    planned = dict(getattr(spec, "planned", spec))
+    return Checkpoint(state, stage, [planned, sorted(map(file_sha256, records)), installed_versions(DISTRIBUTIONS)])
 
 
 # ---- photos in -------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 from cgddi.job.spec import Spec, read_spec
 
@@ -53,3 +54,10 @@ def stage_parser(name: str, description: str | None, required: bool = True) -> a
     )
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads to use (default: all cores)")
     return parser
+
+
+def state_option(parser: argparse.ArgumentParser) -> None:
+    """The option of stages that can go on where a killed job was."""
+    parser.add_argument(
+        "--state", type=Path, help="folder of checkpoints, kept apart from results and cleared on success"
+    )

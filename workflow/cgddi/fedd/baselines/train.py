@@ -35,10 +35,12 @@ from cgddi.fedd.study import (
     pictures,
     predictions_csv,
     read_photos,
+    study_checkpoint,
     tone_counts,
     without_covered,
 )
 from cgddi.job import runtime
+from cgddi.job.checkpoint import Checkpoint, random_state, restore_optimizer, restore_random
 
 AUXILIARY_WEIGHT = 0.4
 """Weight of Inception-v3's auxiliary loss in training (torchvision's own training recipe; Szegedy 2015: 0.3)."""
@@ -59,11 +61,13 @@ def run_baseline(
     output: str | Path,
     threads: int,
     metrics: str | Path | None = None,
+    state: str | Path | None = None,
 ) -> None:
     """Train and test one baseline (see `cgddi fedd baseline --help`).
 
     Args:
         spec: the job's spec. settings: how to train. output: folder. threads: CPU threads. metrics: usage log, or None.
+        state: folder of checkpoints, or None.
 
     Raises:
         UserError: see `build` and `train`. InvalidInput: photos or masks that cannot be read.
@@ -81,7 +85,7 @@ def run_baseline(
             role: read_photos(spec[role], baseline.size, spec["crop"], spec.get("id_map"), masks) for role in ROLES
         }
         left_out: list[dict[str, str]] = []
-        history = TrainingHistory()
+        history, checkpoint = TrainingHistory(), study_checkpoint(state, "baseline", spec)
         if masks:
             photos["train"], left_out = without_covered(photos["train"])
         if network == "deepderm" and not settings.deepderm_finetune:
@@ -89,7 +93,8 @@ def run_baseline(
         else:
             if not masks:
                 check_both_kinds(spec["train"], spec["subset"])
-            history = train(baseline.model, photos["train"], photos["validation"], task, settings, accelerator)
+            data = photos["train"], photos["validation"]
+            history = train(baseline.model, *data, task, settings, accelerator, checkpoint)
         predicted = {role: predict(baseline.model, photos[role], settings, accelerator) for role in ROLES[1:]}
         usage.update(images=history.images, steps=history.steps)
     out = Path(output)
@@ -98,7 +103,7 @@ def run_baseline(
         spec,
         sorted(set(files)),
         **facts,
-        training_images=sorted(photos["train"].images) if history.steps else [],
+        training_images=sorted(photos["train"].images) if history.epochs else [],
         model=baseline.facts,
         counts={role: tone_counts(photos[role].rows) for role in ROLES},
         left_out=left_out,
@@ -122,6 +127,7 @@ def run_baseline(
     metadata = {"cgddi": canonical({"task": task, "network": network})}
     write_tensors(out / "weights.safetensors", baseline.model.state_dict(), metadata)
     write_record(out / "record.json", record)
+    checkpoint.remove()
 
 
 def _accelerator(precision: str) -> Accelerator:
@@ -133,7 +139,7 @@ def _accelerator(precision: str) -> Accelerator:
 
 @dataclass
 class TrainingHistory:
-    """How a training went: its epochs, the one whose weights the model holds, and the work done."""
+    """How a training went: its epochs, the one whose weights the model holds, and the work that this process did."""
 
     epochs: list[dict[str, Any]] = field(default_factory=list)
     chosen_epoch: int = 0
@@ -148,6 +154,7 @@ def train(
     task: str,
     settings: BaselinesSettings,
     accelerator: Accelerator,
+    checkpoint: Checkpoint | None = None,
 ) -> TrainingHistory:
     """Train a model in place by Adam; afterwards it holds the weights of the best epoch on validation.
 
@@ -158,45 +165,73 @@ def train(
         photos: training photos. validation: those that choose the epoch.
         task: "segmentation" or "classification".
         settings: how. accelerator: where, and in which precision.
+        checkpoint: where the state is kept from epoch to epoch; None keeps none.
 
     Raises:
         UserError: the loss is NaN or infinite.
+        Terminated: SIGTERM came; the state is kept.
     """
     model, optimizer = accelerator.prepare(model, torch.optim.Adam(model.parameters(), lr=settings.learning_rate))
     pixels, labels = (
         part.to(accelerator.device) for part in (torch.from_numpy(photos.pixels), labels_of(photos, task))
     )
     loss_function = loss_of(task, settings.dice_weight)
-    history, best, best_state = TrainingHistory(), (-math.inf, -math.inf), {}
-    epochs = tqdm(range(1, settings.epochs + 1), desc=f"train on {len(photos)} photos", unit="epoch")
-    for epoch in epochs:
-        model.train()
-        losses = []
-        for batch in torch.randperm(len(photos)).split(settings.batch_size):
-            if len(batch) == 1 < len(photos):
-                continue  # batch normalisation needs two
-            views, targets = pixels[batch], labels[batch]
-            if settings.augment:
-                views, targets = augmented(views, targets)
-            loss = loss_function(model(to_input(views)), targets)
-            optimizer.zero_grad()
-            accelerator.backward(loss)
-            optimizer.step()
-            losses.append(loss.detach())
-            history.steps += 1
-            history.images += len(batch)
-        mean_loss = float(torch.stack(losses).mean())
-        if not math.isfinite(mean_loss):
-            raise UserError(f"the loss became NaN or infinite in epoch {epoch}. Lower fedd.baselines.learning_rate.")
-        score, validation_loss = validate(predict(model, validation, settings, accelerator), validation, task)
-        line = {"epoch": epoch, "train_loss": mean_loss, "score": score, "loss": validation_loss}
-        history.epochs.append({name: round(value, 6) for name, value in line.items()})
-        epochs.set_postfix(loss=f"{mean_loss:.3f}", score=f"{score:.3f}")
-        if (score, -validation_loss) > best:
-            best, history.chosen_epoch = (score, -validation_loss), epoch
-            best_state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-        elif epoch - history.chosen_epoch >= settings.patience:
-            break
+    history, best, best_state = TrainingHistory(), [-math.inf, -math.inf], {}
+    checkpoint = checkpoint or Checkpoint(None, "baseline", None)
+    parts = {"model": model, "optimizer": optimizer, "scaler": accelerator.scaler}
+    parts = {name: part for name, part in parts.items() if part is not None}
+    if saved := checkpoint.take_up():
+        history.epochs, history.chosen_epoch = saved["epochs"], saved["chosen_epoch"]
+        best, best_state = saved["best"], saved["best_state"]
+        restore_optimizer(optimizer, saved["optimizer"])
+        for name in parts.keys() - {"optimizer"}:
+            parts[name].load_state_dict(saved[name])
+        restore_random(saved["random"])
+
+    def state() -> dict[str, Any]:
+        own = {"epochs": history.epochs, "chosen_epoch": history.chosen_epoch, "best": best, "best_state": best_state}
+        return {**own, "random": random_state(), **{name: part.state_dict() for name, part in parts.items()}}
+
+    done = len(history.epochs)
+    epochs = tqdm(
+        range(done + 1, settings.epochs + 1),
+        desc=f"train on {len(photos)} photos",
+        total=settings.epochs,
+        initial=done,
+        unit="epoch",
+    )
+    with checkpoint.kept(state) as look:
+        for epoch in epochs:
+            model.train()
+            losses = []
+            for batch in torch.randperm(len(photos)).split(settings.batch_size):
+                if len(batch) == 1 < len(photos):
+                    continue  # batch normalisation needs two
+                views, targets = pixels[batch], labels[batch]
+                if settings.augment:
+                    views, targets = augmented(views, targets)
+                loss = loss_function(model(to_input(views)), targets)
+                optimizer.zero_grad()
+                accelerator.backward(loss)
+                optimizer.step()
+                losses.append(loss.detach())
+                history.steps += 1
+                history.images += len(batch)
+            mean_loss = float(torch.stack(losses).mean())
+            if not math.isfinite(mean_loss):
+                raise UserError(
+                    f"the loss became NaN or infinite in epoch {epoch}. Lower fedd.baselines.learning_rate."
+                )
+            score, validation_loss = validate(predict(model, validation, settings, accelerator), validation, task)
+            line = {"epoch": epoch, "train_loss": mean_loss, "score": score, "loss": validation_loss}
+            history.epochs.append({name: round(value, 6) for name, value in line.items()})
+            epochs.set_postfix(loss=f"{mean_loss:.3f}", score=f"{score:.3f}")
+            if [score, -validation_loss] > best:
+                best, history.chosen_epoch = [score, -validation_loss], epoch
+                best_state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+            elif epoch - history.chosen_epoch >= settings.patience:
+                break
+            look()
     model.load_state_dict(best_state)
     return history
 

@@ -132,6 +132,15 @@ class BestStates:
         """Whether no member can find a lower loss any more."""
         return step - int(self.chosen.max()) >= self.patience
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs."""
+        return {name: getattr(self, name) for name in ("states", "lowest", "chosen")}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state of `state_dict`."""
+        self.lowest, self.chosen = state["lowest"], state["chosen"]
+        self.states = {name: value.to(self.states[name].device) for name, value in state["states"].items()}
+
     def restore(self) -> None:
         """Give each member its best state, and leave the model in evaluation mode."""
         self.model.load_state_dict(self.states)

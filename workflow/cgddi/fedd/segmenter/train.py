@@ -25,8 +25,18 @@ from cgddi.fedd.segmenter.pixels import (
     validation_pixels,
 )
 from cgddi.fedd.settings import SegmenterSettings
-from cgddi.fedd.study import ROLES, iou_csv, open_study, pictures, read_photos, tone_counts, without_covered
+from cgddi.fedd.study import (
+    ROLES,
+    iou_csv,
+    open_study,
+    pictures,
+    read_photos,
+    study_checkpoint,
+    tone_counts,
+    without_covered,
+)
 from cgddi.job import runtime
+from cgddi.job.checkpoint import Checkpoint, generator_states, restore_generators, restore_optimizer
 
 CHUNK = 20
 """Steps whose pixels are gathered at once."""
@@ -41,12 +51,13 @@ def run_segmenter(
     output: str | Path,
     threads: int,
     metrics: str | Path | None = None,
+    state: str | Path | None = None,
 ) -> None:
     """Train and test one segmenter (see `cgddi fedd segmenter --help`).
 
     Args:
         spec: the job's spec. settings: how to train. features: feature files that hold the study's photos. output: folder.
-        threads: CPU threads. metrics: usage log, or None.
+        threads: CPU threads. metrics: usage log, or None. state: folder of checkpoints, or None.
 
     Raises:
         UserError: features of other settings than the spec's, a training photo that is also tested, no lesion to learn.
@@ -65,7 +76,8 @@ def run_segmenter(
         )
         # The same pixels and initial weights for every variant: their difference is the treatment of tones alone.
         names = (int(spec["seed"]), "fedd segmenter", str(spec["subset"]), run_seed)
-        trained = fit(train, validation, settings, variant, names)
+        checkpoint = study_checkpoint(state, "segmenter", spec, features)
+        trained = fit(train, validation, settings, variant, names, checkpoint)
         usage.update(images=len(photos["train"]), steps=trained.history[-1]["step"])
         known = {
             **facts,
@@ -97,6 +109,7 @@ def run_segmenter(
         disagreement=disagreement,
     )
     write_record(out / "record.json", record)
+    checkpoint.remove()
 
 
 @dataclass(frozen=True)
@@ -115,7 +128,12 @@ class TrainedEnsemble:
 
 
 def fit(
-    train: Pixels, validation: Pixels, settings: SegmenterSettings, variant: str, seed_names: Sequence[Any]
+    train: Pixels,
+    validation: Pixels,
+    settings: SegmenterSettings,
+    variant: str,
+    seed_names: Sequence[Any],
+    checkpoint: Checkpoint | None = None,
 ) -> TrainedEnsemble:
     """Train an ensemble by Adam on cross-entropy, each member on its own batches of pixels.
 
@@ -129,10 +147,11 @@ def fit(
 
     Args:
         train, validation: photos; nothing else is read. settings: of the segmenter. variant: plain, reweight or centre.
-        seed_names: project seed and names of the run, for `seed_for`.
+        seed_names: project seed and names of the run, for `seed_for`. checkpoint: where the state is kept; None keeps none.
 
     Raises:
         UserError: no lesion in any training mask, or the loss is not a number.
+        Terminated: SIGTERM came; the state is kept.
     """
     if not (train.truth == LESION).any():
         raise UserError("none of the training masks has a lesion (class 1). Look at masks.id_map and the masks.")
@@ -148,9 +167,25 @@ def fit(
     best = BestStates(networks, settings.patience * settings.check_every)
     history: list[dict[str, Any]] = []
     step = 0
-    with tqdm(total=settings.steps, desc="segmenter", unit="step", mininterval=5) as bar:
+    checkpoint = checkpoint or Checkpoint(None, "segmenter", None)
+    if saved := checkpoint.take_up():
+        step, history, sampler.tone_weights = saved["step"], saved["history"], saved["tone_weights"]
+        networks.load_state_dict(saved["networks"])
+        restore_optimizer(optimizer, saved["optimizer"])
+        best.load_state_dict(saved["best"])
+        restore_generators(generators, saved["generators"])
+
+    def state() -> dict[str, Any]:
+        parts = {"networks": networks, "optimizer": optimizer, "best": best}
+        own = {"step": step, "history": history, "tone_weights": sampler.tone_weights}
+        return {**own, "generators": generator_states(generators), **{n: p.state_dict() for n, p in parts.items()}}
+
+    with (
+        checkpoint.kept(state) as look,
+        tqdm(total=settings.steps, initial=step, desc="segmenter", unit="step", mininterval=5) as bar,
+    ):
         while step < settings.steps and not best.stop(step):
-            until = min(step + settings.check_every, settings.steps)
+            until = min((step // settings.check_every + 1) * settings.check_every, settings.steps)
             networks.train()
             while step < until:
                 count = min(CHUNK, until - step)
@@ -162,6 +197,8 @@ def fit(
                     optimizer.step()
                 step += count
                 bar.update(count)
+                if step < until:
+                    look()
             losses, iou = check(networks, held)
             if not torch.isfinite(losses).all():
                 raise UserError(
@@ -171,6 +208,7 @@ def fit(
             history.append(_history_line(step, losses, iou, sampler.tone_weights))
             if variant == "reweight":
                 sampler.reweigh(iou)
+            look()
     best.restore()
     return TrainedEnsemble(networks, history, best.chosen.tolist())
 

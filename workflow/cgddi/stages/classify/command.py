@@ -9,10 +9,19 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cgddi.core.archive import canonical, csv_text, file_sha256, record_for, write_atomic, write_record
+from cgddi.core.archive import (
+    DISTRIBUTIONS,
+    canonical,
+    csv_text,
+    file_sha256,
+    installed_versions,
+    record_for,
+    write_atomic,
+    write_record,
+)
 from cgddi.core.errors import UserError
 from cgddi.core.seeds import seed_for
-from cgddi.job.command import stage_parser
+from cgddi.job.command import stage_parser, state_option
 from cgddi.job.imports import without_gc
 from cgddi.job.launch import relaunched
 from cgddi.job.spec import settings_of
@@ -32,6 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--leakage", required=True, help="findings of the leakage gate for this index (.json)")
     parser.add_argument("--init", help="weights of the regime to start from (.safetensors)")
     parser.add_argument("--output-dir", required=True, help="folder to write to")
+    state_option(parser)
     parser.add_argument(
         "--metrics", help="log of what the job used, NAME.metrics.jsonl; TensorBoard events go to NAME.tensorboard"
     )
@@ -95,6 +105,7 @@ def run(spec: dict[str, Any], settings: ClassifySettings, regime: Regime, leakag
         from cgddi.core.backbones import load_weights
         from cgddi.core.lineage import real_lineage
         from cgddi.job import runtime
+        from cgddi.job.checkpoint import Checkpoint
         from cgddi.stages.classify.data import Pictures
         from cgddi.stages.classify.methods import build
         from cgddi.stages.classify.rows import choose_rows
@@ -121,7 +132,9 @@ def run(spec: dict[str, Any], settings: ClassifySettings, regime: Regime, leakag
         if args.init:
             load_weights(model, args.init, f"{method} with {len(rows.classes)} classes")
         test = Pictures(rows.test, settings, True, args.threads).load()
-        state = train(accelerator, model, rows, regime, method, settings, seed, args.threads)
+        key = [getattr(spec, "planned", spec), *(path and file_sha256(path) for path in (args.index, args.init))]
+        checkpoint = Checkpoint(args.state, "classify", [*key, installed_versions(DISTRIBUTIONS)])
+        state = train(accelerator, model, rows, regime, method, settings, seed, args.threads, checkpoint)
         probabilities = predict(accelerator, model, test, rows.test["image_id"].tolist())
         accelerator.end_training()
         usage.update(images=state.images, steps=state.steps)
@@ -158,6 +171,7 @@ def run(spec: dict[str, Any], settings: ClassifySettings, regime: Regime, leakag
     write_atomic(out / "weights.safetensors", save(weights, metadata))
     write_atomic(out / "predictions.csv", predictions_csv(rows, probabilities, settings.task))
     write_record(out / "record.json", record)
+    checkpoint.remove()
 
 
 def _sizes(rows: pd.DataFrame) -> dict[str, int]:

@@ -17,6 +17,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from cgddi.core.errors import UserError
+from cgddi.job.checkpoint import Checkpoint, random_state, restore_optimizer, restore_random
 from cgddi.stages.classify.data import Pictures, augment, normalise, random_views
 from cgddi.stages.classify.losses import reweighing
 from cgddi.stages.classify.rows import Rows, draws
@@ -25,16 +26,21 @@ from cgddi.stages.classify.settings import ClassifySettings, Regime, training_of
 
 @dataclass
 class TrainingState:
-    """Where a training stands after an epoch: what a checkpoint needs beside the network and the optimiser."""
+    """Where a training stands: what a checkpoint needs beside the network and the optimiser."""
 
+    epoch: int = 0
+    batch: int = 0
+    sums: dict[str, torch.Tensor] = field(default_factory=dict)
+    """Epochs that are done, batches of the one under way, and the sum of each of its loss terms."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """Per epoch the learning rate, the loss with its terms, and the scores on the held-out images."""
     chosen_epoch: int = 0
-    best: tuple[float, float] = (-math.inf, -math.inf)
+    best: list[float] = field(default_factory=lambda: [-math.inf, -math.inf])
     best_weights: dict[str, torch.Tensor] | None = None
     waited: int = 0
     images: int = 0
     steps: int = 0
+    """Work done by this process; what a killed one did before is not in it."""
 
 
 class Losses(nn.Module):
@@ -113,8 +119,9 @@ def train(
     settings: ClassifySettings,
     seed: int,
     threads: int = 1,
+    checkpoint: Checkpoint | None = None,
 ) -> TrainingState:
-    """Train a model in place; afterwards it holds the weights of the chosen epoch.
+    """Train a model in place, from the last checkpoint if there is one; afterwards it holds the weights of the chosen epoch.
 
     Several processes share each batch evenly; batch normalisation, terms over pairs of images and means of weighted images are
     of each process's own share. The first process chooses the epoch.
@@ -128,10 +135,12 @@ def train(
         settings: how.
         seed: of draws and augmentation.
         threads: that read pictures.
+        checkpoint: where the state is kept; None keeps none. Several processes look at the end of an epoch only.
 
     Raises:
         UserError: the loss is NaN or infinite.
         InvalidInput: a picture is not what the index says.
+        Terminated: SIGTERM came; the state is kept.
     """
     training = training_of(settings, method)
     finetune = regime.init is not None
@@ -163,65 +172,103 @@ def train(
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, training.lr_step or epochs + 1, training.lr_gamma)
     network, optimizer = accelerator.prepare(Losses(model), optimizer)
 
-    state = TrainingState()
-    drawn = draws(rows.train, method, settings, regime.ratio, seed, range(epochs))
-    for epoch, places in enumerate(drawn):
-        views = torch.from_numpy(random_views(len(places), np.random.default_rng((seed, epoch, 1)))).to(device)
-        which = torch.from_numpy(places).to(device)
-        first = range(accelerator.process_index * share, whole, training.batch_size)
-        mine = [slice(start, start + share) for start in first]
-        model.train()
-        sums: dict[str, torch.Tensor] = {}
-        batches = zip(mine, pictures.batches([places[batch] for batch in mine]), strict=True)
-        shown = tqdm(
-            batches, f"epoch {epoch + 1}/{epochs}", len(mine), unit="batch", disable=not accelerator.is_main_process
-        )
-        for batch, pixels in shown:
-            row = which[batch]
-            images = _input(augment(pixels.to(device, non_blocking=True), views[batch], settings))
-            terms = network(images, labels[row], tones[row], None if weights is None else weights[row])
-            optimizer.zero_grad(set_to_none=True)
-            accelerator.backward(torch.stack([term.float() for term in terms.values()]).sum())
-            if training.clip_norm:
-                accelerator.clip_grad_norm_(parameters, training.clip_norm)
-            optimizer.step()
-            state.steps += 1
-            for name, term in terms.items():
-                sums[name] = sums.get(name, 0.0) + term.detach().double() * len(row)
-        state.images += whole
-        means = accelerator.reduce(torch.stack(list(sums.values()))).tolist()
-        if bad := [name for name, value in zip(sums, means, strict=True) if not math.isfinite(value)]:
-            raise UserError(
-                f"the loss became NaN or infinite in epoch {epoch + 1} (term: {', '.join(bad)}). "
-                "Lower learning_rate or set clip_norm."
-            )
-        entry: dict[str, Any] = {"epoch": epoch + 1, "learning_rate": schedule.get_last_lr()[0]}
-        entry["terms"] = {name: round(value / whole, 6) for name, value in zip(sums, means, strict=True)}
-        entry["train_loss"] = round(sum(entry["terms"].values()), 6)
-        schedule.step()
-        state.history.append(entry)
-        stop = False
-        if held is None:
-            state.chosen_epoch = epoch + 1
-        else:
-            probabilities = predict(accelerator, model, held_pictures, held["image_id"].tolist())
-            [scores] = broadcast_object_list([score(probabilities, held["label"].to_numpy())])
-            entry["held_out"] = {name: round(value, 6) for name, value in scores.items()}
-            stop = _choose(state, model, scores, settings) >= settings.patience and finetune
-        held_out = {f"held_out/{name}": value for name, value in entry.get("held_out", {}).items()}
-        terms = {f"terms/{name}": value for name, value in entry["terms"].items()}
-        figures = {name: entry[name] for name in ("train_loss", "learning_rate")}
-        accelerator.log({**figures, **terms, **held_out}, step=epoch + 1)
-        if stop:
-            break
+    state, checkpoint = TrainingState(), checkpoint or Checkpoint(None, "classify", None)
+    parts = {"model": model, "optimizer": optimizer, "schedule": schedule, "scaler": accelerator.scaler}
+    parts = {name: part for name, part in parts.items() if part is not None}
+    _take_up(checkpoint, state, parts)
+    if not accelerator.is_main_process:
+        checkpoint.path = None
+    for entry in state.history:
+        _show(accelerator, entry)
+    finished = False
+    drawn = draws(rows.train, method, settings, regime.ratio, seed, range(state.epoch, epochs))
+    with checkpoint.kept(lambda: _state(state, parts)) as look:
+        for places in drawn:
+            epoch = state.epoch
+            views = torch.from_numpy(random_views(len(places), np.random.default_rng((seed, epoch, 1)))).to(device)
+            which = torch.from_numpy(places).to(device)
+            first = range(accelerator.process_index * share, whole, training.batch_size)
+            mine = [slice(start, start + share) for start in first]
+            left = mine[state.batch :]
+            model.train()
+            batches = zip(left, pictures.batches([places[batch] for batch in left]), strict=True)
+            bar = {"total": len(mine), "initial": state.batch, "unit": "batch"}
+            for batch, pixels in tqdm(
+                batches, f"epoch {epoch + 1}/{epochs}", **bar, disable=not accelerator.is_main_process
+            ):
+                row = which[batch]
+                images = _input(augment(pixels.to(device, non_blocking=True), views[batch], settings))
+                terms = network(images, labels[row], tones[row], None if weights is None else weights[row])
+                optimizer.zero_grad(set_to_none=True)
+                accelerator.backward(torch.stack([term.float() for term in terms.values()]).sum())
+                if training.clip_norm:
+                    accelerator.clip_grad_norm_(parameters, training.clip_norm)
+                optimizer.step()
+                for name, term in terms.items():
+                    state.sums[name] = state.sums.get(name, 0.0) + term.detach().double() * len(row)
+                state.steps += 1
+                state.images += len(row) * accelerator.num_processes
+                state.batch += 1
+                if accelerator.num_processes == 1:
+                    look()
+            means = accelerator.reduce(torch.stack([value.to(device) for value in state.sums.values()])).tolist()
+            if bad := [name for name, value in zip(state.sums, means, strict=True) if not math.isfinite(value)]:
+                raise UserError(
+                    f"the loss became NaN or infinite in epoch {epoch + 1} (term: {', '.join(bad)}). "
+                    "Lower learning_rate or set clip_norm."
+                )
+            entry: dict[str, Any] = {"epoch": epoch + 1, "learning_rate": schedule.get_last_lr()[0]}
+            entry["terms"] = {name: round(value / whole, 6) for name, value in zip(state.sums, means, strict=True)}
+            entry["train_loss"] = round(sum(entry["terms"].values()), 6)
+            schedule.step()
+            state.history.append(entry)
+            if held is None:
+                state.chosen_epoch = epoch + 1
+            else:
+                probabilities = predict(accelerator, model, held_pictures, held["image_id"].tolist())
+                [scores] = broadcast_object_list([score(probabilities, held["label"].to_numpy())])
+                entry["held_out"] = {name: round(value, 6) for name, value in scores.items()}
+                finished = _choose(state, model, scores, settings) >= settings.patience and finetune
+            _show(accelerator, entry)
+            state.epoch, state.batch, state.sums = epoch + 1, 0, {}
+            if finished:
+                break
+            look()
     if state.best_weights is not None:
         model.load_state_dict(state.best_weights)
     return state
 
 
+def _show(accelerator: Accelerator, entry: dict[str, Any]) -> None:
+    """An epoch's figures on TensorBoard."""
+    held_out = {f"held_out/{name}": value for name, value in entry.get("held_out", {}).items()}
+    terms = {f"terms/{name}": value for name, value in entry["terms"].items()}
+    figures = {name: entry[name] for name in ("train_loss", "learning_rate")}
+    accelerator.log({**figures, **terms, **held_out}, step=entry["epoch"])
+
+
+def _state(state: TrainingState, parts: dict[str, Any]) -> dict[str, Any]:
+    """All that a training needs to go on."""
+    own = {name: value for name, value in vars(state).items() if name not in ("images", "steps")}
+    return {"own": own, "random": random_state(), **{name: part.state_dict() for name, part in parts.items()}}
+
+
+def _take_up(checkpoint: Checkpoint, state: TrainingState, parts: dict[str, Any]) -> None:
+    """Put the last state that was kept, if there is one, into its places."""
+    if (saved := checkpoint.take_up()) is None:
+        return
+    vars(state).update(saved["own"])
+    for name, part in parts.items():
+        if name == "optimizer":
+            restore_optimizer(part, saved[name])
+        else:
+            part.load_state_dict(saved[name])
+    restore_random(saved["random"])
+
+
 def _choose(state: TrainingState, model: nn.Module, scores: dict[str, float], settings: ClassifySettings) -> int:
     """Keep the weights if the epoch is the best so far; returns how many epochs it has been since the best."""
-    found = scores[settings.selection_metric], -scores["loss"]
+    found = [scores[settings.selection_metric], -scores["loss"]]
     if found > state.best:
         state.best, state.waited, state.chosen_epoch = found, 0, len(state.history)
         state.best_weights = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}

@@ -14,13 +14,13 @@ from cgddi.core.errors import UserError
 from cgddi.core.seeds import seed_for
 from cgddi.diffusion.backbone import Backbone, Prompts, load
 from cgddi.diffusion.cache import Store
-from cgddi.diffusion.checkpoint import Checkpoint, exit_on_sigterm
 from cgddi.diffusion.data import ImageStream, TrainingData, caption, read_photos
 from cgddi.diffusion.log import TrainingLog, header, write_history
 from cgddi.diffusion.sample import write_grid
 from cgddi.diffusion.tokens import start_rows
 from cgddi.diffusion.train import Trainer, new_accelerator, training_job
 from cgddi.diffusion.weights import write_tensors
+from cgddi.job.checkpoint import Checkpoint, exit_on_sigterm
 from cgddi.stages.embedding.settings import EmbeddingSettings
 
 FILE = "learned_embeds.safetensors"

@@ -16,13 +16,13 @@ from cgddi.core.seeds import seed_for
 from cgddi.diffusion import adapters
 from cgddi.diffusion.backbone import Backbone, load
 from cgddi.diffusion.cache import Store
-from cgddi.diffusion.checkpoint import Checkpoint, exit_on_sigterm
 from cgddi.diffusion.data import ImageStream, Photo, TrainingData, caption, prompts_of, read_canvases, read_photos
 from cgddi.diffusion.log import TrainingLog, header, write_history
 from cgddi.diffusion.sample import write_grid
 from cgddi.diffusion.tokens import read_embedding
 from cgddi.diffusion.train import Trainer, new_accelerator, training_job
 from cgddi.diffusion.weights import write_tensors
+from cgddi.job.checkpoint import Checkpoint, exit_on_sigterm
 from cgddi.stages.lora.settings import LoraSettings
 
 GRID = "samples.png"

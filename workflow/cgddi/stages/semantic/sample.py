@@ -34,10 +34,10 @@ from cgddi.core.seeds import seed_for
 from cgddi.diffusion.adapters import apply, read_adapter
 from cgddi.diffusion.backbone import Backbone, load
 from cgddi.diffusion.cache import Store
-from cgddi.diffusion.checkpoint import Terminated, Termination, exit_on_sigterm
 from cgddi.diffusion.data import Photo, latents_of, prompts_of, read_canvases
 from cgddi.diffusion.sample import PendingImages, Sampler, SampleSettings, is_blank
 from cgddi.diffusion.tokens import read_embedding
+from cgddi.job.checkpoint import Terminated, Termination, exit_on_sigterm
 from cgddi.job.spec import need, settings_of
 from cgddi.stages.semantic.settings import SemanticSettings
 
