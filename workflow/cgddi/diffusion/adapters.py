@@ -14,11 +14,12 @@ from cgddi.core.archive import sha256
 from cgddi.core.errors import UserError
 from cgddi.core.seeds import seed_for
 from cgddi.diffusion.backbone import Backbone
+from cgddi.diffusion.dialects import to_diffusers
 from cgddi.diffusion.weights import check_base, read_tensors, to_bytes
 
 FILE = "pytorch_lora_weights.safetensors"
 
-_UP = re.compile(r"(lora_B(\.default)?|up)\.weight$")
+_DOWN = re.compile(r"(lora_A(\.default)?|down)\.weight$")
 _PART = re.compile(
     r"(?P<layer>.+?)(?:\.processor\.(?P<old>to_[qkv]|to_out)_lora|\.lora|\.lora_(?P<ab>[AB])(?:\.default)?)"
     r"(?:\.(?P<way>down|up))?\.weight"
@@ -113,7 +114,8 @@ def lora_tensors(denoiser: nn.Module, part: str, scale: float) -> dict[str, torc
 
 
 def read_adapter(path: str | Path, base: str | None = None) -> Adapter:
-    """Read an adapter file: today's peft names, diffusers' older `.lora.down` and `processor.to_q_lora`, doubled `unet.unet.`.
+    """Read an adapter file: diffusers' names of all ages (`lora_A`, `.lora.down`, `processor.to_q_lora`, doubled `unet.unet.`), and
+    those of other programs (see `dialects`).
 
     Args:
         path: the file.
@@ -124,7 +126,7 @@ def read_adapter(path: str | Path, base: str | None = None) -> Adapter:
     """
     tensors, metadata = read_tensors(path)
     check_base(path, metadata, base)
-    tensors = _without_alphas(path, tensors)
+    tensors = to_diffusers(path, tensors, metadata)
     down, up, others = {}, {}, {}
     for name, value in tensors.items():
         inner = name
@@ -153,17 +155,6 @@ def read_adapter(path: str | Path, base: str | None = None) -> Adapter:
     return Adapter(down, up, others, metadata, single, str(path))
 
 
-def _without_alphas(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Tensors with each layer's alpha / r multiplied into its up matrix, whatever part the layer belongs to."""
-    kept = {name: value for name, value in tensors.items() if not name.endswith(".alpha")}
-    for name in sorted(tensors.keys() - kept.keys()):
-        ups = [n for n in kept if n.startswith(name.removesuffix("alpha")) and _UP.search(n)]
-        if len(ups) != 1 or kept[ups[0]].ndim < 2 or tensors[name].numel() != 1:
-            raise UserError(f"{path}: {name} is no alpha of a LoRA layer in this file. Is the file whole?")
-        kept[ups[0]] = kept[ups[0]] * (float(tensors[name]) / kept[ups[0]].shape[1])
-    return kept
-
-
 def check_fits(denoiser: nn.Module, adapter: Adapter) -> None:
     """Compare an adapter's layers with a model's.
 
@@ -181,7 +172,9 @@ def check_fits(denoiser: nn.Module, adapter: Adapter) -> None:
             why = f"has weights {tuple(layer.weight.shape)}, the adapter's are {(up.shape[0], *down.shape[1:])}"
         else:
             continue
-        raise UserError(f"{adapter.source} does not fit this base model: layer {name} {why}. Trained on another model?")
+        named = adapter.metadata.get("ss_base_model_version") or adapter.metadata.get("modelspec.architecture")
+        made_for = f"It says it was trained on {named}" if named else "Trained on another model?"
+        raise UserError(f"{adapter.source} does not fit this base model: layer {name} {why}. {made_for}")
 
 
 class FusedAdapter:
@@ -223,11 +216,20 @@ class LoadedAdapter:
             for part, encoder in backbone.parts_of_text():
                 if any(name.startswith(f"{part}.") for name in tensors):
                     Loader.load_lora_into_text_encoder(dict(tensors), None, encoder, prefix=part, adapter_name="cgddi")
+                    self._check_text(part, encoder, tensors)
                     texts = {name: value for name, value in tensors.items() if name.startswith("text")}
                     backbone.text_adapter = sha256(to_bytes(texts))
         except (RuntimeError, ValueError, KeyError, IndexError) as error:  # what peft raises for sizes that do not fit
             why = " ".join(str(error).split())[:300]
             raise UserError(f"{adapter.source} does not fit this base model: {why}") from error
+
+    @staticmethod
+    def _check_text(part: str, encoder: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+        """transformers leaves out, with a warning only, what it has no layer for."""
+        wanted = sum(name.startswith(f"{part}.") and _DOWN.search(name) is not None for name in tensors)
+        found = sum(".lora_A." in name for name, _ in encoder.named_parameters())
+        if found != wanted:
+            raise ValueError(f"{part} takes {found} of its {wanted} layers")
 
     def remove(self) -> None:
         """Take the adapter off."""

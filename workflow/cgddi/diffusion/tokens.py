@@ -107,7 +107,7 @@ def start_rows(tokenizer, encoder: nn.Module, word: str, vectors: int) -> torch.
 
 
 def read_embedding(
-    path: str | Path, token: str | None = None, base: str | None = None
+    path: str | Path, token: str | None = None, base: str | None = None, widths: Sequence[int] = ()
 ) -> tuple[str, list[torch.Tensor]]:
     """A learned token: its name and, per text encoder, its rows (vectors, D).
 
@@ -115,6 +115,7 @@ def read_embedding(
         path: `learned_embeds.safetensors`: {token: rows}, or {"clip_l": rows, "clip_g": rows} for two encoders (SDXL).
         token: the name to use; needed when the file does not hold it.
         base: digest of the base model in use, compared with the one the file names (see `check_base`).
+        widths: D of the model's text encoders; empty compares nothing.
 
     Raises:
         UserError: the file is no such file, holds another token, or was trained on another base model.
@@ -138,6 +139,12 @@ def read_embedding(
         )
     if not all(value.ndim == 2 and torch.isfinite(value).all() for value in rows):
         raise UserError(f"{path}: its rows are not finite numbers, (vectors, width). Train it again.")
+    found = [value.shape[1] for value in rows]
+    if widths and found != list(widths):
+        raise UserError(
+            f"{path}: a token of {' and '.join(map(str, found))} numbers, but the text encoder of this base model has "
+            f"{' and '.join(map(str, widths))}. It was made for another base model: name that, or give another token."
+        )
     if not name:
         raise UserError(f"{path}: does not say which token it holds. Train it again, or give the token.")
     return name, list(rows)
