@@ -16,7 +16,10 @@ from cgddi.core.errors import UserError
 
 ASKED = {
     "init": ("cgddi.ingest.init", "write a folder for a run of your own: a short config and an example table"),
-    "ingest": ("cgddi.ingest.command", "write an image sheet from DDI, Fitzpatrick17k or a folder of your own"),
+    "ingest": (
+        "cgddi.ingest.command",
+        "write an image sheet from DDI, Fitzpatrick17k or a folder of your own; an archive of others' images",
+    ),
     "check": ("cgddi.watch.check", "check the software, the config and its sheets, photos and masks, all at once"),
     "config": ("cgddi.plan.configdoc", "what a key of the config means, its default and what it takes"),
     "fetch": ("cgddi.watch.fetch", "download the models the config names, and note the commit of each"),

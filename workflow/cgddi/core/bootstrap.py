@@ -42,6 +42,8 @@ class Run:
             found.append("epoch chosen on the test images")
         if not self.record["leakage"]["clean"]:
             found.append("leakage gate waived: training images touch held-out images")
+        if self.record["leakage"].get("unknown_lineage"):
+            found.append("lineage waived: given images or adapters may have seen test images")
         if self.record["real_images"]["beyond"]:
             found.append("learning curve: generators or starting weights saw real images outside the subset")
         return found

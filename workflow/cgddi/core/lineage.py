@@ -18,14 +18,19 @@ def lineage(row: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, list
 
     Args:
         row: manifest row of a healthy, lesion-mapped or semantic image.
-        record: the record of its archive; a semantic one names its generator's training and prior images.
+        record: the record of its archive; a semantic one names its generator's training and prior images, one of given images
+            those of every generator. What is not known (see `unknown_ways`) is an empty list.
 
     Returns:
         donor, canvas and generator, each a list of image ids.
     """
     canvas = row.get("canvas") or (row.get("image_id") or row["key"] if row["kind"] == "healthy" else None)
+    canvas = None if "canvas" in unknown_ways(row) else canvas
     found = {"donor": [row["donor"]] if row.get("donor") else [], "canvas": [canvas] if canvas else [], "generator": []}
-    if row.get("generator"):
+    if row.get("generator") and "generator" not in unknown_ways(row):
+        if row["generator"] in record.get("generators", {}):
+            found["generator"] = list(record["generators"][row["generator"]])
+            return found
         if "generator_images" not in record:
             raise UserError(
                 f"the record of generator {row['generator']} names no training images (`generator_images`), so leakage "
@@ -33,6 +38,24 @@ def lineage(row: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, list
             )
         found["generator"] = list(record["generator_images"]) + list(record.get("prior_images") or [])
     return found
+
+
+def unknown_ways(row: Mapping[str, Any]) -> list[str]:
+    """Those of donor, canvas and generator of which nobody knows what they were, in a manifest row of given images or of samples
+    that a given adapter drew."""
+    return list(row.get("unknown") or [])
+
+
+def is_waived(row: Mapping[str, Any], source: str, waived: Iterable[str]) -> bool:
+    """Whether the config takes an image of unknown lineage as clean.
+
+    Args:
+        row: its manifest row.
+        source: the set of given images it is of, or its kind.
+        waived: names of such sets, and `adapters.<concept>`.
+    """
+    name = f"adapters.{row['concept']}" if source == row["kind"] else source
+    return name in waived
 
 
 def segmenter_images(
@@ -77,7 +100,10 @@ def generator_images(rows: pd.DataFrame) -> dict[str, set[str]]:
     made = rows[rows["generator"].notna()].drop_duplicates(["archive", "generator"])
     for archive, generator in zip(made["archive"], made["generator"], strict=True):
         row = {"kind": "semantic", "key": "", "generator": generator}
-        found.setdefault(generator, set()).update(lineage(row, Archive(archive).record)["generator"])
+        record = Archive(archive).record
+        if generator in record.get("unknown_generators", ()):
+            row["unknown"] = ["generator"]
+        found.setdefault(generator, set()).update(lineage(row, record)["generator"])
     return found
 
 

@@ -1,8 +1,8 @@
 """Names and scales of LoRA files by other programs, brought to diffusers' names with alpha / r multiplied into the up matrices.
 
-kohya's sd-scripts and OneTrainer write `lora_unet_down_blocks_0_...lora_down.weight` with an `.alpha` beside it, peft's
-`save_pretrained` writes `base_model.model.down_blocks.0...lora_A.weight` and keeps alpha in adapter_config.json, diffusers since 0.34
-keeps it in the file's header.
+kohya's sd-scripts and OneTrainer write `lora_unet_down_blocks_0_...lora_down.weight` with an `.alpha` beside it. peft's
+`save_pretrained` writes `base_model.model.down_blocks.0...lora_A.weight` and keeps alpha in adapter_config.json. diffusers since
+0.34 keeps it in the file's header.
 """
 
 from __future__ import annotations
@@ -99,7 +99,8 @@ def _peft_config(path: Path) -> dict[str, Any]:
         return json.loads(beside.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{path}: written by peft, which keeps the adapter's alpha in {beside.name} beside it; that cannot be read. Put it there."
+            f"{path}: written by peft, which keeps the adapter's alpha in {beside.name} beside it; that cannot be read. "
+            "Put it there."
         ) from error
 
 

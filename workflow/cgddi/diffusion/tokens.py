@@ -107,7 +107,11 @@ def start_rows(tokenizer, encoder: nn.Module, word: str, vectors: int) -> torch.
 
 
 def read_embedding(
-    path: str | Path, token: str | None = None, base: str | None = None, widths: Sequence[int] = ()
+    path: str | Path,
+    token: str | None = None,
+    base: str | None = None,
+    widths: Sequence[int] = (),
+    rename: bool = False,
 ) -> tuple[str, list[torch.Tensor]]:
     """A learned token: its name and, per text encoder, its rows (vectors, D).
 
@@ -115,6 +119,7 @@ def read_embedding(
         path: `learned_embeds.safetensors`: {token: rows}, or {"clip_l": rows, "clip_g": rows} for two encoders (SDXL).
         token: the name to use; needed when the file does not hold it.
         base: digest of the base model in use, compared with the one the file names (see `check_base`).
+        rename: `token` is a new name, whatever the file calls it.
         widths: D of the model's text encoders; empty compares nothing.
 
     Raises:
@@ -132,7 +137,7 @@ def read_embedding(
     else:
         raise UserError(f"{path}: holds {sorted(tensors)[:4]}, not one token. Is it a textual-inversion file?")
     held = metadata.get("token") or next(iter(tensors))
-    if token and held != token and ("token" in metadata or held.startswith("<")):
+    if token and not rename and held != token and ("token" in metadata or held.startswith("<")):
         raise UserError(
             f"{path}: holds the token {held}, but {token} is wanted. Give that concept's file, or write {held} as the concept's "
             "token in the disease sheet."

@@ -169,6 +169,39 @@ def _download(source: str, revision: str | None, variant: str | None) -> Path:
         ) from error
 
 
+def given_files(adapter: Mapping[str, Any]) -> tuple[Path | None, Path]:
+    """The files of a given adapter, fetched first where it is on the hub.
+
+    Args:
+        adapter: {"weights", "embedding"}: paths, or names in "model" {"source": folder or hub id, "revision"}; without a learnt
+            token `embedding` is None.
+
+    Returns:
+        The token's file, or None, and the adapter's.
+
+    Raises:
+        UserError: the hub does not give one of them.
+    """
+
+    def place(name: str) -> Path:
+        model = adapter.get("model")
+        if model is None or Path(name).is_file():
+            return Path(name)
+        if Path(model["source"]).is_dir():
+            return Path(model["source"], name)
+        from huggingface_hub import hf_hub_download
+
+        try:
+            return Path(hf_hub_download(model["source"], name, revision=model.get("revision")))
+        except Exception as error:  # the hub client raises some ten kinds
+            raise UserError(
+                f"adapter {model['source']}: the hub did not give {name} ({type(error).__name__}). Run `cgddi fetch` where the hub "
+                "can be reached, or correct `weights` and `embedding` under `adapters:`."
+            ) from error
+
+    return place(adapter["embedding"]) if adapter["embedding"] else None, place(adapter["weights"])
+
+
 def model_index(folder: Path) -> dict[str, Any]:
     """The parsed `model_index.json` of a model folder."""
     try:

@@ -1,4 +1,4 @@
-"""Write an image sheet from DDI, Fitzpatrick17k or a folder of your own.
+"""Write an image sheet from DDI, Fitzpatrick17k or a folder of your own; or an archive of images that others generated.
 
 Photos that show the same picture get one `group`, which splits keep together. With --append, rows of the sheet stay as
 they are and the new photos make a cohort of their own, so that nothing generated from the old ones is made again.
@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 from cgddi.core.archive import write_atomic
 from cgddi.core.errors import InvalidInput, Problem, UserError
+from cgddi.ingest import synthetic
 from cgddi.ingest.diseases import Concept, check_diseases, read_diseases
 from cgddi.ingest.readers import Incoming, read_ddi, read_fitzpatrick17k, read_folder
 from cgddi.ingest.table import parse_table
@@ -60,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="SHEET=TABLE",
         help="which column of the table is which of the sheet, e.g. image_id=ID; may be given often",
     )
+    synthetic.add_parser(sources)
     for source, sub in (("ddi", ddi), ("fitzpatrick17k", f17k), ("folder", folder)):
         sub.add_argument("--images", required=True, help="folder of the photos")
         sub.add_argument("--masks", help="folder of five-class masks (.npy or .png) named after the photos")
@@ -200,6 +202,8 @@ def _regroup(rows: Sequence[Row], merged: set[str], new: Sequence[Row], group: s
 def main(argv: list[str] | None = None) -> int:
     """Run `cgddi ingest`."""
     args = parser().parse_args(argv)
+    if args.source == "synthetic":
+        return synthetic.run(args)
     existing: list[Row] = []
     if args.append:
         existing = read_existing(args.output) if os.path.exists(args.output) else []

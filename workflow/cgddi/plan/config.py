@@ -15,10 +15,11 @@ from cgddi.core.errors import Problem
 from cgddi.core.settings import Settings
 from cgddi.fedd.settings import FeddSettings
 from cgddi.plan.configfile import Values, check, merge, read
+from cgddi.plan.given import GivenAdapter, GivenImages, source_names
 from cgddi.plan.splits import SplitSettings
 from cgddi.stages.audit.settings import AuditSettings
 from cgddi.stages.canvases.settings import CanvasesSettings
-from cgddi.stages.classify.settings import METHODS, REGIMES, ClassifySettings, LabelTexts, Regime
+from cgddi.stages.classify.settings import KINDS, METHODS, REGIMES, ClassifySettings, LabelTexts, Regime
 from cgddi.stages.embedding.settings import EmbeddingSettings
 from cgddi.stages.export.settings import ExportSettings
 from cgddi.stages.fairness.settings import FairnessSettings
@@ -135,6 +136,14 @@ class Config(Settings):
     sample_min_images: int = Field(
         2, ge=1, description="concepts with fewer training photos get an adapter but no samples (paper: 2)"
     )
+    synthetic: dict[str, GivenImages] = Field(
+        {},
+        description="sets of images that others generated, by name, written by `cgddi ingest synthetic`; each name is a source of "
+        "regimes, and the regimes `NAME` and `NAME_real` (then fine-tuned on real photos) are there",
+    )
+    adapters: dict[str, GivenAdapter] = Field(
+        {}, description="concept slug -> a ready adapter and token, in the place of training"
+    )
     splits: dict[str, SplitSettings] = Field({"main": SplitSettings()}, min_length=1, description="named splits")
     masks: MasksSettings = MasksSettings()
     healthy: HealthySettings = HealthySettings()
@@ -158,7 +167,7 @@ class Config(Settings):
         """A problem of a key (`splits.main`), with the file and line that gave it where they are known."""
         return self._given.problem(tuple(key.split(".")), message, remedy, value)
 
-    @field_validator("splits", "cohorts")
+    @field_validator("splits", "cohorts", "synthetic")
     @classmethod
     def _safe_names(cls, named: dict[str, Any]) -> dict[str, Any]:
         for name in named:
@@ -198,7 +207,14 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _runs_known(self) -> Config:
-        known = {**REGIMES, **self.regimes}
+        known = {**REGIMES, **self._given_regimes(), **self.regimes}
+        sources = [*KINDS, *(source for name in self.synthetic for source in source_names(name))]
+        for name in self.synthetic:
+            if name in (*KINDS, *REGIMES) or not re.fullmatch(r"[a-z0-9_]+", name):
+                raise ValueError(f"synthetic.{name}: take another name, of lowercase letters, digits and _")
+        for name, regime in self.regimes.items():
+            if strange := [source for source in regime.sources if source not in sources]:
+                raise ValueError(f"regimes.{name}.sources: {strange[0]!r} is none of {', '.join(sources)}")
         for name in self.runs.methods:
             if name not in METHODS:
                 raise ValueError(f"runs.methods: {name!r} is none of {', '.join(METHODS)}")
@@ -227,8 +243,29 @@ class Config(Settings):
         return _over(self.masks, own)
 
     def regime(self, name: str) -> Regime:
-        """A regime by name: one of the config's own, or a built-in one."""
-        return self.regimes.get(name) or REGIMES[name]
+        """A regime by name: one of the config's own, one of a set of given images, or a built-in one."""
+        return self.regimes.get(name) or self._given_regimes().get(name) or REGIMES[name]
+
+    @property
+    def trained_regimes(self) -> list[str]:
+        """Regimes that are trained: those of `runs.regimes`, and those they start from."""
+        found = dict.fromkeys(self.runs.regimes)
+        for name in self.runs.regimes:
+            while (name := self.regime(name).init) is not None:
+                found[name] = None
+        return list(found)
+
+    @property
+    def sources(self) -> set[str]:
+        """What some regime learns from: real, healthy, lesion_mapped, semantic; sets of given images, as regimes name them."""
+        return {source for name in self.trained_regimes for source in self.regime(name).sources}
+
+    def _given_regimes(self) -> dict[str, Regime]:
+        made = {}
+        for name in self.synthetic:
+            made[name] = Regime(name=name, sources=(name,))
+            made[f"{name}_real"] = Regime(name=f"{name}_real", sources=("real",), init=name)
+        return made
 
 
 def _over(base: Settings, own: Settings) -> Settings:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from cgddi.core.archive import canonical, sha256
 from cgddi.core.errors import InvalidInput
 from cgddi.fedd.plan import FeddPlan
+from cgddi.plan import given
 from cgddi.plan.code import PACKAGE
 from cgddi.plan.config import Config, Model
 from cgddi.plan.content import Contents, spec_hash
@@ -228,6 +229,7 @@ class Plan(Photos):
         return Job(job.spec, job.inputs | more)
 
     def _semantic(self, scope: str, canvas_cohort: str, concept: str) -> Job:
+        names, ready = {"scope": scope, "concept": concept}, self.config.adapters.get(concept)
         spec = self.spec(
             "semantic",
             scope=scope,
@@ -235,16 +237,25 @@ class Plan(Photos):
             concept=self._concept(concept),
             malignant=self.concept_label(scope, concept),
             model=self.model(self.config.models.base),
+            **({"adapter": given.adapter_spec(self, ready)} if ready else {}),
         )
-        return Job(
-            spec,
-            {
-                "canvases": self.paths.file("canvases", cohort=canvas_cohort),
-                "split": self._split_of(scope, canvas_cohort),
-                "embedding": self.paths.file("embedding", scope=scope, concept=concept),
-                "lora": self.paths.file("lora", scope=scope, concept=concept),
-            },
-        )
+        inputs: Files = {
+            "canvases": self.paths.file("canvases", cohort=canvas_cohort),
+            "split": self._split_of(scope, canvas_cohort),
+        }
+        made = {} if ready else {stage: self.paths.file(stage, **names) for stage in ("embedding", "lora")}
+        return Job(spec, inputs | made)
+
+    @cached_property
+    def given_images(self) -> dict[str, Any]:
+        """Spec of the index: given images that regimes learn from, and whose unknown lineage is waived."""
+        config = self.config
+        used = {name: g for name, g in config.synthetic.items() if self.sources & {*given.source_names(name)}}
+        images = {
+            name: self.contents.file(f"{Path(g.archive).with_suffix('.jsonl')}") for name, g in sorted(used.items())
+        }
+        waived = given.waived(config.adapters, used, sorted(self.sources))
+        return ({"given": images} if images else {}) | ({"waived": waived} if waived else {})
 
     def _concept(self, slug: str) -> dict[str, str]:
         concept = self.concepts[slug]
@@ -262,11 +273,12 @@ class Plan(Photos):
             "mapped": self.all_mapped() if "lesion_mapped" in self.sources else [],
             "semantic": self.all_samples(self.scope_of(split)) if "semantic" in self.sources else [],
         }
-        return Job(self.spec("index", split=split, **dropped), inputs)
+        return Job(self.spec("index", split=split, **dropped, **self.given_images), inputs)
 
     def _audit(self, split: str, kind: str) -> Job:
         inputs = {"index": self.paths.file("index", split=split), "photos": self.all_photos(self.split_cohorts(split))}
-        return Job(self.spec("audit", kind=kind, split=split), inputs)
+        waived = {"waived": w} if kind == "leakage" and (w := self.given_images.get("waived")) else {}
+        return Job(self.spec("audit", kind=kind, split=split, **waived), inputs)
 
     def _leakage(self, split: str) -> Job:
         return self._audit(split, "leakage")
@@ -331,8 +343,8 @@ class Plan(Photos):
             "audits": [self._audit_file(split, kind) for split in splits for kind in KINDS],
             "index": [self.paths.file("index", split=split) for split in splits],
             "samples": [self.paths.file("lora", "samples", scope=s, concept=c) for s, c in generated],
-            "review": self.paths.file("review"),
-            "healthy": self.paths.file("audit_pictures", pictures="healthy"),
+            "review": self.paths.file("review") if self.generated else "",
+            "healthy": self.paths.file("audit_pictures", pictures="healthy") if self.generated else "",
             "masks": self.paths.file("audit_pictures", pictures="masks") if masks else "",
             "fedd": self.paths.file("fedd_tables") if self.config.fedd.study else "",
         }

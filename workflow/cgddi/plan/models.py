@@ -29,21 +29,23 @@ class HubModel:
         name: hub id, `id@revision` where the config names one, or `timm:backbone`: its key in the lock file.
         kind: which of its files are read.
         variant: weights variant, e.g. fp16.
+        files: of a given adapter, the files that are read.
     """
 
     key: str
     name: str
-    kind: Literal["pipeline", "text encoder", "transformers", "timm", "smp"]
+    kind: Literal["pipeline", "text encoder", "transformers", "timm", "smp", "adapter"]
     variant: str | None = None
+    files: tuple[str, ...] = ()
 
 
 def named_models(config: Config) -> Iterator[HubModel]:
     """The hub models of a config, those only that its jobs read; local folders and files are none."""
     sources = {config.masks.source, *(config.masks_of(name).source for name in config.cohorts)}
-    study = config.fedd.study
+    study, generated = config.fedd.study, bool(config.sources & {"healthy", "lesion_mapped", "semantic"})
     used = {
-        "base": True,
-        "inpainting": config.healthy.method == "diffusion",
+        "base": "semantic" in config.sources,
+        "inpainting": config.healthy.method == "diffusion" and generated,
         "fedd": study or "fedd" in sources,
         "sam3": "sam3" in sources,
     }
@@ -52,6 +54,10 @@ def named_models(config: Config) -> Iterator[HubModel]:
         if wanted and is_hub(model.source):
             kind = "transformers" if part == "sam3" else "pipeline"
             yield HubModel(f"models.{part}", _name(model.source, model.revision), kind, model.variant)
+    for slug, adapter in config.adapters.items() if "semantic" in config.sources else ():
+        if is_hub(adapter.source) and not adapter.is_file:
+            name = _name(adapter.source, adapter.revision)
+            yield HubModel(f"adapters.{slug}", name, "adapter", files=adapter.files)
     healthy = config.healthy
     if used["inpainting"] and "kandinsky" in config.models.inpainting.source.lower() and is_hub(healthy.prior):
         yield HubModel("healthy.prior", _name(healthy.prior, healthy.prior_revision), "pipeline")
@@ -136,7 +142,12 @@ def locked(config: Config, lock: Mapping[str, str] | None = None) -> Config:
         if commit:
             methods[method] = methods.get(method, Training()).model_copy(update={"weights": f"hub@{commit}"})
     classify = classify.model_copy(update={"methods": methods})
-    update = {"models": models, "healthy": healthy, "audit": audit, "classify": classify}
+    adapters = {
+        slug: adapter.model_copy(update={"revision": commit}) if commit else adapter
+        for slug, adapter in config.adapters.items()
+        for commit in [lock.get(_name(adapter.source, adapter.revision)) if is_hub(adapter.source) else None]
+    }
+    update = {"models": models, "healthy": healthy, "audit": audit, "classify": classify, "adapters": adapters}
     return config.model_copy(update=update)
 
 
@@ -147,4 +158,7 @@ def unlocked(config: Config) -> list[str]:
     names = sorted(name for name in names if name not in lock and not COMMIT.fullmatch(name.partition("@")[2]))
     if not names:
         return []
-    return [f"No commit is noted of {', '.join(names)}: run `cgddi fetch`, which downloads them and writes {LOCK}."]
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return [
+        f"No commit is noted of {', '.join(names[:5])}{more}: run `cgddi fetch`, which downloads them and writes {LOCK}."
+    ]

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import cached_property
 
 from cgddi.core.errors import InvalidInput, Problem
+from cgddi.plan import given
 from cgddi.plan.config import Cohort, Config
 from cgddi.plan.models import locked
 from cgddi.plan.paths import Paths
@@ -57,6 +58,8 @@ class Photos:
             raise InvalidInput(problems)
         self.paths = Paths(config.results)
         self.roles = {name: self._roles(split) for name, split in config.splits.items()}
+        if problems := given.problems(self):
+            raise InvalidInput(problems)
 
     def _resolve_mixed(
         self, photos: Iterable[Photo], concepts: Mapping[str, Concept]
@@ -250,16 +253,18 @@ class Photos:
 
     @cached_property
     def adapters(self) -> list[tuple[str, str]]:
-        """(scope, concept) of every adapter that is wanted: all that can be trained, but for dropped concepts."""
-        return [(scope, concept) for scope, concept in self.training if concept not in self.config.drop_concepts]
+        """(scope, concept) of every adapter that is wanted and not given: all that can be trained, but for dropped concepts."""
+        left_out = {*self.config.drop_concepts, *self.config.adapters}
+        return [(scope, concept) for scope, concept in self.training if concept not in left_out]
 
     @cached_property
     def samples(self) -> list[tuple[str, str, str]]:
-        """(scope, canvas cohort, concept) of every semantic job."""
+        """(scope, canvas cohort, concept) of every semantic job; what a given adapter learnt from is not ours to count."""
         return [
             (scope, cohort, concept)
-            for scope, concept in self.adapters
-            if len(photos := self.training[scope, concept]) >= self.config.sample_min_images
+            for (scope, concept), photos in self.training.items()
+            if concept not in self.config.drop_concepts
+            and (concept in self.config.adapters or len(photos) >= self.config.sample_min_images)
             for cohort in self.canvases_for({p.cohort for p in photos})
         ]
 
@@ -268,16 +273,17 @@ class Photos:
     @cached_property
     def regimes(self) -> list[str]:
         """Regimes that are trained: those of `runs.regimes`, and those they start from."""
-        found = dict.fromkeys(self.config.runs.regimes)
-        for name in self.config.runs.regimes:
-            while (name := self.config.regime(name).init) is not None:
-                found[name] = None
-        return list(found)
+        return self.config.trained_regimes
 
     @cached_property
     def sources(self) -> set[str]:
-        """Kinds of image that some regime learns from: real, healthy, lesion_mapped, semantic."""
-        return {source for name in self.regimes for source in self.config.regime(name).sources}
+        """What some regime learns from (see `Config.sources`)."""
+        return self.config.sources
+
+    @cached_property
+    def generated(self) -> bool:
+        """Whether some regime learns from images that this run makes."""
+        return bool(self.sources & {"healthy", "lesion_mapped", "semantic"})
 
     # ---- results --------------------------------------------------------------------------------------
 
@@ -339,7 +345,8 @@ class Photos:
 
     def every_archive(self, kinds: Iterable[str]) -> list[str]:
         """The tar of every archive, so that a deleted one is made again; of composites and samples where `kinds` has them."""
-        manifests = [*self.all_photos(self.by_cohort), *self.all_healthy(self.canvas_cohorts), *self.all_canvases()]
+        manifests = self.all_photos(self.by_cohort)
+        manifests += [*self.all_healthy(self.canvas_cohorts), *self.all_canvases()] if self.generated else []
         manifests += self.all_mapped() if "lesion_mapped" in kinds else []
         manifests += self.all_samples() if "semantic" in kinds else []
         return [manifest.removesuffix("jsonl") + "tar" for manifest in manifests]

@@ -66,6 +66,13 @@ def chosen_files(model: HubModel, names: Iterable[str]) -> list[str]:
     Raises:
         UserError: it has no safetensors weights.
     """
+    if model.files:
+        names = sorted(names)
+        if absent := sorted({*model.files} - {*names}):
+            raise UserError(
+                f"{model.key}: {model.name} has no {absent[0]}, but {', '.join(names[:8])}. Correct `weights` and `embedding`."
+            )
+        return sorted(model.files)
     if model.kind in ("timm", "smp"):
         folders = ("",)
     else:

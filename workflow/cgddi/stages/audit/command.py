@@ -52,7 +52,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.kind == "quality" or settings.features.weights != "pixels":
         runtime.start(args.threads)  # KID is torchmetrics', and features other than thumbnails come from a network
     with runtime.usage_log(args.metrics, stage="audit", kind=args.kind) as usage:
-        result = audit(args.kind, pd.read_parquet(args.index), args.photos, settings, int(args.spec.get("seed", 0)))
+        index, seed, waived = pd.read_parquet(args.index), int(args.spec.get("seed", 0)), args.spec.get("waived", ())
+        result = audit(args.kind, index, args.photos, settings, seed, waived)
         usage["images"] = result.get("images", 0)
     inputs = [args.index, *(Archive(path).manifest_path for path in args.photos)]
     record = record_for(args.spec, inputs, **result)
@@ -66,7 +67,9 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def audit(kind: str, index, photos: Sequence[str], settings: AuditSettings, seed: int) -> dict[str, Any]:
+def audit(
+    kind: str, index, photos: Sequence[str], settings: AuditSettings, seed: int, waived: Sequence[str] = ()
+) -> dict[str, Any]:
     """Findings of one audit.
 
     Args:
@@ -75,11 +78,12 @@ def audit(kind: str, index, photos: Sequence[str], settings: AuditSettings, seed
         photos: archives of the photos.
         settings: of stage audit.
         seed: of the spec.
+        waived: given images and adapters whose unknown lineage is no leak.
     """
     if kind == "leakage":
         from cgddi.stages.audit.leakage import audit_leakage
 
-        return audit_leakage(index, settings, seed, photos)
+        return audit_leakage(index, settings, seed, photos, waived)
     if kind == "tone":
         from cgddi.stages.audit.quality import audit_tone
 

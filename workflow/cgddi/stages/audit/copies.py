@@ -17,7 +17,8 @@ from cgddi.stages.audit.features import describe, draw_by_name, extract, load_im
 from cgddi.stages.audit.settings import AuditSettings
 
 NEAR_DUPLICATE_KINDS = ("real", "healthy")
-"""Kinds of training image that are searched for held-out photos; the others show no photo as it was taken."""
+"""Kinds of training image that are searched for held-out photos; the others show no photo as it was taken. Images that others
+generated are all searched."""
 MEMORISED = 0.95
 """Cosine similarity from which a synthetic image is called a copy of a training photo."""
 LISTED = 20
@@ -42,7 +43,8 @@ def near_duplicates(index: pd.DataFrame, settings: AuditSettings, seed: int) -> 
         One entry per pair: id, kind, archive, image, role, bits (Hamming distance), similarity (cosine of features).
     """
     held = rows_of(index[index["role"] != "train"])
-    train = rows_of(index[(index["role"] == "train") & index["kind"].isin(NEAR_DUPLICATE_KINDS)])
+    searched = index["kind"].isin(NEAR_DUPLICATE_KINDS) | (index["source"] != index["kind"])
+    train = rows_of(index[(index["role"] == "train") & searched])
     if not held or not train:
         return []
     hashes = []

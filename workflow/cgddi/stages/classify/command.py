@@ -155,7 +155,11 @@ def run(spec: dict[str, Any], settings: ClassifySettings, regime: Regime, leakag
         task=settings.task,
         classes=list(rows.classes),
         selection=settings.selection,
-        leakage={"gate": leakage["gate"], "clean": leakage["clean"]},
+        leakage={
+            "gate": leakage["gate"],
+            "clean": leakage["clean"],
+            "unknown_lineage": unknown_lineage(rows, args.init),
+        },
         training=training.model_dump(),
         model=model_facts,
         counts=rows.counts(),
@@ -172,6 +176,12 @@ def run(spec: dict[str, Any], settings: ClassifySettings, regime: Regime, leakag
     write_atomic(out / "predictions.csv", predictions_csv(rows, probabilities, settings.task))
     write_record(out / "record.json", record)
     checkpoint.remove()
+
+
+def unknown_lineage(rows: Rows, init: str | None) -> int:
+    """Images of unknown lineage, which the config waives, that a run learnt from: itself, or by the weights it started from."""
+    before = json.loads(Path(init).with_name("record.json").read_text(encoding="utf-8")) if init else {"leakage": {}}
+    return int(rows.train["unknown"].sum()) + before["leakage"].get("unknown_lineage", 0)
 
 
 def _sizes(rows: pd.DataFrame) -> dict[str, int]:

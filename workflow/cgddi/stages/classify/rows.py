@@ -63,8 +63,9 @@ def choose_rows(index: pd.DataFrame, regime: Regime, settings: ClassifySettings,
         if set(regime.sources) == {"healthy"}:
             raise UserError(f"regime {regime.name} trains on healthy images only, which are of no concept.")
     if kinds:
-        made = index[(index["role"] == "train") & index["kind"].isin(kinds)]
-        if absent := sorted(kinds - set(made["kind"])):
+        names = index["source"] + "/" + index["kind"]
+        made = index[(index["role"] == "train") & (index["source"].isin(kinds) | names.isin(kinds))]
+        if absent := sorted(kinds - set(made["source"]) - set(names)):
             raise UserError(
                 f"regime {regime.name}: the index has no {absent[0]} images to train on. Make them, or take them out of its "
                 "sources."

@@ -12,14 +12,19 @@ from cgddi.core.settings import Settings, located
 REVISION = 2
 
 METHODS = ("baseline", "fairdisco", "patchalign", "reweighting", "resampling")
-Kind = Literal["real", "healthy", "lesion_mapped", "semantic"]
+KINDS = ("real", "healthy", "lesion_mapped", "semantic")
+"""Kinds of image; those of the run itself are sources of regimes by these names."""
 
 
 class Regime(Settings):
     """Which training images a classifier learns from. Validation and test images are real in every regime."""
 
     name: str = Field(pattern=r"^[a-z0-9_]{1,60}$", description="the regime's name in paths and tables")
-    sources: tuple[Kind, ...] = Field(min_length=1, description="kinds of image trained on")
+    sources: tuple[str, ...] = Field(
+        min_length=1,
+        description="what is trained on: real, healthy, lesion_mapped, semantic; or a set of given images, by its name under "
+        "`synthetic:` (NAME, or one kind of it: NAME/semantic)",
+    )
     init: str | None = Field(None, description="regime whose weights (same split, method, seed) training starts from")
     ratio: float | None = Field(
         None,
@@ -62,7 +67,7 @@ class Regime(Settings):
         return self
 
 
-SYNTHETIC: tuple[Kind, ...] = ("healthy", "lesion_mapped", "semantic")
+SYNTHETIC = KINDS[1:]
 
 
 def _regimes() -> dict[str, Regime]:

@@ -51,7 +51,7 @@ def export(
     shutil.rmtree(folder / "data", ignore_errors=True)
     shutil.rmtree(folder / "adapters", ignore_errors=True)
     table = pd.concat([pd.read_parquet(path) for path in indexes]).drop_duplicates("id").sort_values(["kind", "id"])
-    table = table[table["kind"].isin(settings.kinds)]
+    table = table[table["source"].isin(settings.kinds)]  # images that others generated are not ours to give away
     if table.empty:
         raise UserError(
             f"export.kinds {list(settings.kinds)}: no such image in {', '.join(map(str, indexes))}. Name other kinds."

@@ -22,6 +22,7 @@ SETTING = ["split", "regime", "method"]
 SIGNS = {
     "epoch chosen on the test images": "†",
     "leakage gate waived: training images touch held-out images": "‡",
+    "lineage waived: given images or adapters may have seen test images": "¶",
     "learning curve: generators or starting weights saw real images outside the subset": "§",
 }
 """The sign in front of each caveat, and behind the name of the setting it belongs to."""

@@ -32,12 +32,19 @@ def main(argv: list[str] | None = None) -> int:
 
     settings = settings_of(IndexSettings, args.spec)
     synthetic = [*args.healthy, *args.mapped, *args.semantic]
+    given = {name: Path(path).with_suffix(".tar") for name, path in args.spec.get("given", {}).items()}
     table, facts = build_index(
-        read_roles(args.splits), args.photos, synthetic, settings.drop_touching, args.spec.get("drop_concepts", ())
+        read_roles(args.splits),
+        args.photos,
+        synthetic,
+        settings.drop_touching,
+        args.spec.get("drop_concepts", ()),
+        given,
+        args.spec.get("waived", ()),
     )
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False)
-    inputs = [*args.splits, *(Archive(path).manifest_path for path in [*args.photos, *synthetic])]
+    inputs = [*args.splits, *(Archive(path).manifest_path for path in [*args.photos, *synthetic, *given.values()])]
     write_record(Path(args.output).with_suffix(".json"), record_for(args.spec, inputs, **facts))
     write_atomic(args.output, buffer.getvalue())
     return 0

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from cgddi.core.settings import Settings
 
-REVISION = 1
+REVISION = 2
 
 
 class IndexSettings(Settings):

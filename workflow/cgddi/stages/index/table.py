@@ -14,12 +14,13 @@ import pandas as pd
 from cgddi.core.archive import Archive
 from cgddi.core.errors import InvalidInput, Problem, UserError
 from cgddi.core.images import TONES
-from cgddi.core.lineage import lineage, segmenter_images
+from cgddi.core.lineage import is_waived, lineage, segmenter_images, unknown_ways
 
 ROLES = ("train", "validation", "test")
 COLUMNS = {
     "id": "str",
     "kind": "str",
+    "source": "str",
     "cohort": "str",
     "concept": "str",
     "tone": "str",
@@ -33,8 +34,10 @@ COLUMNS = {
     "canvas": "str",
     "generator": "str",
     "image_id": "str",
+    "unknown": "bool",
 }
-"""Columns of the index and their types; `donor`, `canvas` and `generator` are missing where an image has none."""
+"""Columns of the index and their types; `donor`, `canvas` and `generator` are missing where an image has none. `source` is the set
+of given images that an image is of, else its kind; `unknown` ones are of a lineage that nobody knows and the config waives."""
 
 
 def read_roles(paths: Iterable[str | Path]) -> dict[str, str]:
@@ -75,6 +78,8 @@ def build_index(
     synthetic: Sequence[str | Path],
     drop_touching: Sequence[str] = ("donor", "canvas", "generator", "segmenter"),
     drop_concepts: Sequence[str] = (),
+    given: Mapping[str, str | Path] | None = None,
+    waived: Sequence[str] = (),
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The index of a split.
 
@@ -88,6 +93,9 @@ def build_index(
             donor, a canvas or a generator's image; `own_canvas` (published): a sample on the canvas of a held-out photo of the
             sample's own concept is left out, whatever the other ways say of canvases.
         drop_concepts: concepts that leave the index: their photos, images of them, and images on their canvases.
+        given: name -> archive of images that others generated. Where these name no malignancy, it is that on which the split's
+            training photos of the concept agree, as for samples of our own; those of no known skin tone are left out.
+        waived: sets of these, and adapters, whose unknown lineage counts as clean; any other image of unknown lineage is left out.
 
     Returns:
         The table (see `COLUMNS`), sorted by role, kind and id, and the facts for its record: counts, images dropped by
@@ -122,7 +130,9 @@ def build_index(
         if "own_canvas" in drop_touching
         else {}
     )
-    for archive in map(Archive, synthetic):
+    sets = [*((None, path) for path in synthetic), *(given or {}).items()]
+    agreed = _agreed_labels(rows)
+    for source, archive in ((name, Archive(path)) for name, path in sets):
         of_generator: dict[str, str | None] = {}
         for row in archive.rows:
             ancestors = lineage({**row, "generator": None}, {})
@@ -134,12 +144,19 @@ def build_index(
                 reason = reason or of_generator[generator]
             if row["kind"] == "semantic" and held.get(row.get("canvas")) == row["concept"]:
                 reason = reason or "disease and canvas are those of one held-out photo"
+            if (unknown := unknown_ways(row)) and not is_waived(row, source or row["kind"], waived):
+                reason = f"{unknown[0]} is not known, which counts as a leak"
+            if source and row["tone"] is None:
+                reason = reason or "skin tone is not known"
             if row["concept"] in drop_concepts or not gone.isdisjoint(chain(*ancestors.values())):
                 reason = "concept dropped"
             if reason:
-                dropped[f"{row['kind']}: {reason}"] += 1
+                dropped[f"{f'{source}/' if source else ''}{row['kind']}: {reason}"] += 1
             else:
+                if source and row["kind"] != "healthy" and row["malignant"] is None:
+                    row = {**row, "malignant": agreed.get(row["concept"])}
                 entry = _entry(row, archive.path, "train", row.get("image_id") or "")
+                entry |= {"source": source or row["kind"], "unknown": bool(unknown)}
                 rows.append(entry | {"canvas": (ancestors["canvas"] or [None])[0]})
     table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
     _check(table)
@@ -159,7 +176,16 @@ def _entry(row: Mapping[str, Any], archive: Path, role: str, image_id: str) -> d
     """Index row of one manifest row."""
     start, size = row["members"]["png"]
     place = {"role": role, "archive": str(archive), "start": start, "size": size, "image_id": image_id}
-    return {name: row.get(name) for name in COLUMNS} | place
+    return {name: row.get(name) for name in COLUMNS} | {"source": row["kind"], "unknown": False} | place
+
+
+def _agreed_labels(rows: Iterable[Mapping[str, Any]]) -> dict[str, bool | None]:
+    """Concept -> the malignancy on which its real training photos agree, else None."""
+    labels: dict[str, set[bool | None]] = {}
+    for row in rows:
+        if row["role"] == "train":
+            labels.setdefault(row["concept"], set()).add(row["malignant"])
+    return {concept: next(iter(found)) if len(found) == 1 else None for concept, found in labels.items()}
 
 
 def _reason(ancestors: Mapping[str, list[str]], roles, taught, drop_touching: Sequence[str]) -> str | None:

@@ -13,10 +13,8 @@ def main(argv: list[str]) -> int:
     parser = stage_parser("semantic", __doc__)
     parser.add_argument("--canvases", type=Path, nargs="+", required=True, help="archives of healthy canvases")
     parser.add_argument("--split", type=Path, help="csv image_id,role: canvases that are not role train are left out")
-    parser.add_argument("--embedding", type=Path, required=True, help="learned_embeds.safetensors of the concept")
-    parser.add_argument(
-        "--lora", type=Path, required=True, help="pytorch_lora_weights.safetensors, with record.json beside it"
-    )
+    parser.add_argument("--embedding", type=Path, help="learned_embeds.safetensors of the concept")
+    parser.add_argument("--lora", type=Path, help="pytorch_lora_weights.safetensors, with record.json beside it")
     parser.add_argument("--output", type=Path, required=True, help="the .tar to write")
     from cgddi.diffusion.log import engine_options
 
@@ -26,6 +24,12 @@ def main(argv: list[str]) -> int:
         from cgddi.job import runtime
         from cgddi.stages.semantic.sample import sample_concept
 
+    if "adapter" in args.spec:
+        from cgddi.diffusion.weights import given_files
+
+        args.embedding, args.lora = given_files(args.spec["adapter"])
+    elif not (args.embedding and args.lora):
+        parser.error("--embedding and --lora are needed, or a spec that names a given adapter")
     device = runtime.start(args.threads)
     with runtime.usage_log(args.metrics, stage="semantic", concept=args.spec.get("concept", {}).get("slug")) as used:
         inputs = (args.canvases, args.split, args.embedding, args.lora)

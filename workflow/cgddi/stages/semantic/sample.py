@@ -36,7 +36,7 @@ from cgddi.diffusion.backbone import Backbone, load
 from cgddi.diffusion.cache import Store
 from cgddi.diffusion.data import Photo, latents_of, prompts_of, read_canvases
 from cgddi.diffusion.sample import PendingImages, Sampler, SampleSettings, is_blank
-from cgddi.diffusion.tokens import read_embedding
+from cgddi.diffusion.tokens import read_embedding, table_of
 from cgddi.job.checkpoint import Terminated, Termination, exit_on_sigterm
 from cgddi.job.spec import need, settings_of
 from cgddi.stages.semantic.settings import SemanticSettings
@@ -47,7 +47,7 @@ def sample_concept(
     spec: Mapping[str, Any],
     canvases: Sequence[Path],
     split: Path | None,
-    embedding: Path,
+    embedding: Path | None,
     lora: Path,
     output: Path,
     state: Path | None = None,
@@ -59,11 +59,13 @@ def sample_concept(
     """Draw a concept's images.
 
     Args:
-        spec: concept, scope, canvas_cohort, malignant, model, settings, seed.
+        spec: concept, scope, canvas_cohort, malignant, model, settings, seed; of a given adapter also `adapter` (see
+            `weights.given_files`), with what it learnt from.
         canvases: archives of canvases.
         split: csv; canvases that are not role train are left out. None uses all.
         embedding, lora: the concept's token and adapter. `record.json` beside the adapter names its training images, or the
-            adapter's own header; without either the images can be looked at, but the index refuses them.
+            adapter's own header; without either the images can be looked at, but the index refuses them. A given adapter may
+            have no token (None), and its lineage is the spec's.
         output: the archive to write.
         state, cache: folders of partial work and of latents.
         device: where to draw.
@@ -82,19 +84,19 @@ def sample_concept(
     if not photos:
         raise UserError(f"semantic {concept['slug']}: no canvas of role train in {', '.join(map(str, canvases))}.")
     backbone = backbone or load(model, torch.device(device), settings.precision)
-    token, rows = read_embedding(embedding, concept["token"], backbone.digest)
-    backbone.add_token(token, rows)
+    ready = spec.get("adapter")
+    token = _token(backbone, embedding, concept["token"], ready)
     todo = draws(photos, settings, seed, concept["slug"])
     facts = [
         dict(getattr(spec, "planned", spec)),
         backbone.digest,
-        file_sha256(embedding),
+        file_sha256(embedding) if embedding else None,
         file_sha256(lora),
         [p.sha256 for p in photos],
     ]
     kept = ResumeStore(state, sha256(canonical([*facts, installed_versions(DISTRIBUTIONS)])))
     adapter = read_adapter(lora, backbone.digest)
-    lineage = _trained_on(lora, adapter.metadata)
+    lineage = _declared(ready, f"{scope}/{concept['slug']}") if ready else _trained_on(lora, adapter.metadata)
     applied = apply(backbone, adapter)
     try:
         images, drawn = ConceptSampler(backbone, Store(cache), settings, photos, token, concept["slug"]).run(todo, kept)
@@ -103,7 +105,8 @@ def sample_concept(
     if used is not None:
         used["images"] = drawn
     prompts = {tone: settings.prompt.format(token=token, tone=tone) for tone in TONES}
-    files = [*canvases, *([split] if split else []), embedding, lora]
+    files = [*canvases, *filter(None, (split, embedding)), lora]
+    unknown = {"unknown": ["generator"]} if ready and ready["learnt_from"] is None else {}
     with ArchiveWriter(output, spec, files) as archive:
         archive.facts = {
             **lineage,
@@ -124,10 +127,31 @@ def sample_concept(
                 "generator": f"{scope}/{concept['slug']}",
                 "prompt": prompts[draw.tone],
                 "seed": drawn_with,
+                **unknown,
             }
             archive.add(draw.key, {"png": png}, row)
     kept.remove()
     return len(todo)
+
+
+def _token(backbone: Backbone, embedding: Path | None, token: str, ready: Mapping[str, Any] | None) -> str:
+    """What stands for the concept in prompts, after its learnt token was added to the model.
+
+    A given token's file may call it what it likes: it gets the concept's name here.
+    """
+    if embedding is None:
+        return ready["words"]
+    widths = [table_of(encoder).weight.shape[1] for encoder in backbone.text_encoders]
+    _, rows = read_embedding(embedding, token, backbone.digest, widths, rename=ready is not None)
+    backbone.add_token(token, rows)
+    return token
+
+
+def _declared(ready: Mapping[str, Any], generator: str) -> dict[str, list[str]]:
+    """What the config says that a given adapter learnt from."""
+    if ready["learnt_from"] is None:
+        return {"unknown_generators": [generator]}
+    return {"generator_images": ready["learnt_from"], "prior_images": []}
 
 
 def _trained_on(lora: Path, header: Mapping[str, str]) -> dict[str, list[str]]:
