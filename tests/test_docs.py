@@ -65,7 +65,24 @@ def tree(tmp_path_factory) -> Path:
     for page in ("docs/cluster.md", "docs/fedd.md"):
         run(folder, next(command for command in commands(page) if command.startswith("printf ")))
     make_masks(folder)
+    give_images(folder)
     return folder
+
+
+def give_images(folder: Path) -> None:
+    """Images as cgDDI's release names them, ingested as the page on given images says; and the config it has the reader write."""
+    from PIL import Image
+
+    for name in (
+        "healthy/000001.png",
+        "mapped/000001_with_nevus_from_12_000002.png",
+        "semantic/dark/nevus/000001_0.png",
+    ):
+        (folder / "data/cgddi" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (len(name), 90, 60)).save(folder / "data/cgddi" / name)
+    for command in commands("docs/given.md"):
+        if command.startswith(("cgddi ingest synthetic", "printf ")):
+            run(folder, command)
 
 
 def make_masks(folder: Path) -> None:

@@ -22,7 +22,8 @@ def create_backbone(name: str, weights: str, image_size: int) -> tuple[torch.nn.
 
     Args:
         name: timm's name of the architecture, e.g. "resnet18" or "vit_base_patch16_224.augreg_in21k".
-        weights: "hub", "hub@COMMIT", "random" or the path of a .safetensors file.
+        weights: "hub", "hub@COMMIT", "random"; a .safetensors file (timm's own, or a classifier of ours, of which the backbone is
+            taken); a folder or a hub id `owner/name[@COMMIT]` with a model.safetensors.
         image_size: side of its input in pixels; transformers with a fixed grid are built for it.
 
     Returns:
@@ -51,9 +52,33 @@ def create_backbone(name: str, weights: str, image_size: int) -> tuple[torch.nn.
         ) from error
     facts = {"backbone": name, "weights": weights}
     if source not in ("hub", "random"):
-        load_weights(model, weights, f"backbone {name}", ignored=_classifier(model))
-        facts["weights_sha256"] = file_sha256(weights)
+        path = _weights_file(weights)
+        load_weights(model, path, f"backbone {name}", ignored=_classifier(model), part=PART)
+        facts["weights_sha256"] = file_sha256(path)
     return model, facts
+
+
+def _weights_file(weights: str) -> Path:
+    """The .safetensors file that weights name, fetched first where it is on the hub."""
+    path = Path(weights)
+    if path.is_dir():
+        return path / "model.safetensors"
+    source, _, revision = weights.partition("@")
+    if path.suffix == ".safetensors" or source.count("/") != 1 or source.startswith((".", "~")):
+        return path
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(source, "model.safetensors", revision=revision or None))
+    except Exception as error:  # the hub client raises some ten kinds
+        raise UserError(
+            f"weights {weights}: the hub did not give its model.safetensors ({type(error).__name__}). Run `cgddi fetch` where the "
+            "hub can be reached, or correct the id."
+        ) from error
+
+
+PART = "backbone."
+"""What the names of a classifier's backbone tensors begin with, before timm's own names."""
 
 
 def _fixed_grid(name: str) -> bool:
@@ -67,7 +92,9 @@ def _classifier(model: torch.nn.Module) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def load_weights(model: torch.nn.Module, path: str | Path, what: str, ignored: tuple[str, ...] = ()) -> None:
+def load_weights(
+    model: torch.nn.Module, path: str | Path, what: str, ignored: tuple[str, ...] = (), part: str = ""
+) -> None:
     """Load a .safetensors file into a model, wholly or not at all.
 
     Args:
@@ -75,6 +102,7 @@ def load_weights(model: torch.nn.Module, path: str | Path, what: str, ignored: t
         path: the file.
         what: how the error names the model.
         ignored: prefixes of tensors in the file that the model need not have (a classifier).
+        part: where names in the file begin with this, the tensors so named are the model's, and the others are left out.
 
     Raises:
         UserError: no such file, not safetensors, or weights of another architecture.
@@ -86,6 +114,8 @@ def load_weights(model: torch.nn.Module, path: str | Path, what: str, ignored: t
         state = load_file(path)
     except SafetensorError as error:
         raise UserError(f"weights {path}: not a safetensors file ({error}).") from error
+    if part and any(key.startswith(part) for key in state):
+        state = {key.removeprefix(part): value for key, value in state.items() if key.startswith(part)}
     state = {key: value for key, value in state.items() if not key.startswith(tuple(f"{name}." for name in ignored))}
     wanted = model.state_dict()
     wrong = [f"{key} is missing" for key in wanted if key not in state]

@@ -12,6 +12,9 @@ from cgddi.core.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
+KINDS = ("real", "healthy", "lesion_mapped", "semantic")
+"""Kinds of image, and the sources of those that are the run's own; images that others generated have their set's name as source."""
+
 
 def lineage(row: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, list[str]]:
     """The real images a synthetic image was made from, by the way they entered it.

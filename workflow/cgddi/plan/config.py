@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from cgddi.core.errors import Problem
+from cgddi.core.lineage import KINDS
 from cgddi.core.settings import Settings
 from cgddi.fedd.settings import FeddSettings
 from cgddi.plan.configfile import Values, check, merge, read
@@ -19,7 +20,7 @@ from cgddi.plan.given import GivenAdapter, GivenImages, source_names
 from cgddi.plan.splits import SplitSettings
 from cgddi.stages.audit.settings import AuditSettings
 from cgddi.stages.canvases.settings import CanvasesSettings
-from cgddi.stages.classify.settings import KINDS, METHODS, REGIMES, ClassifySettings, LabelTexts, Regime
+from cgddi.stages.classify.settings import METHODS, REGIMES, ClassifySettings, LabelTexts, Regime
 from cgddi.stages.embedding.settings import EmbeddingSettings
 from cgddi.stages.export.settings import ExportSettings
 from cgddi.stages.fairness.settings import FairnessSettings

@@ -67,6 +67,8 @@ def named_models(config: Config) -> Iterator[HubModel]:
         training = training_of(config.classify, method)
         if training.weights == "hub":
             yield HubModel(f"classify (method {method})", f"timm:{training.backbone}", "timm")
+        elif is_hub(training.weights):
+            yield HubModel(f"classify (method {method})", training.weights, "timm")
     if config.audit.features.weights == "hub":
         yield HubModel("audit.features", f"timm:{config.audit.features.backbone}", "timm")
     baselines = config.fedd.baselines
@@ -138,9 +140,11 @@ def locked(config: Config, lock: Mapping[str, str] | None = None) -> Config:
     methods = dict(classify.methods)
     for method in config.runs.methods:
         training = training_of(classify, method)
-        commit = lock.get(f"timm:{training.backbone}") if training.weights == "hub" else None
-        if commit:
-            methods[method] = methods.get(method, Training()).model_copy(update={"weights": f"hub@{commit}"})
+        weights = training.weights
+        commit = lock.get(f"timm:{training.backbone}" if weights == "hub" else weights)
+        if commit and (weights == "hub" or is_hub(weights)):
+            pinned_weights = {"weights": f"{weights.partition('@')[0]}@{commit}"}
+            methods[method] = methods.get(method, Training()).model_copy(update=pinned_weights)
     classify = classify.model_copy(update={"methods": methods})
     adapters = {
         slug: adapter.model_copy(update={"revision": commit}) if commit else adapter

@@ -1,4 +1,5 @@
-"""Check the software, the config and its sheets, and look into every photo and mask; report every problem at once.
+"""Check the software, the config and its sheets, and look into every photo, mask, given archive and adapter; report every problem
+at once.
 
     cgddi check                                    as `snakemake` would run: with config/config.yaml
     cgddi check --configfile my.yaml
@@ -23,9 +24,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 import cgddi
+from cgddi.core.archive import Archive
 from cgddi.core.errors import InvalidInput, Problem, UserError
 from cgddi.ingest.mask_check import check_photo, id_map
-from cgddi.plan.config import DEFAULT_FILE, config_option, load_config
+from cgddi.plan.config import DEFAULT_FILE, Config, config_option, load_config
 from cgddi.plan.sheets import Photo, Sheets, load_sheets
 
 POLICIES = ("error", "unlabelled", "split")
@@ -116,6 +118,40 @@ def check(
     return sheets, sorted(problems, key=lambda p: p.row or 0), warnings
 
 
+def check_given(config: Config) -> tuple[list[Problem], list[Problem]]:
+    """Problems and warnings of given images and adapters: each is opened, and adapters are held against the base model's shapes."""
+    problems, warnings = [], []
+    for name, images in config.synthetic.items():
+        try:
+            archive = Archive(images.archive)
+            for row in [*archive.rows[:1], *archive.rows[-1:]]:
+                archive.read(row)
+            if not archive.rows:
+                raise UserError(f"{images.archive}: holds no image. Ingest it again.")
+        except (UserError, ValueError, KeyError) as error:
+            problems.append(config.problem(f"synthetic.{name}", str(error), "`cgddi ingest synthetic` writes it."))
+    if not config.adapters:
+        return problems, warnings
+    from cgddi.diffusion.given import Shapes, look_into
+
+    shapes = Shapes.of(config.models.base)
+    if shapes is None:
+        text = "the base model is not on this disk, so adapters are not held against it"
+        warnings.append(config.problem("models.base", text, "Run `cgddi fetch` first."))
+    absent = []
+    for slug, adapter in config.adapters.items():
+        try:
+            found = look_into(adapter, shapes)
+        except UserError as error:
+            problems.append(config.problem(f"adapters.{slug}", str(error), "Name another, or its base model."))
+        else:
+            absent += [] if found else [slug]
+    if absent:
+        names = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
+        warnings.append(config.problem("adapters", f"not on this disk yet: {names}", "Run `cgddi fetch`."))
+    return problems, warnings
+
+
 def _json(text: str) -> object:
     try:
         return json.loads(text)
@@ -160,7 +196,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads that read photos")
     args = parser.parse_args(argv)
     images, diseases, mixed = args.images, args.diseases, args.mixed_malignancy
-    ids, cohort_ids = id_map(args.mask_ids), {}
+    ids, cohort_ids, config = id_map(args.mask_ids), {}, None
     print(software())
     if not args.configfile and bool(images) != bool(diseases):
         raise UserError("give --images and --diseases together, or --configfile")
@@ -172,6 +208,9 @@ def main(argv: list[str]) -> int:
             ids = config.masks.id_map
             cohort_ids = {name: config.masks_of(name).id_map for name in config.cohorts}
     sheets, problems, warnings = check(images, diseases, ids, mixed or "error", args.threads, cohort_ids)
+    if config is not None:
+        found, more = check_given(config)
+        problems, warnings = [*problems, *found], [*warnings, *more]
     for warning in warnings:
         print(f"warning: {warning}")
     if problems:

@@ -13,6 +13,7 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
+from cgddi.core.lineage import KINDS
 from cgddi.stages.audit.features import describe, draw_by_name, extract, load_image, rows_of, unit
 from cgddi.stages.audit.settings import AuditSettings
 
@@ -43,7 +44,7 @@ def near_duplicates(index: pd.DataFrame, settings: AuditSettings, seed: int) -> 
         One entry per pair: id, kind, archive, image, role, bits (Hamming distance), similarity (cosine of features).
     """
     held = rows_of(index[index["role"] != "train"])
-    searched = index["kind"].isin(NEAR_DUPLICATE_KINDS) | (index["source"] != index["kind"])
+    searched = index["kind"].isin(NEAR_DUPLICATE_KINDS) | ~index["source"].isin(KINDS)
     train = rows_of(index[(index["role"] == "train") & searched])
     if not held or not train:
         return []

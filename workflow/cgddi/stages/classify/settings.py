@@ -7,13 +7,12 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from cgddi.core.errors import UserError
+from cgddi.core.lineage import KINDS
 from cgddi.core.settings import Settings, located
 
 REVISION = 2
 
 METHODS = ("baseline", "fairdisco", "patchalign", "reweighting", "resampling")
-KINDS = ("real", "healthy", "lesion_mapped", "semantic")
-"""Kinds of image; those of the run itself are sources of regimes by these names."""
 
 
 class Regime(Settings):
@@ -118,7 +117,8 @@ class Training(Settings):
     backbone: str | None = Field(None, description="timm backbone (ResNet-18; PatchAlign: ViT-B/16)")
     weights: str | None = located(
         None,
-        description="`hub` (timm's pretrained weights, from the hub or its cache), `random`, or a local .safetensors file",
+        description="`hub` (timm's pretrained weights, from the hub or its cache), `random`, a .safetensors file (timm's, or a "
+        "classifier's of ours), or a folder or hub id with a model.safetensors",
     )
     epochs: int | None = Field(None, ge=1, description="epochs (15; PatchAlign 20)")
     batch_size: int | None = Field(
