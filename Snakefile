@@ -53,8 +53,8 @@ if PLAN.config.container:
 wildcard_constraints:
     cohort=safe_pattern(PLAN.by_cohort),
     canvas_cohort=safe_pattern(PLAN.canvas_cohorts),
-    batch=r"[a-z0-9-]+\.\d{3}",
-    features_batch=rf"[a-z0-9-]+\.\d{{3}}|{STUDY}",
+    batch=r"[a-z0-9-]+(\.unmasked)?\.\d{3}",
+    features_batch=rf"[a-z0-9-]+(\.unmasked)?\.\d{{3}}|{STUDY}",
     timestep=r"\d{4}",
     variant=safe_pattern(get_args(Variant)),
     subset=safe_pattern(PLAN.fedd.subsets),
@@ -81,10 +81,6 @@ onstart:
         predict_at_start(workflow, PLAN)
     except OSError as error:
         logger.warning(f"The predicted cost could not be kept: {error}")
-
-
-onsuccess:
-    PLAN.specs.prune()
 
 
 rule all:

@@ -2,7 +2,7 @@
 #
 # In:  masks/<cohort>/<batch>.tar; for the review page also canvases/<cohort>.json, the verdicts
 # Out: healthy/<cohort>/<batch>.tar: png, before.png, region.png, mask.png
-#      review/index.html: the page on which a person keeps or discards the results
+#      review/index.html, review/record.json: the page on which a person keeps or discards the results
 
 
 rule healthy:

@@ -1,7 +1,8 @@
 # Splits and the index: which photo is train, validation or test, and every image a split may learn from, with its lineage.
 #
 # In:  the image sheet; the manifests of all photos and generated images
-# Out: splits/<split>/<cohort>.csv; index/<split>.parquet, index/<split>.json
+# Out: splits/<split>/<cohort>.csv; splits/<split>/canvases/<cohort>.csv, the photos of these that may become canvases: generators
+#      read that, so that a photo without a mask concerns none of them; index/<split>.parquet, index/<split>.json
 
 
 rule split:
@@ -30,6 +31,18 @@ rule split:
             --output {output.table:q} \
             --threads {threads} 2>{log:q}
         """
+
+
+use rule split as canvas_split with:
+    input:
+        unpack(inputs("canvas_split")),
+    output:
+        **PATHS.outputs("canvas_split"),
+    log:
+        PATHS.log("canvas_split"),
+    priority: urgency("canvas_split")
+    message:
+        "split {wildcards.split} of the canvases of {wildcards.cohort}"
 
 
 rule index:

@@ -204,50 +204,6 @@ def test_a_photo_replaced_by_one_with_an_older_time(world):  # noqa: F811
     assert planned_by_snakemake() == {"masks": 1, "healthy": 1, "embedding": 1} | CANVASES
 
 
-def test_a_test_photos_malignancy_touches_no_training_image(world):  # noqa: F811
-    """P13: an evaluation cohort; nothing of what is generated runs again, and no label of a sample changes."""
-    set_config(cohorts={"clinic": {"role": "evaluation"}}, splits={"main": {"method": "holdout"}})
-    rows = [*sheet(), *(row("nevus", k + 20, "clinic", malignant=k % 2 == 0, mask=False) for k in range(6))]
-    write_sheet(rows)
-    before = Plan(load_config("config.yaml"))
-    rows[-1]["malignant"] = "True"
-    rows[-2]["malignant"] = "True"
-    write_sheet(rows)
-    after = Plan(load_config("config.yaml"))
-    names = {"scope": "all", "canvas_cohort": "here", "concept": "nevus"}
-    assert after.job("semantic", **names) == before.job("semantic", **names)
-    assert after.job("semantic", **names).spec["malignant"] is False
-    assert after.job("masks", cohort="here", batch="nevus.000") == before.job("masks", cohort="here", batch="nevus.000")
-
-
-def test_a_new_evaluation_cohort_generates_nothing(world):  # noqa: F811
-    """Nor does it take part in a split by strata: its photos are made ready, no more."""
-    set_config(cohorts={"clinic": {"role": "evaluation"}})
-    write_sheet([*sheet(), *(row("nevus", k + 20, "clinic") for k in range(6))])
-    assert planned_by_snakemake() == {"masks": 1}
-
-
-@pytest.mark.parametrize("policy", ["split", "error"])
-def test_evaluation_photos_make_no_concept_mixed(world, policy):  # noqa: F811
-    """P13."""
-    set_config(
-        cohorts={"clinic": {"role": "evaluation"}}, splits={"main": {"method": "holdout"}}, mixed_malignancy=policy
-    )
-    write_sheet([*sheet(), *(row("nevus", k + 20, "clinic", malignant=True, mask=False) for k in range(6))])
-    assert ("all", "nevus") in Plan(load_config("config.yaml")).training
-
-
-def test_a_grown_cohort_says_what_it_costs_before_anything_runs(world):  # noqa: F811
-    """P10."""
-    write_sheet([*sheet(), row("nevus", 9)])
-    text = run_snakemake("-n")
-    again = "1 healthy, 18 lesion_mapped, 1 embedding, 3 lora, 3 semantic"
-    assert all(part in text for part in again.split(", ")) and "finished jobs will run again" in text
-    assert "Cohort here has grown by 1 masked photo(s)" in text and "`cgddi ingest --append`" in text
-    write_sheet(sheet()[:-2])
-    assert "Cohort here has lost 1 masked photo(s)" in run_snakemake("-n")
-
-
 # ---- a run's records, with and without Snakemake's own memory
 
 
@@ -318,7 +274,7 @@ def test_a_key_that_changes_no_result_reaches_the_job_beside_its_spec(world):  #
     plan = Plan(load_config("config.yaml"), main=True)
     one, other = (plan.spec("lora", Settings(checkpoint_every=n)) for n in (7, 8))
     assert one == other and "checkpoint_every" not in one["settings"]
-    path = plan.specs.path("lora", "x", one, None)
+    path = plan.specs.path("lora", "x", one, "results/nosuch.json")
     plan.specs.begin("digest", real=True)
     spec = read_spec(path)
     assert spec["settings"]["checkpoint_every"] == 8 and "checkpoint_every" not in spec.planned["settings"]
@@ -351,16 +307,24 @@ def test_a_job_on_a_node_that_plans_otherwise_stops(world):  # noqa: F811
         other.specs.check(other.digest)
 
 
-def test_a_finished_run_prunes_the_specs_of_before(world):  # noqa: F811
+def test_the_next_run_prunes_the_specs_of_before(world):  # noqa: F811
+    """But for those that results are made from, until they are made again."""
     set_config(lora={"rank": 3})
     run_snakemake("-n")
     assert len(list(Path("results/.plan/lora").iterdir())) == 6
     plan = Plan(load_config("config.yaml"), main=True)
     for _, concept in plan.adapters:
         plan.inputs("lora", scope="all", concept=concept)
-    plan.specs.prune()
-    assert len(list(Path("results/.plan/lora").iterdir())) == 3
-    assert len(list(Path("results/.plan/embedding").iterdir())) == 3
+    plan.begin(real=False)
+    assert len(list(Path("results/.plan/lora").iterdir())) == 6
+    plan.begin(real=True)
+    assert len(list(Path("results/.plan/lora").iterdir())) == 6
+    for job in jobs():
+        if (job.rule, job.concept) == ("lora", "nevus"):
+            make(job)
+    plan.begin(real=True)
+    left = sorted(path.name.split(".")[0] for path in Path("results/.plan/lora").iterdir())
+    assert left == ["all", "all", "all", "all", "all"] and len(list(Path("results/.plan/embedding").iterdir())) == 3
 
 
 def test_a_photo_that_changes_after_the_start_is_not_read(world):  # noqa: F811

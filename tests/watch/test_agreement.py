@@ -125,8 +125,8 @@ def a_mask_is_corrected(_):
 
 def a_photo_comes(_):
     write_sheet([*sheet(), row("nevus", 7, mask=False)])
-    own = {"masks": 1, "healthy": 1, "embedding": 1, "split": 1}
-    return own | CANVASES, {"masks": "rows: 1 added (nevus7)", "embedding": "images: 1 added (nevus7)"}
+    own = {"masks": 1, "embedding": 1, "lora": 1, "semantic": 1, "split": 1}
+    return own | POOLED, {"masks": "not made yet", "embedding": "images: 1 added (nevus7)"}
 
 
 def a_person_discards_a_canvas(_):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cgddi.core.archive import ArchiveWriter
+from cgddi.core.archive import Archive, ArchiveWriter
 from cgddi.core.colour import lab_to_rgb, to_uint8
 from cgddi.core.images import BACKGROUND, LESION, MARKER, RULER, SKIN, TONES, encode_png
 from PIL import Image
@@ -64,14 +64,20 @@ def write_photos(folder: Path, count: int, size: int = 128, **options: Any) -> l
         files = folder / f"{number:06d}.png", folder / f"{number:06d}.npy"
         Image.fromarray(picture).save(files[0])
         np.save(files[1], mask)
-        rows.append(row_of(f"{number:06d}", files[0], files[1], skin_tone=tone))
+        rows.append(row_of(f"{number:06d}", files[0], files[1], tone))
     return rows
 
 
-def row_of(image_id: str, file: Path, mask: Path | None, **changes: Any) -> dict[str, Any]:
-    """One row of a masks spec."""
-    row = {"image_id": image_id, "file": str(file), "mask": None if mask is None else str(mask), "concept": "nevus"}
-    return {**row, "skin_tone": "light", "malignant": False, "group": None, **changes}
+def row_of(image_id: str, file: Path, mask: Path | None, tone: str = "light") -> dict[str, Any]:
+    """One row of a masks spec, and its tone."""
+    return {"image_id": image_id, "file": str(file), "mask": None if mask is None else str(mask), "tone": tone}
+
+
+def labels_of(archive: Archive) -> list[dict[str, Any]]:
+    """Labels of the photos of a masks archive, for the specs of later stages; tones as the rows of `row_of` had them."""
+    told = {row["image_id"]: row.get("tone", "light") for row in archive.record["spec"]["rows"]}
+    known = {"concept": "nevus", "malignant": False, "group": None}
+    return [{"image_id": image, "tone": tone, **known} for image, tone in told.items()]
 
 
 def spec_of(stage: str, settings: dict[str, Any] | None = None, **keys: Any) -> dict[str, Any]:

@@ -11,12 +11,13 @@ from cgddi.cli import main
 from cgddi.core.archive import Archive
 from cgddi.core.errors import UserError
 from cgddi.core.images import LESION, SKIN, decode_png, read_mask
+from cgddi.core.labels import labels_of as labels_by_id
 from cgddi.stages.index.table import build_index
 from cgddi.stages.masks.settings import MasksSettings
 from cgddi.stages.masks.stage import PredictedMask, write_batch
 from PIL import Image
 
-from tests.stages.lesion_mapped.world import photo, row_of, run, spec_of, write_photos
+from tests.stages.lesion_mapped.world import labels_of, photo, row_of, run, spec_of, write_photos
 
 SIZE = 64
 
@@ -122,7 +123,9 @@ def test_human_masks_may_take_precedence(tmp_path):
 
 def healthy(archive, tmp_path, name="h"):
     images = [row["key"] for row in archive.rows]
-    spec = spec_of("healthy", {"method": "biharmonic"}, cohort="c", batch="nevus.000", images=images)
+    spec = spec_of(
+        "healthy", {"method": "biharmonic"}, cohort="c", batch="nevus.000", images=images, labels=labels_of(archive)
+    )
     assert run("healthy", "--photos", archive.path, "--output", tmp_path / f"{name}.tar", spec=spec) == 0
     return Archive(tmp_path / f"{name}.tar")
 
@@ -141,7 +144,13 @@ def test_the_later_stages_go_on_without_the_photos_left_out(tmp_path):
     assert run("canvases", "--healthy", painted.path, "--output", pool, spec=spec) == 0
     composites = []
     for donor in ("000001", "000002"):
-        spec = spec_of("lesion_mapped", {"image_size": SIZE, "padding": 1}, donor=donor, canvas_cohort="c")
+        spec = spec_of(
+            "lesion_mapped",
+            {"image_size": SIZE, "padding": 1},
+            donor=donor,
+            canvas_cohort="c",
+            labels=labels_of(archive),
+        )
         composites.append(tmp_path / f"{donor}.tar")
         words = ("lesion_mapped", "--photos", archive.path, "--canvases", pool, "--output", composites[-1])
         assert run(*words, spec=spec) == 0
@@ -151,7 +160,8 @@ def test_the_later_stages_go_on_without_the_photos_left_out(tmp_path):
         "the donor gives no lesion: its mask by fedd is not used (no_lesion): no composite was made"
     )
     roles = dict.fromkeys([row["key"] for row in archive.rows], "train")
-    table, facts = build_index(roles, [archive.path], [pool, *composites])
+    told = labels_by_id({"labels": labels_of(archive)})
+    table, facts = build_index(roles, [archive.path], [pool, *composites], labels=told)
     assert facts["counts"] == {"train": {"healthy": 2, "lesion_mapped": 2, "real": 4}}
 
 
@@ -160,7 +170,8 @@ def test_a_batch_of_which_nothing_can_be_used_is_valid_and_says_so(tmp_path, cap
     assert "no automatic mask of 2 photo(s) can be used (1 no_lesion, 1 no_skin)" in capsys.readouterr().err
     painted = healthy(archive, tmp_path)
     assert not painted.rows and len(painted.record["skipped"]) == 2
-    build_index(dict.fromkeys(("000000", "000001"), "train"), [archive.path], [painted.path])
+    told = labels_by_id({"labels": labels_of(archive)})
+    build_index(dict.fromkeys(("000000", "000001"), "train"), [archive.path], [painted.path], labels=told)
     spec = spec_of("canvases", cohort="c", verdicts={})
     assert run("canvases", "--healthy", painted.path, "--output", tmp_path / "pool.tar", spec=spec) == 2
     said = capsys.readouterr().err

@@ -18,6 +18,7 @@ from PIL import Image
 from cgddi.core.archive import Archive, sha256
 from cgddi.core.errors import InvalidInput, Problem, UserError
 from cgddi.core.images import CLASSES, LESION, MARKER, RULER, TONES, decode_png
+from cgddi.core.labels import labelled
 from cgddi.core.seeds import seed_for
 from cgddi.diffusion.backbone import Backbone, Prompts
 from cgddi.diffusion.cache import Store
@@ -53,8 +54,17 @@ class Photo:
         return [self.sha256, self.tone, *marks, None if self.mask is None else sha256(self.mask.tobytes())]
 
 
-def read_photos(archives: Iterable[str | Path], wanted: Sequence[str] | None = None) -> list[Photo]:
+def read_photos(
+    archives: Iterable[str | Path],
+    wanted: Sequence[str] | None = None,
+    labels: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[Photo]:
     """Read photos by image id, in the order of `wanted` (else sorted by archive, then key).
+
+    Args:
+        archives: masks archives, or canvases.
+        wanted: image ids.
+        labels: image id -> its tone, where the archives do not tell it (see `core.labels`).
 
     Raises:
         InvalidInput: every photo that is missing, damaged, or of an unknown tone, in one list.
@@ -65,7 +75,7 @@ def read_photos(archives: Iterable[str | Path], wanted: Sequence[str] | None = N
     chosen = None if wanted is None else set(wanted)
     for path in archives:
         archive = Archive(path)
-        for row in archive.rows:
+        for row in labelled(archive.rows, labels or {}):
             name = row.get("image_id") or row["key"]
             if chosen is not None and name not in chosen:
                 continue

@@ -150,6 +150,11 @@ class Plan(Photos):
     def _split(self, split: str, cohort: str) -> Job:
         return Job({"stage": "split", "split": split, "cohort": cohort, "rows": self.split_rows(split, cohort)})
 
+    def _canvas_split(self, split: str, cohort: str) -> Job:
+        masked = {photo.image_id for photo in self.masked(cohort)}
+        rows = [row for row in self.split_rows(split, cohort) if row[0] in masked]
+        return Job({"stage": "split", "split": split, "cohort": cohort, "rows": rows})
+
     def _masks(self, cohort: str, batch: str) -> Job:
         chosen, photos = self.masks_settings(cohort), self.batches[cohort][batch]
         facts: dict[str, Any] = {}
@@ -166,19 +171,15 @@ class Plan(Photos):
             facts["model"] = self.model(self.config.models.sam3)
         else:
             chosen = chosen.model_copy(update={"sam3": Sam3Settings()})
-        rows = [
-            {
-                **self.photo(p, self.mask_file(p)),
-                **{key: getattr(p, key) for key in ("concept", "skin_tone", "malignant", "group")},
-            }
-            for p in photos
-        ]
+        rows = [self.photo(p, self.mask_file(p)) for p in photos]
         return Job(self.spec("masks", chosen, cohort=cohort, batch=batch, rows=rows, **facts), inputs, options)
 
     def _healthy(self, cohort: str, batch: str) -> Job:
         images, model = self.healthy_batches[cohort][batch], self.model(self.config.models.inpainting)
+        photos = [p for p in self.batches[cohort][batch] if p.image_id in images]
+        labels = self.labels(photos, "concept", "tone", "group")
         return Job(
-            self.spec("healthy", cohort=cohort, batch=batch, images=images, model=model),
+            self.spec("healthy", cohort=cohort, batch=batch, images=images, labels=labels, model=model),
             {"photos": self.paths.file("masks", cohort=cohort, batch=batch)},
         )
 
@@ -197,23 +198,24 @@ class Plan(Photos):
         return Job(self.spec("canvases", cohort=cohort, verdicts=verdicts), {"healthy": self.all_healthy([cohort])})
 
     def _lesion_mapped(self, canvas_cohort: str, donor: str) -> Job:
-        (photos,) = self.photo_archives([self.donors[donor]])
+        (photos,), labels = self.photo_archives([self.donors[donor]]), self.labels([self.donors[donor]], "concept")
         canvases = self.paths.file("canvases", cohort=canvas_cohort)
         return Job(
-            self.spec("lesion_mapped", donor=donor, canvas_cohort=canvas_cohort),
+            self.spec("lesion_mapped", donor=donor, canvas_cohort=canvas_cohort, labels=labels),
             {"photos": photos, "canvases": canvases},
         )
 
     # ---- generators ------------------------------------------------------------------------------
 
     def _split_of(self, scope: str, cohort: str) -> str:
-        """The split file that keeps a scope's generators away from test images; none for scope `all`."""
-        return "" if scope == "all" else self.paths.file("split", split=scope, cohort=cohort)
+        """The roles of canvases that keep a scope's generators away from test images; none for scope `all`."""
+        return "" if scope == "all" else self.paths.file("canvas_split", split=scope, cohort=cohort)
 
     def _generator(self, stage: str, scope: str, concept: str) -> Job:
         photos = self.generator_photos(stage, scope, concept)
         images, model = [p.image_id for p in photos], self.model(self.config.models.base)
-        spec = self.spec(stage, scope=scope, concept=self._concept(concept), images=images, model=model)
+        facts = {"concept": self._concept(concept), "images": images, "labels": self.labels(photos, "tone")}
+        spec = self.spec(stage, scope=scope, **facts, model=model)
         return Job(spec, {"photos": self.photo_archives(photos)})
 
     def _embedding(self, scope: str, concept: str) -> Job:
@@ -265,7 +267,9 @@ class Plan(Photos):
 
     def _index(self, split: str) -> Job:
         dropped = {"drop_concepts": sorted(self.config.drop_concepts)} if self.config.drop_concepts else {}
-        cohorts = self.split_cohorts(split)
+        cohorts, roles = self.split_cohorts(split), self.roles[split]
+        photos = [p for p in self.photos if self.indexed(p, roles.get(p.image_id))]
+        labels = self.labels(photos, "concept", "tone", "malignant")
         inputs = {
             "splits": [self.paths.file("split", split=split, cohort=cohort) for cohort in cohorts],
             "photos": self.all_photos(cohorts),
@@ -273,7 +277,7 @@ class Plan(Photos):
             "mapped": self.all_mapped() if "lesion_mapped" in self.sources else [],
             "semantic": self.all_samples(self.scope_of(split)) if "semantic" in self.sources else [],
         }
-        return Job(self.spec("index", split=split, **dropped, **self.given_images), inputs)
+        return Job(self.spec("index", split=split, labels=labels, **dropped, **self.given_images), inputs)
 
     def _audit(self, split: str, kind: str) -> Job:
         inputs = {"index": self.paths.file("index", split=split), "photos": self.all_photos(self.split_cohorts(split))}
@@ -298,13 +302,13 @@ class Plan(Photos):
             "canvases": canvases,
             "mapped": self.all_mapped() if "lesion_mapped" in self.sources else [],
         }
-        return Job(spec | {"human_masks": human}, inputs)
+        return Job(spec | {"labels": self.labels(self.photos, "tone", "malignant"), "human_masks": human}, inputs)
 
     def _classify(self, split: str, regime: str, method: str, run_seed: str) -> Job:
         chosen, names = self.config.regime(regime), {"split": split, "method": method, "run_seed": run_seed}
-        spec = self.spec(
-            "classify", split=split, regime=chosen.model_dump(mode="json"), method=method, run_seed=int(run_seed)
-        )
+        facts = {"regime": chosen.model_dump(mode="json"), "run_seed": int(run_seed)}
+        facts |= {"out_of_tone": True} if self.out_of_tone(split) else {}
+        spec = self.spec("classify", split=split, method=method, **facts)
         inputs = {
             "index": self.paths.file("index", split=split),
             "leakage": self.paths.file("leakage", split=split),
@@ -322,7 +326,7 @@ class Plan(Photos):
             for seed in runs.seeds
         ]
         splits = {name: split.model_dump(mode="json") for name, split in self.config.splits.items()}
-        return Job(self.spec("fairness", splits=splits), {"predictions": predictions})
+        return Job(self.spec("fairness", splits=splits, labels=self.test_labels), {"predictions": predictions})
 
     @cached_property
     def human_masks(self) -> dict[str, dict[str, Any]]:
@@ -348,7 +352,7 @@ class Plan(Photos):
             "masks": self.paths.file("audit_pictures", pictures="masks") if masks else "",
             "fedd": self.paths.file("fedd_tables") if self.config.fedd.study else "",
         }
-        return Job(self.spec("report", template=_pages("report")), inputs)
+        return Job(self.spec("report", template=_pages("report"), labels=self.test_labels), inputs)
 
     def _audit_file(self, split: str, kind: str) -> str:
         return self.paths.file("audit", split=split, kind=kind)
@@ -360,7 +364,9 @@ class Plan(Photos):
             "lora": [self.paths.file("lora", **name) for name in names],
             "embedding": [self.paths.file("embedding", **name) for name in names],
         }
-        return Job(self.spec("export"), inputs)
+        return Job(
+            self.spec("export", **({"labels": self.test_labels} if "real" in self.config.export.kinds else {})), inputs
+        )
 
     # ---- FEDD ----------------------------------------------------------------------------------------
 

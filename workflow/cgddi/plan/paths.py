@@ -12,12 +12,12 @@ class Result(NamedTuple):
     Args:
         base: path below the results folder without an ending, with the rule's wildcards.
         files: name -> ending of each file; the first is the one that other jobs read.
-        record: name of the file that holds the spec it was made from; None where there is none.
+        record: name of the file that holds the spec it was made from.
     """
 
     base: str
     files: dict[str, str]
-    record: str | None = "record"
+    record: str = "record"
 
     @property
     def wildcards(self) -> list[str]:
@@ -34,9 +34,10 @@ NETWORK = {"weights": "/weights.safetensors", "record": "/record.json"}
 
 RESULTS = {
     "split": Result("splits/{split}/{cohort}", {"table": ".csv", "record": ".json"}),
+    "canvas_split": Result("splits/{split}/canvases/{cohort}", {"table": ".csv", "record": ".json"}),
     "masks": Result("masks/{cohort}/{batch}", ARCHIVE),
     "healthy": Result("healthy/{cohort}/{batch}", ARCHIVE),
-    "review": Result("review", {"page": "/index.html"}, None),
+    "review": Result("review", {"page": "/index.html", "record": "/record.json"}),
     "canvases": Result("canvases/{cohort}", ARCHIVE),
     "lesion_mapped": Result("lesion_mapped/{canvas_cohort}/{donor}", ARCHIVE),
     "embedding": Result(
@@ -57,7 +58,7 @@ RESULTS = {
         {"summary": "/summary.json", **TABLES, "table": "/table.md", "latex": "/table.tex", **PLOTS},
         "summary",
     ),
-    "report": Result("report", {"page": "/index.html"}, None),
+    "report": Result("report", {"page": "/index.html", "record": "/record.json"}),
     "export": Result("export", {"card": "/README.md", "record": "/record.json"}),
     "fedd_features": Result(
         "fedd/features/{cohort}/t{timestep}/{features_batch}", {"features": ".safetensors", "record": ".json"}
@@ -103,10 +104,9 @@ class Paths:
         files = RESULTS[rule].files
         return self.folder(rule, **wildcards) + (files[name] if name else next(iter(files.values())))
 
-    def record(self, rule: str, **wildcards: object) -> str | None:
+    def record(self, rule: str, **wildcards: object) -> str:
         """The file that holds the spec a job's result was made from."""
-        record = RESULTS[rule].record
-        return None if record is None else self.file(rule, record, **wildcards)
+        return self.file(rule, RESULTS[rule].record, **wildcards)
 
     def log(self, rule: str) -> str:
         """A rule's log, with its wildcards."""

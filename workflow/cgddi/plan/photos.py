@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 from cgddi.core.errors import InvalidInput, Problem
 from cgddi.plan import given
@@ -130,23 +131,62 @@ class Photos:
 
     def untestable(self) -> list[Problem]:
         """What keeps splits from being tested: classes and tones without a test photo. It matters where classifiers are trained."""
+        settings, dropped = self.config.classify, self.config.drop_concepts
+        photos = [photo for photo in self.photos if photo.concept not in dropped]
+        classes = settings.partition if settings.task == "partition" else {}
+        class_of = None if settings.task == "malignancy" else lambda photo: classes.get(photo.concept, photo.concept)
         return [
             self.config.problem(f"splits.{name}", f"the split has {gap}", "Change its method, seed or shares.")
             for name, split in self.config.splits.items()
-            for gap in gaps(self.photos, self.roles[name], split)
+            for gap in gaps(photos, self.roles[name], split, class_of)
         ]
+
+    # ---- labels: they come to a job by its spec, where it uses them (see `core.labels`) --------------
+
+    def labels(self, photos: Iterable[Photo], *names: str) -> list[dict[str, Any]]:
+        """Rows `labels` of a spec: image_id and those named of concept, tone, malignant and group."""
+        return [
+            {"image_id": p.image_id, **{name: p.skin_tone if name == "tone" else getattr(p, name) for name in names}}
+            for p in photos
+        ]
+
+    def indexed(self, photo: Photo, role: str | None) -> bool:
+        """Whether a split's index tells a photo's labels. Those of test photos it does not, so that a corrected one trains nothing
+        again: unless epochs are chosen by them, images on or of test photos are learnt from, or the concept leaves the index."""
+        config, ways = self.config, self.config.index.drop_touching
+        told = config.classify.selection == "test" or "donor" not in ways or "own_canvas" in ways
+        return role in ("train", "validation") or told or photo.concept in config.drop_concepts
+
+    @cached_property
+    def test_labels(self) -> list[dict[str, Any]]:
+        """Labels of the test photos of all splits."""
+        tested = {image for roles in self.roles.values() for image, role in roles.items() if role == "test"}
+        return self.labels((p for p in self.photos if p.image_id in tested), "concept", "tone", "malignant")
+
+    def out_of_tone(self, split: str) -> bool:
+        """Whether no tone is both learnt and tested."""
+        tones: dict[str, set[str]] = defaultdict(set)
+        for photo in self.photos:
+            tones[self.roles[split].get(photo.image_id, "")].add(photo.skin_tone)
+        return not tones["train"] & tones["test"]
 
     # ---- batches and canvases ----------------------------------------------------------------------
 
     @cached_property
     def batches(self) -> dict[str, dict[str, list[Photo]]]:
-        """cohort -> batch name (`<slug>.<k>`) -> photos; a batch holds one concept."""
+        """cohort -> batch name (`<group>.<k>`) -> photos.
+
+        A batch holds one concept (`nevus.000`), its photos without a mask apart (`nevus.unmasked.000`), since no healthy skin is
+        made of them. Photos that only test classifiers are `test.000` and on, so that a corrected disease moves none.
+        """
         found: dict[str, dict[str, list[Photo]]] = {}
-        size = self.config.images_per_job
+        size, automatic, development = self.config.images_per_job, set(self.automatic_cohorts), set(self.development)
         for cohort, photos in self.by_cohort.items():
             groups: dict[str, list[Photo]] = defaultdict(list)
             for photo in photos:
-                groups[photo.concept].append(photo)
+                masked = photo.mask or cohort in automatic
+                name = photo.concept if masked else f"{photo.concept}.unmasked"
+                groups[name if cohort in development else "test"].append(photo)
             found[cohort] = {
                 f"{slug}.{k:03d}": groups[slug][start : start + size]
                 for slug in sorted(groups)

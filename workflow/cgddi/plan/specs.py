@@ -53,13 +53,13 @@ class SpecFiles:
         self.folder, self.contents, self.main = Path(results) / ".plan", contents, main
         self.neutral: dict[str, Any] = {}
         """Hash of a spec's settings -> keys beside them that change no result."""
-        self.current: dict[str, set[str]] = {}
-        """Rule -> names of the spec files asked for in this process."""
+        self.current: dict[str, dict[str, str]] = {}
+        """Rule -> names of the spec files asked for in this process -> the record beside the result."""
         self._there: dict[str, set[str]] = {}
         if main:
             atexit.register(contents.save)
 
-    def path(self, rule: str, job: str, spec: dict[str, Any], record: str | None) -> str:
+    def path(self, rule: str, job: str, spec: dict[str, Any], record: str) -> str:
         """The spec's file, written if it is not there.
 
         It is touched where the record beside the result names another spec: a result may have been made from a later one in a run
@@ -69,12 +69,12 @@ class SpecFiles:
             rule: the job's rule.
             job: the job's name among those of the rule.
             spec: the spec.
-            record: the record beside the result; None where there is none.
+            record: the record beside the result.
         """
         digest = spec_hash(spec)
         name = f"{job}.{digest}.json"
         path = self.folder / rule / name
-        self.current.setdefault(rule, set()).add(name)
+        self.current.setdefault(rule, {})[name] = record
         if not self.main:
             return str(path)
         if rule not in self._there:
@@ -85,12 +85,12 @@ class SpecFiles:
             temporary.write_text(json.dumps(spec, indent=1, sort_keys=True) + "\n", encoding="ascii")
             temporary.replace(path)
             self._there[rule].add(name)
-        elif record and self.contents.record(record) not in (None, digest):
+        elif self.contents.record(record) not in (None, digest):
             os.utime(path)
         return str(path)
 
     def begin(self, plan: str, real: bool) -> None:
-        """Write where everything lies, and in a real run what its plan is, for the jobs on other nodes.
+        """Write where everything lies, and in a real run what its plan is, for the jobs on other nodes; prune old specs then.
 
         Args:
             plan: digest of the plan.
@@ -98,6 +98,7 @@ class SpecFiles:
         """
         self.contents.save()
         if real:
+            self._prune()
             path = self.folder / "places.json"
             try:
                 before = json.loads(path.read_text(encoding="ascii"))
@@ -124,12 +125,14 @@ class SpecFiles:
                 "Stop the run (Ctrl-C), finish the changes and start it again; what is finished stays."
             )
 
-    def prune(self) -> None:
-        """Remove the specs that jobs of this run had before, and their leftovers; call it when a run has finished."""
+    def _prune(self) -> None:
+        """Remove the specs that jobs of this run had before, but for those that results are made from: should the change be
+        undone, these are as old as then. At the start, since a workflow that uses this one as a module ends in its own way."""
         for rule, names in self.current.items():
-            jobs = {name.rsplit(".", 2)[0] for name in names}
+            jobs = {name.rsplit(".", 2)[0]: record for name, record in names.items()}
             for path in (self.folder / rule).glob("*.json"):
-                if path.name not in names and path.name.rsplit(".", 2)[0] in jobs:
+                job, digest, _ = path.name.rsplit(".", 2)
+                if path.name not in names and job in jobs and self.contents.record(jobs[job]) != digest:
                     path.unlink(missing_ok=True)
 
 

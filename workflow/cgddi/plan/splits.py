@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -126,15 +126,30 @@ def _with_validation(photos: Sequence[Photo], test: set[str], settings: SplitSet
     return {photo.image_id: roles.get(photo.image_id, "test") for photo in photos}
 
 
-def gaps(photos: Iterable[Photo], roles: dict[str, str], settings: SplitSettings) -> list[str]:
-    """What a split's test lacks: classes and, unless the split is by tone, tones without any test photo."""
+def gaps(
+    photos: Iterable[Photo],
+    roles: dict[str, str],
+    settings: SplitSettings,
+    class_of: Callable[[Photo], str] | None = None,
+) -> list[str]:
+    """What a split's test lacks: classes and, unless the split is by tone, tones without any test photo.
+
+    Args:
+        photos: all photos.
+        roles: image id -> role.
+        settings: the split's settings.
+        class_of: the class that classifiers predict for a photo; None: malignancy.
+    """
     test = [photo for photo in photos if roles.get(photo.image_id) == "test"]
     if not test:
         return ["no test photo at all"]
-    found = []
-    for malignant in (True, False):
-        if not any(photo.malignant is malignant for photo in test):
-            found.append(f"no {'malignant' if malignant else 'benign'} test photo")
+    if class_of is None:
+        tested, learnt = {photo.malignant for photo in test}, (True, False)
+        found = [f"no {'malignant' if name else 'benign'} test photo" for name in learnt if name not in tested]
+    else:
+        tested, learnt = {class_of(p) for p in test}, {class_of(p) for p in photos if roles.get(p.image_id) == "train"}
+        found = [f"no test photo of {name}" for name in sorted(learnt - tested)]
+        found += [f"test photos of {name}, but no training photo" for name in sorted(tested - learnt)]
     if settings.method != "out_of_tone":
         present = {photo.skin_tone for photo in test}
         known = {photo.skin_tone for photo in photos}

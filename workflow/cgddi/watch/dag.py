@@ -162,5 +162,6 @@ def _read(job: Any, dag: Any, concept_of: dict[str, str]) -> Job:
 def _concept(wildcards: dict[str, str], concept_of: dict[str, str]) -> str | None:
     """The concept a job works for, by its wildcards."""
     if "batch" in wildcards:
-        return wildcards["batch"].rsplit(".", 1)[0]
+        concept = wildcards["batch"].split(".")[0]
+        return concept if concept in concept_of.values() else None
     return wildcards.get("concept") or concept_of.get(wildcards.get("donor", ""))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,8 @@ def causes(job: Job) -> list[str]:
     lines = [] if made is None else differences({**made, "inputs": {}}, {**job.spec, "inputs": {}})
     if made is not None and not lines:  # else the same said twice
         lines = differences(made, job.spec)
+    told = [line for line in lines if not re.match(r"labels: \d+ (added|removed)", line)]
+    lines = told if told or job.renewed else lines  # photos that came or went are told as such
     if job.planned:
         lines += [f"{path} changed" for path in job.changed]
         if not (lines or job.missing or job.renewed):

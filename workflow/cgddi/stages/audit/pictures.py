@@ -16,6 +16,7 @@ from cgddi.core.biharmonic import BiharmonicInpainter
 from cgddi.core.bootstrap import Bootstrap
 from cgddi.core.errors import UserError
 from cgddi.core.images import LESION, SKIN, TONES, decode_png, encode_png, mask_to_size, read_mask
+from cgddi.core.labels import labelled, labels_of
 from cgddi.core.membrane import blend, match_border
 from cgddi.core.metrics import class_counts
 from cgddi.core.overlay import heat, overlay
@@ -83,13 +84,15 @@ def audit_masks(
     """Write what the run's masks are worth: how many there are, how good automatic ones are, and what came of them.
 
     Args:
-        spec: the job's spec: the seed, and `human_masks` (cohort -> crop, id_map and files, image id -> file) where automatic masks
-            can be compared with human ones.
+        spec: the job's spec: the seed, labels (tone and malignant of the photos), and `human_masks` (cohort -> crop, id_map and
+            files, image id -> file) where automatic masks can be compared with human ones.
         masks: masks archives. canvases: the cohorts' canvases. mapped: composites, one archive per donor.
         output: archive to write: automatic masks of each tone: png (the photo), overlay.png, and heat.png where the source says
             where it is uncertain. Record: sources, counts, against_human and what_came (see the functions below), idle_donors.
     """
     archives, pools, composites = ([Archive(path) for path in paths] for paths in (masks, canvases, mapped))
+    for archive in archives:
+        archive.rows = labelled(archive.rows, labels_of(spec))
     automatic = [(archive, row) for archive in archives for row in archive.rows if row["mask_source"] in AUTOMATIC]
     with ArchiveWriter(output, spec, [*masks, *canvases, *mapped]) as found:
         for number, (archive, row) in enumerate(_draw(automatic, spec["seed"], "masks")):

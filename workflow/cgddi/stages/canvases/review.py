@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from cgddi.core.archive import Archive, write_atomic
+from cgddi.core.archive import Archive, record_for, write_atomic, write_record
 from cgddi.core.images import BACKGROUND, CLASS_COLOURS, CLASSES, decode_png
 from cgddi.core.overlay import heat, overlay
 from cgddi.job.command import stage_parser
@@ -144,5 +144,8 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     review = read_review(options.verdicts) if options.verdicts else []
     count = write_page(options.healthy, options.output, options.photos, options.canvases, review, options.size)
+    if options.spec:
+        inputs = [Archive(path).manifest_path for path in (*options.healthy, *options.photos, *options.canvases)]
+        write_record(Path(options.output).with_name("record.json"), record_for(options.spec, inputs, images=count))
     print(f"{options.output}: {count} images. Open it in a browser; export review.csv and name it in the config.")
     return 0

@@ -119,11 +119,12 @@ def run(spec: dict[str, Any], settings: ClassifySettings, regime: Regime, leakag
     metrics = args.metrics if accelerator.is_main_process else None
     with runtime.usage_log(metrics, stage="classify", **facts) as usage:
         index = pd.read_parquet(args.index)
-        rows = choose_rows(index, regime, settings, project_seed)
+        rows = choose_rows(index, regime, settings, project_seed, spec.get("out_of_tone", False))
         learnt = real_lineage(rows.train)
         if args.init:
+            start = starting_regime(args.init, args.index)
             learnt |= real_lineage(
-                choose_rows(index, starting_regime(args.init, args.index), settings, project_seed).train
+                choose_rows(index, start, settings, project_seed, spec.get("out_of_tone", False)).train
             )
         concepts = sorted(set(rows.train["concept"]) - {"healthy"})
         seed = seed_for(project_seed, "classify", method, run_seed)
@@ -191,27 +192,28 @@ def _sizes(rows: pd.DataFrame) -> dict[str, int]:
 def predictions_csv(rows: Rows, probabilities: np.ndarray, task: str) -> str:
     """Predictions as csv, one line per test image, ordered by image.
 
-    Columns image_id, cohort, concept, tone, malignant, probability, predicted. For malignancy, `probability` is that of
-    malignant and `predicted` true or false (at one half). For other tasks `predicted` is a class, `probability` its own, and
-    `label` and one column `p:<class>` per class are added.
+    Columns image_id, cohort, probability, predicted. For malignancy, `probability` is that of malignant and `predicted` true or
+    false (at one half). For other tasks `predicted` is a class, `probability` its own, and one column `p:<class>` per class is
+    added. Where the index tells the test photos' labels there are also concept, tone and malignant, and for other tasks label.
 
     Args:
         rows: the run's rows. probabilities: (N, C) of `rows.test`.
     """
-    columns = ["image_id", "cohort", "concept", "tone", "malignant", "probability", "predicted"]
+    told = ["concept", "tone", "malignant"] if "label" in rows.test else []
+    columns = ["image_id", "cohort", *told, "probability", "predicted"]
     lines = []
     known = rows.test["malignant"].map({True: "true", False: "false"}).astype(object).fillna("")
     table = rows.test.assign(malignant=known).to_dict("records")
     for row, chances in zip(table, probabilities, strict=True):
-        line = {name: row[name] for name in columns[:5]}
+        line = {name: row[name] for name in columns[:-2]}
         if task == "malignancy":
             line |= {"probability": f"{chances[1]:.6f}", "predicted": str(bool(chances[1] > 0.5)).lower()}
         else:
             best = int(chances.argmax())
             line |= {"probability": f"{chances[best]:.6f}", "predicted": rows.classes[best]}
-            line |= {"label": rows.classes[row["label"]]}
+            line |= {"label": rows.classes[row["label"]]} if told else {}
             line |= {f"p:{name}": f"{chance:.6f}" for name, chance in zip(rows.classes, chances, strict=True)}
         lines.append(line)
     if task != "malignancy":
-        columns += ["label", *(f"p:{name}" for name in rows.classes)]
+        columns += [*(["label"] if told else []), *(f"p:{name}" for name in rows.classes)]
     return csv_text(columns, lines)

@@ -11,13 +11,14 @@ import pandas as pd
 from cgddi.core.archive import sha256
 from cgddi.core.errors import UserError
 from cgddi.core.images import TONES
+from cgddi.core.labels import hidden
 from cgddi.core.lineage import generator_images
 from cgddi.stages.classify.settings import ClassifySettings, Regime
 
 
 @dataclass
 class Rows:
-    """Labelled rows of one run; `label` indexes `classes`, `tone_id` indexes `cgddi.core.images.TONES`."""
+    """Rows of one run; `label` indexes `classes`, `tone_id` indexes `cgddi.core.images.TONES`. Test photos may have neither."""
 
     train: pd.DataFrame
     validation: pd.DataFrame
@@ -29,29 +30,36 @@ class Rows:
     """Real training images (ids) inside and outside the regime's subset; without a learning curve none is outside."""
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Images by role and "kind/tone/class"."""
+        """Images by role and "kind/tone/class"; by kind where they have no labels."""
         found = {}
         for role in ("train", "validation", "test"):
+            if "label" not in getattr(self, role):
+                found[role] = {"real": len(getattr(self, role))}
+                continue
             sizes = getattr(self, role).groupby(["kind", "tone", "label"], sort=True).size()
             found[role] = {f"{kind}/{tone}/{self.classes[label]}": int(n) for (kind, tone, label), n in sizes.items()}
         return found
 
 
-def choose_rows(index: pd.DataFrame, regime: Regime, settings: ClassifySettings, seed: int) -> Rows:
+def choose_rows(
+    index: pd.DataFrame, regime: Regime, settings: ClassifySettings, seed: int, out_of_tone: bool = False
+) -> Rows:
     """Rows and labels of one run.
 
     Args:
-        index: a split's index.
+        index: a split's index; test photos may stand in it without labels, which then are the tables' business.
         regime: what is trained on.
         settings: task, cut-off, selection.
         seed: the project's seed: it orders the nested subsets of the learning curves.
+        out_of_tone: whether no tone is both learnt and tested, where the index does not tell.
 
     Raises:
         UserError: a class or tone is absent from training or test, a class has one training image, a source has no image,
             or there is nothing to select on.
     """
     left_out: dict[str, int] = {}
-    index, classes = _labelled(index, settings, left_out)
+    away = hidden(index)
+    unseen, (index, classes) = index[away], _labelled(index[~away], settings, left_out)
     real = index[index["kind"] == "real"]
     train_real = real[real["role"] == "train"]
     used_real = _real_subset(train_real, regime, seed)
@@ -81,9 +89,11 @@ def choose_rows(index: pd.DataFrame, regime: Regime, settings: ClassifySettings,
             )
         parts.append(made)
     held = {role: real[real["role"] == role].sort_values("id", ignore_index=True) for role in ("validation", "test")}
+    if len(unseen):
+        held["test"] = unseen.sort_values("id", ignore_index=True)
     train = pd.concat(parts).sort_values("id", ignore_index=True)
     rows = Rows(train, held["validation"], held["test"], classes, left_out, frozenset(known), frozenset(unused))
-    _check(rows, regime, settings, set(train_real["tone"]))
+    _check(rows, regime, settings, set(train_real["tone"]), out_of_tone)
     return rows
 
 
@@ -182,15 +192,20 @@ def _synthetic_subset(rows, regime: Regime, least: int, sizes: pd.Series, known:
     return rows
 
 
-def _check(rows: Rows, regime: Regime, settings: ClassifySettings, learnt: set[str]) -> None:
+def _check(rows: Rows, regime: Regime, settings: ClassifySettings, learnt: set[str], out_of_tone: bool) -> None:
     """Refuse what cannot be learnt or tested. `learnt` are the tones of the split's real training images: where the test has
     none of them, the split is out-of-tone by design and absent tones are no mistake."""
     problems = []
-    out_of_tone = not learnt & set(rows.test["tone"])
+    if "label" in rows.test:
+        out_of_tone = not learnt & set(rows.test["tone"])
     for role in ("train", "test", *(["validation"] if settings.selection == "validation" else [])):
         part = getattr(rows, role)
         if part.empty:
             problems.append(f"no {role} images")
+            continue
+        if "label" not in part:  # what there must be of each the plan has looked at
+            if settings.selection == "test":
+                problems.append("the epoch is to be chosen on test images whose labels the index does not tell")
             continue
         sizes = part["label"].value_counts()
         for label, name in enumerate(rows.classes):

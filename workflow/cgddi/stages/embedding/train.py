@@ -11,6 +11,7 @@ import torch
 
 from cgddi.core.archive import record_for, write_record
 from cgddi.core.errors import UserError
+from cgddi.core.labels import labels_of
 from cgddi.core.seeds import seed_for
 from cgddi.diffusion.backbone import Backbone, Prompts, load
 from cgddi.diffusion.cache import Store
@@ -31,7 +32,7 @@ class TokenJob:
     """What one token is made of and where it goes.
 
     Args:
-        spec: concept {slug, name, token}, images (training ids), model, settings, seed.
+        spec: concept {slug, name, token}, images (training ids), labels (their tones), model, settings, seed.
         photos: masks archives that hold the images.
         output: folder to write to.
     """
@@ -69,7 +70,7 @@ def train_token(
     """
     settings, key = training_job(EmbeddingSettings, job.spec)
     slug, token = job.spec["concept"]["slug"], job.spec["concept"]["token"]
-    photos = read_photos(job.photos, job.spec["images"])
+    photos = read_photos(job.photos, job.spec["images"], labels_of(job.spec))
     accelerator = new_accelerator(settings, device, logs)
     backbone = backbone or load(job.spec["model"], accelerator.device, settings.precision)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from cgddi.core.archive import canonical, read_member, record_for, sha256, write_atomic, write_record
 from cgddi.core.errors import UserError
+from cgddi.core.labels import labels_of, with_labels
 from cgddi.job.command import stage_parser
 from cgddi.job.spec import settings_of
 from cgddi.stages.export.settings import ExportSettings
@@ -50,7 +51,8 @@ def export(
     settings = settings_of(ExportSettings, spec)
     shutil.rmtree(folder / "data", ignore_errors=True)
     shutil.rmtree(folder / "adapters", ignore_errors=True)
-    table = pd.concat([pd.read_parquet(path) for path in indexes]).drop_duplicates("id").sort_values(["kind", "id"])
+    tables = [with_labels(pd.read_parquet(path), labels_of(spec)) for path in indexes]
+    table = pd.concat(tables).drop_duplicates("id").sort_values(["kind", "id"])
     table = table[table["source"].isin(settings.kinds)]  # images that others generated are not ours to give away
     if table.empty:
         raise UserError(

@@ -1,6 +1,7 @@
 """Tabulate accuracy and fairness of all classifiers: metrics with intervals, tables beside the published figures, tests, plots.
 
-Settings of each run are read from the record.json beside its predictions.csv.
+Settings of each run are read from the record.json beside its predictions.csv, the test photos' labels from the spec: a corrected
+label makes the tables again and trains nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cgddi.core.archive import record_for, write_atomic, write_record
+from cgddi.core.labels import labels_of
 from cgddi.job.command import stage_parser
 from cgddi.job.imports import without_gc
 from cgddi.job.spec import settings_of
@@ -23,7 +25,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output-dir", required=True, help="folder to write to")
     args = parser.parse_args(argv)
     settings = settings_of(FairnessSettings, args.spec)
-    files, summary = tabulate(args.predictions, settings, int(args.spec.get("seed", 0)), args.spec.get("splits", {}))
+    known = {"splits": args.spec.get("splits", {}), "labels": labels_of(args.spec)}
+    files, summary = tabulate(args.predictions, settings, int(args.spec.get("seed", 0)), **known)
     out = Path(args.output_dir)
     for name, data in files.items():
         write_atomic(out / name, data)
@@ -36,6 +39,7 @@ def tabulate(
     options: FairnessSettings,
     seed: int,
     splits: Mapping[str, Mapping[str, Any]] | None = None,
+    labels: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> tuple[dict[str, bytes | str], dict[str, Any]]:
     """All tables and plots.
 
@@ -44,6 +48,7 @@ def tabulate(
         options: settings of the stage.
         seed: the project's seed.
         splits: split -> its settings, as the plan knows them; published figures stand beside runs of the published splits only.
+        labels: image id -> concept, tone and malignant of the test photos, where the predictions do not tell them.
 
     Returns:
         File name -> content, and the facts for summary.json.
@@ -56,7 +61,7 @@ def tabulate(
         from cgddi.stages.fairness.predictions import gather, read_run
         from cgddi.stages.fairness.published import describe, with_splits
 
-    runs = [read_run(path) for path in tqdm(predictions, desc="read predictions", unit="run")]
+    runs = [read_run(path, labels) for path in tqdm(predictions, desc="read predictions", unit="run")]
     with_splits(runs, splits or {})
     settings = gather(runs, options.families)
     bootstrap = Bootstrap(options.bootstrap, options.confidence, seed)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,8 +19,12 @@ COLUMNS = ("image_id", "cohort", "concept", "tone", "malignant", "probability", 
 AGAIN = "Run classify again."
 
 
-def read_run(path: str | Path) -> Run:
+def read_run(path: str | Path, labels: Mapping[str, Mapping[str, Any]] | None = None) -> Run:
     """One predictions.csv with its record.json.
+
+    Args:
+        path: the predictions.
+        labels: image id -> concept, tone, malignant of test photos, for predictions that do not tell them.
 
     Raises:
         UserError: the record is missing or the file is not a table.
@@ -30,6 +36,8 @@ def read_run(path: str | Path) -> Run:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: predictions or the record beside them cannot be read ({error}). {AGAIN}") from error
+    if labels and "tone" not in table.columns:
+        table, record = _labelled(str(path), table, record, labels)
     binary = record["task"] == "malignancy"
     chances = ["probability"] if binary else [f"p:{name}" for name in record["classes"]]
     label = "malignant" if binary else "label"
@@ -54,6 +62,28 @@ def read_run(path: str | Path) -> Run:
         probability=np.hstack([1 - probability, probability]) if binary else probability,
         tones=table["tone"].map(TONES.index).to_numpy(),
     )
+
+
+def _labelled(
+    path: str, table: pd.DataFrame, record: dict[str, Any], labels: Mapping[str, Mapping[str, Any]]
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Predictions with their photos' labels, and the record with the concepts of the test photos counted. For malignancy, photos of
+    unknown malignancy are left out."""
+    strange = table["image_id"][~table["image_id"].isin(list(labels))]
+    if len(strange):
+        raise UserError(f"{path}: nothing is known of test image {strange.iloc[0]}. {AGAIN}")
+    told = [labels[image] for image in table["image_id"]]
+    for name in ("concept", "tone"):
+        table[name] = [of[name] for of in told]
+    table["malignant"] = [{True: "true", False: "false", None: ""}[of["malignant"]] for of in told]
+    sizes = record["concept_images"]
+    every = dict(sorted((Counter(sizes["all"]) + Counter(table["concept"])).items()))
+    record = record | {"concept_images": sizes | {"all": every}}
+    if record["task"] == "malignancy":
+        return table[table["malignant"] != ""], record
+    parts = record["spec"]["settings"]["partition"] if record["task"] == "partition" else {}
+    table["label"] = [parts.get(concept, concept) for concept in table["concept"]]
+    return table, record
 
 
 def _problems(

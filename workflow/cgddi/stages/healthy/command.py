@@ -1,7 +1,7 @@
 """Inpaint healthy skin over the lesions and markers of one batch of photos, and score the results.
 
-The spec holds cohort, batch, images (ids with a mask), seed and, unless settings.method is biharmonic, model
-{source, revision, variant}.
+The spec holds cohort, batch, images (ids with a mask), labels (concept, tone and group of each), seed and, unless settings.method
+is biharmonic, model {source, revision, variant}.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from cgddi.core.archive import Archive, ArchiveWriter
 from cgddi.core.errors import UserError
 from cgddi.core.images import SKIN, decode_png, encode_png
+from cgddi.core.labels import labelled, labels_of
 from cgddi.core.membrane import blend, match_border
 from cgddi.core.seeds import seed_for
 from cgddi.core.triage import scores_of
@@ -71,7 +72,7 @@ def inpaint_batch(
     """Write the healthy images of one batch.
 
     Args:
-        spec: the job's spec: cohort, batch, images (ids with a mask), seed.
+        spec: the job's spec: cohort, batch, images (ids with a mask), their labels (concept, tone, group), seed.
         settings: the stage's settings.
         photos: the batch's masks archive.
         output: the archive to write; samples hold `png`, `before.png` (the photo), `region.png` and `mask.png` (of the result).
@@ -84,7 +85,7 @@ def inpaint_batch(
         UserError: an image of the spec is not in `photos`.
     """
     source = Archive(photos)
-    rows = {row["key"]: row for row in source.rows}
+    rows = {row["key"]: row for row in labelled(source.rows, labels_of(spec))}
     absent = [image for image in spec["images"] if image not in rows]
     if absent:
         raise UserError(

@@ -1,7 +1,7 @@
 """List every image a split may train or test on, with its label, lineage and byte range in the archives.
 
 Synthetic images with an ancestor (donor, canvas, or an image its generator learnt from) outside the split's training images are
-left out and counted in the record.
+left out and counted in the record. Labels are those of the spec; test photos have none there unless `classify.selection` is `test`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import io
 from pathlib import Path
 
 from cgddi.core.archive import Archive, record_for, write_atomic, write_record
+from cgddi.core.labels import labels_of
 from cgddi.job.command import stage_parser
 from cgddi.job.imports import without_gc
 from cgddi.job.spec import settings_of
@@ -41,6 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         args.spec.get("drop_concepts", ()),
         given,
         args.spec.get("waived", ()),
+        labels_of(args.spec),
     )
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False)

@@ -14,6 +14,7 @@ import pandas as pd
 from cgddi.core.archive import Archive
 from cgddi.core.errors import InvalidInput, Problem, UserError
 from cgddi.core.images import TONES
+from cgddi.core.labels import hidden, labelled
 from cgddi.core.lineage import is_waived, lineage, segmenter_images, unknown_ways
 
 ROLES = ("train", "validation", "test")
@@ -80,6 +81,7 @@ def build_index(
     drop_concepts: Sequence[str] = (),
     given: Mapping[str, str | Path] | None = None,
     waived: Sequence[str] = (),
+    labels: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The index of a split.
 
@@ -96,6 +98,8 @@ def build_index(
         given: name -> archive of images that others generated. Where these name no malignancy, it is that on which the split's
             training photos of the concept agree, as for samples of our own; those of no known skin tone are left out.
         waived: sets of these, and adapters, whose unknown lineage counts as clean; any other image of unknown lineage is left out.
+        labels: image id -> concept, tone and malignant, for photos and composites of them (see `core.labels`). A test photo without
+            labels stands in the index without them: whoever makes the tables knows them.
 
     Returns:
         The table (see `COLUMNS`), sorted by role, kind and id, and the facts for its record: counts, images dropped by
@@ -105,12 +109,18 @@ def build_index(
         UserError: two rows share an id, an image of the split has no photo, or a tone is unknown.
     """
     rows: list[dict[str, Any]] = []
+    labels = labels or {}
     dropped: Counter[str] = Counter()
     opened = [Archive(path) for path in photos]
     skipped = {str(entry["id"]) for archive in opened for entry in archive.record.get("skipped", [])}
-    gone = {row["image_id"] for archive in opened for row in archive.rows if row["concept"] in drop_concepts}
+    gone = {
+        row["image_id"]
+        for archive in opened
+        for row in labelled(archive.rows, labels)
+        if row.get("concept") in drop_concepts
+    }
     for archive in opened:
-        for row in archive.rows:
+        for row in labelled(archive.rows, labels):
             role = roles.get(row["image_id"])
             if role is None:
                 dropped["real: no role in this split"] += 1
@@ -153,6 +163,8 @@ def build_index(
             if reason:
                 dropped[f"{f'{source}/' if source else ''}{row['kind']}: {reason}"] += 1
             else:
+                if row.get("donor") in labels:
+                    row = {**row, "malignant": labels[row["donor"]].get("malignant")}
                 if source and row["kind"] != "healthy" and row["malignant"] is None:
                     row = {**row, "malignant": agreed.get(row["concept"])}
                 entry = _entry(row, archive.path, "train", row.get("image_id") or "")
@@ -166,7 +178,7 @@ def build_index(
         "images": len(table),
         "counts": {role: {k: int(n) for k, n in counts[role].items()} for role in dict.fromkeys(table["role"])},
         "dropped": dict(sorted(dropped.items())),
-        "label_missing": int(table["malignant"].isna().sum()),
+        "label_missing": int((table["malignant"].isna() & ~hidden(table)).sum()),
         "photos_skipped": sorted(skipped),
         "drop_touching": list(drop_touching),
     }
@@ -207,7 +219,7 @@ def _check(table: pd.DataFrame) -> None:
         raise UserError(
             f"id {repeated.iloc[0]!r} stands in two archives ({len(repeated)} such rows). Delete the stale archive."
         )
-    unknown = table[~table["tone"].isin(TONES)]
+    unknown = table[~table["tone"].isin(TONES) & ~hidden(table)]
     if len(unknown):
         row = unknown.iloc[0]
         raise UserError(f"{row['archive']}: image {row['id']} has tone {row['tone']!r}; tones are {', '.join(TONES)}.")

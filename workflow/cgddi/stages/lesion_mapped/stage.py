@@ -13,6 +13,7 @@ from tqdm import tqdm
 from cgddi.core.archive import Archive, ArchiveWriter
 from cgddi.core.errors import UserError
 from cgddi.core.images import LESION, MARKER, SKIN, decode_png, encode_png
+from cgddi.core.labels import labelled, labels_of
 from cgddi.core.placement import allowed_positions
 from cgddi.core.seeds import seed_for
 from cgddi.stages.lesion_mapped.blend import Blender
@@ -64,7 +65,7 @@ def map_lesion(
     """Write the composites of one donor on all canvases of a cohort.
 
     Args:
-        spec: the job's spec: donor (image id), canvas_cohort, seed.
+        spec: the job's spec: donor (image id), its concept (in labels), canvas_cohort, seed.
         settings: placement and blending.
         photos: the masks archive that holds the donor.
         canvases: the cohort's kept canvases.
@@ -76,7 +77,8 @@ def map_lesion(
         UserError: the donor is not in `photos`.
     """
     donors, pool = Archive(photos), Archive(canvases)
-    donor = next((row for row in donors.rows if row["key"] == spec["donor"]), None)
+    rows = labelled(donors.rows, labels_of(spec))
+    donor = next((row for row in rows if row["key"] == spec["donor"]), None)
     if donor is None:
         raise UserError(f"{photos}: has no image {spec['donor']!r}. Run the workflow again; it makes what is missing.")
     inputs = [pool.record_path, pool.manifest_path, donors.manifest_path]
@@ -128,7 +130,6 @@ def _compose(
             "donor_cohort": donor["cohort"],
             "concept": donor["concept"],
             "tone": row["tone"],
-            "malignant": donor["malignant"],
             "donor": donor["key"],
             "canvas": canvas_id,
             "generator": None,

@@ -12,6 +12,7 @@ import torch
 from cgddi.core.archive import file_sha256, record_for, write_record
 from cgddi.core.errors import UserError
 from cgddi.core.images import TONES
+from cgddi.core.labels import labels_of
 from cgddi.core.seeds import seed_for
 from cgddi.diffusion import adapters
 from cgddi.diffusion.backbone import Backbone, load
@@ -33,7 +34,7 @@ class LoraJob:
     """What one adapter is made of and where it goes.
 
     Args:
-        spec: concept {slug, name, token}, images (training ids), model, settings, seed.
+        spec: concept {slug, name, token}, images (training ids), labels (their tones), model, settings, seed.
         photos: masks archives with the training images.
         canvases: archives of healthy canvases.
         split: csv (image_id, role); canvases that are not role train are no priors. None uses every canvas.
@@ -77,7 +78,7 @@ def train_lora(
     """
     settings, key = training_job(LoraSettings, job.spec)
     slug, seed = job.spec["concept"]["slug"], job.spec["seed"]
-    photos = read_photos(job.photos, job.spec["images"])
+    photos = read_photos(job.photos, job.spec["images"], labels_of(job.spec))
     priors = choose_priors(read_canvases(job.canvases, job.split), settings, seed, len(photos))
     accelerator = new_accelerator(settings, device, logs)
     backbone = backbone or load(job.spec["model"], accelerator.device, settings.precision)

@@ -5,8 +5,7 @@ SAM 3 (sam3). Every source writes the same: the photo, its mask, its uncertainty
 automatic mask without lesion or skin is not used (`quality.UNUSABLE`): its photo goes on without a mask, as neither donor
 nor canvas, and the record says so. To correct automatic masks by hand, see `cgddi masks-export`.
 
-The spec holds rows (image_id, file, mask or null, concept, skin_tone, malignant, group), cohort and batch; for sam3 also model
-{source, revision}.
+The spec holds rows (image_id, file, mask or null), cohort and batch; for sam3 also model {source, revision}.
 """
 
 from __future__ import annotations

@@ -19,7 +19,6 @@ from cgddi.core.images import (
     LESION,
     MARKER,
     RULER,
-    TONES,
     encode_png,
     mask_to_size,
     photo_to_size,
@@ -107,7 +106,7 @@ def write_batch(
     """Read every photo of the batch, read or predict its mask, and write the archive.
 
     Args:
-        spec: the job's spec: rows (image_id, file, mask, concept, skin_tone, malignant, group) and cohort.
+        spec: the job's spec: rows (image_id, file, mask), cohort and batch. Labels are none of its business (`core.labels`).
         settings: source, working size, crop, id map.
         output: the archive to write; samples hold `png`, `mask.png` where masked, `rejected.mask.png` where an automatic mask is
             not used (`quality.UNUSABLE`), and `uncertainty.png` where the source has it. A row without a mask says why in
@@ -168,8 +167,6 @@ def write_batch(
 def _opened(row: Mapping[str, Any], settings: MasksSettings, problems: list[Problem]) -> Sample | None:
     """The photo and its human mask, where it keeps one; None, and a problem noted, when the photo cannot be read."""
     try:
-        if row["skin_tone"] not in TONES:
-            raise UserError(f"skin_tone is {row['skin_tone']!r}. Give one of {', '.join(TONES)}.")
         photo, flags = read_photo(row["file"])
     except UserError as error:
         message, _, remedy = str(error).rpartition(". ") if ". " in str(error) else (str(error), "", "")
@@ -246,16 +243,11 @@ def _finish(sample: Sample) -> None:
 
 
 def _manifest_row(sample: Sample, cohort: str) -> dict[str, Any]:
-    row = sample.row
     return {
         "id": f"real/{cohort}/{sample.key}",
         "kind": "real",
         "image_id": sample.key,
         "cohort": cohort,
-        "group": row.get("group"),
-        "concept": row["concept"],
-        "tone": row["skin_tone"],
-        "malignant": row["malignant"],
         "donor": None,
         "canvas": None,
         "generator": None,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from cgddi.core.archive import record_for, write_record
 from cgddi.job.command import stage_parser
 from cgddi.job.imports import without_gc
 
@@ -25,4 +28,12 @@ def main(argv: list[str]) -> int:
         from cgddi.stages.report.page import write_page
 
     write_page(args.spec, args, args.output)
+    inputs = [
+        args.summary,
+        *args.audits,
+        *args.index,
+        *args.samples,
+        *filter(None, (args.healthy, args.masks, args.fedd)),
+    ]
+    write_record(Path(args.output).with_name("record.json"), record_for(args.spec, inputs))
     return 0

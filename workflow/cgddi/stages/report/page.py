@@ -19,6 +19,7 @@ from PIL import Image
 
 from cgddi.core.archive import Archive, installed_versions, read_member, sha256, write_atomic
 from cgddi.core.images import TONES
+from cgddi.core.labels import labels_of, with_labels
 from cgddi.job.spec import settings_of
 from cgddi.stages.report import tables
 from cgddi.stages.report.settings import ReportSettings
@@ -74,7 +75,7 @@ def write_page(spec: Mapping[str, Any], files: Namespace, output: str) -> None:
     page = environment().get_template("page.html").render(
         title=settings_of(ReportSettings, spec).title,
         fairness=shown_folder(files.summary, FAIRNESS_TABLES, FAIRNESS_PLOTS),
-        splits=[split_of(path) for path in files.index],
+        splits=[split_of(path, labels_of(spec)) for path in files.index],
         healthy=healthy_of(files.healthy) if files.healthy else None,
         masks=masks_of(files.masks) if files.masks else None,
         study=study_of(files.fedd) if files.fedd else None,
@@ -85,7 +86,7 @@ def write_page(spec: Mapping[str, Any], files: Namespace, output: str) -> None:
         usage=tables.html(tables.usage(logs), tables.short),
         predicted=tables.plan_and_fact(logs),
         review=os.path.relpath(files.review, Path(output).parent) if files.review else None,
-        spec=spec,
+        spec={name: value for name, value in spec.items() if name != "labels"},
         versions=installed_versions(["cgddi", "snakemake", "torch", "diffusers", "peft", "transformers", "timm"]),
     )  # fmt: skip
     write_atomic(output, page)
@@ -134,9 +135,9 @@ def study_of(summary: str) -> dict[str, Any]:
     return {**shown, "cohort": json.loads(Path(summary).read_text(encoding="ascii"))["cohort"]}
 
 
-def split_of(path: str) -> dict[str, Any]:
-    """One split: its record, counts, and a sheet of pictures per concept (kind -> tone -> data URIs)."""
-    index = pd.read_parquet(path)
+def split_of(path: str, labels: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """One split: its record, counts, and a sheet of pictures per concept (kind -> tone -> data URIs); test photos have `labels`."""
+    index = with_labels(pd.read_parquet(path), labels)
     sheets = {}
     for slug in sorted(index.loc[index["kind"] == "semantic", "concept"].unique()):
         mine = index[(index["concept"] == slug) & (index["role"] == "train")]
