@@ -30,6 +30,7 @@ from cgddi.plan.config import snakemake_config
 from cgddi.plan.models import unlocked
 from cgddi.plan.jobs import Plan, safe_pattern
 from cgddi.plan.specs import STAGES, rework
+from cgddi.stages.classify.settings import LADDER
 from cgddi.watch.cost import predict_at_start
 
 try:
@@ -63,7 +64,7 @@ wildcard_constraints:
     concept=r"[a-z0-9-]+",
     split=safe_pattern(PLAN.config.splits),
     scope=safe_pattern(PLAN.scopes),
-    regime=safe_pattern(PLAN.regimes),
+    regime=safe_pattern(dict.fromkeys((*PLAN.regimes, *LADDER))),
     method=safe_pattern(PLAN.config.runs.methods),
     run_seed=r"\d+",
     kind="quality|tone|memorisation",

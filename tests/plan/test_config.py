@@ -143,7 +143,7 @@ def test_a_partial_section_keeps_the_other_defaults(tmp_path):
         {
             "models": {"base": {"revision": "X"}, "inpainting": None},
             "lora": None,
-            "classify": {"label_texts": {}, "training": {"epochs": 3}},
+            "classify": {"label_texts": {}, "training": {"epochs": 30}},
             "cohorts": {"clinic": None},
             "regimes": {"two_to_one": {"sources": ["real", "semantic"], "ratio": 2}},
         }
@@ -151,7 +151,7 @@ def test_a_partial_section_keeps_the_other_defaults(tmp_path):
     assert config.models.base == default.models.base.model_copy(update={"revision": "X"})
     assert config.models.inpainting == default.models.inpainting and config.lora == default.lora
     assert config.classify.label_texts.text_encoder == default.classify.label_texts.text_encoder
-    assert config.classify.training.epochs == 3
+    assert config.classify.training.epochs == 30
     assert config.cohorts["clinic"].role == "development" and config.regime("two_to_one").name == "two_to_one"
     texts = parse_config({"classify": {"label_texts": {"file": "texts.safetensors"}}}).classify.label_texts
     assert texts.text_encoder is None, "a file takes the place of the default encoder"

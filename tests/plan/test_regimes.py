@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 
+import pytest
 import yaml
+from cgddi.core.errors import InvalidInput
 from cgddi.plan.code import ROOT
 from cgddi.plan.config import BASE_MODEL, parse_config
 from cgddi.plan.jobs import Plan
-from cgddi.stages.classify.settings import REGIMES
+from cgddi.stages.classify.settings import LADDER, REGIMES
 
 README = (ROOT / "config/README.md").read_text()
 
@@ -71,4 +73,39 @@ def test_the_paper_preset_plans_its_methods_on_the_published_split(tmp_path):
     paper = yaml.safe_load((ROOT / "config/paper/base.yaml").read_text())
     plan = Plan(parse_config({**paper, "images": sheet(tmp_path)}))
     assert plan.config.runs.methods == ("baseline", "fairdisco", "patchalign")
-    assert plan.config.classify.selection == "test" and plan.config.splits["main"].method == "published"
+    assert plan.config.classify.selection == "test" and plan.config.splits["s4242"].method == "published"
+
+
+def test_a_regime_that_cannot_take_equal_steps_is_refused_where_the_config_is_read(tmp_path):
+    """Fine-tuning is taken out of the epochs: it must leave some, and there is one turn only."""
+    values = {"images": sheet(tmp_path), "runs": {"methods": ["baseline"], "seeds": [0]}}
+    with pytest.raises(InvalidInput, match="15 of the 15 epochs of baseline leave none"):
+        parse_config({**values, "classify": {"finetune_epochs": 15}})
+    parse_config({**values, "classify": {"finetune_epochs": 15, "images_per_epoch": None}})
+    parse_config({**values, "classify": {"finetune_epochs": 15}, "runs": {"regimes": ["real"]}})
+    twice = {"again": {"sources": ["real"], "init": "synthetic_real"}}
+    with pytest.raises(InvalidInput, match="'synthetic_real' starts from another regime itself"):
+        parse_config({**values, "regimes": twice, "runs": {"methods": ["baseline"], "regimes": ["again"]}})
+
+
+def test_starting_weights_are_those_before_the_turn_and_the_paper_s_the_last(tmp_path):
+    names = {"split": "main", "method": "baseline", "run_seed": "0"}
+    for images, file in ((4096, "start"), (None, "weights")):
+        plan = Plan(parse_config({"images": sheet(tmp_path), "classify": {"images_per_epoch": images}}))
+        init = plan.job("classify", regime="synthetic_real", **names).inputs["init"]
+        assert init == plan.paths.file("classify", file, regime="synthetic", **names)
+
+
+def test_the_ladder_is_one_target_of_every_method_and_seed(tmp_path):
+    plan = Plan(
+        parse_config({"images": sheet(tmp_path), "runs": {"methods": ["baseline", "patchalign"], "seeds": [0, 1]}})
+    )
+    made = plan.job("ladder").inputs["predictions"]
+    assert (
+        sorted(path.split("/")[-4] for path in made) == sorted(LADDER * 4) and "ladder" not in plan.job("report").inputs
+    )
+    asked = Plan(parse_config({"images": sheet(tmp_path), "runs": {"ladder": True}}))
+    assert asked.job("report").inputs["ladder"] == asked.paths.file("ladder")
+    real = Plan(parse_config({"images": sheet(tmp_path), "runs": {"regimes": ["real"]}}))
+    with pytest.raises(InvalidInput, match="learns from healthy, lesion_mapped, semantic images"):
+        real.job("ladder")

@@ -14,7 +14,8 @@ PATTERNS = [
 
 
 def job_of(path: str) -> tuple[str, dict[str, str]]:
-    """Rule and wildcards of the job that makes a file."""
+    """Rule and wildcards of the job that makes a file; what is about one published table's runs lies below tables/."""
+    path = re.sub(r"^tables/[a-z0-9]+/", "", path)
     found = [(rule, match.groupdict()) for rule, pattern in PATTERNS if (match := pattern.fullmatch(path))]
     return next((job for job in found if job[0] == "leakage"), None) or found[0]
 

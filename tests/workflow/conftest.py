@@ -18,7 +18,7 @@ SMALL = {
     "healthy": {"steps": 3},
     "semantic": {"steps": 4, "per_tone": 2},
     "runs": {"methods": ["baseline"], "regimes": ["real", "synthetic", "synthetic_real"], "seeds": [0]},
-    "classify": {"images_per_epoch": 64, "finetune_epochs": 1, "training": {"epochs": 1, "batch_size": 16}},
+    "classify": {"images_per_epoch": 64, "finetune_epochs": 1, "training": {"epochs": 2, "batch_size": 16}},
 }
 """What the shrunken run changes in the demo's configuration: fewer steps, nothing else."""
 

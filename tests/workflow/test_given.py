@@ -18,7 +18,7 @@ from tests.workflow.paper_scale import cgddi, snakemake
 
 pytestmark = pytest.mark.slow
 
-TRAINING = {"images_per_epoch": 96, "finetune_epochs": 1, "training": {"epochs": 1, "batch_size": 16}}
+TRAINING = {"images_per_epoch": 96, "finetune_epochs": 1, "training": {"epochs": 2, "batch_size": 16}}
 
 
 @pytest.fixture(scope="module")

@@ -106,12 +106,12 @@ def test_epochs_draw_with_replacement_by_these_chances(table, method, sampler, r
 
 
 def test_an_epoch_draws_as_many_images_as_there_are_or_as_it_is_told(table):
-    first, second = draws(table, "baseline", ClassifySettings(), None, 5, range(2))
+    first, second = draws(table, "baseline", ClassifySettings(images_per_epoch=None), None, 5, range(2))
     assert len(first) == len(second) == len(table) and not np.array_equal(first, second)
     assert len(set(first)) < len(first), "with replacement"
-    [again] = draws(table, "baseline", ClassifySettings(), None, 5, [1])
+    [again] = draws(table, "baseline", ClassifySettings(images_per_epoch=None), None, 5, [1])
     assert np.array_equal(again, second), "an epoch's draws depend on its number, not on those before it"
-    [other] = draws(table, "baseline", ClassifySettings(), None, 6, [1])
+    [other] = draws(table, "baseline", ClassifySettings(images_per_epoch=None), None, 6, [1])
     assert not np.array_equal(other, second)
     [some] = draws(table, "baseline", ClassifySettings(images_per_epoch=17), None, 5, [0])
     assert len(some) == 17
@@ -146,6 +146,7 @@ class Linear(torch.nn.Module):
 
 def settings_for(**more):
     given = {"image_size": SIDE, "resize": SIDE, "precision": "fp32", "selection": "last", "training": NET}
+    given["images_per_epoch"] = None
     return ClassifySettings(**{**given, **more})
 
 
@@ -217,7 +218,7 @@ def test_a_rate_without_decay_and_the_published_values():
     assert {name: found[name] for name in own} == own and found["backbone"].startswith("vit_base_patch16_224")
     assert set(DEFAULTS) == {"baseline", "fairdisco", "patchalign", "reweighting", "resampling"}
     fine = (settings.finetune_learning_rate, settings.finetune_epochs, settings.patience, settings.min_concept_images)
-    assert fine == (1e-5, 20, 5, 11) and settings.sampler == "class" and settings.selection == "validation"
+    assert fine == (1e-5, 5, 5, 11) and settings.sampler == "class" and settings.selection == "validation"
 
 
 def test_no_decay_where_lr_step_is_zero(table):
@@ -311,6 +312,37 @@ def test_fine_tuning_stops_after_so_many_epochs_without_a_better_one(table, monk
     rows = rows_of(table, held_out())
     state = train(accelerator_for(settings, None), Linear(), rows, regime, "baseline", settings, 3)
     assert len(state.history) == epochs
+    made.clear()
+    settings = settings.model_copy(update={"images_per_epoch": 16})
+    state = train(accelerator_for(settings, None), Linear(), rows, regime, "baseline", settings, 3)
+    assert len(state.history) == 7, "where regimes take equal steps, none stops early"
+
+
+@pytest.mark.parametrize(("selection", "start"), [("validation", 2), ("last", 4)])
+def test_another_regime_starts_from_the_best_weights_before_its_own_epochs(table, monkeypatch, selection, start):
+    """Of six epochs the last two are the other's: the best of the first four, though the sixth is better; without selection the
+    fourth."""
+    right, states = [3, 5, 4, 4, 6, 7], []
+
+    show = train_module._show
+
+    def shown(*args):
+        states.append({name: value.clone() for name, value in model.state_dict().items()})
+        show(*args)
+
+    monkeypatch.setattr(train_module, "predict", lambda *_: guesses(right[len(states)], 2))
+    monkeypatch.setattr(train_module, "_show", shown)
+    monkeypatch.setattr(train_module, "Pictures", lambda rows, *a: Pictures(table, *a))
+    settings = settings_for(selection=selection, images_per_epoch=16, finetune_epochs=2, training={**NET, "epochs": 6})
+    model, rows = Linear(), rows_of(table, held_out())
+    state = train(accelerator_for(settings, None), model, rows, REGIMES["real"], "baseline", settings, 3)
+    assert state.steps == 6 * 2 and len(state.history) == 6
+    assert all(torch.equal(value, states[start - 1][name]) for name, value in state.start_weights.items())
+    assert not torch.equal(state.start_weights["layer.weight"], model.state_dict()["layer.weight"])
+    settings = settings.model_copy(update={"images_per_epoch": None})
+    states.clear()
+    state = train(accelerator_for(settings, None), Linear(), rows, REGIMES["real"], "baseline", settings, 3)
+    assert state.start_weights is None, "published: fine-tuning comes on top"
 
 
 @pytest.mark.parametrize("selection", ["validation", "test"])

@@ -103,7 +103,7 @@ def test_training_learns_the_lesions(place, tmp_path):
 def test_fine_tuning_starts_from_the_other_regimes_weights_and_stops_early(place, tmp_path):
     classify(place, tmp_path / "s", "synthetic")
     weights = tmp_path / "s/weights.safetensors"
-    still = {"finetune_learning_rate": 1e-9, "finetune_epochs": 20, "patience": 2}
+    still = {"finetune_learning_rate": 1e-9, "finetune_epochs": 20, "patience": 2, "images_per_epoch": None}
     _, record = classify(place, tmp_path / "f", "synthetic_real", init=weights, **still)
     assert len(record["history"]) < 20 and record["init"] == "synthetic"
     before, after = load_file(weights), load_file(tmp_path / "f/weights.safetensors")
@@ -114,6 +114,32 @@ def test_fine_tuning_starts_from_the_other_regimes_weights_and_stops_early(place
         classify(place, tmp_path / "x", "real", init=weights)
     with pytest.raises(UserError, match="of another architecture than fairdisco"):
         classify(place, tmp_path / "x", "synthetic_real", "fairdisco", init=weights)
+
+
+def test_every_regime_takes_the_same_number_of_train_steps(place, tmp_path):
+    """Case S12: uneven numbers of images; a regime that starts from another's weights goes on where that had steps left."""
+    six = {"training": {**NET, "epochs": 6}, "finetune_epochs": 2}
+    records = {name: classify(place, tmp_path / name, name, **six)[1] for name in ("real", "synthetic")}
+    start = tmp_path / "synthetic/start.safetensors"
+    records["synthetic_real"] = classify(place, tmp_path / "synthetic_real", "synthetic_real", init=start, **six)[1]
+    images = {name: sum(record["counts"]["train"].values()) for name, record in records.items()}
+    assert len(set(images.values())) > 1, images
+    assert {name: record["train_steps"]["all"] for name, record in records.items()} == dict.fromkeys(
+        records, 6 * 96 // 16
+    )
+    assert len(records["synthetic_real"]["history"]) == 2 and records["synthetic"]["train_steps"]["start"] == 4 * 6
+    four = {"training": {**NET, "epochs": 4}, "finetune_epochs": 2}
+    classify(place, tmp_path / "four", "synthetic", **four)
+    alone, begun = load_file(tmp_path / "four/weights.safetensors"), load_file(start)
+    assert all(torch.equal(alone[name], begun[name]) for name in alone), "as if it had stopped there"
+    assert load_file(tmp_path / "synthetic_real/start.safetensors") == {}
+    published = {**six, "images_per_epoch": None, "finetune_epochs": 3}
+    _, whole = classify(place, tmp_path / "p", "synthetic", **published)
+    _, tuned = classify(place, tmp_path / "q", "synthetic_real", init=tmp_path / "p/weights.safetensors", **published)
+    assert whole["train_steps"]["all"] != records["real"]["train_steps"]["all"]
+    assert tuned["train_steps"]["all"] == whole["train_steps"]["all"] + tuned["train_steps"]["own"], (
+        "on top, as published"
+    )
 
 
 def test_what_starting_weights_learnt_from_is_recorded_and_must_be_known(place, tmp_path):

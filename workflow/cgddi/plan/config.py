@@ -20,7 +20,7 @@ from cgddi.plan.given import GivenAdapter, GivenImages, source_names
 from cgddi.plan.splits import SplitSettings
 from cgddi.stages.audit.settings import AuditSettings
 from cgddi.stages.canvases.settings import CanvasesSettings
-from cgddi.stages.classify.settings import METHODS, REGIMES, ClassifySettings, LabelTexts, Regime
+from cgddi.stages.classify.settings import METHODS, REGIMES, ClassifySettings, LabelTexts, Regime, training_of
 from cgddi.stages.embedding.settings import EmbeddingSettings
 from cgddi.stages.export.settings import ExportSettings
 from cgddi.stages.fairness.settings import FairnessSettings
@@ -29,6 +29,7 @@ from cgddi.stages.index.settings import IndexSettings
 from cgddi.stages.lesion_mapped.settings import LesionMappedSettings
 from cgddi.stages.lora.settings import LoraSettings
 from cgddi.stages.masks.settings import MasksSettings
+from cgddi.stages.published.settings import PublishedSettings
 from cgddi.stages.report.settings import ReportSettings
 from cgddi.stages.semantic.settings import SemanticSettings
 
@@ -84,7 +85,22 @@ class Runs(Settings):
 
     methods: tuple[str, ...] = Field(("baseline", "fairdisco", "patchalign"), min_length=1, description="methods")
     regimes: tuple[str, ...] = Field(("real", "synthetic", "synthetic_real"), min_length=1, description="training data")
+    regimes_of: dict[str, tuple[str, ...]] = Field(
+        {},
+        description="regimes of one method, instead of `regimes` (paper: the baseline learns from real photos alone)",
+    )
     seeds: tuple[int, ...] = Field((0, 1, 2, 3, 4), min_length=1, description="seeds of the training runs")
+    ladder: bool = Field(
+        False,
+        description="whether `all` and the report hold the ladder of synthetic images per real one (target `ladder`)",
+    )
+    splits: tuple[str, ...] | None = Field(
+        None, description="names of the splits that take part; null: all of `splits`"
+    )
+
+    def of(self, method: str) -> tuple[str, ...]:
+        """Regimes that a method is trained on."""
+        return self.regimes_of.get(method, self.regimes)
 
 
 class Config(Settings):
@@ -159,6 +175,7 @@ class Config(Settings):
     regimes: dict[str, Regime] = Field({}, description="regimes of your own, by name, beside the built-in ones")
     classify: ClassifySettings = ClassifySettings(label_texts=LabelTexts(text_encoder=BASE_MODEL))
     fairness: FairnessSettings = FairnessSettings()
+    published: PublishedSettings = PublishedSettings()
     fedd: FeddSettings = FeddSettings()
     report: ReportSettings = ReportSettings()
     export: ExportSettings = ExportSettings()
@@ -225,16 +242,36 @@ class Config(Settings):
                 "runs.methods names patchalign, which needs label texts: give classify.label_texts.file or "
                 "classify.label_texts.text_encoder, or leave patchalign out"
             )
-        for name in self.runs.regimes:
+        for name in self.runs.splits or ():
+            if name not in self.splits:
+                raise ValueError(f"runs.splits: {name!r} is none of {', '.join(self.splits)}")
+        if strange := set(self.runs.regimes_of) - set(METHODS):
+            raise ValueError(f"runs.regimes_of: {min(strange)!r} is none of {', '.join(METHODS)}")
+        for name in (*self.runs.regimes, *(name for own in self.runs.regimes_of.values() for name in own)):
             if name not in known:
                 raise ValueError(f"runs.regimes: {name!r} is none of {', '.join(known)}")
             init = known[name].init
             if init is not None and init not in known:
                 raise ValueError(f"regimes.{name}.init: {init!r} is none of {', '.join(known)}")
+            if init is not None and self.classify.images_per_epoch:
+                self._turn(name, known)
         for name, regime in self.regimes.items():
             if regime.name != name:
                 raise ValueError(f"regimes.{name}: its name is {regime.name!r}; give both the same")
         return self
+
+    def _turn(self, name: str, known: Mapping[str, Regime]) -> None:
+        """Refuse a regime that starts from another where both cannot take the same number of train steps."""
+        init, tail = known[name].init, "; or set classify.images_per_epoch: null, and its epochs come on top"
+        if known[init].init is not None:
+            raise ValueError(f"regimes.{name}.init: {init!r} starts from another regime itself; name that one{tail}")
+        for method in self.runs.methods:
+            if (epochs := training_of(self.classify, method).epochs) <= self.classify.finetune_epochs:
+                own = self.classify.finetune_epochs
+                raise ValueError(
+                    f"classify.finetune_epochs: {own} of the {epochs} epochs of {method} leave none to the weights that regime "
+                    f"{name} starts from; lower it{tail}"
+                )
 
     def masks_of(self, cohort: str) -> MasksSettings:
         """Masks settings of a cohort: the section's, with the keys the cohort has of its own."""
@@ -249,9 +286,9 @@ class Config(Settings):
 
     @property
     def trained_regimes(self) -> list[str]:
-        """Regimes that are trained: those of `runs.regimes`, and those they start from."""
-        found = dict.fromkeys(self.runs.regimes)
-        for name in self.runs.regimes:
+        """Regimes that are trained: those of `runs`, and those they start from."""
+        found = {name: None for method in self.runs.methods for name in self.runs.of(method)}
+        for name in list(found):
             while (name := self.regime(name).init) is not None:
                 found[name] = None
         return list(found)

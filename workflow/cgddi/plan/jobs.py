@@ -19,6 +19,7 @@ from cgddi.plan.paths import RESULTS
 from cgddi.plan.photos import Photos
 from cgddi.plan.sheets import Photo
 from cgddi.plan.specs import STAGES, SpecFiles, revision, stage_package
+from cgddi.stages.classify.settings import LADDER
 from cgddi.stages.masks.settings import Sam3Settings
 
 KINDS = ("leakage", "quality", "tone", "memorisation")
@@ -267,15 +268,15 @@ class Plan(Photos):
 
     def _index(self, split: str) -> Job:
         dropped = {"drop_concepts": sorted(self.config.drop_concepts)} if self.config.drop_concepts else {}
-        cohorts, roles = self.split_cohorts(split), self.roles[split]
-        photos = [p for p in self.photos if self.indexed(p, roles.get(p.image_id))]
+        cohorts, made, roles = self.split_cohorts(split), self.made_for(split), self.roles[split]
+        photos = [p for p in self.photos if p.cohort in cohorts and self.indexed(p, roles.get(p.image_id))]
         labels = self.labels(photos, "concept", "tone", "malignant")
         inputs = {
             "splits": [self.paths.file("split", split=split, cohort=cohort) for cohort in cohorts],
             "photos": self.all_photos(cohorts),
-            "healthy": self.all_canvases() if "healthy" in self.sources else [],
-            "mapped": self.all_mapped() if "lesion_mapped" in self.sources else [],
-            "semantic": self.all_samples(self.scope_of(split)) if "semantic" in self.sources else [],
+            "healthy": made.get("healthy", []),
+            "mapped": made.get("lesion_mapped", []),
+            "semantic": made.get("semantic", []),
         }
         return Job(self.spec("index", split=split, labels=labels, **dropped, **self.given_images), inputs)
 
@@ -305,6 +306,7 @@ class Plan(Photos):
         return Job(spec | {"labels": self.labels(self.photos, "tone", "malignant"), "human_masks": human}, inputs)
 
     def _classify(self, split: str, regime: str, method: str, run_seed: str) -> Job:
+        start = "start" if self.config.classify.images_per_epoch else "weights"
         chosen, names = self.config.regime(regime), {"split": split, "method": method, "run_seed": run_seed}
         facts = {"regime": chosen.model_dump(mode="json"), "run_seed": int(run_seed)}
         facts |= {"out_of_tone": True} if self.out_of_tone(split) else {}
@@ -312,21 +314,66 @@ class Plan(Photos):
         inputs = {
             "index": self.paths.file("index", split=split),
             "leakage": self.paths.file("leakage", split=split),
-            "init": self.paths.file("classify", "weights", regime=chosen.init, **names) if chosen.init else "",
+            "init": self.paths.file("classify", start, regime=chosen.init, **names) if chosen.init else "",
         }
         return Job(spec, inputs)
 
-    def _fairness(self) -> Job:
+    def _predictions(self, regimes: Iterable[str], ladder: bool = False) -> list[str]:
+        """Predictions of every split, regime, method that is trained on it, and seed."""
         runs = self.config.runs
-        predictions = [
+        return [
             self.paths.file("classify", split=split, regime=regime, method=method, run_seed=seed)
             for split in self.config.splits
-            for regime in runs.regimes
+            for regime in regimes
             for method in runs.methods
+            if ladder or regime in runs.of(method)
             for seed in runs.seeds
         ]
+
+    def _fairness(self) -> Job:
+        predictions = self._predictions(self.regimes)
         splits = {name: split.model_dump(mode="json") for name, split in self.config.splits.items()}
         return Job(self.spec("fairness", splits=splits, labels=self.test_labels), {"predictions": predictions})
+
+    def _published(self) -> Job:
+        table, split = self.config.published.table, next(iter(self.config.splits))
+        wanted = [table] if table else ["ddi", "quality", *(["fedd"] if self.config.fedd.study else [])]
+        made = [
+            *(self.all_canvases() if "healthy" in self.sources else []),
+            *(self.all_mapped() if "lesion_mapped" in self.sources else []),
+            *(self.all_samples(self.scope_of(split)) if "semantic" in self.sources else []),
+        ]
+        inputs = {
+            "summary": self.paths.file("fairness") if not {*wanted} <= {"quality", "fedd"} else "",
+            "quality": self._audit_file(split, "quality") if "quality" in wanted else "",
+            "images": made if {*wanted} & {"quality", "f17k", "cross"} else [],
+            "fedd": self.paths.file("fedd_tables") if "fedd" in wanted else "",
+        }
+        cohorts: dict[str, list[str]] = {}
+        for (_, concept), photos in self.training.items():
+            cohorts[concept] = sorted({*cohorts.get(concept, ()), *(photo.cohort for photo in photos)})
+        facts = {
+            "datasets": self.config.fairness.published,
+            "concept_cohorts": cohorts,
+            "template": _pages("published"),
+        }
+        return Job(self.spec("published", **facts), inputs)
+
+    def table_files(self) -> list[str]:
+        """What the target `tables` makes: the page of the published table, and the tables it is made of."""
+        job = self.job("published").inputs
+        own = [self.paths.file("published", name) for name in RESULTS["published"].files]
+        if "summary" in job:
+            own += [self.paths.file("fairness", name) for name in RESULTS["fairness"].files]
+        return own + ([job["fedd"]] if "fedd" in job else [])
+
+    def _ladder(self) -> Job:
+        absent = {kind for name in LADDER for kind in self.config.regime(name).sources} - self.sources
+        if absent:
+            what = f"the ladder learns from {', '.join(sorted(absent))} images, which no regime of this run uses"
+            raise InvalidInput([self.config.problem("runs.regimes", what, "Add `synthetic`.")])
+        predictions = self._predictions(LADDER, ladder=True)
+        return Job(self.spec("fairness", job="ladder", labels=self.test_labels), {"predictions": predictions})
 
     @cached_property
     def human_masks(self) -> dict[str, dict[str, Any]]:
@@ -348,6 +395,8 @@ class Plan(Photos):
             "index": [self.paths.file("index", split=split) for split in splits],
             "samples": [self.paths.file("lora", "samples", scope=s, concept=c) for s, c in generated],
             "review": self.paths.file("review") if self.generated else "",
+            "published": self.paths.file("published"),
+            "ladder": self.paths.file("ladder") if self.config.runs.ladder else "",
             "healthy": self.paths.file("audit_pictures", pictures="healthy") if self.generated else "",
             "masks": self.paths.file("audit_pictures", pictures="masks") if masks else "",
             "fedd": self.paths.file("fedd_tables") if self.config.fedd.study else "",

@@ -52,12 +52,21 @@ RESULTS = {
     "leakage": Result("audit/{split}/leakage", {"report": ".json"}, "report"),
     "audit": Result("audit/{split}/{kind}", {"report": ".json"}, "report"),
     "audit_pictures": Result("audit/{pictures}", ARCHIVE),
-    "classify": Result("classify/{split}/{regime}/{method}/{run_seed}", {"predictions": "/predictions.csv", **NETWORK}),
+    "classify": Result(
+        "classify/{split}/{regime}/{method}/{run_seed}",
+        {"predictions": "/predictions.csv", **NETWORK, "start": "/start.safetensors"},
+    ),
+    "ladder": Result(
+        "ladder",
+        {"summary": "/summary.json", "table": "/ladder.csv", "text": "/table.md", "plot_of_ladder": "/ladder.png"},
+        "summary",
+    ),
     "fairness": Result(
         "fairness",
         {"summary": "/summary.json", **TABLES, "table": "/table.md", "latex": "/table.tex", **PLOTS},
         "summary",
     ),
+    "published": Result("published", {"page": "/index.html", "table": "/published.csv"}, None),
     "report": Result("report", {"page": "/index.html", "record": "/record.json"}),
     "export": Result("export", {"card": "/README.md", "record": "/record.json"}),
     "fedd_features": Result(
@@ -81,23 +90,31 @@ RESULTS = {
 """Rule -> where its results lie. Rules that make one result from different sources (masks) share a name here."""
 
 
+OF_TABLE = ("fairness", "published", "report")
+"""Rules whose results are about the runs that one published table asks for."""
+
+
 class Paths:
     """Paths of a results folder: as patterns, with a rule's wildcards, or of one job.
 
     Args:
         root: the results folder.
+        table: the published table that is made (`published.table`): what is about its runs alone lies in a folder of its own, so
+            that several tables share the rest.
     """
 
-    def __init__(self, root: str):
+    def __init__(self, root: str, table: str | None = None):
         self.root = root
+        below = f"tables/{table}/" if table else ""
+        self.bases = {rule: (below if rule in OF_TABLE else "") + result.base for rule, result in RESULTS.items()}
 
     def outputs(self, rule: str) -> dict[str, str]:
         """A rule's outputs by name, with its wildcards."""
-        return {name: f"{self.root}/{RESULTS[rule].base}{ending}" for name, ending in RESULTS[rule].files.items()}
+        return {name: f"{self.root}/{self.bases[rule]}{ending}" for name, ending in RESULTS[rule].files.items()}
 
     def folder(self, rule: str, **wildcards: object) -> str:
         """One job's results without their endings: a folder, or the stem of their names."""
-        return f"{self.root}/{RESULTS[rule].base.format_map(wildcards)}"
+        return f"{self.root}/{self.bases[rule].format_map(wildcards)}"
 
     def file(self, rule: str, name: str | None = None, **wildcards: object) -> str:
         """One output of one job; without a name the one that other jobs read."""
@@ -110,16 +127,16 @@ class Paths:
 
     def log(self, rule: str) -> str:
         """A rule's log, with its wildcards."""
-        return f"{self.root}/logs/{RESULTS[rule].base}.log"
+        return f"{self.root}/logs/{self.bases[rule]}.log"
 
     def metrics(self, rule: str) -> str:
         """What a rule's jobs used (JSON lines), with its wildcards."""
-        return f"{self.root}/logs/{RESULTS[rule].base}.metrics.jsonl"
+        return f"{self.root}/logs/{self.bases[rule]}.metrics.jsonl"
 
     def benchmark(self, rule: str) -> str:
         """Snakemake's own measure of a rule's jobs, with its wildcards."""
-        return f"{self.root}/benchmarks/{RESULTS[rule].base}.tsv"
+        return f"{self.root}/benchmarks/{self.bases[rule]}.tsv"
 
     def state(self, rule: str) -> str:
         """Folder of a rule's checkpoints, with its wildcards."""
-        return f"{self.root}/.state/{RESULTS[rule].base}"
+        return f"{self.root}/.state/{self.bases[rule]}"

@@ -18,7 +18,7 @@ from cgddi.plan.config import Cohort, Config
 from cgddi.plan.models import locked
 from cgddi.plan.paths import Paths
 from cgddi.plan.sheets import Concept, Photo, check_files, load_sheets, padded
-from cgddi.plan.splits import SplitSettings, assign, gaps
+from cgddi.plan.splits import SplitSettings, assign, gaps, taking_part
 from cgddi.stages.canvases.verdicts import read_review, read_verdicts
 from cgddi.stages.masks.settings import MasksSettings
 
@@ -34,7 +34,10 @@ class Photos:
     """
 
     def __init__(self, config: Config):
-        self.config = config = locked(config)
+        config = locked(config)
+        if config.runs.splits:
+            config = config.model_copy(update={"splits": {name: config.splits[name] for name in config.runs.splits}})
+        self.config = config
         sheets = load_sheets(config.images, config.diseases)
         self.photos, self.concepts = self._resolve_mixed(sheets.photos, sheets.concepts)
         cohorts: dict[str, list[Photo]] = defaultdict(list)
@@ -57,7 +60,7 @@ class Photos:
         ]
         if problems:
             raise InvalidInput(problems)
-        self.paths = Paths(config.results)
+        self.paths = Paths(config.results, config.published.table)
         self.roles = {name: self._roles(split) for name, split in config.splits.items()}
         if problems := given.problems(self):
             raise InvalidInput(problems)
@@ -113,7 +116,7 @@ class Photos:
         roles: dict[str, str] = {}
         groups: dict[str, str] = {}
         for cohort, photos in self.by_cohort.items():
-            new = assign(photos, self.cohort(cohort).role, split, groups)
+            new = taking_part(cohort, assign(photos, self.cohort(cohort).role, split, groups), split)
             roles.update(new)
             for photo in photos:
                 if photo.image_id in new:
@@ -128,6 +131,28 @@ class Photos:
     def split_cohorts(self, split: str) -> list[str]:
         """Cohorts that take part in a split."""
         return [cohort for cohort in self.by_cohort if self.split_rows(split, cohort)]
+
+    def learnt_cohorts(self, split: str) -> list[str]:
+        """Cohorts whose photos a split trains on."""
+        roles = self.roles[split]
+        return [c for c, photos in self.by_cohort.items() if any(roles.get(p.image_id) == "train" for p in photos)]
+
+    def made_for(self, split: str) -> dict[str, list[str]]:
+        """Archives of generated images by kind that a split may learn from: made of photos of cohorts it trains on, on canvases of
+        cohorts that take part in it, and of concepts it trains on."""
+        learnt, present, roles = self.learnt_cohorts(split), self.split_cohorts(split), self.roles[split]
+        concepts = {p.concept for p in self.photos if roles.get(p.image_id) == "train"}
+        file = self.paths.file
+        canvases = [c for c in self.canvas_cohorts if c in learnt]
+        mapped = [(c, d) for c, d in self.pairs if c in present and d.cohort in learnt]
+        scope = self.scope_of(split)
+        samples = [(c, slug) for s, c, slug in self.samples if s == scope and c in present and slug in concepts]
+        made = {
+            "healthy": [file("canvases", cohort=c) for c in canvases],
+            "lesion_mapped": [file("lesion_mapped", canvas_cohort=c, donor=d.image_id) for c, d in mapped],
+            "semantic": [file("semantic", scope=scope, canvas_cohort=c, concept=slug) for c, slug in samples],
+        }
+        return {kind: sorted(archives) for kind, archives in made.items() if kind in self.sources}
 
     def untestable(self) -> list[Problem]:
         """What keeps splits from being tested: classes and tones without a test photo. It matters where classifiers are trained."""
@@ -281,9 +306,11 @@ class Photos:
         return dict(found)
 
     def generator_photos(self, stage: str, scope: str, concept: str) -> list[Photo]:
-        """Photos an embedding or lora job trains on: the concept's, or the whole scope's (`embedding.images: all`)."""
+        """Photos an embedding or lora job trains on: the concept's, or all of its cohorts (`embedding.images: all`)."""
         if stage == "embedding" and self.config.embedding.images == "all":
-            return [p for (other, _), photos in self.training.items() if other == scope for p in photos]
+            cohorts = {p.cohort for p in self.training[scope, concept]}
+            everything = [p for (other, _), photos in self.training.items() if other == scope for p in photos]
+            return sorted((p for p in everything if p.cohort in cohorts), key=lambda photo: photo.image_id)
         return self.training[scope, concept]
 
     def concept_label(self, scope: str, concept: str) -> bool | None:

@@ -33,7 +33,14 @@ class SplitSettings(Settings):
     seed: int = Field(12140420, description="seed of the assignment (published single split: 12140420)")
     test: float = Field(0.2, gt=0, lt=1, description="share of a cohort's photos in the test (published: 0.2)")
     validation: float = Field(0.1, ge=0, lt=1, description="share of the remaining photos for model selection")
-    test_cohorts: tuple[str, ...] = Field((), description="method cohorts: these are the test; all others train")
+    test_cohorts: tuple[str, ...] = Field(
+        (),
+        description="method cohorts: these are the test; all others train. published, stratified: only these cohorts' test photos "
+        "are tested",
+    )
+    train_cohorts: tuple[str, ...] = Field(
+        (), description="published, stratified: only these cohorts' training photos are learnt from; empty: all"
+    )
     test_tones: tuple[str, ...] = Field(
         (), description="method out_of_tone: these tones are the test; the others train"
     )
@@ -124,6 +131,19 @@ def _with_validation(photos: Sequence[Photo], test: set[str], settings: SplitSet
     validation = draw_stratified(rest, share, settings.seed, "validation") if share else set()
     roles = {photo.image_id: "validation" if photo.image_id in validation else "train" for photo in rest}
     return {photo.image_id: roles.get(photo.image_id, "test") for photo in photos}
+
+
+def taking_part(cohort: str, roles: Mapping[str, str], settings: SplitSettings) -> dict[str, str]:
+    """Roles of one cohort's photos without those that the split leaves to other cohorts: who is trained on, and who is tested.
+
+    Photos left out are in neither; so a classifier trained on one data set is tested on the same photos of another as one
+    trained there.
+    """
+    if settings.method not in ("published", "stratified"):
+        return dict(roles)
+    learns = not settings.train_cohorts or cohort in settings.train_cohorts
+    tested = not settings.test_cohorts or cohort in settings.test_cohorts
+    return {image: role for image, role in roles.items() if (tested if role == "test" else learns)}
 
 
 def gaps(

@@ -1,6 +1,8 @@
 """Train one classifier on the images of a regime, read from the archives, and predict the split's test images.
 
-Writes predictions.csv, weights.safetensors and record.json. The run refuses an index that the leakage gate has not passed.
+Writes predictions.csv, weights.safetensors, record.json and start.safetensors: the weights from which a regime that starts from
+this one goes on (no tensors where this one starts from another; where fine-tuning comes on top, weights.safetensors serves).
+The run refuses an index that the leakage gate has not passed.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from cgddi.job.command import stage_parser, state_option
 from cgddi.job.imports import without_gc
 from cgddi.job.launch import relaunched
 from cgddi.job.spec import settings_of
-from cgddi.stages.classify.settings import METHODS, ClassifySettings, Regime, regime_of, training_of
+from cgddi.stages.classify.settings import METHODS, ClassifySettings, Regime, Training, regime_of, training_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -170,10 +172,13 @@ def run(spec: dict[str, Any], settings: ClassifySettings, regime: Regime, leakag
         concept_images={name: _sizes(part) for name, part in (("train", train_real), ("all", real))},
         # Learnt from (directly or through a generator) and tested on.
         cohorts={role: sorted(set(real[real["role"] == role]["cohort"])) for role in ("train", "test")},
+        train_steps=train_steps(settings, training, len(rows.train), len(state.history), args.init),
         history=state.history,
         chosen_epoch=state.chosen_epoch,
     )
     write_atomic(out / "weights.safetensors", save(weights, metadata))
+    start = {name: value.contiguous() for name, value in (state.start_weights or {}).items()}
+    write_atomic(out / "start.safetensors", save(start, metadata))
     write_atomic(out / "predictions.csv", predictions_csv(rows, probabilities, settings.task))
     write_record(out / "record.json", record)
     checkpoint.remove()
@@ -183,6 +188,25 @@ def unknown_lineage(rows: Rows, init: str | None) -> int:
     """Images of unknown lineage, which the config waives, that a run learnt from: itself, or by the weights it started from."""
     before = json.loads(Path(init).with_name("record.json").read_text(encoding="utf-8")) if init else {"leakage": {}}
     return int(rows.train["unknown"].sum()) + before["leakage"].get("unknown_lineage", 0)
+
+
+def train_steps(
+    settings: ClassifySettings, training: Training, images: int, epochs: int, init: str | None
+) -> dict[str, int]:
+    """Train steps of a run: its own, those of the weights it starts from, and those after which another may start from it.
+
+    Args:
+        settings, training: how it was trained. images: training images. epochs: it took. init: weights it started from.
+    """
+    from cgddi.stages.classify.train import epoch_images, turn
+
+    per_epoch = -(-epoch_images(settings, training.batch_size, images) // training.batch_size)
+    before = 0
+    if init:
+        steps = json.loads(Path(init).with_name("record.json").read_text(encoding="utf-8")).get("train_steps", {})
+        before = steps.get("start" if settings.images_per_epoch else "all", 0)
+    start = 0 if init else (turn(settings, training.epochs) or 0)
+    return {"own": epochs * per_epoch, "all": before + epochs * per_epoch, "start": start * per_epoch}
 
 
 def _sizes(rows: pd.DataFrame) -> dict[str, int]:

@@ -93,6 +93,10 @@ REGIMES: dict[str, Regime] = _regimes()
 """Regimes by name: the published three, the sources ablation (method.md), mixing and the learning curves (FEDD)."""
 
 
+LADDER = ("real", "synthetic_x1", "synthetic_x5", "synthetic_x20", "synthetic_x100")
+"""Regimes of the ladder: real photos, and ever more synthetic images for each of them."""
+
+
 def regime_of(spec: dict[str, Any]) -> Regime:
     """The regime of a classify job's spec: a name of `REGIMES`, or a regime written out.
 
@@ -183,18 +187,29 @@ class ClassifySettings(Settings):
     finetune_learning_rate: float = Field(
         1e-5, gt=0, description="when starting from another regime's weights (thesis)"
     )
-    finetune_epochs: int = Field(20, ge=1, description="largest number of epochs then (thesis)")
-    patience: int = Field(5, ge=1, description="fine-tuning stops after this many epochs without a better one")
+    finetune_epochs: int = Field(
+        5,
+        ge=1,
+        description="epochs then, taken out of the method's epochs: training goes on from the best weights that the other regime "
+        "had before its last so many epochs; with images_per_epoch: null they come on top (thesis: 20)",
+    )
+    patience: int = Field(
+        5,
+        ge=1,
+        description="fine-tuning stops after this many epochs without a better one; only with images_per_epoch: null, as else "
+        "regimes would differ in steps",
+    )
     sampler: Literal["class", "tone_class", "tone_class_concept", "none"] = Field(
         "class",
         description="draw with replacement, every group of this name equally often (FairDisCo: class); tone_class_concept: every "
         "tone and class equally often, and every disease within them; none: every image",
     )
     images_per_epoch: int | None = Field(
-        None,
+        4096,
         ge=1,
-        description="images drawn per epoch whatever their number, so that a regime with few images takes as many steps as one "
-        "with many; None: as many as there are (published)",
+        description="images drawn per epoch, whatever their number: an epoch is so many draws, not one pass over the images, and "
+        "every regime takes the same number of train steps. null: as many as there are (published: some 500 of real photos, "
+        "266,000 of synthetic images, so that regimes differ in training time)",
     )
     min_concept_images: int = Field(
         11,

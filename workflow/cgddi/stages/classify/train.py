@@ -37,6 +37,8 @@ class TrainingState:
     chosen_epoch: int = 0
     best: list[float] = field(default_factory=lambda: [-math.inf, -math.inf])
     best_weights: dict[str, torch.Tensor] | None = None
+    start_weights: dict[str, torch.Tensor] | None = None
+    """The best weights before the epochs that a regime which starts from this one takes (see `turn`)."""
     waited: int = 0
     images: int = 0
     steps: int = 0
@@ -110,6 +112,19 @@ def score(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     }
 
 
+def epoch_images(settings: ClassifySettings, batch_size: int, images: int) -> int:
+    """Images that an epoch draws, in whole batches, of so many training images."""
+    count = settings.images_per_epoch or images
+    return max(count // batch_size * batch_size, min(count, batch_size))
+
+
+def turn(settings: ClassifySettings, epochs: int) -> int | None:
+    """Epochs after which a regime that starts from another's weights takes over, so that both take as many steps in all; None where
+    its epochs come on top (published), or none would be left."""
+    before = epochs - settings.finetune_epochs
+    return before if settings.images_per_epoch and before > 0 else None
+
+
 def train(
     accelerator: Accelerator,
     model: nn.Module,
@@ -130,7 +145,8 @@ def train(
         accelerator: see `accelerator_for`.
         model: see `cgddi.stages.classify.methods`.
         rows: training rows, and those on which the epoch is chosen.
-        regime: real : synthetic draws; one that starts from another's weights has its own rate and epochs, and stops early.
+        regime: real : synthetic draws; one that starts from another's weights has its own rate and epochs, and stops early where
+            these come on top.
         method: decides sampling and loss weights.
         settings: how.
         seed: of draws and augmentation.
@@ -147,7 +163,8 @@ def train(
     rate = settings.finetune_learning_rate if finetune else training.learning_rate
     epochs = settings.finetune_epochs if finetune else training.epochs
     count = settings.images_per_epoch or len(rows.train)
-    whole = max(count // training.batch_size * training.batch_size, min(count, training.batch_size))  # whole batches
+    whole = epoch_images(settings, training.batch_size, len(rows.train))
+    last_of_start = None if finetune else turn(settings, epochs)
     share, odd = divmod(min(count, training.batch_size), accelerator.num_processes)
     if odd:
         raise UserError(
@@ -228,7 +245,10 @@ def train(
                 probabilities = predict(accelerator, model, held_pictures, held["image_id"].tolist())
                 [scores] = broadcast_object_list([score(probabilities, held["label"].to_numpy())])
                 entry["held_out"] = {name: round(value, 6) for name, value in scores.items()}
-                finished = _choose(state, model, scores, settings) >= settings.patience and finetune
+                waited = _choose(state, model, scores, settings)
+                finished = finetune and not settings.images_per_epoch and waited >= settings.patience
+            if epoch + 1 == last_of_start:
+                state.start_weights = state.best_weights or _weights(model)
             _show(accelerator, entry)
             state.epoch, state.batch, state.sums = epoch + 1, 0, {}
             if finished:
@@ -266,12 +286,16 @@ def _take_up(checkpoint: Checkpoint, state: TrainingState, parts: dict[str, Any]
     restore_random(saved["random"])
 
 
+def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+
+
 def _choose(state: TrainingState, model: nn.Module, scores: dict[str, float], settings: ClassifySettings) -> int:
     """Keep the weights if the epoch is the best so far; returns how many epochs it has been since the best."""
     found = [scores[settings.selection_metric], -scores["loss"]]
     if found > state.best:
         state.best, state.waited, state.chosen_epoch = found, 0, len(state.history)
-        state.best_weights = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+        state.best_weights = _weights(model)
     else:
         state.waited += 1
     return state.waited

@@ -25,8 +25,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output-dir", required=True, help="folder to write to")
     args = parser.parse_args(argv)
     settings = settings_of(FairnessSettings, args.spec)
-    known = {"splits": args.spec.get("splits", {}), "labels": labels_of(args.spec)}
-    files, summary = tabulate(args.predictions, settings, int(args.spec.get("seed", 0)), **known)
+    seed, labels = int(args.spec.get("seed", 0)), labels_of(args.spec)
+    if args.spec.get("job") == "ladder":
+        files, summary = climb(args.predictions, settings, seed, labels)
+    else:
+        files, summary = tabulate(args.predictions, settings, seed, args.spec.get("splits", {}), labels)
     out = Path(args.output_dir)
     for name, data in files.items():
         write_atomic(out / name, data)
@@ -92,6 +95,29 @@ def tabulate(
         "paired": _plain(paired),
         "about": {setting.name: describe(setting, options.published) for setting in settings},
     }
+
+
+def climb(
+    predictions: Sequence[str],
+    options: FairnessSettings,
+    seed: int,
+    labels: Mapping[str, Mapping[str, Any]] | None = None,
+) -> tuple[dict[str, bytes | str], dict[str, Any]]:
+    """The ladder's table and curves (see `cgddi.stages.fairness.ladder`); arguments and results as of `tabulate`."""
+    with without_gc():
+        from cgddi.core.bootstrap import Bootstrap
+        from cgddi.stages.fairness import ladder, tables
+        from cgddi.stages.fairness.predictions import gather, read_run
+
+    settings = gather([read_run(path, labels) for path in predictions], options.families)
+    metrics = tables.metrics_table(settings, Bootstrap(options.bootstrap, options.confidence, seed), options)
+    table = ladder.ladder_table(settings, metrics)
+    files: dict[str, bytes | str] = {
+        "ladder.csv": table.to_csv(index=False),
+        "ladder.png": ladder.plot(table),
+        "table.md": ladder.markdown(table, options.confidence),
+    }
+    return files, {"runs": len(predictions), "settings": [setting.name for setting in settings]}
 
 
 def _plain(table: Any) -> list[dict[str, Any]]:

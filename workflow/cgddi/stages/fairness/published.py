@@ -33,6 +33,7 @@ def describe(setting: Setting, datasets: Mapping[str, str]) -> dict[str, Any]:
         "backbone": first.get("training", {}).get("backbone"),
         "task": first["task"],
         "selection": first["selection"],
+        "equal_steps": first.get("spec", {}).get("settings", {}).get("images_per_epoch") is not None,
         "clean": all(run.record["leakage"]["clean"] for run in setting.runs),
         "splits": {run.record["split"]: run.record.get("split_settings", {}) for run in setting.runs},
         "seeds": sorted({run.seed for run in setting.runs}),

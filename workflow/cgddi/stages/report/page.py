@@ -44,6 +44,8 @@ FAIRNESS_PLOTS = {
     "roc": "ROC curves by skin tone",
     "calibration": "Calibration",
 }
+LADDER_TABLES = {"ladder": "The ladder, all figures"}
+LADDER_PLOTS = {"ladder": "Figures against the number of synthetic images per real photo; dashed: real photos alone"}
 STUDY_PLOTS = {
     "learning": "IoU of the segmenters against the number of training photos, by skin tone, with bootstrap intervals",
     "gap": "The tone gap: lesion IoU on light minus that on dark skin",
@@ -75,6 +77,7 @@ def write_page(spec: Mapping[str, Any], files: Namespace, output: str) -> None:
     page = environment().get_template("page.html").render(
         title=settings_of(ReportSettings, spec).title,
         fairness=shown_folder(files.summary, FAIRNESS_TABLES, FAIRNESS_PLOTS),
+        ladder=shown_folder(files.ladder, LADDER_TABLES, LADDER_PLOTS) if files.ladder else None,
         splits=[split_of(path, labels_of(spec)) for path in files.index],
         healthy=healthy_of(files.healthy) if files.healthy else None,
         masks=masks_of(files.masks) if files.masks else None,
@@ -86,6 +89,7 @@ def write_page(spec: Mapping[str, Any], files: Namespace, output: str) -> None:
         usage=tables.html(tables.usage(logs), tables.short),
         predicted=tables.plan_and_fact(logs),
         review=os.path.relpath(files.review, Path(output).parent) if files.review else None,
+        published=os.path.relpath(files.published, Path(output).parent) if files.published else None,
         spec={name: value for name, value in spec.items() if name != "labels"},
         versions=installed_versions(["cgddi", "snakemake", "torch", "diffusers", "peft", "transformers", "timm"]),
     )  # fmt: skip

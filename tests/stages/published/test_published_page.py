@@ -1,0 +1,180 @@
+"""The page "published against ours": which of our figures stands beside a published one, what differs, and counts of images."""
+
+from __future__ import annotations
+
+import html
+import json
+
+import pandas as pd
+import pytest
+from cgddi.cli import main
+from cgddi.core.archive import ArchiveWriter
+from cgddi.core.published import SEEDS, TABLES, figures
+
+VIT = "vit_base_patch16_224.augreg_in21k"
+FIVE = {f"s{seed}": {"method": "published", "seed": seed, "test": 0.2} for seed in SEEDS}
+MAIN = {"main": {"method": "stratified", "seed": 1, "test": 0.2}}
+
+
+def about(splits, regime="synthetic", **more):
+    facts = {
+        "train": "ddi",
+        "test": "ddi",
+        "method": "patchalign",
+        "regime": regime,
+        "backbone": VIT,
+        "task": "malignancy",
+    }
+    return facts | {"selection": "test", "clean": False, "splits": splits, "seeds": [0], **more}
+
+
+def fairness(folder, settings, rows):
+    """A summary and the tables beside it; rows: (setting, metric, group, value, low, high)."""
+    folder.mkdir(parents=True)
+    (folder / "summary.json").write_text(json.dumps({"about": settings}))
+    columns = ["split", "regime", "method", "metric", "group", "value", "low", "high", "runs", "images"]
+    lines = [[*setting.split("/"), *row, 5, 132] for setting, *row in rows]
+    pd.DataFrame(lines, columns=columns).to_csv(folder / "metrics.csv", index=False)
+    common = [["five", "synthetic", "patchalign", "common", "accuracy", "all", 0.9, 0.8, 0.95, 5, 107]]
+    names = ["split", "regime", "method", "rarity", "metric", "group", "value", "low", "high", "runs", "images"]
+    pd.DataFrame(common, columns=names).to_csv(folder / "by_rarity.csv", index=False)
+    return folder / "summary.json"
+
+
+def make(folder, table, *options, **facts):
+    spec = {"stage": "published", "settings": {"table": table}, "datasets": {"ddi": "ddi", "f17k": "f17k"}, **facts}
+    (folder / "spec.json").write_text(json.dumps(spec))
+    command = [
+        "published",
+        "--spec",
+        str(folder / "spec.json"),
+        *map(str, options),
+        "--output",
+        str(folder / "index.html"),
+    ]
+    assert main(command) == 0
+    return pd.read_csv(folder / "published.csv"), html.unescape((folder / "index.html").read_text())
+
+
+def one(cells, **wanted):
+    for key, value in wanted.items():
+        cells = cells[cells[key] == value]
+    (row,) = cells.to_dict("records")
+    return row
+
+
+SYNTHETIC = {"table": "ddi", "method": "patchalign", "regime": "synthetic"}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Five published splits, beside a setting that differs more and one of another network; and what the command wrote."""
+    folder = tmp_path_factory.mktemp("published")
+    settings = {
+        "a_first/synthetic/patchalign": about(MAIN, clean=True, selection="validation", seeds=[0, 1]),
+        "five/synthetic/patchalign": about(FIVE),
+        "five/real/patchalign": about(FIVE, "real", backbone="vit_tiny"),
+        "five/real/baseline": about(FIVE, "real", train=None, method="baseline", backbone="resnet18"),
+    }
+    rows = [
+        ("a_first/synthetic/patchalign", "accuracy", "all", 0.5, 0.4, 0.6),
+        ("five/synthetic/patchalign", "accuracy", "all", 0.871, 0.82, 0.91),
+        ("five/synthetic/patchalign", "accuracy", "dark", 0.7, 0.6, 0.8),
+        ("five/synthetic/patchalign", "eom", "all", "undefined", "undefined", "undefined"),
+        ("five/real/patchalign", "accuracy", "all", 0.8, 0.7, 0.9),
+        ("five/real/baseline", "accuracy", "all", 0.8, 0.7, 0.9),
+    ]
+    return make(folder, "ddi", "--summary", fairness(folder / "fairness", settings, rows))
+
+
+def test_every_published_cell_is_there_and_ours_of_the_same_setting_beside_it(made):
+    cells, _ = made
+    assert len(cells) == sum(f.table == "ddi" for f in figures()) == 35
+    mean = one(cells, **SYNTHETIC, metric="accuracy", group="all")
+    assert (mean["published"], mean["published_std"], mean["value"], mean["low"]) == (0.864, 0.010, 0.871, 0.82)
+    assert mean["difference"] == pytest.approx(0.007) and mean["setting"] == "five/synthetic/patchalign"
+    assert pd.isna(mean["differs"]), "the same setting: nothing is marked"
+    eom = one(cells, **SYNTHETIC, metric="eom")
+    assert pd.isna(eom["value"]) and pd.isna(eom["difference"]), "undefined is not imputed"
+    network = one(cells, table="ddi", method="patchalign", regime="real", metric="accuracy", group="all")
+    assert network["differs"] == "another network (vit_tiny)"
+    assert pd.isna(one(cells, table="ddi", method="baseline", metric="accuracy", group="all")["value"]), "other data"
+
+
+def test_the_page_marks_what_differs_and_where_the_published_figure_lies_outside(made):
+    _, page = made
+    row = page[page.index("patchalign, synthetic<") :].split("</tr>")[0]
+    assert "86.4 ± 1.0" in row and "87.1 (82.0 to 91.0)" in row and "+0.7" in row and "undefined" in row
+    assert row.count('class="away"') == 1 and "-16.0" in row, "86.0 published on dark skin, 60 to 80 ours"
+    assert "<sup>" not in row and "not run" in page
+    assert "another network (vit_tiny)" in page and all(note.split("`")[0] in page for note in TABLES["ddi"].notes)
+    assert "DDI: which synthetic images help" not in page, "another table's target"
+
+
+def test_the_least_different_setting_stands_there_and_its_differences_are_told(tmp_path):
+    settings = {
+        "main/synthetic/patchalign": about(MAIN, clean=True, selection="validation", seeds=[0, 1], equal_steps=True)
+    }
+    rows = [("main/synthetic/patchalign", "accuracy", "all", 0.5, 0.4, 0.6)]
+    cells, page = make(tmp_path, None, "--summary", fairness(tmp_path / "fairness", settings, rows))
+    differs = one(cells, **SYNTHETIC, metric="accuracy", group="all")["differs"].split("; ")
+    assert differs == [
+        "other splits (1 stratified, where published: the five published ones)",
+        "epoch not chosen on the test photos",
+        "generators have not seen the test photos",
+        "every regime takes the same number of train steps",
+        "2 trainings per split",
+    ]
+    assert page.count("<h2>") == 2, "tables of which this run has figures: ddi, sources"
+
+
+def test_images_are_counted_by_the_data_sets_of_donor_and_canvas(tmp_path):
+    """Uneven: lesions of one set on the other's skin, pairs without room, samples of a concept that only one set has."""
+
+    def archive(name, stage, rows, skipped=0):
+        with ArchiveWriter(tmp_path / name, {"stage": stage}) as out:
+            for n, row in enumerate(rows):
+                out.add(f"x{n}", {"png": b"x"}, {"id": f"{name}{n}", **row})
+            for n in range(skipped):
+                out.skip(f"skipped{n}", "no room")
+        return (tmp_path / name).with_suffix(".jsonl")
+
+    mapped = {"kind": "lesion_mapped", "concept": "wart"}
+    cross = [mapped | {"cohort": "f17k", "donor_cohort": "ddi", "tone": tone} for tone in ("light", "light", "dark")]
+    manifests = [
+        archive("cross.tar", "lesion_mapped", cross, skipped=1),
+        archive(
+            "own.tar", "lesion_mapped", [mapped | {"cohort": "ddi", "donor_cohort": "ddi", "tone": "dark"}], skipped=3
+        ),
+        archive(
+            "healthy.tar", "canvases", [{"kind": "healthy", "concept": "healthy", "cohort": "ddi", "tone": "dark"}] * 1
+        ),
+        archive("s.tar", "semantic", [{"kind": "semantic", "concept": "wart", "cohort": "f17k", "tone": "dark"}] * 1),
+    ]
+    cells, page = make(tmp_path, "cross", "--images", *manifests, concept_cohorts={"wart": ["ddi"]})
+    found = {(row.train, row.regime, row.group): row.value for row in cells[cells["metric"] == "images"].itertuples()}
+    assert (found["ddi", "lesion_mapped", "all"], found["ddi", "lesion_mapped", "light"]) == (3, 2)
+    assert found["ddi", "semantic", "all"] == 1 and pd.isna(found["f17k", "lesion_mapped", "all"])
+    assert "13,822" in page
+    cells, _ = make(tmp_path, "quality", "--images", *manifests)
+    assert one(cells, metric="without room")["value"] == 0.75
+    assert one(cells, metric="images", regime="healthy", group="all")["value"] == 1
+
+
+def test_quality_says_what_it_was_measured_with(tmp_path):
+    fid = {"light": 50, "medium": 40, "dark": 60}
+    tones = {tone: {"images": 9, "fid": value, "kid": 0.01, "kid_std": 0.1} for tone, value in fid.items()}
+    audit = {"by_kind": {"semantic": tones, "real": {"dark": {"images": 3}}}, "features": {"backbone": "resnet18"}}
+    (tmp_path / "quality.json").write_text(json.dumps(audit))
+    cells, page = make(tmp_path, "quality", "--quality", tmp_path / "quality.json")
+    row = one(cells, metric="fid", regime="semantic", group="dark")
+    assert (row["published"], row["value"], row["difference"]) == (132, 60, -72)
+    assert "other features" in row["differs"] and "not held-out ones" in row["differs"]
+    assert "132.00" in page and "60.00" in page
+
+
+def test_a_run_on_other_data_says_that_nothing_belongs_here(tmp_path):
+    settings = {"main/real/baseline": about(MAIN, "real", train=None, test=None, method="baseline")}
+    rows = [("main/real/baseline", "accuracy", "all", 0.5, 0.4, 0.6)]
+    cells, page = make(tmp_path, None, "--summary", fairness(tmp_path / "fairness", settings, rows))
+    assert cells["value"].isna().all() and "none of its cohorts is a published data set" in page

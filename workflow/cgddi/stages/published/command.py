@@ -1,0 +1,36 @@
+"""Write the page "published against ours": every published figure beside the run's own, with interval, deviation and difference.
+
+The same figures stand in published.csv beside the page.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cgddi.core.archive import write_atomic
+from cgddi.job.command import stage_parser
+from cgddi.job.imports import without_gc
+from cgddi.job.spec import settings_of
+from cgddi.stages.published.settings import PublishedSettings
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run `cgddi published`."""
+    parser = stage_parser("published", __doc__)
+    parser.add_argument("--summary", help="fairness/summary.json; the tables lie beside it")
+    parser.add_argument("--quality", help="audit/<split>/quality.json")
+    parser.add_argument(
+        "--images", nargs="*", default=[], help="manifests of canvases, composites and samples, to be counted"
+    )
+    parser.add_argument("--fedd", help="fedd/tables/summary.json; the tables lie beside it")
+    parser.add_argument("--output", required=True, help="the page to write")
+    args = parser.parse_args(argv)
+    table = settings_of(PublishedSettings, args.spec).table
+    with without_gc():
+        from cgddi.stages.published.compare import compare
+        from cgddi.stages.published.page import render
+
+    cells = compare(args.spec, table, args.summary, args.quality, args.images, args.fedd)
+    write_atomic(Path(args.output).with_name("published.csv"), cells.to_csv(index=False, lineterminator="\n"))
+    write_atomic(args.output, render(cells, table))
+    return 0

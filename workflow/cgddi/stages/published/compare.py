@@ -1,0 +1,232 @@
+"""Every published figure with the run's own of the same method, regime and data, and how their settings differ."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cgddi.core.archive import Archive
+from cgddi.core.errors import UserError
+from cgddi.core.images import TONES
+from cgddi.core.published import BACKBONES, TABLES, Figure, figures, same_splits
+
+COLUMNS = ["table", "train", "test", "method", "regime", "metric", "group", "published", "published_std"] + [
+    "value",
+    "low",
+    "high",
+    "difference",
+    "setting",
+    "runs",
+    "images",
+    "differs",
+]
+"""Columns of published.csv. `value` is ours, empty where there is none; `differs` says how its setting is another one."""
+Ours = dict[str, Any]
+"""value, low, high, setting, runs, images and differs of one figure of ours."""
+
+
+def compare(
+    spec: Mapping[str, Any],
+    table: str | None,
+    summary: str | None,
+    quality: str | None = None,
+    images: Sequence[str] = (),
+    fedd: str | None = None,
+) -> pd.DataFrame:
+    """The figures of one published table, or of all, with ours.
+
+    Args:
+        spec: the job's spec: `datasets` (cohort -> published data set), `concept_cohorts` (slug -> cohorts of its photos).
+        table: a key of `TABLES`, "fedd", or None for all.
+        summary: fairness/summary.json. quality: findings of an audit. images: manifests. fedd: summary of the study's tables.
+
+    Returns:
+        One row per published figure, see `COLUMNS`.
+    """
+    runs = Runs(summary) if summary else None
+    measured = _quality(quality) if quality else {}
+    counted = _counts(images, spec.get("datasets", {}), spec.get("concept_cohorts", {})) if images else {}
+    rows = []
+    for figure in figures():
+        if table not in (None, figure.table):
+            continue
+        if figure.method:
+            ours = runs.of(figure) if runs else None
+        else:
+            ours = (counted if figure.metric in ("images", "without room") else measured).get(figure.key)
+        rows.append(_row(figure, ours or {}))
+    if fedd and table in (None, "fedd"):
+        rows += _fedd(Path(fedd).parent)
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _row(figure: Figure, ours: Ours) -> dict[str, Any]:
+    about = {name: getattr(figure, name) for name in COLUMNS[:7]}
+    row = {**about, "published": figure.value, "published_std": figure.std, **ours}
+    if row.get("value") is not None:
+        row["difference"] = round(row["value"] - figure.value, 6)
+    return row
+
+
+def _number(cell: Any) -> float | None:
+    """A cell of a table as a number; None where it is empty or `undefined`."""
+    value = pd.to_numeric(cell, errors="coerce")
+    return None if pd.isna(value) else float(value)
+
+
+class Runs:
+    """The run's classifiers, from the tables of the fairness stage.
+
+    Args:
+        summary: fairness/summary.json, with metrics.csv and by_rarity.csv beside it.
+
+    Raises:
+        UserError: a table is missing or is no table.
+    """
+
+    def __init__(self, summary: str):
+        folder = Path(summary).parent
+        try:
+            self.about = json.loads(Path(summary).read_text(encoding="utf-8"))["about"]
+            metrics, rarity = (pd.read_csv(folder / f"{name}.csv") for name in ("metrics", "by_rarity"))
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(
+                f"{summary}: cannot be read with its tables ({error}). Run the stage fairness again."
+            ) from error
+        rarity = rarity[rarity["group"] == "all"].assign(group=rarity["rarity"])
+        shown = ["split", "regime", "method", "metric", "group", "value", "low", "high", "runs", "images"]
+        self.rows: dict[tuple[str, str, str], Ours] = {}
+        for row in pd.concat([metrics, rarity])[shown].to_dict("records"):
+            name = f"{row['split']}/{row['regime']}/{row['method']}"
+            figures = {key: _number(row[key]) for key in ("value", "low", "high")}
+            facts = {"setting": name, "runs": int(row["runs"]), "images": int(row["images"])}
+            self.rows[name, row["metric"], row["group"]] = figures | facts
+
+    def of(self, figure: Figure) -> Ours | None:
+        """Ours of the same data, method and regime; of several settings the one that differs least, then the one of most splits."""
+        found = []
+        for name, about in self.about.items():
+            same = all(about[key] == getattr(figure, key) for key in ("train", "test", "method", "regime"))
+            ours = self.rows.get((name, figure.metric, figure.group))
+            if same and about["task"] == "malignancy" and ours:
+                found.append((differences(about, figure), -len(about["splits"]), name, ours))
+        if not found:
+            return None
+        differs, *_, ours = min(found, key=lambda item: (len(item[0]), item[1], item[2]))
+        return {**ours, "differs": "; ".join(differs)}
+
+
+def differences(about: Mapping[str, Any], figure: Figure) -> list[str]:
+    """How a setting of ours differs from that of a published figure of the same data, method and regime.
+
+    Args:
+        about: a setting, as the fairness stage describes it. figure: the published one.
+    """
+    found = []
+    if about["backbone"] != BACKBONES[figure.method]:
+        found.append(f"another network ({about['backbone']})")
+    if not same_splits(about["splits"], figure):
+        kinds = sorted({split.get("method", "unknown") for split in about["splits"].values()})
+        many = len(about["splits"])
+        wanted = {"five": "the five published ones", "one of five": "one of the published five"}
+        published = wanted.get(TABLES[figure.table].splits, "one random split")
+        found.append(f"other splits ({many} {', '.join(kinds)}, where published: {published})")
+    if about["selection"] != "test":
+        found.append("epoch not chosen on the test photos")
+    if about["clean"]:
+        found.append("generators have not seen the test photos")
+    if about.get("equal_steps"):
+        found.append("every regime takes the same number of train steps")
+    if len(about["seeds"]) > 1:
+        found.append(f"{len(about['seeds'])} trainings per split")
+    return found
+
+
+def _quality(path: str) -> dict[tuple[str, ...], Ours]:
+    """FID, KID and LPIPS of the run's images by kind and tone; kinds are `all` or one."""
+    audit = json.loads(Path(path).read_text(encoding="utf-8"))
+    differs = []
+    if "inception" not in json.dumps(audit.get("features", "")).lower():
+        differs.append(f"other features ({audit.get('features')})")
+    if not audit.get("held_out"):
+        differs.append("against the real training photos of the tone, not held-out ones")
+    found: dict[tuple[str, ...], Ours] = {}
+    for kind, tones in audit["by_kind"].items():
+        for metric in ("fid", "kid", "lpips"):
+            values = {
+                tone: tones[tone][metric] for tone in TONES if tone in tones and tones[tone].get(metric) is not None
+            }
+            for tone, value in values.items():
+                facts = {"setting": kind, "images": tones[tone].get("images"), "differs": "; ".join(differs)}
+                found["ddi", "ddi", "", kind, metric, tone] = {"value": value, **facts}
+            if len(values) == len(TONES) and min(values.values()) > 0:
+                ratio = max(values.values()) / min(values.values())
+                key = ("ddi", "ddi", "", kind, metric, "max/min")
+                found[key] = {"value": round(ratio, 6), "setting": kind, "differs": "; ".join(differs)}
+    return found
+
+
+def _counts(
+    manifests: Iterable[str], datasets: Mapping[str, str], concept_cohorts: Mapping[str, Sequence[str]]
+) -> dict[tuple[str, ...], Ours]:
+    """Images by data set of the donor (or the concept's photos), data set of the canvas, kind and tone; and pairs without room."""
+    counts: Counter[tuple[str, ...]] = Counter()
+    skipped: Counter[tuple[str, str]] = Counter()
+    pairs: Counter[tuple[str, str]] = Counter()
+    for archive in map(Archive, manifests):
+        sides = ("", "")
+        for row in archive.rows:
+            canvas = datasets.get(row["cohort"])
+            home = row.get("donor_cohort") or row["cohort"]
+            if row["kind"] == "semantic":
+                home = next((c for c in concept_cohorts.get(row["concept"], ()) if c in datasets), row["cohort"])
+            sides = (datasets.get(home) or "", canvas or "")
+            for group in ("all", row["tone"]):
+                counts[(*sides, "", row["kind"], "images", group)] += 1
+        if (
+            archive.record.get("stage") == "lesion_mapped"
+            or archive.record.get("spec", {}).get("stage") == "lesion_mapped"
+        ):
+            skipped[sides] += len(archive.record.get("skipped", []))
+            pairs[sides] += len(archive.rows) + len(archive.record.get("skipped", []))
+    found: dict[tuple[str, ...], Ours] = {key: {"value": float(count)} for key, count in counts.items()}
+    for sides, count in pairs.items():
+        found[(*sides, "", "lesion_mapped", "without room", "all")] = {"value": round(skipped[sides] / count, 6)}
+    return found
+
+
+def _fedd(folder: Path) -> list[dict[str, Any]]:
+    """Figures of the FEDD study that were published too."""
+    rows = []
+    for name, metric, value in (("iou", "class", "iou"), ("classification", "metric", "value")):
+        path = folder / f"{name}.csv"
+        if not path.is_file():
+            continue
+        frame = pd.read_csv(path)
+        for row in frame[frame["published"].notna()].to_dict("records"):
+            ours = {"value": _number(row[value]), "low": _number(row["low"]), "high": _number(row["high"])}
+            differs = "" if str(row["published_same"]) == "True" else "other data or subsets"
+            figure = {
+                "table": "fedd",
+                "train": "ddi",
+                "test": "ddi",
+                "method": row["model"],
+                "regime": f"{row['subset']} %",
+            }
+            figure |= {"metric": f"IoU, {row[metric]}" if name == "iou" else row[metric], "group": row["tone"]}
+            figure |= {
+                "published": row["published"],
+                **ours,
+                "setting": name,
+                "runs": row["runs"],
+                "images": row["images"],
+            }
+            if ours["value"] is not None:
+                figure["difference"] = round(ours["value"] - row["published"], 6)
+            rows.append(figure | {"differs": differs})
+    return rows

@@ -1,0 +1,21 @@
+"""Settings of the page that sets published figures beside ours."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from cgddi.core.settings import Settings
+
+REVISION = 1
+
+
+class PublishedSettings(Settings):
+    """Published figures beside ours (`config/paper/`)."""
+
+    table: Literal["ddi", "sources", "rarity", "quality", "f17k", "cross", "fedd"] | None = Field(
+        None,
+        description="published table that the target `tables` makes: its page, tables and report then lie in `tables/<name>/`, so "
+        "that several share the images and classifiers of one results folder; null: every table that this run has figures of",
+    )
