@@ -112,11 +112,11 @@ def test_the_tables_of_ddi_train_the_published_classifiers(planned):
 
 
 def test_each_target_plans_the_jobs_counted_by_hand(planned):
-    """Photos of 5 concepts in one batch each, half of them with a mask; every donor meets one pool of canvases;
+    """Photos of 5 concepts, those with and without a mask apart; every donor meets one pool of canvases;
     the concept of one photo gives no samples, and so needs no adapter."""
     donors = sum(1 for row in rows_of("ddi", DDI) if row["mask"])
     generated = {
-        "masks": 5,
+        "masks": 9,
         "healthy": 5,
         "canvases": 1,
         "lesion_mapped": donors,
