@@ -1,8 +1,10 @@
 """cgDDI: grow a small skin-tone-labelled dermatology set, and measure whether that made classifiers fairer."""
 
+import atexit
 import os
 import shlex
 import sys
+import weakref
 from collections import Counter
 from typing import get_args
 
@@ -25,13 +27,15 @@ except ModuleNotFoundError:
     ) from None
 from cgddi.core.errors import InvalidInput, UserError
 from cgddi.fedd.settings import Variant
+from cgddi.job.store import prune
 from cgddi.fedd.plan import STUDY
 from cgddi.plan.config import snakemake_config
 from cgddi.plan.models import unlocked
 from cgddi.plan.jobs import Plan, safe_pattern
 from cgddi.plan.specs import STAGES, rework
 from cgddi.stages.classify.settings import LADDER
-from cgddi.watch.cost import predict_at_start
+from cgddi.watch.cost import hours_again, predict_at_start
+from cgddi.watch.verify import unknown
 
 try:
     PLAN = Plan(snakemake_config(workflow, config), main=workflow.is_main_process)

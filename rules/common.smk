@@ -56,7 +56,20 @@ URGENCY = {
     "semantic": 10,
 }
 COSTLY = ("healthy", "lesion_mapped", "embedding", "lora", "semantic", "fedd_features", "fedd_segmenter")
-BEGUN = []
+BEGUN, TOLD = [], []
+
+
+def tell_unknown(workflow):
+    """Say, once, how many results Snakemake does not know the making of."""
+    if workflow is not None and not TOLD:
+        TOLD.append(True)
+        for line in unknown(workflow):
+            print(line, file=sys.stderr)
+
+
+if workflow.is_main_process:
+    # Before anything runs (see `urgency`), or where nothing is to be done, in the end.
+    atexit.register(lambda its=weakref.ref(workflow): tell_unknown(its()))
 
 
 def stop(error):
@@ -100,14 +113,18 @@ def urgency(name):
             BEGUN.append(True)
             unlimit_starts(workflow.scheduling_settings)
             # `snakemake --summary` and `cgddi status` plan without an executor.
-            PLAN.begin(real=workflow.executor_plugin is not None and not workflow.dryrun)
+            real = workflow.executor_plugin is not None and not workflow.dryrun
+            PLAN.begin(real)
+            if real:
+                prune(PLAN.config.cache, PLAN.config.cache_gb)
             again = Counter(
                 job.rule.name
                 for job in workflow.dag.needrun_jobs()
                 if job.rule.name in COSTLY and all(map(os.path.exists, job.output))
             )
-            for line in rework(PLAN, again):
+            for line in rework(PLAN, again, hours_again(workflow, PLAN) if again else 0):
                 logger.warning(line)
+            tell_unknown(workflow)
         if name in ("classify", "fairness") and (problems := PLAN.untestable()):
             stop(InvalidInput(problems))
         return URGENCY.get(name, 0)

@@ -25,6 +25,7 @@ rule healthy:
         runtime=minutes(60),
     params:
         cgddi=command,
+        cache=cache,
     message:
         "healthy skin for {wildcards.cohort}, batch {wildcards.batch}"
     shell:
@@ -32,6 +33,7 @@ rule healthy:
         {params.cgddi} --gpus {resources.gpu} healthy \
             --spec {input.spec:q} \
             --output {output.tar:q} \
+            --cache {params.cache:q} \
             --metrics {log.metrics:q} \
             --threads {threads} 2>{log.text:q}
         """

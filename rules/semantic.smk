@@ -24,7 +24,6 @@ rule semantic:
         runtime=minutes(240),
     params:
         cgddi=command,
-        state=state("semantic"),
         cache=cache,
     message:
         "samples of {wildcards.concept} on {wildcards.canvas_cohort} ({wildcards.scope})"
@@ -33,7 +32,6 @@ rule semantic:
         {params.cgddi} --gpus {resources.gpu} semantic \
             --spec {input.spec:q} \
             --output {output.tar:q} \
-            --state {params.state:q} \
             --cache {params.cache:q} \
             --metrics {log.metrics:q} \
             --threads {threads} 2>{log.text:q}

@@ -2,10 +2,13 @@
 
 import io
 import json
+import os
 import tarfile
+import tempfile
 
 import numpy as np
 import pytest
+from cgddi.core import archive as archive_module
 from cgddi.core.archive import Archive, ArchiveWriter, canonical, write_atomic
 from cgddi.core.errors import UserError
 from cgddi.core.images import decode_png, encode_png
@@ -78,9 +81,50 @@ def test_a_changed_image_is_noticed(tmp_path):
     data = bytearray((tmp_path / "a.tar").read_bytes())
     data[archive.rows[1]["members"]["png"][0] + 40] ^= 1
     (tmp_path / "a.tar").write_bytes(data)
-    archive.read(archive.rows[0])
     with pytest.raises(UserError, match="001 does not match its manifest"):
         archive.read(archive.rows[1])
+    with pytest.raises(UserError, match="is not the archive that its record names"):
+        archive.read(archive.rows[0])
+
+
+def test_a_changed_mask_is_noticed(tmp_path):
+    """The manifest holds hashes of images alone; all other members stand behind that of the tar."""
+    write(tmp_path / "a.tar")
+    archive, data = Archive(tmp_path / "a.tar"), bytearray((tmp_path / "a.tar").read_bytes())
+    data[archive.rows[1]["members"]["mask.png"][0] + 40] ^= 1
+    (tmp_path / "a.tar").write_bytes(data)
+    with pytest.raises(UserError, match="is not the archive that its record names"):
+        archive.read(archive.rows[0], "mask.png")
+
+
+@pytest.mark.parametrize("how", ["cut", "changed"])
+def test_a_manifest_that_its_record_does_not_know_is_refused(tmp_path, how):
+    """I10: a manifest cut from 38 lines to 5 made 5 good results of 38."""
+    write(tmp_path / "a.tar")
+    lines = (tmp_path / "a.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "a.jsonl").write_text(
+        "".join(lines[:1] if how == "cut" else [lines[0].replace("dark", "pale"), *lines[1:]])
+    )
+    words = "lists 1 images, its record 3" if how == "cut" else "is not the manifest that its record names"
+    with pytest.raises(UserError, match=words):
+        _ = Archive(tmp_path / "a.tar").rows
+
+
+def test_a_tar_is_hashed_once_per_node_and_again_when_it_changed(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "node"))
+    (tmp_path / "node").mkdir()
+    write(tmp_path / "a.tar")
+    read, real = [], archive_module.file_sha256
+    monkeypatch.setattr(archive_module, "file_sha256", lambda path: read.append(path) or real(path))
+    for _ in range(3):
+        archive = Archive(tmp_path / "a.tar")
+        for row in archive.rows:
+            archive.read(row, "mask.png")
+    assert read == [tmp_path / "a.tar"]
+    os.utime(tmp_path / "a.tar", ns=(1, 1))
+    archive = Archive(tmp_path / "a.tar")
+    archive.read(archive.rows[0])
+    assert len(read) == 2
 
 
 def test_a_truncated_archive_is_noticed(tmp_path):

@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-import json
 import os
 import re
 from pathlib import Path
 
 import numpy as np
 import yaml
+from cgddi.core.archive import file_sha256, write_record
 from cgddi.core.images import encode_png
 from cgddi.watch.dag import SNAKEFILE, Job, ask_snakemake
 
@@ -91,10 +91,15 @@ def jobs() -> list[Job]:
 
 
 def make(job: Job) -> None:
-    """Write a job's files as its stage would."""
-    for path in map(Path, job.outputs):
+    """Write a job's files as its stage would: the record last, with the hashes of what was read and of what stands beside it."""
+    beside = [path for path in map(Path, job.outputs) if path.suffix != ".json"]
+    for path in beside:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"spec": job.spec}) if path.suffix == ".json" else f"{job.name}: {path.name}\n")
+        path.write_text(f"{job.name}: {path.name}\n")
+    groups = [[files] if isinstance(files, str) else files for files in job.spec.get("inputs", {}).values()]
+    read = [f"results/{file}" for files in groups for file in files]
+    for record in (path for path in map(Path, job.outputs) if path.suffix == ".json"):
+        write_record(record, {"spec": job.spec, "inputs": {file: file_sha256(file) for file in read}}, beside)
     for path in (job.log, job.benchmark):
         if path:
             Path(path).parent.mkdir(parents=True, exist_ok=True)

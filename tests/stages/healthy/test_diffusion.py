@@ -8,9 +8,11 @@ import torch
 from cgddi.core.archive import Archive
 from cgddi.core.errors import UserError
 from cgddi.core.images import SKIN, decode_png
+from cgddi.job.store import MadeStore
 from cgddi.stages.healthy.diffusion import DiffusionInpainter, finished, whole_cells
 from cgddi.stages.healthy.region import painted_region
 from cgddi.stages.healthy.settings import HealthySettings
+from cgddi.stages.healthy.stage import inpaint_batch
 from diffusers import AutoPipelineForInpainting
 from PIL import Image
 
@@ -204,3 +206,48 @@ def test_thin_lines_reach_the_latent_mask():
     assert (whole_cells(region, (64, 64), 8)[:, :8] == 255).all()
     assert not whole_cells(region, (64, 64), 8)[:, 8:].any()
     assert (whole_cells(region, (32, 32), 8)[:, :8] == 255).all()
+
+
+class Killed(BaseException):
+    """Stands for kill -9."""
+
+
+def test_a_killed_batch_goes_on_and_a_corrected_mask_costs_its_own_photo_to_the_same_bytes(models, tmp_path):
+    """Five photos in groups of two; the third call dies. Then one mask is larger by a few pixels."""
+    source, settings = models["sd-9"]
+    settings = settings.model_copy(update={"batch_size": 2})
+    model = {"source": str(source), "revision": None, "variant": None}
+    spec = {"cohort": "c", "batch": "b.000", "images": [f"p{n}" for n in range(5)], "seed": 7}
+    samples = [(f"p{n}", *photo(n, 64, lesion=0.04), {}) for n in range(5)]
+    photos = write_samples(tmp_path / "masks.tar", samples)
+
+    def heal(output, kept=None, photos=photos, die_at=None):
+        inpainter, calls = DiffusionInpainter(model, settings, CPU), []
+        real = inpainter.inpaint
+
+        def inpaint(*args):
+            calls.append(1)
+            if len(calls) == die_at:
+                raise Killed
+            return real(*args)
+
+        inpainter.inpaint = inpaint
+        inpaint_batch(spec, settings, photos, tmp_path / output, lambda: inpainter, kept)
+        return [(tmp_path / output).with_suffix(end).read_bytes() for end in (".tar", ".jsonl", ".json")]
+
+    def store():
+        return MadeStore(tmp_path / "cache", "healthy", [settings.model_dump(mode="json"), model])
+
+    whole = heal("whole.tar")
+    with pytest.raises(Killed):
+        heal("a.tar", store(), die_at=3)
+    kept = store()
+    assert heal("a.tar", kept) == whole and (kept.computed, kept.reused) == (1, 4)
+    name, picture, mask, row = samples[1]
+    mask = mask.copy()
+    ys, xs = np.nonzero(mask == 1)
+    mask[ys.max() + 1, xs[ys.argmax()]] = 1
+    corrected = write_samples(tmp_path / "corrected/masks.tar", [samples[0], (name, picture, mask, row), *samples[2:]])
+    kept = store()
+    found, plain = heal("b.tar", kept, corrected), heal("plain.tar", photos=corrected)
+    assert found == plain and found != whole and (kept.computed, kept.reused) == (1, 4)

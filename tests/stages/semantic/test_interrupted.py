@@ -14,10 +14,10 @@ from cgddi.stages.semantic import sample
 from tests.diffusion import tiny
 
 
-def job(world, output, state=None, used=None, **settings):
+def job(world, output, cache=None, used=None, **settings):
     spec = tiny.spec_for("semantic", world.model, world.images, **{**tiny.SEMANTIC, **settings})
     sample.sample_concept(
-        spec, [world.root / "canvases.tar"], None, world.embedding, world.lora, output, state, used=used
+        spec, [world.root / "canvases.tar"], None, world.embedding, world.lora, output, cache, used=used
     )
     return [output.with_suffix(end).read_bytes() for end in (".tar", ".jsonl", ".json")]
 
@@ -69,8 +69,8 @@ def test_a_failed_draw_is_the_same_redraw_in_and_out_of_line(world, tmp_path, mo
     assert late[0] == late[1] != whole
 
 
-def test_damaged_partial_images_are_drawn_again_and_what_a_kill_left_goes(world, tmp_path, monkeypatch, whole):
-    state, calls, real = tmp_path / "state", [], sample.Sampler.draw
+def test_damaged_partial_images_are_drawn_again(world, tmp_path, monkeypatch, whole):
+    cache, calls, real = tmp_path / "cache", [], sample.Sampler.draw
 
     def second_fails(self, *args):
         calls.append(1)
@@ -81,21 +81,22 @@ def test_damaged_partial_images_are_drawn_again_and_what_a_kill_left_goes(world,
     with monkeypatch.context() as patch:
         patch.setattr(sample.Sampler, "draw", second_fails)
         with pytest.raises(KeyboardInterrupt):
-            job(world, tmp_path / "a.tar", state)
-    kept = sorted(state.rglob("*.png"))
+            job(world, tmp_path / "a.tar", cache)
+    kept = sorted(path for path in (cache / "made").rglob("*") if path.is_file())
     assert len(kept) == 8
-    kept[0].write_bytes(kept[0].read_bytes()[:-100])  # cut short: batch 0 is drawn again, batch 1 is not
-    (kept[0].parent / f".{kept[0].name}.0123456789ab.tmp").write_bytes(b"half")
+    kept[0].write_bytes(kept[0].read_bytes()[:-100])  # cut short
+    data = bytearray(kept[1].read_bytes())
+    data[-9] ^= 1
+    kept[1].write_bytes(data)
     used = {}
-    assert job(world, tmp_path / "a.tar", state, used) == whole
-    assert used == {"images": 5}
-    assert not list(state.iterdir())
+    assert job(world, tmp_path / "a.tar", cache, used) == whole
+    assert used == {"images": 3, "reused": 6}
 
 
 def test_a_job_killed_by_force_at_random_moments_ends_with_the_same_archive(world, tmp_path, whole):
     """Real processes, forked from this one and killed with SIGKILL; then one that ends."""
     torch.set_num_threads(1)
-    draw, state, output = random.Random(int.from_bytes(os.urandom(4))), tmp_path / "state", tmp_path / "a.tar"
+    draw, cache, output = random.Random(int.from_bytes(os.urandom(4))), tmp_path / "cache", tmp_path / "a.tar"
     began = time.perf_counter()
     job(world, tmp_path / "timed.tar")
     usual, killed = min(time.perf_counter() - began, 3.0), 0
@@ -103,11 +104,10 @@ def test_a_job_killed_by_force_at_random_moments_ends_with_the_same_archive(worl
         child = os.fork()
         if child == 0:
             try:
-                job(world, output, state)
+                job(world, output, cache)
             finally:
                 os._exit(0)
         time.sleep(moment * usual)
         os.kill(child, signal.SIGKILL)
         killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
-    assert killed and job(world, output, state) == whole
-    assert not list(state.iterdir())
+    assert killed and job(world, output, cache) == whole

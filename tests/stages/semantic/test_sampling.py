@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from cgddi.core.archive import Archive
+from cgddi.core.archive import Archive, ArchiveWriter
 from cgddi.core.errors import UserError
-from cgddi.core.images import TONES, decode_png
+from cgddi.core.images import TONES, decode_png, encode_png
 from cgddi.diffusion import sample as sampler
 from cgddi.diffusion.data import read_photos
 from cgddi.stages.semantic import sample
@@ -21,10 +21,10 @@ from cgddi.stages.semantic.settings import SemanticSettings
 from tests.diffusion import tiny
 
 
-def draw(world, output, state=None, canvases=None, **settings):
+def draw(world, output, cache=None, canvases=None, **settings):
     spec = tiny.spec_for("semantic", world.model, world.images, **{**tiny.SEMANTIC, **settings})
     count = sample.sample_concept(
-        spec, canvases or [world.root / "canvases.tar"], None, world.embedding, world.lora, output, state
+        spec, canvases or [world.root / "canvases.tar"], None, world.embedding, world.lora, output, cache
     )
     archive = Archive(output)
     assert len(archive.rows) == count
@@ -63,13 +63,50 @@ def test_a_job_killed_at_any_batch_goes_on_where_it_was(world, tmp_path, monkeyp
 
     monkeypatch.setattr(sampler.Sampler, "draw", counted)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
-        draw(world, tmp_path / "killed.tar", tmp_path / "state")
+        draw(world, tmp_path / "killed.tar", tmp_path / "cache")
     assert not (tmp_path / "killed.tar").exists()
-    draw(world, tmp_path / "killed.tar", tmp_path / "state")
+    draw(world, tmp_path / "killed.tar", tmp_path / "cache")
     assert len(calls) == {"term": 3, "kill": 4}[how]
     for end in (".tar", ".jsonl", ".json"):
         assert (tmp_path / f"killed{end}").read_bytes() == (tmp_path / f"whole{end}").read_bytes()
-    assert not list((tmp_path / "state").glob("semantic-*"))
+
+
+def correct_one(source, target):
+    """A copy of an archive of canvases, one pixel of one of them changed; gives the hash of that one."""
+    archive = Archive(source)
+    with ArchiveWriter(target, {"stage": "canvases"}) as out:
+        for number, row in enumerate(archive.rows):
+            members = {suffix: archive.read(row, suffix) for suffix in row["members"]}
+            if number == 2:
+                pixels = decode_png(members["png"]).copy()
+                pixels[0, 0] ^= 1
+                members["png"] = encode_png(pixels)
+            out.add(row["key"], members, {k: v for k, v in row.items() if k not in ("key", "members", "sha256")})
+    return Archive(target).rows[2]["sha256"]
+
+
+def test_a_corrected_canvas_and_more_repeats_draw_what_they_add_alone(world, tmp_path):
+    """P10: to the same bytes as without the store. 18 images on 6 canvases, of which one is another then."""
+    every = {"max_canvases": None, "per_tone": None}
+    draw(world, tmp_path / "a.tar", tmp_path / "cache", **every)
+    canvases = tmp_path / "canvases.tar"
+    changed = correct_one(world.root / "canvases.tar", canvases)
+    drawn, real = [], sample.MadeStore.put
+
+    def put(self, files, facts, item=None):
+        drawn.append(item)
+        return real(self, files, facts, item)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sample.MadeStore, "put", put)
+        draw(world, tmp_path / "b.tar", tmp_path / "cache", canvases=[canvases], **every)
+        assert len(drawn) == 3 and {item[0] for item in drawn} == {changed}
+        draw(world, tmp_path / "plain.tar", None, canvases=[canvases], **every)
+        drawn.clear()
+        draw(world, tmp_path / "c.tar", tmp_path / "cache", canvases=[canvases], **every | {"repeats": 2})
+        assert len(drawn) == 18
+    for end in (".tar", ".jsonl", ".json"):
+        assert (tmp_path / f"b{end}").read_bytes() == (tmp_path / f"plain{end}").read_bytes()
 
 
 def test_black_images_are_drawn_again_and_recorded(world, tmp_path, monkeypatch):

@@ -15,8 +15,10 @@ import json
 import os
 import re
 import tarfile
+import tempfile
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +26,7 @@ from typing import Any
 
 from cgddi.core.errors import UserError
 
+AGAIN = "Delete the archive and run the workflow again."
 KEY = re.compile(r"[A-Za-z0-9_-]{1,200}")
 DISTRIBUTIONS = (
     *(
@@ -145,13 +148,50 @@ def record_for(spec: Mapping[str, Any], inputs: Sequence[str | Path] = (), **fac
     }
 
 
-def write_record(path: str | Path, record: Mapping[str, Any]) -> None:
-    """Write a record as readable JSON with sorted keys."""
-    write_atomic(path, json.dumps(record, indent=1, sort_keys=True, ensure_ascii=True) + "\n")
+def write_record(path: str | Path, record: Mapping[str, Any], beside: Iterable[str | Path] = ()) -> None:
+    """Write a record as readable JSON with sorted keys, last of all that a job writes.
+
+    Args:
+        path: of the record.
+        record: see `record_for`.
+        beside: the files that it explains, in its own folder; their sizes and hashes go into it as `outputs`.
+    """
+    outputs = {
+        output_name(path, file): {"bytes": os.path.getsize(file), "sha256": file_sha256(file)}
+        for file in sorted(beside)
+    }
+    whole = dict(record) | ({"outputs": outputs} if outputs else {})
+    write_atomic(path, json.dumps(whole, indent=1, sort_keys=True, ensure_ascii=True) + "\n")
+
+
+def output_name(record: str | Path, file: str | Path) -> str:
+    """What a record calls a file beside it: its name, or of `x.tar` beside `x.json` the ending."""
+    return Path(file).name.removeprefix(Path(record).stem)
+
+
+def is_whole(path: str | Path, digest: str) -> bool:
+    """Whether a file has a SHA-256; read once per node, and then known by its path, size and time of change."""
+    path = Path(path).absolute()
+    status = path.stat()
+    known = Path(tempfile.gettempdir()) / f"cgddi-{os.getuid()}" / "whole"
+    mark = known / sha256(canonical([str(path), status.st_size, status.st_mtime_ns, digest]))
+    try:
+        known.mkdir(mode=0o700, parents=True, exist_ok=True)
+        own = known.stat().st_uid == os.getuid()
+    except OSError:
+        own = False
+    if own and mark.exists():
+        return True
+    if file_sha256(path) != digest:
+        return False
+    if own:
+        with suppress(OSError):
+            mark.touch()
+    return True
 
 
 class ArchiveWriter:
-    """Write one archive, its manifest and its record; all three appear together, or none does.
+    """Write one archive, its manifest and its record; the record comes last, and holds the hashes of the others.
 
     Use as a context manager. Members are stored with fixed times and owners, so equal content gives equal bytes.
 
@@ -213,9 +253,15 @@ class ArchiveWriter:
             self._tar.close()
             if error is None:
                 facts = {"images": len(self._lines), "skipped": self.skipped, **self.facts}
-                write_record(self.path.with_suffix(".json"), record_for(self.spec, self.inputs, **facts))
-                write_atomic(self.path.with_suffix(".jsonl"), "".join(line + "\n" for line in self._lines))
+                manifest = self.path.with_suffix(".jsonl")
                 os.replace(self._temporary, self.path)
+                write_atomic(manifest, "".join(line + "\n" for line in self._lines))
+                record = record_for(self.spec, self.inputs, **facts)
+                write_record(self.path.with_suffix(".json"), record, [self.path, manifest])
+        except BaseException:
+            for part in (self.path, self.path.with_suffix(".jsonl"), self.path.with_suffix(".json")):
+                part.unlink(missing_ok=True)
+            raise
         finally:
             self._temporary.unlink(missing_ok=True)
 
@@ -223,11 +269,14 @@ class ArchiveWriter:
 class Archive:
     """Read an archive by its manifest.
 
+    It is believed only whole: the manifest must be the one the record names, with as many lines as that counts images, and before
+    the first member is read the tar must have the hash in the record (see `is_whole`).
+
     Args:
         path: `x.tar`, or its manifest `x.jsonl` or record `x.json`; the three lie side by side.
 
     Raises:
-        UserError: a part is missing, or a member is not what the manifest says.
+        UserError: a part is missing, or the parts do not agree.
     """
 
     def __init__(self, path: str | Path):
@@ -247,23 +296,35 @@ class Archive:
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
         """Manifest rows, in the archive's order."""
-        with open(self.manifest_path, encoding="ascii") as lines:
-            return [json.loads(line) for line in lines]
+        data = self.manifest_path.read_bytes()
+        rows, count = [json.loads(line) for line in data.splitlines()], self.record.get("images")
+        if count is not None and len(rows) != count:
+            raise UserError(f"{self.manifest_path}: lists {len(rows)} images, its record {count}. {AGAIN}")
+        named = self.record.get("outputs", {}).get(self.manifest_path.suffix)
+        if named and sha256(data) != named["sha256"]:
+            raise UserError(f"{self.manifest_path}: is not the manifest that its record names (sha256). {AGAIN}")
+        return rows
 
     @cached_property
     def record(self) -> dict[str, Any]:
         """The record that stands beside the archive."""
         return json.loads(self.record_path.read_text(encoding="ascii"))
 
+    @cached_property
+    def whole(self) -> bool:
+        """Whether the tar has the hash in the record, and so every member is what was written; an error where it has not."""
+        named = self.record.get("outputs", {}).get(self.path.suffix)
+        if named and not (self.path.stat().st_size == named["bytes"] and is_whole(self.path, named["sha256"])):
+            raise UserError(f"{self.path}: is not the archive that its record names (sha256). {AGAIN}")
+        return named is not None
+
     def read(self, row: Mapping[str, Any], suffix: str = "png", verify: bool = True) -> bytes:
-        """Bytes of one member of a sample; the image's own are checked against the manifest's SHA-256."""
+        """Bytes of one member of a sample; those of an image are checked against the manifest's SHA-256 too."""
         start, size = row["members"][suffix]
         data = read_member(self.path, start, size)
         if verify and suffix == "png" and sha256(data) != row["sha256"]:
-            raise UserError(
-                f"{self.path}: image {row['key']} does not match its manifest (sha256). "
-                "Delete the archive and run the workflow again."
-            )
+            raise UserError(f"{self.path}: image {row['key']} does not match its manifest (sha256). {AGAIN}")
+        _ = verify and self.whole
         return data
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cgddi.core.archive import DISTRIBUTIONS, canonical, installed_versions, sha256, write_atomic
-from cgddi.job.command import state_option
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
 def engine_options(parser: argparse.ArgumentParser) -> None:
     """Options of every diffusion stage."""
-    state_option(parser)
     parser.add_argument("--cache", type=Path, help="folder of latents and text embeddings, shared by all jobs")
     parser.add_argument(
         "--metrics", type=Path, help="JSON lines file on what the job used (time, memory); training logs go beside it"

@@ -99,7 +99,7 @@ def run_probe(
         ],
     )
     write_atomic(Path(output) / "predictions.csv", predictions_csv(lines))
-    write_record(Path(output) / "record.json", record)
+    write_record(Path(output) / "record.json", record, [Path(output) / "predictions.csv"])
     checkpoint.remove()
 
 

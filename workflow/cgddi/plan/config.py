@@ -13,7 +13,7 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from cgddi.core.errors import Problem
 from cgddi.core.lineage import KINDS
-from cgddi.core.settings import Settings
+from cgddi.core.settings import Settings, neutral
 from cgddi.fedd.settings import FeddSettings
 from cgddi.plan.configfile import Values, check, merge, read
 from cgddi.plan.given import GivenAdapter, GivenImages, source_names
@@ -108,7 +108,15 @@ class Config(Settings):
 
     results: str = Field("results/ddi", description="folder of all outputs, relative to the working directory")
     cache: str = Field(
-        ".cache/cgddi", description="folder of cached latents and text embeddings; may be deleted any time"
+        ".cache/cgddi",
+        description="folder of cached latents and text embeddings, and of what a GPU made, by the content of all that made it; may "
+        "be deleted any time",
+    )
+    cache_gb: float = neutral(
+        100.0,
+        ge=0,
+        description="GB of inpainted photos, tokens, adapters and samples that are still kept there when a run starts, those used last: a "
+        "corrected photo or mask, or another try, then costs only what it touches",
     )
     container: str | None = Field(
         None,

@@ -136,19 +136,20 @@ class SpecFiles:
                     path.unlink(missing_ok=True)
 
 
-def rework(plan: Plan, again: Mapping[str, int]) -> list[str]:
+def rework(plan: Plan, again: Mapping[str, int], hours: float = 0) -> list[str]:
     """Lines to say before finished work of a costly kind is done again.
 
     Args:
         plan: the plan.
         again: rule -> finished jobs that will run again.
+        hours: GPU hours that they are predicted to take.
     """
     if not again:
         return []
     jobs = ", ".join(f"{count} {rule}" for rule, count in again.items())
     lines = [
-        f"{sum(again.values())} finished jobs will run again ({jobs}): `cgddi why` tells what changed. "
-        "Their results are replaced one by one; undo the change to keep them."
+        f"{sum(again.values())} finished jobs will run again ({jobs}), at most {hours:.1f} GPU hours: `cgddi why` tells what "
+        "changed. Their results are replaced one by one; undo the change to keep them."
     ]
     for cohort in plan.canvas_cohorts:
         came, went = _growth(plan, cohort)

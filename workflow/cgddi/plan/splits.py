@@ -187,5 +187,6 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     rows = [{"image_id": image_id, "role": role} for image_id, role in options.spec["rows"]]
     write_atomic(options.output, csv_text(["image_id", "role"], rows))
-    write_record(options.output.removesuffix("csv") + "json", record_for(options.spec, photos=len(rows)))
+    record = record_for(options.spec, photos=len(rows))
+    write_record(options.output.removesuffix("csv") + "json", record, [options.output])
     return 0

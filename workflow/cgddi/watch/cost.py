@@ -195,6 +195,13 @@ def predict_at_start(workflow: Any, plan: Plan) -> None:
     save_prediction(plan, predict(plan, jobs, used, device), device, launched=True)
 
 
+def hours_again(workflow: Any, plan: Plan) -> float:
+    """GPU hours that jobs are predicted to take which will run though their results are there."""
+    jobs = [job for job in read_jobs(workflow.dag, plan) if job.planned and not job.missing]
+    used = recorded([plan.config.results])
+    return sum(line.hours for line in predict(plan, jobs, used, main_device(used, jobs)))
+
+
 # ---- what a person is shown
 
 

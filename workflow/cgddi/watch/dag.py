@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,12 +69,15 @@ class Job:
     needs: list[Job] = field(default_factory=list, repr=False)
 
 
-def ask_snakemake(configfiles: Sequence[str], targets: Iterable[str] = ()) -> tuple[Plan, list[Job]]:
+def ask_snakemake(
+    configfiles: Sequence[str], targets: Iterable[str] = (), look: Callable[[Any, Plan], Any] | None = None
+) -> tuple[Plan, Any]:
     """The plan of a configuration in the working directory and all its jobs, upstream before downstream.
 
     Args:
         configfiles: as for `snakemake --configfile`.
         targets: as for snakemake; none: the whole workflow.
+        look: what to do with Snakemake's DAG and the plan; by default `read_jobs`.
 
     Raises:
         UserError: the configuration or its sheets have problems, or Snakemake cannot plan.
@@ -106,7 +109,8 @@ def ask_snakemake(configfiles: Sequence[str], targets: Iterable[str] = ()) -> tu
             workflow._prepare_dag(forceall=False, ignore_incomplete=False, lock_warn_only=True)
             workflow._build_dag()
             plan = workflow.globals["PLAN"]
-            return plan, read_jobs(workflow.dag, plan)
+            workflow.globals["TOLD"].append(True)  # `status` and `repair` say it themselves
+            return plan, (look or read_jobs)(workflow.dag, plan)
     except WorkflowError as error:
         raise UserError(str(error)) from error
     except SystemExit:  # a rule refuses the plan (see rules/common.smk)

@@ -1,8 +1,10 @@
-"""Make a folder ready to run again after its Snakemake was killed (kill -9, a rebooted head node).
+"""Make a folder ready to run again after its Snakemake was killed, or its results were copied, moved or unpacked.
 
-Ends what the dead run left behind - its cluster jobs, its local jobs - and removes its lock. What was half done is run again by
-the next `snakemake`, and trainings go on from their last checkpoint. Refuses while a Snakemake is alive in the folder.
-Run it on the machine where Snakemake ran: one that is alive on another machine cannot be seen.
+Ends what a dead run left behind - its cluster jobs, its local jobs - and removes its lock. Then looks at every result: one whose
+record holds the planned spec and the hashes of what it read and wrote is finished, whatever its times and whether or not anybody
+watched its job end; any other is made again by the next `snakemake`, and what was half done goes on from its last checkpoint.
+Refuses while a Snakemake is alive in the folder. Run it on the machine where Snakemake ran: one that is alive on another machine
+cannot be seen.
 """
 
 from __future__ import annotations
@@ -14,11 +16,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 from cgddi.core.errors import UserError
+from cgddi.plan.config import DEFAULT_FILE, config_option
 
 JOB_PREFIX = "cgddi_"
 """Cluster jobs are named `cgddi_<run id>` (slurm-jobname-prefix in profiles/slurm)."""
@@ -135,11 +138,32 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="cgddi repair", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.parse_args(argv)
+    config_option(parser)
+    parser.set_defaults(configfile=None)
+    parser.add_argument("--deep", action="store_true", help="read every byte of the results, large files too")
+    args = parser.parse_args(argv)
     for line in repair(Path.cwd()):
         print(line)
-    print("Start snakemake again with the same command: it makes what is missing or half done, and nothing else.")
+    if args.configfile or Path(DEFAULT_FILE).is_file():
+        for line in check_results(args.configfile or [DEFAULT_FILE], args.deep):
+            print(line)
+    print("Start snakemake again with the same command: it makes what is missing or wrong, and nothing else.")
     return 0
+
+
+def check_results(configfiles: Sequence[str], deep: bool = False) -> list[str]:
+    """Check the results of a configuration in the working directory (see `verify`); what was found, in lines for the user."""
+    from cgddi.watch.dag import ask_snakemake
+    from cgddi.watch.verify import verify
+
+    plan, found = ask_snakemake(configfiles, look=lambda dag, plan: verify(dag, plan, deep))
+    lines = [f"{plan.paths.root}: {found.right} results are right, {found.returned} of which Snakemake did not know"]
+    if found.wrong:
+        lines.append(f"{sum(found.wrong.values())} will be made again:")
+        lines += [f"  {count} {why}" for why, count in sorted(found.wrong.items())]
+    if found.behind:
+        lines.append(f"{found.behind} descend from what is missing or wrong, and are made after it")
+    return lines
 
 
 if __name__ == "__main__":

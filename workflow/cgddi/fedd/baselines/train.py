@@ -126,7 +126,8 @@ def run_baseline(
         write_atomic(out / "predictions.csv", predictions_csv(lines))
     metadata = {"cgddi": canonical({"task": task, "network": network})}
     write_tensors(out / "weights.safetensors", baseline.model.state_dict(), metadata)
-    write_record(out / "record.json", record)
+    beside = ["weights.safetensors", "test.csv" if masks else "predictions.csv"]
+    write_record(out / "record.json", record, [out / name for name in beside])
     checkpoint.remove()
 
 

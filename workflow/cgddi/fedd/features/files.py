@@ -60,8 +60,8 @@ def write_features(
     path = Path(path)
     tensors = {name: value for image, kept in features.items() for name, value in kept.tensors(image).items()}
     header = {**facts, "settings": spec.get("settings", {}), "spec": sha256(canonical(dict(spec)))}
-    write_record(path.with_suffix(".json"), record_for(spec, inputs, images=sorted(features), **facts))
     write_tensors(path, tensors, {f"cgddi.{name}": canonical(value) for name, value in header.items()})
+    write_record(path.with_suffix(".json"), record_for(spec, inputs, images=sorted(features), **facts), [path])
 
 
 class FeatureFiles:

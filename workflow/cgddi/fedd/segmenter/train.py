@@ -108,7 +108,8 @@ def run_segmenter(
         chosen_steps=trained.chosen_steps,
         disagreement=disagreement,
     )
-    write_record(out / "record.json", record)
+    names = ("weights.safetensors", "test.csv", "validation.csv", "pictures.safetensors")
+    write_record(out / "record.json", record, [out / name for name in names])
     checkpoint.remove()
 
 

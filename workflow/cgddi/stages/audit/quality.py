@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from cgddi.core.archive import Archive, read_member
+from cgddi.core.archive import Archive
 from cgddi.core.colour import rgb_to_lab, skin_angle, tone_of_angle
 from cgddi.core.images import SKIN, TONES, decode_png
 from cgddi.core.seeds import seed_for
@@ -136,13 +136,13 @@ def audit_tone(index: pd.DataFrame, photos: Sequence[str], settings: AuditSettin
         archive = Archive(path)
         for row in archive.rows:
             if "mask.png" in row["members"]:
-                masks[row["image_id"]] = (archive.path, *row["members"]["mask.png"])
+                masks[row["image_id"]] = archive, row
     train = draw_by_name(index[index["role"] == "train"], settings.images_per_tone, ["kind", "tone"])
     measured = []
     for row in tqdm(rows_of(train), desc="measure tone", unit="image"):
         picture = load_image(row)
         place = masks.get(row.canvas if isinstance(row.canvas, str) else row.image_id)
-        skin = decode_png(read_member(*place), picture.width) == SKIN if place else None
+        skin = decode_png(place[0].read(place[1], "mask.png"), picture.width) == SKIN if place else None
         angle = skin_angle(np.asarray(picture), skin)
         measured.append((row.kind, row.tone, angle, tone_of_angle(angle, settings.ita_cuts), place is not None))
     frame = pd.DataFrame(measured, columns=["kind", "tone", "angle", "measured", "masked"])

@@ -24,6 +24,7 @@ from cgddi.core.archive import Archive, record_for, write_atomic, write_record
 from cgddi.core.images import BACKGROUND, CLASS_COLOURS, CLASSES, decode_png
 from cgddi.core.overlay import heat, overlay
 from cgddi.job.command import stage_parser
+from cgddi.job.spec import input_files
 from cgddi.stages.canvases.verdicts import read_review
 
 SHOWN_SCORES = (
@@ -146,6 +147,7 @@ def main(argv: Sequence[str]) -> int:
     count = write_page(options.healthy, options.output, options.photos, options.canvases, review, options.size)
     if options.spec:
         inputs = [Archive(path).manifest_path for path in (*options.healthy, *options.photos, *options.canvases)]
-        write_record(Path(options.output).with_name("record.json"), record_for(options.spec, inputs, images=count))
+        record = record_for(options.spec, inputs, images=count)
+        write_record(Path(options.output).with_name("record.json"), record, [options.output])
     print(f"{options.output}: {count} images. Open it in a browser; export review.csv and name it in the config.")
     return 0

@@ -22,6 +22,7 @@ from cgddi.diffusion.tokens import start_rows
 from cgddi.diffusion.train import Trainer, new_accelerator, training_job
 from cgddi.diffusion.weights import write_tensors
 from cgddi.job.checkpoint import Checkpoint, exit_on_sigterm
+from cgddi.job.store import Made, MadeStore
 from cgddi.stages.embedding.settings import EmbeddingSettings
 
 FILE = "learned_embeds.safetensors"
@@ -73,6 +74,12 @@ def train_token(
     photos = read_photos(job.photos, job.spec["images"], labels_of(job.spec))
     accelerator = new_accelerator(settings, device, logs)
     backbone = backbone or load(job.spec["model"], accelerator.device, settings.precision)
+    made_from = [*key, backbone.digest, [p.facts for p in photos]]
+    kept = MadeStore(cache, "embedding", made_from, backbone.device.type)
+    if (made := kept.get()) is not None:
+        if used is not None:
+            used.update(steps=0, reused=1)
+        return _write_made(job, made) if accelerator.is_main_process else {}
 
     pairs = zip(backbone.tokenizers, backbone.text_encoders, strict=True)
     start = [start_rows(tokenizer, encoder, settings.init_token, settings.vectors) for tokenizer, encoder in pairs]
@@ -93,7 +100,7 @@ def train_token(
                 return backbone.encode_ids(ids)[wanted]
             return backbone.encode_ids([batch[wanted] for batch in ids])
 
-    checkpoint = Checkpoint(state, "embedding", [*key, backbone.digest, [p.facts for p in photos]])
+    checkpoint = Checkpoint(state, "embedding", made_from)
     log = TrainingLog(accelerator, logs)
     trainer = Trainer(
         accelerator,
@@ -123,9 +130,18 @@ def train_token(
     write_tensors(job.output / FILE, tensors, {"token": token, **metadata})
     write_history(job.output, history.lines)
     moved = [float(f"{float((a - b.cpu()).norm()):.6g}") for a, b in zip(learned, start, strict=True)]
-    record = record_for(job.spec, job.photos, training_images=list(job.spec["images"]), moved=moved, **facts)
-    write_record(job.output / "record.json", record)
+    facts |= {"moved": moved}
+    files = {name: (job.output / name).read_bytes() for name in (FILE, "metrics.jsonl")}
+    record = _write_made(job, kept.put(files, facts))
     checkpoint.remove()
+    return record
+
+
+def _write_made(job: TokenJob, made: Made) -> dict[str, Any]:
+    """Write a token's files and its record, and give that."""
+    made.write(job.output)
+    record = record_for(job.spec, job.photos, training_images=list(job.spec["images"]), **made.facts)
+    write_record(job.output / "record.json", record, [job.output / FILE])
     return record
 
 

@@ -67,7 +67,9 @@ def export(
         shutil.copyfile(path, place / path.name)
     counts = {str(kind): int(count) for kind, count in table["kind"].value_counts().sort_index().items()}
     write_atomic(folder / "README.md", card(settings, counts, len(loras)))
-    write_record(folder / "record.json", record_for(spec, indexes, images=counts, adapters=len(loras)))
+    write_record(
+        folder / "record.json", record_for(spec, indexes, images=counts, adapters=len(loras)), [folder / "README.md"]
+    )
 
 
 def write_shards(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -33,7 +33,8 @@ def main(argv: list[str] | None = None) -> int:
     out = Path(args.output_dir)
     for name, data in files.items():
         write_atomic(out / name, data)
-    write_record(out / "summary.json", record_for(args.spec, args.predictions, **summary))
+    record = record_for(args.spec, args.predictions, **summary)
+    write_record(out / "summary.json", record, [out / name for name in files])
     return 0
 
 

@@ -19,12 +19,16 @@ def main(argv: Sequence[str]) -> int:
     parser = stage_parser("healthy", __doc__)
     parser.add_argument("--photos", required=True, help="the batch's masks archive")
     parser.add_argument("--output", required=True, help="the archive (.tar) to write")
+    parser.add_argument(
+        "--cache", help="folder that keeps each inpainted photo, for the next try or after a correction"
+    )
     parser.add_argument("--metrics", help="file to append one JSON line on time and memory to")
     options = parser.parse_args(argv)
     with without_gc():
         from cgddi.core.biharmonic import BiharmonicInpainter
         from cgddi.job.runtime import start, usage_log
         from cgddi.job.spec import checked
+        from cgddi.job.store import MadeStore
         from cgddi.stages.healthy.stage import inpaint_batch
 
     spec = options.spec
@@ -41,6 +45,10 @@ def main(argv: Sequence[str]) -> int:
 
         return DiffusionInpainter(spec["model"], settings, device)
 
+    planned = getattr(spec, "planned", spec)
+    facts = [planned.get(name) for name in ("revision", "settings", "seed", "model")]
+    kept = MadeStore(options.cache, "healthy", facts, device.type)
     with usage_log(options.metrics, stage="healthy", cohort=spec["cohort"], batch=spec["batch"]) as usage:
-        usage["images"] = inpaint_batch(spec, settings, options.photos, options.output, open_inpainter)
+        inpaint_batch(spec, settings, options.photos, options.output, open_inpainter, kept)
+        usage.update(images=kept.computed, reused=kept.reused)
     return 0

@@ -10,13 +10,14 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from cgddi.core.archive import Archive, ArchiveWriter
+from cgddi.core.archive import Archive, ArchiveWriter, sha256
 from cgddi.core.errors import UserError
 from cgddi.core.images import SKIN, decode_png, encode_png
 from cgddi.core.labels import labelled, labels_of
 from cgddi.core.membrane import blend, match_border
 from cgddi.core.seeds import seed_for
 from cgddi.core.triage import scores_of
+from cgddi.job.store import MadeStore
 from cgddi.stages.healthy.region import healthy_mask, painted_region, why_unpaintable
 from cgddi.stages.healthy.settings import HealthySettings
 
@@ -68,6 +69,7 @@ def inpaint_batch(
     photos: str | Path,
     output: str | Path,
     open_inpainter: Callable[[], Inpainter],
+    kept: MadeStore | None = None,
 ) -> int:
     """Write the healthy images of one batch.
 
@@ -77,9 +79,10 @@ def inpaint_batch(
         photos: the batch's masks archive.
         output: the archive to write; samples hold `png`, `before.png` (the photo), `region.png` and `mask.png` (of the result).
         open_inpainter: loads the model; called only when there is something to inpaint.
+        kept: what was inpainted before, photo by photo: a killed job goes on, and a corrected mask costs its own photo.
 
     Returns:
-        How many images were inpainted. A photo that cannot become a canvas is skipped and recorded with the reason.
+        How many images it wrote. A photo that cannot become a canvas is skipped and recorded with the reason.
 
     Raises:
         UserError: an image of the spec is not in `photos`.
@@ -92,14 +95,16 @@ def inpaint_batch(
             f"{photos}: lacks image(s) {', '.join(absent[:10])}. Run the workflow again; it makes what is missing."
         )
     inpainter: Inpainter | None = None
+    kept = kept or MadeStore(None, "healthy", None)
     with ArchiveWriter(output, spec, [source.path, source.manifest_path]) as archive:
         jobs = _paintable(source, [rows[image] for image in spec["images"]], archive, settings)
         progress = tqdm(total=len(spec["images"]), desc=f"healthy {spec['cohort']}/{spec['batch']}", unit="image")
         for group in groups_of(jobs, settings.batch_size):
-            inpainter = inpainter or open_inpainter()
-            _inpaint_group(group, inpainter, spec["seed"])
+            if not all(_take(job, len(group), kept) for job in group):
+                inpainter = inpainter or open_inpainter()
+                _inpaint_group(group, inpainter, spec["seed"], kept)
             for job in group:
-                _write(archive, job, inpainter.name, settings, spec["cohort"])
+                _write(archive, job, settings.method, settings, spec["cohort"])
             progress.update(len(group))
         progress.close()
         return len(archive)
@@ -132,21 +137,41 @@ def _paintable(
             yield Job(row, photo, mask, region)
 
 
-def _inpaint_group(group: Sequence[Job], inpainter: Inpainter, project_seed: int) -> None:
-    """Inpaint a group; a NaN or black result is tried again with a new, recorded seed."""
+def _item(job: Job, size: int) -> list[Any]:
+    """What a photo's result depends on: what the model sees of it, its seed's name, and, by rounding, the size of its group."""
+    seen = [sha256(part.tobytes()) for part in (job.photo, job.region, job.mask == SKIN)]
+    return [job.row["key"], list(job.photo.shape), *seen, size]
+
+
+def _take(job: Job, size: int, kept: MadeStore) -> bool:
+    """Take a photo's result from what was inpainted before; whether there is one."""
+    made = kept.get(_item(job, size))
+    if made is not None:
+        job.result = decode_png(made.files["png"]), made.facts["seed"]
+    return made is not None
+
+
+def _inpaint_group(group: Sequence[Job], inpainter: Inpainter, project_seed: int, kept: MadeStore) -> None:
+    """Inpaint those of a group that have no result; a NaN or black one is tried again with a new, recorded seed.
+
+    The group is filled up with the same photos, so that a result is the same to the bit whether or not others were there before.
+    """
     for attempt in range(RETRIES + 1):
         jobs = [job for job in group if job.result is None]
         if not jobs:
             return
-        seeds = [seed_for(project_seed, "healthy", job.row["key"], attempt) for job in jobs]
+        fill = [jobs[i % len(jobs)] for i in range(len(group) if attempt == 0 else len(jobs))]
+        seeds = [seed_for(project_seed, "healthy", job.row["key"], attempt) for job in fill]
         pictures = inpainter.inpaint(
-            [job.photo for job in jobs], [job.region for job in jobs], [job.mask == SKIN for job in jobs], seeds
+            [job.photo for job in fill], [job.region for job in fill], [job.mask == SKIN for job in fill], seeds
         )
-        for job, picture, seed in zip(jobs, pictures, seeds, strict=True):
+        for job, picture, seed in zip(jobs, pictures, seeds, strict=False):
             if picture is None:
                 job.failed_seeds.append(seed)
-            else:
-                job.result = picture, seed
+                continue
+            job.result = picture, seed
+            if attempt == 0:  # a further attempt depends on how many of the group failed
+                kept.put({"png": encode_png(picture)}, {"seed": seed}, _item(job, len(group)))
 
 
 def _write(archive: ArchiveWriter, job: Job, method: str, settings: HealthySettings, cohort: str) -> None:

@@ -47,6 +47,6 @@ def main(argv: list[str] | None = None) -> int:
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False)
     inputs = [*args.splits, *(Archive(path).manifest_path for path in [*args.photos, *synthetic, *given.values()])]
-    write_record(Path(args.output).with_suffix(".json"), record_for(args.spec, inputs, **facts))
     write_atomic(args.output, buffer.getvalue())
+    write_record(Path(args.output).with_suffix(".json"), record_for(args.spec, inputs, **facts), [args.output])
     return 0

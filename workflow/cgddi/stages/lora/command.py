@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cgddi.job.command import stage_parser
+from cgddi.job.command import stage_parser, state_option
 from cgddi.job.imports import without_gc
 
 
@@ -20,6 +20,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--output-dir", type=Path, required=True, help="folder to write to")
     from cgddi.diffusion.log import engine_options, logs_beside
 
+    state_option(parser)
     engine_options(parser)
     args = parser.parse_args(argv)
     with without_gc():

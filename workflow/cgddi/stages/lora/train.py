@@ -24,6 +24,7 @@ from cgddi.diffusion.tokens import read_embedding
 from cgddi.diffusion.train import Trainer, new_accelerator, training_job
 from cgddi.diffusion.weights import write_tensors
 from cgddi.job.checkpoint import Checkpoint, exit_on_sigterm
+from cgddi.job.store import Made, MadeStore
 from cgddi.stages.lora.settings import LoraSettings
 
 GRID = "samples.png"
@@ -84,6 +85,12 @@ def train_lora(
     backbone = backbone or load(job.spec["model"], accelerator.device, settings.precision)
     token, rows = read_embedding(job.embedding, job.spec["concept"]["token"], backbone.digest)
     backbone.add_token(token, rows)
+    made_from = [*key, backbone.digest, file_sha256(job.embedding), [p.facts for p in (*photos, *priors)]]
+    kept = MadeStore(cache, "lora", made_from, backbone.device.type)
+    if (made := kept.get()) is not None:
+        if used is not None:
+            used.update(steps=0, reused=1)
+        return _write_made(job, priors, made) if accelerator.is_main_process else {}
 
     captions = [[caption(settings.prompt, photo, settings, token)] for photo in photos]
     streams = [ImageStream(seed_for(seed, "lora", slug), photos, captions, settings.tone_exponent, settings.instances)]
@@ -107,8 +114,7 @@ def train_lora(
     parameters = adapters.add_lora(
         backbone.denoiser, settings.target_modules, settings.rank, settings.alpha, slug, seed
     )
-    facts = [backbone.digest, file_sha256(job.embedding), [p.facts for p in (*photos, *priors)]]
-    checkpoint = Checkpoint(state, "lora", [*key, *facts])
+    checkpoint = Checkpoint(state, "lora", made_from)
     log = TrainingLog(accelerator, logs)
     trainer = Trainer(
         accelerator,
@@ -149,17 +155,25 @@ def train_lora(
         write_grid(job.output / GRID, backbone, job.spec, settings, settings.prompt)
     finally:
         applied.remove()
+    parameters = sum(value.numel() for value in tensors.values())
+    facts = {"base_sha256": backbone.digest, "parameters": parameters, "unmoved_layers": unmoved}
+    files = {name: (job.output / name).read_bytes() for name in (adapters.FILE, GRID, "metrics.jsonl")}
+    record = _write_made(job, priors, kept.put(files, facts))
+    checkpoint.remove()
+    return record
+
+
+def _write_made(job: LoraJob, priors: Sequence[Photo], made: Made) -> dict[str, Any]:
+    """Write an adapter's files and its record, and give that."""
+    made.write(job.output)
     record = record_for(
         job.spec,
         [*job.photos, *job.canvases, *([job.split] if job.split else []), job.embedding],
         training_images=list(job.spec["images"]),
         prior_images=[p.id for p in priors],
-        base_sha256=backbone.digest,
-        parameters=sum(value.numel() for value in tensors.values()),
-        unmoved_layers=unmoved,
+        **made.facts,
     )
-    write_record(job.output / "record.json", record)
-    checkpoint.remove()
+    write_record(job.output / "record.json", record, [job.output / name for name in (adapters.FILE, GRID)])
     return record
 
 

@@ -33,5 +33,5 @@ def main(argv: list[str]) -> int:
     device = runtime.start(args.threads)
     with runtime.usage_log(args.metrics, stage="semantic", concept=args.spec.get("concept", {}).get("slug")) as used:
         inputs = (args.canvases, args.split, args.embedding, args.lora)
-        sample_concept(args.spec, *inputs, args.output, args.state, args.cache, device, used=used)
+        sample_concept(args.spec, *inputs, args.output, args.cache, device, used=used)
     return 0

@@ -7,7 +7,6 @@ and the drawing batch by batch: a GPU has its next batch before the last one's p
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections import deque
 from collections.abc import Mapping, MutableMapping, Sequence
@@ -19,15 +18,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from cgddi.core.archive import (
-    DISTRIBUTIONS,
-    ArchiveWriter,
-    canonical,
-    file_sha256,
-    installed_versions,
-    sha256,
-    write_atomic,
-)
+from cgddi.core.archive import ArchiveWriter, file_sha256
 from cgddi.core.errors import UserError
 from cgddi.core.images import TONES, encode_png
 from cgddi.core.seeds import seed_for
@@ -39,6 +30,7 @@ from cgddi.diffusion.sample import PendingImages, Sampler, SampleSettings, is_bl
 from cgddi.diffusion.tokens import read_embedding, table_of
 from cgddi.job.checkpoint import Terminated, Termination, exit_on_sigterm
 from cgddi.job.spec import need, settings_of
+from cgddi.job.store import MadeStore
 from cgddi.stages.semantic.settings import SemanticSettings
 
 
@@ -50,7 +42,6 @@ def sample_concept(
     embedding: Path | None,
     lora: Path,
     output: Path,
-    state: Path | None = None,
     cache: Path | None = None,
     device: torch.device | str = "cpu",
     backbone: Backbone | None = None,
@@ -67,10 +58,10 @@ def sample_concept(
             adapter's own header; without either the images can be looked at, but the index refuses them. A given adapter may
             have no token (None), and its lineage is the spec's.
         output: the archive to write.
-        state, cache: folders of partial work and of latents.
+        cache: folder of latents, and of every image that was drawn: a killed job goes on, and a corrected canvas costs its own.
         device: where to draw.
         backbone: a loaded model without this token, else it is loaded.
-        used: gets `images`, how many were drawn now; the others were kept from an interrupted run.
+        used: gets `images` and `reused`, how many were drawn now and how many before.
 
     Returns:
         The number of images written.
@@ -87,23 +78,26 @@ def sample_concept(
     ready = spec.get("adapter")
     token = _token(backbone, embedding, concept["token"], ready)
     todo = draws(photos, settings, seed, concept["slug"])
-    facts = [
-        dict(getattr(spec, "planned", spec)),
+    how = settings.model_dump(mode="json", exclude={"repeats", "per_tone", "max_canvases"})
+    files = [embedding and file_sha256(embedding), file_sha256(lora)]
+    made_from = [
+        spec.get("revision"),
+        how,
+        token,
         backbone.digest,
-        file_sha256(embedding) if embedding else None,
-        file_sha256(lora),
-        [p.sha256 for p in photos],
+        *files,
+        getattr(spec, "planned", spec).get("adapter"),
     ]
-    kept = ResumeStore(state, sha256(canonical([*facts, installed_versions(DISTRIBUTIONS)])))
+    kept = MadeStore(cache, "semantic", made_from, backbone.device.type)
     adapter = read_adapter(lora, backbone.digest)
     lineage = _declared(ready, f"{scope}/{concept['slug']}") if ready else _trained_on(lora, adapter.metadata)
     applied = apply(backbone, adapter)
     try:
-        images, drawn = ConceptSampler(backbone, Store(cache), settings, photos, token, concept["slug"]).run(todo, kept)
+        images = ConceptSampler(backbone, Store(cache), settings, photos, token, concept["slug"]).run(todo, kept)
     finally:
         applied.remove()
     if used is not None:
-        used["images"] = drawn
+        used.update(images=kept.computed, reused=kept.reused)
     prompts = {tone: settings.prompt.format(token=token, tone=tone) for tone in TONES}
     files = [*canvases, *filter(None, (split, embedding)), lora]
     unknown = {"unknown": ["generator"]} if ready and ready["learnt_from"] is None else {}
@@ -130,7 +124,6 @@ def sample_concept(
                 **unknown,
             }
             archive.add(draw.key, {"png": png}, row)
-    kept.remove()
     return len(todo)
 
 
@@ -232,34 +225,6 @@ def redraw_seed(draw: SampleSpec, attempt: int) -> int:
     return seed_for(draw.seed, "redraw", attempt)
 
 
-class ResumeStore:
-    """One PNG each, written atomically, in a folder named by all the job depends on; its name holds its seed and hash."""
-
-    def __init__(self, state: Path | None, key: str):
-        self.folder = state / f"semantic-{key[:20]}" if state else None
-        self.state = state
-
-    def get(self, key: str) -> tuple[bytes, int] | None:
-        """An image's PNG bytes and the seed that gave it; a damaged file counts as none and goes."""
-        for file in self.folder.glob(f"{key}.*.*.png") if self.folder and self.folder.is_dir() else []:
-            _, seed, digest, _ = file.name.split(".")
-            png = file.read_bytes()
-            if sha256(png).startswith(digest):
-                return png, int(seed)
-            file.unlink()
-        return None
-
-    def put(self, key: str, png: bytes, seed: int) -> None:
-        """Keep an image."""
-        if self.folder:
-            write_atomic(self.folder / f"{key}.{seed}.{sha256(png)[:20]}.png", png, alone=False)
-
-    def remove(self) -> None:
-        """After success: remove this job's partial work and that of earlier settings, with what a kill left half written."""
-        for folder in self.state.glob("semantic-*") if self.state else []:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
 Image = tuple[bytes, int]
 """PNG bytes, and the seed that gave them."""
 
@@ -299,29 +264,32 @@ class ConceptSampler:
             backbone, how, settings.image_size, settings.batch, backbone.empty_negative(settings.negative_prompt)
         )
         self.order = {photo.id: number for number, photo in enumerate(photos)}
+        self.canvas = {photo.id: photo.sha256 for photo in photos}
         mean, std = latents_of(backbone, store, photos, settings.image_size, mirrored=False)
         self.mean, self.std = mean[:, 0], std[:, 0]
 
-    def run(self, todo: Sequence[SampleSpec], kept: ResumeStore) -> tuple[dict[str, Image], int]:
-        """All images by key, and how many of them were drawn now.
+    def run(self, todo: Sequence[SampleSpec], kept: MadeStore) -> dict[str, Image]:
+        """All images by key; those that were not made before are drawn.
 
         Raises:
             UserError: an image stays black after all redraws.
-            Terminated: SIGTERM came; what was drawn is in the store.
+            Terminated: SIGTERM came; what was drawn is kept.
         """
-        images = {draw.key: image for draw in todo if (image := kept.get(draw.key))}
-        size = self.settings.batch
-        batches = [todo[start : start + size] for start in range(0, len(todo), size)]
-        # A batch is drawn whole or not at all, so that its composition never depends on an interruption.
-        batches = [batch for batch in batches if any(draw.key not in images for draw in batch)]
-        drawn = sum(map(len, batches))
+        images = {
+            draw.key: (made.files["png"], made.facts["seed"])
+            for draw in todo
+            if (made := kept.get(self._item(draw))) is not None
+        }
+        # An image is the same whatever else is in its batch, as batches are filled up to one size.
+        left, size = [draw for draw in todo if draw.key not in images], self.settings.batch
+        batches = [left[start : start + size] for start in range(0, len(left), size)]
         in_flight: deque[tuple[Sequence[SampleSpec], PendingImages]] = deque()
         storing: deque[list[tuple[SampleSpec, Future[Image]]]] = deque()
         with (
             Termination() as termination,
             ThreadPoolExecutor(2) as pool,
             tqdm(
-                total=len(todo), initial=len(todo) - drawn, desc=f"semantic {self.slug}", unit="image", mininterval=2
+                total=len(todo), initial=len(images), desc=f"semantic {self.slug}", unit="image", mininterval=2
             ) as bar,
         ):
 
@@ -329,7 +297,7 @@ class ConceptSampler:
                 """Take in the oldest batch; threads encode and keep its images, the batch before is done with that."""
                 batch, pending = in_flight.popleft()
                 made = self._look(batch, pending)
-                storing.append([(draw, pool.submit(_keep, kept, draw, *one)) for draw, one in made])
+                storing.append([(draw, pool.submit(self._keep, kept, draw, *one)) for draw, one in made])
                 if len(storing) > 1:
                     images.update({draw.key: image.result() for draw, image in storing.popleft()})
                 bar.update(len(batch))
@@ -346,7 +314,16 @@ class ConceptSampler:
                 images.update({draw.key: image.result() for draw, image in batch})
             if termination.asked:
                 raise Terminated
-        return images, drawn
+        return images
+
+    def _item(self, draw: SampleSpec) -> list[Any]:
+        """What one image depends on, beside what all of a job do."""
+        return [self.canvas[draw.canvas], draw.tone, draw.seed]
+
+    def _keep(self, kept: MadeStore, draw: SampleSpec, pixels: torch.Tensor, seed: int) -> Image:
+        png = encode_png(pixels.numpy())
+        kept.put({"png": png}, {"seed": seed}, self._item(draw))
+        return png, seed
 
     def _look(
         self, batch: Sequence[SampleSpec], pending: PendingImages
@@ -374,9 +351,3 @@ class ConceptSampler:
         prompts = self.prompts[[TONES.index(draw.tone) for draw in batch]]
         rows = [self.order[draw.canvas] for draw in batch]
         return PendingImages(self.sampler.draw(prompts, seeds, self.mean[rows], self.std[rows]))
-
-
-def _keep(kept: ResumeStore, draw: SampleSpec, pixels: torch.Tensor, seed: int) -> Image:
-    png = encode_png(pixels.numpy())
-    kept.put(draw.key, png, seed)
-    return png, seed
