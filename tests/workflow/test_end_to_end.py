@@ -164,7 +164,7 @@ def test_a_sampling_job_repeats_to_the_same_bytes(finished, results, tmp_path):
         *("--split", "results/toy/splits/main/toy.csv", "--threads", "1"),
         *("--embedding", f"results/toy/embedding/main/{concept}/learned_embeds.safetensors"),
         *("--lora", f"results/toy/lora/main/{concept}/pytorch_lora_weights.safetensors"),
-        *("--output", str(tmp_path / "a.tar"), "--state", str(tmp_path / "state"), "--cache", str(tmp_path / "cache")),
+        *("--output", str(tmp_path / "a.tar"), "--cache", str(tmp_path / "cache")),
     )
     cgddi(finished, *arguments)
     assert file_sha256(tmp_path / "a.tar") == file_sha256(path)

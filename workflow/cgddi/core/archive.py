@@ -136,13 +136,15 @@ def record_for(spec: Mapping[str, Any], inputs: Sequence[str | Path] = (), **fac
 
     Args:
         spec: the job's spec (stage, revision, settings, rows, seed), of which the record holds what was planned.
-        inputs: files the job read; their SHA-256 goes into the record.
+        inputs: files the job read; their SHA-256 goes into the record, and that of all that the plan lets it read.
         facts: whatever else the stage wants to keep (counts, skipped images, metrics). Nothing that changes from run to
             run on equal input (times, host names): those belong in the log.
     """
+    groups = [[files] if isinstance(files, str) else files for files in getattr(spec, "inputs", {}).values()]
+    planned = [file for files in groups for file in files if os.path.isfile(file)]
     return {
         "spec": dict(getattr(spec, "planned", spec)),
-        "inputs": {str(path): file_sha256(path) for path in inputs},
+        "inputs": {path: file_sha256(path) for path in sorted({*map(str, inputs), *planned})},
         "installed": installed_versions(DISTRIBUTIONS),
         **facts,
     }

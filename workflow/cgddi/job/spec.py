@@ -117,12 +117,6 @@ def _merged(settings: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, A
     return found
 
 
-def input_files(spec: Mapping[str, Any]) -> list[str]:
-    """All files that the plan lets a job read, sorted; none where its spec was not read from a plan's file."""
-    files = getattr(spec, "inputs", {}).values()
-    return sorted(file for some in files for file in ([some] if isinstance(some, str) else some))
-
-
 def need(spec: Mapping[str, Any], *keys: str) -> list[Any]:
     """Values of a spec.
 

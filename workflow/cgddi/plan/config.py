@@ -115,8 +115,8 @@ class Config(Settings):
     cache_gb: float = neutral(
         100.0,
         ge=0,
-        description="GB of inpainted photos, tokens, adapters and samples that are still kept there when a run starts, those used last: a "
-        "corrected photo or mask, or another try, then costs only what it touches",
+        description="GB of inpainted photos, tokens, adapters and samples that are still kept there when a run starts, those used "
+        "last: a corrected photo or mask, or another try, then costs only what it touches",
     )
     container: str | None = Field(
         None,

@@ -24,7 +24,6 @@ from cgddi.core.archive import Archive, record_for, write_atomic, write_record
 from cgddi.core.images import BACKGROUND, CLASS_COLOURS, CLASSES, decode_png
 from cgddi.core.overlay import heat, overlay
 from cgddi.job.command import stage_parser
-from cgddi.job.spec import input_files
 from cgddi.stages.canvases.verdicts import read_review
 
 SHOWN_SCORES = (

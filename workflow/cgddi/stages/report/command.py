@@ -7,7 +7,6 @@ from pathlib import Path
 from cgddi.core.archive import record_for, write_record
 from cgddi.job.command import stage_parser
 from cgddi.job.imports import without_gc
-from cgddi.job.spec import input_files
 
 
 def main(argv: list[str]) -> int:
@@ -31,6 +30,12 @@ def main(argv: list[str]) -> int:
         from cgddi.stages.report.page import write_page
 
     write_page(args.spec, args, args.output)
-    record = record_for(args.spec, input_files(args.spec))
-    write_record(Path(args.output).with_name("record.json"), record, [args.output])
+    inputs = [
+        args.summary,
+        *args.audits,
+        *args.index,
+        *args.samples,
+        *filter(None, (args.healthy, args.masks, args.fedd)),
+    ]
+    write_record(Path(args.output).with_name("record.json"), record_for(args.spec, inputs), [args.output])
     return 0
