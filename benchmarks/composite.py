@@ -58,10 +58,10 @@ def write_inputs(folder: Path, canvases: int = CANVASES) -> tuple[Path, Path]:
     from cgddi.stages.canvases.settings import CanvasesSettings
     from cgddi.stages.canvases.stage import pool_canvases
 
-    from tests.stages.lesion_mapped.world import FAULTLESS, photo, spec_of, write_samples
+    from tests.stages.lesion_mapped.world import candidate, photo, spec_of, write_samples
 
     donor = write_samples(folder / "donor.tar", [("d", *photo(5, WORKING, lesion=0.006), {})])
-    kept = {"kind": "healthy", "triage": FAULTLESS}
+    kept = {"kind": "healthy", "candidates": candidate()}
     pictures = ((f"{n:05d}", *photo(n % 20, WORKING, lesion=0.006), kept) for n in range(canvases))
     healthy = write_samples(folder / "healthy.tar", pictures)
     pool = folder / "canvases.tar"

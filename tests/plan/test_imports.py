@@ -22,7 +22,7 @@ GROUPS = {
         MODELS | FRAMES | {"skimage", "scipy.optimize", "scipy.stats", "scipy.sparse.linalg"},
     ),
     "healthy": (
-        ["stages.healthy.stage", "core.biharmonic"],
+        ["stages.healthy.stage", "core.heal"],
         MODELS | FRAMES | {"skimage", "scipy.optimize", "scipy.stats"},
     ),
     "tables": (

@@ -55,7 +55,7 @@ def test_only_what_is_used_is_named():
         audit={"features": {"weights": "pixels"}},
     )
     assert found == {"models.inpainting": f"{DECODER}@v1", "models.sam3": "facebook/sam3", "healthy.prior": PRIOR}
-    assert "models.inpainting" not in names(healthy={"method": "biharmonic"})
+    assert "models.inpainting" not in names(healthy={"method": "heal"})
     assert names(fedd={"study": True}, models={"fedd": {"source": "x/adm"}}).keys() >= {
         "models.fedd",
         "fedd.baselines.classification",

@@ -219,16 +219,17 @@ def test_a_users_mistake_shows_no_traceback(finished):
     assert done.returncode == 2 and "Traceback" not in done.stderr
 
 
-def test_the_report_shows_the_classical_baseline_on_the_same_photos(results):
+def test_the_report_shows_the_baseline_on_the_same_photos(results):
     archive = Archive(results / "audit/healthy.tar")
     assert len(archive.rows) >= 3 and {row["tone"] for row in archive.rows} == {"light", "medium", "dark"}
     assert {row["verdict"] for row in archive.rows} <= {"triage: keep", "triage: discard"}
     for row in archive.rows:
         before, ours, baseline = (decode_png(archive.read(row, part)) for part in ("before.png", "png", "baseline.png"))
-        assert (baseline != before).any() and (baseline != ours).any()
+        assert (baseline != before).any() and (baseline != ours).any() == (row["method"] == "diffusion")
     comparison = {row["method"]: row["photos"] for row in archive.record["comparison"]}
-    assert comparison == dict.fromkeys(("run: diffusion", "baseline: biharmonic"), len(archive.rows))
-    assert "baseline: biharmonic" in (results / "report/index.html").read_text()
+    runs = sum(comparison.get(f"run: {method}", 0) for method in ("diffusion", "heal"))
+    assert runs == comparison["baseline: heal"] == len(archive.rows)
+    assert "baseline: heal" in (results / "report/index.html").read_text()
 
 
 def test_every_gpu_job_left_its_rate_and_the_report_compares_plan_and_fact(finished, results):

@@ -135,17 +135,18 @@ def healthy(tmp_path_factory):
     verdicts = {}
     with ArchiveWriter(folder / "healthy/clinic/nevus.000.tar", {"cohort": "clinic"}) as archive:
         for n in range(7):
-            before = np.clip(rng.normal(180 if n < 6 else 90, 4, (48, 48, 3)), 0, 255).astype(np.uint8)
+            before = np.clip(rng.normal(180 if n < 6 else 90, 4, (64, 64, 3)), 0, 255).astype(np.uint8)
             before[20:28, 20:28] = (90, 40, 30)
-            region = np.zeros((48, 48), np.uint8)
+            region = np.zeros((64, 64), np.uint8)
             region[18:30, 18:30] = 255
             after = before.copy()
             after[region > 0] = 170
             row = {"id": f"healthy/clinic/im{n}", "cohort": "clinic", "tone": "light" if n < 6 else "dark"}
-            row |= {"method": "diffusion", "seed": n, "triage": {}}
-            pictures = {"png": after, "before.png": before, "region.png": region, "mask.png": np.full((48, 48), SKIN)}
+            row |= {"candidates": {"diffusion": {"member": "png", "triage": {}}}}
+            pictures = {"png": after, "before.png": before, "region.png": region, "mask.png": np.full((64, 64), SKIN)}
             archive.add(f"im{n}", {name: encode_png(np.asarray(p, np.uint8)) for name, p in pictures.items()}, row)
             verdicts[f"im{n}"] = {"verdict": "discard" if n < 2 else "keep", "by": "review" if n % 2 else "triage"}
+            verdicts[f"im{n}"]["method"] = "diffusion"
     with ArchiveWriter(folder / "canvases/clinic.tar", {"cohort": "clinic"}) as pool:
         pool.facts["verdicts"] = verdicts
     files = {"healthy": [folder / "healthy/clinic/nevus.000.jsonl"], "canvases": [folder / "canvases/clinic.json"]}
@@ -166,13 +167,13 @@ def test_the_baseline_is_painted_into_the_same_regions_and_scored_alike(healthy)
         assert row["scores"] == scores_of(before, after, region, mask)
         assert row["baseline_scores"] == scores_of(before, baseline, region, mask)
     comparison = {row["method"]: row for row in found.record["comparison"]}
-    assert list(comparison) == ["run: diffusion", "baseline: biharmonic"]
-    for method, key in (("run: diffusion", "scores"), ("baseline: biharmonic", "baseline_scores")):
-        for score in ("lesion_contrast", "texture_ratio", "border_step"):
+    assert list(comparison) == ["run: diffusion", "baseline: heal"]
+    for method, key in (("run: diffusion", "scores"), ("baseline: heal", "baseline_scores")):
+        for score in ("lesion_contrast", "texture_8", "border_step"):
             values = [row[key][score] for row in found.rows]
             assert comparison[method][score] == pytest.approx(np.median(values), abs=1e-3)
         assert comparison[method]["photos"] == 5
-    ratios = [comparison[method]["texture_ratio"] for method in comparison]
+    ratios = [comparison[method]["texture_8"] for method in comparison]
     assert ratios[0] < ratios[1], "flat grey has no grain"
 
 

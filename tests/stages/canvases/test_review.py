@@ -34,9 +34,7 @@ def healthy(tmp_path_factory):
             for number, tone in enumerate(tones)
         ]
         photos = write_samples(folder / f"{cohort}.masks.tar", samples)
-        spec = spec_of(
-            "healthy", {"method": "biharmonic"}, cohort=cohort, batch="b", images=[key for key, *_ in samples]
-        )
+        spec = spec_of("healthy", {"method": "heal"}, cohort=cohort, batch="b", images=[key for key, *_ in samples])
         paths.append(folder / f"{cohort}.tar")
         assert run("healthy", "--photos", photos, "--output", paths[-1], spec=spec) == 0
         pool = folder / f"{cohort}.canvases.tar"
@@ -72,7 +70,12 @@ def cards_of(page):
 
 
 def test_the_page_shows_the_verdicts_that_the_canvases_stage_made(healthy, tmp_path):
-    strict = spec_of("canvases", {"triage": {"texture": [0, 0.9]}}, cohort="c", verdicts={"c0": "keep"})
+    strict = spec_of(
+        "canvases",
+        {"triage": {"stain": 0, "seam": 0, "border_step": 0, "lesion_contrast": 0}},
+        cohort="c",
+        verdicts={"c0": "keep"},
+    )
     assert run("canvases", "--healthy", healthy[0], "--output", tmp_path / "pool.tar", spec=strict) == 0
     verdicts = Archive(tmp_path / "pool.tar").record["verdicts"]
     write_page(healthy, tmp_path / "r.html", canvases=[tmp_path / "pool.tar"])
@@ -156,7 +159,7 @@ def test_masks_are_shown_and_filtered_by_flag_and_source(tmp_path, browser):
     samples = [(f"m{number}", *photo(number, 64, lesion=0.03), row) for number, row in enumerate(rows)]
     bare = {"mask_source": None, "flags": ["mask_failed"], "why_no_mask": "it has no mask (mask_failed)"}
     photos = write_samples(tmp_path / "masks.tar", [*samples, ("bare", photo(3, 64)[0], None, bare)])
-    spec = spec_of("healthy", {"method": "biharmonic"}, cohort="c", batch="b", images=["m0", "m1", "bare"])
+    spec = spec_of("healthy", {"method": "heal"}, cohort="c", batch="b", images=["m0", "m1", "bare"])
     assert run("healthy", "--photos", photos, "--output", tmp_path / "h.tar", spec=spec) == 0
     write_page([tmp_path / "h.tar"], tmp_path / "review.html", [photos])
     browser.open(tmp_path / "review.html")

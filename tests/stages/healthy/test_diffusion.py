@@ -102,8 +102,9 @@ def test_what_is_published_is_the_default():
     assert (
         settings.negative_prompt == "Bad anatomy, deformed, lesion, ugly, disfigured, illness, hole, transparent, eye"
     )
-    assert (settings.method, settings.dilation, settings.blur_sigma) == ("diffusion", 5, 2.0)
-    assert settings.full_cover and settings.match_border  # published: no
+    assert (settings.dilation, settings.blur_sigma) == (5, 2.0)
+    assert settings.method == "both"  # published: diffusion
+    assert settings.full_cover and settings.match_border and settings.halo  # published: no
     assert (settings.steps, settings.guidance, settings.prior_steps) == (100, 4.0, 25)  # diffusers' for Kandinsky 2.2
 
 
@@ -162,8 +163,15 @@ def test_the_command_keeps_every_pixel_outside_the_region(models, tmp_path):
         region = decode_png(archive.read(row, "region.png"))
         assert (result[region == 0] == before[region == 0]).all()
         assert (result[region == 255] != before[region == 255]).any()
-        assert row["method"] == "diffusion" and row["triage"]["lesion_contrast"] >= 0
-        assert row["prompt"] == settings.prompt
+        drawn, healed = row["candidates"]["diffusion"], row["candidates"]["heal"]
+        assert (
+            drawn["member"] == "png" and drawn["triage"]["lesion_contrast"] >= 0 and drawn["prompt"] == settings.prompt
+        )
+        other = decode_png(archive.read(row, healed["member"]))
+        assert (other[region == 0] == before[region == 0]).all() and (
+            other[region == 255] != result[region == 255]
+        ).any()
+        assert healed["pieces"] >= 1 and healed["triage"] != drawn["triage"]
 
 
 def test_another_running_size(models):
@@ -177,7 +185,7 @@ def test_another_running_size(models):
 
 
 def test_a_missing_model_is_named_with_a_remedy(tmp_path):
-    with pytest.raises(UserError, match=r"healthy model .*nowhere.*biharmonic"):
+    with pytest.raises(UserError, match=r"healthy model .*nowhere.*heal"):
         DiffusionInpainter({"source": str(tmp_path / "nowhere")}, QUICK, CPU)
 
 

@@ -1,4 +1,4 @@
-"""The healthy stage, with the classical inpainter and with inpainters that fail."""
+"""The healthy stage without a model, and with inpainters that fail."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import json
 import numpy as np
 import pytest
 from cgddi.core.archive import Archive
-from cgddi.core.biharmonic import BiharmonicInpainter
+from cgddi.core.heal import heal
 from cgddi.core.images import LESION, MARKER, SKIN, decode_png
 from cgddi.core.membrane import blend, match_border
 from cgddi.core.seeds import seed_for
-from cgddi.core.triage import faults, scores_of
+from cgddi.core.triage import judge, scores_of
 from cgddi.stages.canvases.settings import TriageSettings
-from cgddi.stages.healthy.region import painted_region
+from cgddi.stages.healthy.region import halo, painted_region
 from cgddi.stages.healthy.settings import HealthySettings
 from cgddi.stages.healthy.stage import inpaint_batch
 
 from tests.stages.lesion_mapped.world import photo, run, spec_of, write_samples
 
-CLASSICAL = {"method": "biharmonic"}
+MODELLESS = {"method": "heal"}
 
 
 def healthy_spec(images, settings=None, **keys):
-    return spec_of("healthy", {**CLASSICAL, **(settings or {})}, cohort="c", batch="b.000", images=list(images), **keys)
+    return spec_of("healthy", {**MODELLESS, **(settings or {})}, cohort="c", batch="b.000", images=list(images), **keys)
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def photos(tmp_path):
     return write_samples(tmp_path / "masks.tar", samples)
 
 
-def test_a_batch_is_painted_as_published_but_for_cover_and_border(photos, tmp_path):
+def test_a_batch_is_healed_and_scored(photos, tmp_path):
     output = tmp_path / "healthy.tar"
     assert run("healthy", "--photos", photos, "--output", output, spec=healthy_spec(["p0", "p1", "p2"])) == 0
     archive = Archive(output)
@@ -42,26 +42,32 @@ def test_a_batch_is_painted_as_published_but_for_cover_and_border(photos, tmp_pa
         pictures = {
             name: decode_png(archive.read(row, name)) for name in ("png", "before.png", "region.png", "mask.png")
         }
-        outside = pictures["region.png"] == 0
-        assert (pictures["png"][outside] == pictures["before.png"][outside]).all()
+        assert set(row["members"]) == set(pictures)
+        region = pictures["region.png"]
+        assert (pictures["png"][region == 0] == pictures["before.png"][region == 0]).all()
         taken, mask = photo(int(row["key"][1]), 96, lesion=0.03)
         assert (pictures["before.png"] == taken).all()
-        assert (pictures["region.png"] == painted_region(mask, dilation=5, blur_sigma=2.0, full_cover=True)).all()
-        (drawn,) = BiharmonicInpainter().inpaint([taken], [pictures["region.png"]], [mask == SKIN], [row["seed"]])
-        expected = blend(taken, match_border(taken, drawn, pictures["region.png"]), pictures["region.png"])
-        assert (pictures["png"] == expected).all()
-        assert faults(row["triage"], TriageSettings()) == []  # and the photo as it was does not pass
-        untouched = faults(scores_of(taken, taken, pictures["region.png"], mask), TriageSettings())
+        assert (region == painted_region(mask, 5, 2.0, True, halo(taken, mask))).all()
+        healed = heal(taken, region, mask == SKIN)
+        assert (pictures["png"] == healed.picture).all()
+        scores = scores_of(taken, healed.picture, region, mask)
+        made = {"member": "png", "pieces": healed.pieces, "smooth": 0.0, "triage": scores}
+        assert row["candidates"] == {"heal": made}
+        assert judge(scores, TriageSettings()).reasons == []  # and the photo as it was does not pass
+        untouched = judge(scores_of(taken, taken, region, mask), TriageSettings()).reasons
         assert any("lesion still there" in reason for reason in untouched)
-        assert row["triage"] == scores_of(taken, expected, pictures["region.png"], mask)
         assert (pictures["mask.png"] == np.where(np.isin(mask, (LESION, MARKER)), SKIN, mask)).all()
-        assert row["seed"] == seed_for(7, "healthy", row["key"], 0)
-        assert (row["kind"], row["concept"], row["disease"], row["canvas"]) == (
-            "healthy",
-            "healthy",
-            "nevus",
-            row["key"],
-        )
+        known = (row["kind"], row["concept"], row["disease"], row["canvas"])
+        assert known == ("healthy", "healthy", "nevus", row["key"])
+
+
+def test_as_published_no_halo_is_painted(photos, tmp_path):
+    published = {"halo": False, "full_cover": False}
+    run("healthy", "--photos", photos, "--output", tmp_path / "h.tar", spec=healthy_spec(["p0"], published))
+    archive = Archive(tmp_path / "h.tar")
+    mask = photo(0, 96, lesion=0.03)[1]
+    region = decode_png(archive.read(archive.rows[0], "region.png"))
+    assert (region == painted_region(mask, 5, 2.0, full_cover=False)).all()
 
 
 def test_an_image_does_not_depend_on_its_batch(photos, tmp_path):
@@ -72,29 +78,35 @@ def test_an_image_does_not_depend_on_its_batch(photos, tmp_path):
 
 
 class Failing:
-    """An inpainter that gives no picture the first `times` times it sees a photo."""
-
-    name = "failing"
+    """An inpainter that gives no picture the first `times` times it sees a photo, and grey after that."""
 
     def __init__(self, times: int):
         self.times, self.calls = times, 0
 
     def inpaint(self, photos, regions, skins, seeds):
         self.calls += 1
-        if self.calls <= self.times:
-            return [None] * len(photos)
-        return BiharmonicInpainter().inpaint(photos, regions, skins, seeds)
+        return [None if self.calls <= self.times else np.full_like(photo, 128) for photo in photos]
 
 
 def test_a_black_picture_is_tried_again_with_a_recorded_seed(photos, tmp_path):
-    settings = HealthySettings(method="biharmonic")
+    settings = HealthySettings(method="diffusion")
     inpaint_batch(healthy_spec(["p0"]), settings, photos, tmp_path / "h.tar", lambda: Failing(3))
-    row = Archive(tmp_path / "h.tar").rows[0]
-    assert row["failed_seeds"] == [seed_for(7, "healthy", "p0", attempt) for attempt in range(3)]
-    assert row["seed"] == seed_for(7, "healthy", "p0", 3)
+    archive = Archive(tmp_path / "h.tar")
+    made = archive.rows[0]["candidates"]["diffusion"]
+    assert made["failed_seeds"] == [seed_for(7, "healthy", "p0", attempt) for attempt in range(3)]
+    assert made["seed"] == seed_for(7, "healthy", "p0", 3) and set(archive.rows[0]["candidates"]) == {"diffusion"}
+    before, region = (decode_png(archive.read(archive.rows[0], part)) for part in ("before.png", "region.png"))
+    expected = blend(before, match_border(before, np.full_like(before, 128), region), region)
+    assert (decode_png(archive.read(archive.rows[0])) == expected).all()
     inpaint_batch(healthy_spec(["p0"]), settings, photos, tmp_path / "none.tar", lambda: Failing(4))
     record = Archive(tmp_path / "none.tar").record
     assert record["images"] == 0 and "NaN or black" in record["skipped"][0]["reason"]
+
+
+def test_where_the_model_fails_the_healed_picture_is_left(photos, tmp_path):
+    inpaint_batch(healthy_spec(["p0"]), HealthySettings(), photos, tmp_path / "h.tar", lambda: Failing(4))
+    (row,) = Archive(tmp_path / "h.tar").rows
+    assert {name: made["member"] for name, made in row["candidates"].items()} == {"heal": "png"}
 
 
 def test_unusable_photos_are_recorded_and_stop_no_other(tmp_path):

@@ -1,18 +1,18 @@
-"""The painted region, blending and the classical inpainter."""
+"""The painted region, halos and blending."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from cgddi.core.biharmonic import BiharmonicInpainter, grain_for
-from cgddi.core.images import LESION, MARKER, RULER, SKIN
+from cgddi.core.colour import lab_to_rgb, rgb_to_lab, to_uint8
+from cgddi.core.images import BACKGROUND, LESION, MARKER, RULER, SKIN
 from cgddi.core.membrane import blend, match_border
-from cgddi.core.triage import scores_of
-from cgddi.stages.healthy.region import healthy_mask, painted_region, why_unpaintable
+from cgddi.stages.healthy.region import halo, healthy_mask, painted_region, why_unpaintable
 from hypothesis import given, settings
 from hypothesis.extra import numpy as arrays
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import distance_transform_edt, gaussian_filter
 
+from tests.core.procedural import hole, skin
 from tests.stages.lesion_mapped.world import photo
 
 pictures = arrays.arrays(np.uint8, (12, 12, 3))
@@ -51,7 +51,7 @@ def test_the_region_is_the_published_dilation_and_blur(side, sigma):
     assert (painted_region(mask, side, sigma, full_cover=False) == np.rint(weight * 255)).all()
     target = (mask == LESION) | (mask == MARKER)
     extent = np.rint(weight * 255) > 0
-    raised = np.where(extent, np.minimum(weight / weight[target].min(), 1), 0)
+    raised = np.where(extent & ~np.isin(mask, (BACKGROUND, RULER)), np.minimum(weight / weight[target].min(), 1), 0)
     assert (painted_region(mask, side, sigma) == np.rint(raised * 255)).all()
     assert not painted_region(np.full((9, 9), SKIN)).any()
 
@@ -119,37 +119,41 @@ def test_how_much_skin_and_how_large_a_region_at_their_limits():
     assert "61% of the image would be painted" in why_unpaintable(*photo_of(61, 200))
 
 
-def test_the_classical_inpainter_goes_on_with_the_skin_and_its_grain():
-    y, x = np.mgrid[:96, :96]
-    noise = np.random.default_rng(0).normal(0, 4, (96, 96, 1))
-    clean = np.stack([200 - 0.3 * y, 150 + 0.2 * x, 130 + 0 * x], -1) + noise
-    mask = np.where(np.hypot(y - 40, x - 45) < 10, LESION, SKIN)
-    mask[:, 80:] = RULER
-    before = np.where(
-        (mask == LESION)[..., None], (90, 40, 40), np.where((mask == RULER)[..., None], (255, 255, 250), clean)
-    )
-    before = before.clip(0, 255).astype(np.uint8)
+def test_rulers_and_cloth_are_not_painted_over():
+    mask = np.full((64, 64), SKIN)
+    mask[20:40, 20:40], mask[:, 41:50], mask[:18] = LESION, RULER, BACKGROUND
     region = painted_region(mask)
-    first, second = (BiharmonicInpainter().inpaint([before], [region], [mask == SKIN], [seed])[0] for seed in (1, 2))
-    hole = region > 0
-    assert (first[~hole] == before[~hole]).all()
-    difference = first[hole] - (clean - noise)[hole]
-    assert np.abs(difference.mean(0)).max() < 2.5 and 3 < difference.std() < 6
-    assert (first[hole] != second[hole]).any()
+    assert not region[(mask == RULER) | (mask == BACKGROUND)].any() and (region[mask == LESION] == 255).all()
+    assert painted_region(mask, full_cover=False)[(mask == RULER)].any(), "as published"
 
 
-def test_a_large_region_is_painted_on_a_coarser_grid():
-    before, mask = photo(6, 256, lesion=0.2, marker=False)
-    region = painted_region(mask)
-    painted = BiharmonicInpainter().inpaint([before], [region], [mask == SKIN], [1])[0]
-    scores = scores_of(before, blend(before, painted, region), region, mask)
-    assert scores["lesion_left"] < 0.2 and scores["border_jump"] < 3, scores
+@pytest.mark.parametrize("size", [128, 512])
+def test_a_halo_and_a_shadow_are_found_at_any_size(size):
+    photo, mask = skin(2, size, hairs=0), hole(2, size)
+    scale, lesion = size / 512, mask == LESION
+    distance = distance_transform_edt(~lesion)
+    lab = rgb_to_lab(photo)
+    assert (halo(photo, mask)).sum() < 0.2 * lesion.sum(), "plain skin has next to none"
+    lab += np.where(lesion, 1, np.exp(-distance / (14 * scale)))[..., None] * (-3, 14, 2)  # redness that fades
+    lab[lesion] += (-25, 5, 0)
+    spoilt = to_uint8(lab_to_rgb(lab))
+    found = halo(spoilt, mask)
+    assert found[~lesion & (distance < 8 * scale)].mean() > 0.9
+    assert (found & (distance > 40 * scale)).sum() < 0.05 * found.sum() and not found[lesion].any()
+    with_it = painted_region(mask, 5, 2.0, True, found)
+    assert (with_it[found] == 255).all() and (with_it >= painted_region(mask)).all()
 
 
-def test_grain_without_a_large_enough_place_keeps_its_spread():
-    rng = np.random.default_rng(0)
-    fine = rng.normal(0, 3, (40, 40, 3))
-    hole = np.ones((40, 40), bool)
-    hole[:4] = False
-    grain = grain_for(fine, hole, ~hole, rng)
-    assert grain.shape == (hole.sum(), 3) and 2.5 < grain.std() < 3.5
+def test_a_halo_leaves_hairs_strange_skin_and_other_classes_alone():
+    photo, mask = skin(3, 256, hairs=0), hole(3, 256)
+    lab = rgb_to_lab(photo)
+    lab[mask == LESION] += (-30, 8, 0)
+    _, columns = np.nonzero(mask == LESION)
+    hair = np.s_[:, int(columns.mean())]
+    lab[hair] -= (18, 0, 0)  # across the photo and the lesion
+    mask[:, : columns.min() - 3] = RULER
+    lab[:, : columns.min() - 3] = (90, 0, 0)
+    found = halo(to_uint8(lab_to_rgb(lab)), mask)
+    assert not found[mask == RULER].any()
+    assert not (found & (distance_transform_edt(mask != LESION) > 10))[hair].any()
+    assert not halo(photo, np.full_like(mask, SKIN)).any() and not halo(photo, np.full_like(mask, LESION)).any()

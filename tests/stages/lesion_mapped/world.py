@@ -17,11 +17,17 @@ from scipy.ndimage import gaussian_filter
 
 SKIN_LAB = {"light": (72, 10, 16), "medium": (55, 13, 20), "dark": (36, 12, 16)}
 
-FAULTLESS = dict.fromkeys(
-    ("lesion_contrast", "lesion_left", "ita_change", "artefacts", "border_step", "border_step_skin"), 0.0
+FAULTLESS: dict[str, float | None] = dict.fromkeys(
+    ("lesion_contrast", "lesion_left", "mottle", "stain", "ita_change", "artefacts", "bitten", "seam"), 0.0
 )
-FAULTLESS["texture_ratio"] = 1.0
+FAULTLESS |= dict.fromkeys(("texture_1", "texture_2", "texture_4", "texture_8", "texture_16", "grain"), 1.0)
+FAULTLESS |= dict.fromkeys(("border_step", "border_step_skin"), 1.0)
 """Triage scores of a healthy image without fault."""
+
+
+def candidate(scores: dict[str, float | None] = FAULTLESS, method: str = "heal") -> dict[str, Any]:
+    """The one picture of a healthy archive's row, with its scores."""
+    return {method: {"member": "png", "triage": scores}}
 
 
 def photo(

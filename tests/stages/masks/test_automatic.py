@@ -124,7 +124,7 @@ def test_human_masks_may_take_precedence(tmp_path):
 def healthy(archive, tmp_path, name="h"):
     images = [row["key"] for row in archive.rows]
     spec = spec_of(
-        "healthy", {"method": "biharmonic"}, cohort="c", batch="nevus.000", images=images, labels=labels_of(archive)
+        "healthy", {"method": "heal"}, cohort="c", batch="nevus.000", images=images, labels=labels_of(archive)
     )
     assert run("healthy", "--photos", archive.path, "--output", tmp_path / f"{name}.tar", spec=spec) == 0
     return Archive(tmp_path / f"{name}.tar")

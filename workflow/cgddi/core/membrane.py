@@ -50,13 +50,15 @@ class Membrane:
         values = np.concatenate([degree, *(-np.ones(len(one)) for one, _ in entries)])
         self._solver = splu(coo_matrix((values, (rows, columns)), shape=(len(ys), len(ys))).tocsc())
 
-    def __call__(self, values: np.ndarray) -> np.ndarray:
+    def __call__(self, values: np.ndarray, steps: np.ndarray | float = 0.0) -> np.ndarray:
         """The surface (n, c) over the region's pixels, in reading order.
 
         Args:
             values: (h, w, c) float; only values next to the region are used.
+            steps: (h, w, c), how much higher than its neighbours a pixel of the region is to be, summed over them: the right side
+                of Poisson's equation. 0: Laplace's.
         """
-        right = np.zeros((int(self.region.sum()), values.shape[-1]))
+        right = np.zeros((int(self.region.sum()), values.shape[-1])) + (steps[self.region] if np.ndim(steps) else steps)
         for here, rows, columns in self._edges:
             np.add.at(right, here, values[rows, columns])
         return self._solver.solve(right)

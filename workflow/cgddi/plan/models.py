@@ -45,7 +45,7 @@ def named_models(config: Config) -> Iterator[HubModel]:
     study, generated = config.fedd.study, bool(config.sources & {"healthy", "lesion_mapped", "semantic"})
     used = {
         "base": "semantic" in config.sources,
-        "inpainting": config.healthy.method == "diffusion" and generated,
+        "inpainting": config.healthy.method != "heal" and generated,
         "fedd": study or "fedd" in sources,
         "sam3": "sam3" in sources,
     }

@@ -84,7 +84,7 @@ def default_rate(plan: Plan, stage: str) -> float:
         "embedding": 40 * 60 / 500,
         "lora": 33 * 60 / 750,
         "semantic": UNET_CALL * config.semantic.steps * config.semantic.strength,
-        "healthy": 2.0 if config.healthy.method == "biharmonic" else UNET_CALL * config.healthy.steps,
+        "healthy": 2.0 if config.healthy.method == "heal" else UNET_CALL * config.healthy.steps,
         "audit": 900.0,
         "masks": 1.0,
         "fedd_features": 1.0,

@@ -2,7 +2,7 @@
 
 Of a split, KIND is one of: leakage (fails when a training image descends from, equals or nearly equals a held-out one), quality
 (flat and black images, colours, FID and KID by tone), tone (skin tone measured against the tone asked for), memorisation (nearest
-training image of each semantic image). Of the run: healthy (inpainted skin beside a classical baseline) or masks (what the masks
+training image of each semantic image). Of the run: healthy (its skin beside a baseline without a model) or masks (what the masks
 are worth; automatic ones against human ones).
 """
 

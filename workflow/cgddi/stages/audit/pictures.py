@@ -1,4 +1,4 @@
-"""Audits of the whole run whose findings are looked at: its healthy skin beside a classical baseline, and its masks.
+"""Audits of the whole run whose findings are looked at: its healthy skin beside a baseline without a model, and its masks.
 
 Both write an archive of examples; the record beside it holds the tables.
 """
@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 
 from cgddi.core.archive import Archive, ArchiveWriter
-from cgddi.core.biharmonic import BiharmonicInpainter
 from cgddi.core.bootstrap import Bootstrap
 from cgddi.core.errors import UserError
+from cgddi.core.heal import heal
 from cgddi.core.images import LESION, SKIN, TONES, decode_png, encode_png, mask_to_size, read_mask
 from cgddi.core.labels import labelled, labels_of
-from cgddi.core.membrane import blend, match_border
 from cgddi.core.metrics import class_counts
 from cgddi.core.overlay import heat, overlay
 from cgddi.core.seeds import seed_for
@@ -26,8 +25,8 @@ from cgddi.fedd.iou import MaskRun, iou_rows
 
 EXAMPLES = 4
 """Pictures of each tone."""
-COMPARED = ("lesion_contrast", "texture_ratio", "ita_change", "artefacts", "border_step")
-"""Triage scores by which the run's inpainting and the classical baseline are compared."""
+COMPARED = ("lesion_contrast", "stain", "texture_2", "texture_8", "ita_change", "artefacts", "border_step")
+"""Triage scores by which the run's pictures and the baseline are compared."""
 AUTOMATIC = ("fedd", "sam3")
 REPLICATES, CONFIDENCE = 1000, 0.95
 Found = list[tuple[Archive, dict[str, Any]]]
@@ -35,7 +34,7 @@ Found = list[tuple[Archive, dict[str, Any]]]
 
 
 def audit_healthy(spec: Mapping[str, Any], healthy: Sequence[str], canvases: Sequence[str], output: str) -> None:
-    """Write photos before and after, with the biharmonic baseline painted into the same regions and judged by the same scores.
+    """Write photos before and after, with the same regions healed (`core.heal`) as the baseline and judged by the same scores.
 
     The healthy archive holds the mask of the result, where the lesion has become skin; for the scores the region's core (weight of
     one half and more) stands for the former lesion, for both methods.
@@ -44,33 +43,31 @@ def audit_healthy(spec: Mapping[str, Any], healthy: Sequence[str], canvases: Seq
         spec: the job's spec, with the seed by which examples are drawn.
         healthy: healthy archives.
         canvases: the cohorts' canvases, whose records hold the verdict on every healthy image.
-        output: archive to write: png (the run's result), before.png, baseline.png; rows with tone, method, verdict, scores and
+        output: archive to write: png (the run's choice), before.png, baseline.png; rows with tone, method, verdict, scores and
             baseline_scores. Record: comparison, the median scores of both methods.
     """
-    verdicts: dict[str, str] = {}
+    verdicts: dict[str, Mapping[str, Any]] = {}
     for archive in map(Archive, canvases):
-        decided = archive.record["verdicts"].items()
         cohort = archive.record["spec"]["cohort"]
-        verdicts |= {f"{cohort}/{image}": f"{facts['by']}: {facts['verdict']}" for image, facts in decided}
+        verdicts |= {f"{cohort}/{image}": verdict for image, verdict in archive.record["verdicts"].items()}
     drawn = _draw(
         [(archive, row) for archive in map(Archive, healthy) for row in archive.rows], spec["seed"], "healthy"
     )
     scores: dict[str, list[dict[str, Any]]] = {}
     with ArchiveWriter(output, spec, [*healthy, *canvases]) as found:
         for number, (archive, row) in enumerate(drawn):
-            before, after, region = (
-                decode_png(archive.read(row, part)) for part in ("before.png", "png", "region.png")
-            )
+            verdict = verdicts[f"{row['cohort']}/{row['key']}"]
+            method, result = verdict["method"], archive.read(row, row["candidates"][verdict["method"]]["member"])
+            before, region = (decode_png(archive.read(row, part)) for part in ("before.png", "region.png"))
             mask = np.where(region >= 128, LESION, decode_png(archive.read(row, "mask.png")))
-            skin = (mask == SKIN) & (region == 0)
-            (painted,) = BiharmonicInpainter().inpaint([before], [region], [skin], [row["seed"]])
-            baseline = blend(before, match_border(before, painted, region), region)
-            ours, theirs = (scores_of(before, result, region, mask) for result in (after, baseline))
-            scores.setdefault(f"run: {row['method']}", []).append(ours)
-            scores.setdefault("baseline: biharmonic", []).append(theirs)
-            facts = {name: row[name] for name in ("id", "cohort", "tone", "method")}
-            facts |= {"verdict": verdicts[f"{row['cohort']}/{row['key']}"], "scores": ours, "baseline_scores": theirs}
-            pictures = {"png": archive.read(row), "before.png": archive.read(row, "before.png")}
+            baseline = heal(before, region, (mask == SKIN) & (region == 0)).picture
+            ours, theirs = (scores_of(before, each, region, mask) for each in (decode_png(result), baseline))
+            scores.setdefault(f"run: {method}", []).append(ours)
+            scores.setdefault("baseline: heal", []).append(theirs)
+            facts = {name: row[name] for name in ("id", "cohort", "tone")}
+            facts |= {"method": method, "verdict": f"{verdict['by']}: {verdict['verdict']}"}
+            facts |= {"scores": ours, "baseline_scores": theirs}
+            pictures = {"png": result, "before.png": archive.read(row, "before.png")}
             found.add(f"{number:03d}", {**pictures, "baseline.png": encode_png(baseline)}, facts)
         found.facts["comparison"] = [
             {"method": name, "photos": len(each), **{key: _median(s[key] for s in each) for key in COMPARED}}

@@ -29,12 +29,18 @@ from cgddi.stages.canvases.verdicts import read_review
 SHOWN_SCORES = (
     ("lesion_contrast", "lesion contrast (dE)"),
     ("lesion_left", "lesion left (0-1)"),
-    ("texture_ratio", "texture ratio"),
+    ("stain", "stain (dE)"),
+    ("texture_1", "texture 1 px"),
+    ("texture_2", "texture 2 px"),
+    ("texture_4", "texture 4 px"),
+    ("texture_8", "texture 8 px"),
+    ("grain", "noise over blur"),
     ("ita_change", "ITA change (deg)"),
     ("artefacts", "artefacts (share)"),
     ("border_step", "border step (dE)"),
     ("border_step_skin", "step in skin (dE)"),
-    ("border_jump", "border jump (dE)"),
+    ("seam", "seam (dE)"),
+    ("bitten", "ruler, cloth (share)"),
 )
 
 
@@ -95,7 +101,9 @@ def _card(
     verdict: Mapping[str, Any] | None,
     size: int,
 ) -> dict[str, Any]:
-    before, result = decode_png(archive.read(row, "before.png")), decode_png(archive.read(row))
+    # without a verdict, the first picture stands for the photo
+    chosen = row["candidates"][verdict["method"] if verdict else next(iter(row["candidates"]))]
+    before, result = decode_png(archive.read(row, "before.png")), decode_png(archive.read(row, chosen["member"]))
     pictures, mask = {"original": before}, row
     if masked:
         source, mask = masked
@@ -111,7 +119,7 @@ def _card(
         "key": f"{row['cohort']}/{row['key']}/{row['sha256'][:16]}",  # what the browser keeps belongs to this very picture
         "tone": row["tone"],
         "disease": row.get("disease", "healthy"),
-        "scores": row["triage"],
+        "scores": chosen["triage"],
         "triage": verdict and {"verdict": verdict["proposed"], "reasons": verdict["faults"]},
         "mask": {name: mask.get(name) for name in ("mask_source", "flags", "uncertainty", "lesion_uncertainty")},
         "pictures": [[name, _embedded(picture, size)] for name, picture in pictures.items()],

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from cgddi.core.archive import Archive, ArchiveWriter
 from cgddi.core.errors import UserError
 from cgddi.core.images import TONES
-from cgddi.core.triage import faults
+from cgddi.core.triage import judge
 from cgddi.stages.canvases.settings import CanvasesSettings
 from cgddi.stages.canvases.verdicts import VERDICTS
 
@@ -29,8 +29,8 @@ def pool_canvases(
         settings: thresholds.
         healthy: the cohort's healthy archives.
         output: the archive to write; samples hold `png` and `mask.png`. Its record counts kept images by tone, lists discarded ones
-            with who discarded them and why, and holds every image's verdict (`verdicts`, see `decide`): the review page and the
-            report show it.
+            with who discarded them and why, and holds every image's verdict (`verdicts`, see `decide`), made here and nowhere else:
+            the review page and the report show it.
 
     Raises:
         UserError: no canvas is kept, a verdict is neither keep nor discard, or an image comes twice.
@@ -50,11 +50,18 @@ def pool_canvases(
                     raise UserError(
                         f"{archive.path}: image {image_id} is in two healthy archives. Name every archive once."
                     )
-                decided = verdicts[image_id] = decide(row["triage"], settings, reviewed.get(image_id))
+                decided = verdicts[image_id] = decide(row["candidates"], settings, reviewed.get(image_id))
                 if decided["verdict"] == "keep":
-                    members = {suffix: archive.read(row, suffix) for suffix in ("png", "mask.png")}
-                    facts = {name: value for name, value in row.items() if name not in ("key", "members", "sha256")}
-                    pool.add(image_id, members, {**facts, "kept_by": decided["by"]})
+                    making = dict(row["candidates"][decided["method"]])
+                    members = {
+                        "png": archive.read(row, making.pop("member")),
+                        "mask.png": archive.read(row, "mask.png"),
+                    }
+                    left = ("key", "members", "sha256", "candidates")
+                    facts = {name: value for name, value in row.items() if name not in left}
+                    pool.add(
+                        image_id, members, {**facts, **making, "method": decided["method"], "kept_by": decided["by"]}
+                    )
                     kept[row["tone"]] += 1
                 else:
                     why = "; ".join(decided["faults"])
@@ -71,21 +78,26 @@ def pool_canvases(
             tqdm.write(f"cohort {spec['cohort']}: no canvas of tone {', '.join(missing)} is kept", file=sys.stderr)
 
 
-def decide(scores: Mapping[str, float | None], settings: CanvasesSettings, reviewed: str | None) -> dict[str, Any]:
-    """The verdict on one healthy image; a person's goes before the triage's.
+def decide(
+    candidates: Mapping[str, Mapping[str, Any]], settings: CanvasesSettings, reviewed: str | None
+) -> dict[str, Any]:
+    """The picture chosen of one photo and the verdict on it; a person's goes before the triage's.
 
     Args:
-        scores: the image's triage scores (`core.triage.scores_of`).
-        settings: their thresholds.
+        candidates: the photo's pictures by method, with their triage scores (`triage`, see `core.triage.scores_of`).
+        settings: thresholds.
         reviewed: the person's verdict, or None.
 
     Returns:
-        verdict (keep or discard), by (review or triage), proposed (the triage's verdict) and faults (its reasons, in words).
+        method (of the picture without fault that stays furthest from the thresholds; where all have faults, of the one that passes
+        them least), verdict (keep or discard), by (review or triage), proposed (the triage's verdict), and faults (its reasons).
     """
-    reasons = faults(scores, settings.triage)
+    judged = {method: judge(each["triage"], settings.triage) for method, each in candidates.items()}
+    method = min(judged, key=lambda name: (bool(judged[name].reasons), judged[name].worst))
+    reasons = judged[method].reasons
     proposed = "discard" if reasons else "keep"
     by = "review" if reviewed else "triage"
-    return {"verdict": reviewed or proposed, "by": by, "proposed": proposed, "faults": reasons}
+    return {"method": method, "verdict": reviewed or proposed, "by": by, "proposed": proposed, "faults": reasons}
 
 
 def _nothing_kept(cohort: str, archives: Sequence[Archive], discarded: Sequence[Mapping[str, str]]) -> str:

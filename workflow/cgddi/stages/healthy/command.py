@@ -1,7 +1,7 @@
-"""Inpaint healthy skin over the lesions and markers of one batch of photos, and score the results.
+"""Paint healthy skin over the lesions and markers of one batch of photos, and score the results.
 
 The spec holds cohort, batch, images (ids with a mask), labels (concept, tone and group of each), seed and, unless settings.method
-is biharmonic, model {source, revision, variant}.
+is heal, model {source, revision, variant}.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--metrics", help="file to append one JSON line on time and memory to")
     options = parser.parse_args(argv)
     with without_gc():
-        from cgddi.core.biharmonic import BiharmonicInpainter
         from cgddi.job.runtime import start, usage_log
         from cgddi.job.spec import checked
         from cgddi.job.store import MadeStore
@@ -33,13 +32,11 @@ def main(argv: Sequence[str]) -> int:
 
     spec = options.spec
     settings = checked(HealthySettings, spec, "cohort", "batch", "images")
-    if settings.method == "diffusion" and not (spec.get("model") or {}).get("source"):
-        raise UserError("--spec lacks model.source. Name an inpainting model, or set healthy.method: biharmonic.")
+    if settings.method != "heal" and not (spec.get("model") or {}).get("source"):
+        raise UserError("--spec lacks model.source. Name an inpainting model, or set healthy.method: heal.")
     device = start(options.threads)
 
     def open_inpainter():
-        if settings.method == "biharmonic":
-            return BiharmonicInpainter()
         with without_gc():
             from cgddi.stages.healthy.diffusion import DiffusionInpainter
 
@@ -49,6 +46,6 @@ def main(argv: Sequence[str]) -> int:
     facts = [planned.get(name) for name in ("revision", "settings", "seed", "model")]
     kept = MadeStore(options.cache, "healthy", facts, device.type)
     with usage_log(options.metrics, stage="healthy", cohort=spec["cohort"], batch=spec["batch"]) as usage:
-        inpaint_batch(spec, settings, options.photos, options.output, open_inpainter, kept)
-        usage.update(images=kept.computed, reused=kept.reused)
+        written = inpaint_batch(spec, settings, options.photos, options.output, open_inpainter, kept)
+        usage.update(images=written - kept.reused, reused=kept.reused)
     return 0

@@ -157,7 +157,7 @@ def load_pipeline(model: Mapping[str, Any], settings: HealthySettings, dtype: to
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"healthy model {source!r} (revision {model.get('revision')}): {str(error).strip().splitlines()[0]} Give a diffusers "
-            "folder or hub id with safetensors weights that has an inpainting pipeline, or set healthy.method: biharmonic."
+            "folder or hub id with safetensors weights that has an inpainting pipeline, or set healthy.method: heal."
         ) from error
 
 

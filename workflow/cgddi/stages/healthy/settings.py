@@ -8,15 +8,16 @@ from pydantic import Field
 
 from cgddi.core.settings import Settings, located
 
-REVISION = 1
+REVISION = 2
 
 
 class HealthySettings(Settings):
     """How healthy skin is painted over lesions and markers, and how the result is judged."""
 
-    method: Literal["diffusion", "biharmonic"] = Field(
-        "diffusion",
-        description="diffusion: the model inpaints (published); biharmonic: classical, for machines without a model",
+    method: Literal["both", "diffusion", "heal"] = Field(
+        "both",
+        description="diffusion: the model inpaints (published); heal: skin is copied from the same photo, needs no model; both: "
+        "the triage picks the better picture of each photo",
     )
     prompt: str = Field(
         "A close-up clinical photograph of healthy, smooth, normal human skin",
@@ -52,8 +53,11 @@ class HealthySettings(Settings):
     )
     full_cover: bool = Field(
         True,
-        description="raise the weight so that no lesion or marker pixel shines through; the plain blur leaves a fifth of thin ink "
-        "line (published: no)",
+        description="raise the weight so that no lesion or marker pixel shines through (the plain blur leaves a fifth of a thin "
+        "ink line), and keep it off rulers and cloth (published: no)",
+    )
+    halo: bool = Field(
+        True, description="paint over the lesion's halo and shadow too, where the mask leaves them out (published: no)"
     )
     match_border: bool = Field(
         True,

@@ -1,4 +1,4 @@
-"""Inpaint healthy skin over the lesions and markers of one batch of photos, and score the results."""
+"""Paint healthy skin over the lesions and markers of one batch of photos, and score the results."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from tqdm import tqdm
 
 from cgddi.core.archive import Archive, ArchiveWriter, sha256
 from cgddi.core.errors import UserError
+from cgddi.core.heal import heal
 from cgddi.core.images import SKIN, decode_png, encode_png
 from cgddi.core.labels import labelled, labels_of
 from cgddi.core.membrane import blend, match_border
 from cgddi.core.seeds import seed_for
 from cgddi.core.triage import scores_of
 from cgddi.job.store import MadeStore
-from cgddi.stages.healthy.region import healthy_mask, painted_region, why_unpaintable
+from cgddi.stages.healthy.region import halo, healthy_mask, painted_region, why_unpaintable
 from cgddi.stages.healthy.settings import HealthySettings
 
 RETRIES = 3
@@ -26,9 +27,7 @@ RETRIES = 3
 
 
 class Inpainter(Protocol):
-    """What inpaints: see `DiffusionInpainter` and `BiharmonicInpainter`."""
-
-    name: str
+    """A model that inpaints: see `DiffusionInpainter`."""
 
     def inpaint(
         self,
@@ -53,13 +52,13 @@ class Inpainter(Protocol):
 
 @dataclass
 class Job:
-    """One photo on its way to a canvas; `result` is its picture and the seed it was drawn with."""
+    """One photo on its way to a canvas; `drawn` is the model's picture and the seed it was drawn with."""
 
     row: Mapping[str, Any]
     photo: np.ndarray
     mask: np.ndarray
     region: np.ndarray
-    result: tuple[np.ndarray, int] | None = None
+    drawn: tuple[np.ndarray, int] | None = None
     failed_seeds: list[int] = field(default_factory=list)
 
 
@@ -77,8 +76,9 @@ def inpaint_batch(
         spec: the job's spec: cohort, batch, images (ids with a mask), their labels (concept, tone, group), seed.
         settings: the stage's settings.
         photos: the batch's masks archive.
-        output: the archive to write; samples hold `png`, `before.png` (the photo), `region.png` and `mask.png` (of the result).
-        open_inpainter: loads the model; called only when there is something to inpaint.
+        output: the archive to write; samples hold `png`, `before.png` (the photo), `region.png` and `mask.png` (of the result), and
+            with method `both` `heal.png` too. A row's `candidates` name the member, the scores and the making of each picture.
+        open_inpainter: loads the model; called only when there is something for it to inpaint.
         kept: what was inpainted before, photo by photo: a killed job goes on, and a corrected mask costs its own photo.
 
     Returns:
@@ -100,11 +100,11 @@ def inpaint_batch(
         jobs = _paintable(source, [rows[image] for image in spec["images"]], archive, settings)
         progress = tqdm(total=len(spec["images"]), desc=f"healthy {spec['cohort']}/{spec['batch']}", unit="image")
         for group in groups_of(jobs, settings.batch_size):
-            if not all(_take(job, len(group), kept) for job in group):
+            if settings.method != "heal" and not all(_take(job, len(group), kept) for job in group):
                 inpainter = inpainter or open_inpainter()
                 _inpaint_group(group, inpainter, spec["seed"], kept)
             for job in group:
-                _write(archive, job, settings.method, settings, spec["cohort"])
+                _write(archive, job, settings, spec["cohort"])
             progress.update(len(group))
         progress.close()
         return len(archive)
@@ -130,7 +130,8 @@ def _paintable(
             archive.skip(row["key"], row.get("why_no_mask") or "it has no mask")
             continue
         photo, mask = decode_png(source.read(row)), decode_png(source.read(row, "mask.png"))
-        region = painted_region(mask, settings.dilation, settings.blur_sigma, settings.full_cover)
+        more = halo(photo, mask) if settings.halo else False
+        region = painted_region(mask, settings.dilation, settings.blur_sigma, settings.full_cover, more)
         if reason := why_unpaintable(mask, region):
             archive.skip(row["key"], reason)
         else:
@@ -147,7 +148,7 @@ def _take(job: Job, size: int, kept: MadeStore) -> bool:
     """Take a photo's result from what was inpainted before; whether there is one."""
     made = kept.get(_item(job, size))
     if made is not None:
-        job.result = decode_png(made.files["png"]), made.facts["seed"]
+        job.drawn = decode_png(made.files["png"]), made.facts["seed"]
     return made is not None
 
 
@@ -157,7 +158,7 @@ def _inpaint_group(group: Sequence[Job], inpainter: Inpainter, project_seed: int
     The group is filled up with the same photos, so that a result is the same to the bit whether or not others were there before.
     """
     for attempt in range(RETRIES + 1):
-        jobs = [job for job in group if job.result is None]
+        jobs = [job for job in group if job.drawn is None]
         if not jobs:
             return
         fill = [jobs[i % len(jobs)] for i in range(len(group) if attempt == 0 else len(jobs))]
@@ -169,23 +170,38 @@ def _inpaint_group(group: Sequence[Job], inpainter: Inpainter, project_seed: int
             if picture is None:
                 job.failed_seeds.append(seed)
                 continue
-            job.result = picture, seed
+            job.drawn = picture, seed
             if attempt == 0:  # a further attempt depends on how many of the group failed
                 kept.put({"png": encode_png(picture)}, {"seed": seed}, _item(job, len(group)))
 
 
-def _write(archive: ArchiveWriter, job: Job, method: str, settings: HealthySettings, cohort: str) -> None:
-    """Blend the result into its photo, score it and write it; a photo without result is skipped."""
+def _candidates(job: Job, settings: HealthySettings) -> Iterator[tuple[str, np.ndarray, dict[str, Any]]]:
+    """(method, picture, how it was made) of each picture of a photo."""
+    if job.drawn is not None:
+        picture, seed = job.drawn
+        if settings.match_border:
+            picture = match_border(job.photo, picture, job.region)
+        making = {"seed": seed, "failed_seeds": job.failed_seeds, "prompt": settings.prompt}
+        yield "diffusion", blend(job.photo, picture, job.region), making
+    if settings.method != "diffusion":
+        healed = heal(job.photo, job.region, job.mask == SKIN)
+        yield "heal", healed.picture, {"pieces": healed.pieces, "smooth": round(healed.smooth, 4)}
+
+
+def _write(archive: ArchiveWriter, job: Job, settings: HealthySettings, cohort: str) -> None:
+    """Score a photo's pictures and write them; a photo without any is skipped."""
     row, key = job.row, job.row["key"]
-    if job.result is None:
+    members = {"before.png": job.photo, "region.png": job.region, "mask.png": healthy_mask(job.mask)}
+    candidates: dict[str, dict[str, Any]] = {}
+    for method, picture, making in _candidates(job, settings):
+        member = f"{method}.png" if candidates else "png"
+        members[member] = picture
+        scores = scores_of(job.photo, picture, job.region, job.mask)
+        candidates[method] = {"member": member, **making, "triage": scores}
+    if not candidates:
         seeds = ", ".join(map(str, job.failed_seeds))
         archive.skip(key, f"every result was NaN or black (seeds {seeds}). Try healthy.dtype: float32.")
         return
-    picture, seed = job.result
-    if settings.match_border:
-        picture = match_border(job.photo, picture, job.region)
-    picture = blend(job.photo, picture, job.region)
-    members = {"png": picture, "before.png": job.photo, "region.png": job.region, "mask.png": healthy_mask(job.mask)}
     archive.add(
         key,
         {suffix: encode_png(member) for suffix, member in members.items()},
@@ -202,13 +218,9 @@ def _write(archive: ArchiveWriter, job: Job, method: str, settings: HealthySetti
             "donor": None,
             "canvas": key,
             "generator": None,
-            "prompt": settings.prompt if method == "diffusion" else None,
-            "method": method,
-            "seed": seed,
-            "failed_seeds": job.failed_seeds,
+            "candidates": candidates,
             "painted": round(float((job.region > 0).mean()), 6),
             "flags": row.get("flags", []),
             "mask_source": row.get("mask_source"),
-            "triage": scores_of(job.photo, picture, job.region, job.mask),
         },
     )

@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--review", help="review/index.html, which the page links")
     parser.add_argument("--published", help="published/index.html, which the page links")
     parser.add_argument("--ladder", help="ladder/summary.json; its table and curves lie beside it")
-    parser.add_argument("--healthy", help="audit/healthy.jsonl: inpainted skin beside a classical baseline")
+    parser.add_argument("--healthy", help="audit/healthy.jsonl: healthy skin beside a baseline without a model")
     parser.add_argument("--masks", help="audit/masks.jsonl: what automatic masks are worth")
     parser.add_argument("--fedd", help="fedd/tables/summary.json of the study; its tables and figures lie beside it")
     parser.add_argument("--output", required=True, help="the page to write")

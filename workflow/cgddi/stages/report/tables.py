@@ -16,7 +16,9 @@ from cgddi.job.runtime import read_usage
 DEFAULT_RATE = "default rate (no job had finished)"
 SCORES = {
     "lesion_contrast": "former lesion against skin, delta E",
-    "texture_ratio": "texture, share of the skin's",
+    "stain": "stain, delta E",
+    "texture_2": "texture of 2 px, share of the skin's",
+    "texture_8": "texture of 8 px, share of the skin's",
     "ita_change": "change of ITA, degrees",
     "artefacts": "share of foreign colours",
     "border_step": "step at the border, delta E",
@@ -103,7 +105,7 @@ AUDITS = {"leakage": _leakage, "tone": _tone, "quality": _quality, "memorisation
 
 
 def comparison_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The run's inpainting beside the classical baseline (see `cgddi.stages.audit.pictures`)."""
+    """The run's pictures beside the baseline (see `cgddi.stages.audit.pictures`)."""
     return html(pd.DataFrame(rows, columns=["method", "photos", *SCORES]).rename(columns=SCORES))
 
 
