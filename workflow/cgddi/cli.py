@@ -26,7 +26,10 @@ ASKED = {
     "status": ("cgddi.watch.status", "show per concept what is done, stale, running, failed or missing, and why"),
     "cost": ("cgddi.watch.cost", "predict the GPU hours of what is left from the rates that finished jobs recorded"),
     "why": ("cgddi.watch.why", "say what changed since a result was made, so that it would be made again"),
-    "repair": ("cgddi.watch.repair", "after a crash: cancel this folder's orphaned cluster jobs and remove the lock"),
+    "repair": (
+        "cgddi.watch.repair",
+        "after a crash or a copy: end orphaned jobs, unlock, check all results and let Snakemake know of them",
+    ),
     "masks-export": ("cgddi.stages.masks.export_command", "write masks at photo size as png files, to correct by hand"),
     "lease": ("cgddi.job.lease", "run a command on a GPU of this node that no other run holds"),
 }

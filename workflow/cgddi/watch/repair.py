@@ -144,9 +144,15 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     for line in repair(Path.cwd()):
         print(line)
-    if args.configfile or Path(DEFAULT_FILE).is_file():
-        for line in check_results(args.configfile or [DEFAULT_FILE], args.deep):
-            print(line)
+    if args.configfile:
+        print("\n".join(check_results(args.configfile, args.deep)))
+    elif Path(DEFAULT_FILE).is_file():
+        try:
+            print("\n".join(check_results([DEFAULT_FILE], args.deep)))
+        except UserError as error:  # the run that died may have had another config
+            print(
+                f"{DEFAULT_FILE} cannot be planned, so no results were checked: give --configfile. {str(error).splitlines()[0]}"
+            )
     print("Start snakemake again with the same command: it makes what is missing or wrong, and nothing else.")
     return 0
 
@@ -161,8 +167,13 @@ def check_results(configfiles: Sequence[str], deep: bool = False) -> list[str]:
     if found.wrong:
         lines.append(f"{sum(found.wrong.values())} will be made again:")
         lines += [f"  {count} {why}" for why, count in sorted(found.wrong.items())]
+    if found.silent:
+        lines.append(
+            f"{sum(found.silent.values())} cannot be judged and are left as they are; delete them to have them made again:"
+        )
+        lines += [f"  {count} {why}" for why, count in sorted(found.silent.items())]
     if found.behind:
-        lines.append(f"{found.behind} descend from what is missing or wrong, and are made after it")
+        lines.append(f"{found.behind} descend from these or from what is missing, and are left as they are")
     return lines
 
 

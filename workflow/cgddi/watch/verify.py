@@ -56,6 +56,10 @@ class Hashes:
         return self.known[path]
 
 
+class Silent(Exception):
+    """A record does not say enough to judge a result by."""
+
+
 def fault(
     outputs: Sequence[str], inputs: Sequence[str], spec: Mapping[str, Any], root: str, hashes: Hashes
 ) -> str | None:
@@ -64,10 +68,13 @@ def fault(
     Args:
         outputs: its files, all there. inputs: files of other jobs that it reads. spec: the planned one.
         root: the results folder. hashes: of files.
+
+    Raises:
+        Silent: nothing tells whether it is right.
     """
     path = next((path for path in outputs if path.endswith(".json")), None)
     if path is None:
-        return "nothing beside it says what it was made from"
+        raise Silent("nothing beside it says what it was made from")
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
         made, read, wrote = record["spec"], record["inputs"], record.get("outputs", {})
@@ -80,7 +87,7 @@ def fault(
         if file == path:
             continue
         if named is None:
-            return "its record does not say what its files hold"
+            raise Silent("its record does not say what its files hold")
         if not hashes.agrees(file, named["bytes"], named["sha256"]):
             return f"{Path(file).name} is not what its record says"
     for file in inputs:
@@ -94,7 +101,7 @@ def fault(
                     return f"{name} is another than it was made from"
                 break
         else:
-            return f"its record does not name {name}"
+            raise Silent(f"its record does not name {name}")
     return None
 
 
@@ -122,6 +129,8 @@ class Verdict:
     right: int = 0
     returned: int = 0
     wrong: Counter[str] = field(default_factory=Counter)
+    silent: Counter[str] = field(default_factory=Counter)
+    """Results that cannot be judged: nothing is done about them."""
     behind: int = 0
     """Results that descend from wrong or missing ones."""
 
@@ -150,7 +159,11 @@ def verify(dag: Any, plan: Plan, deep: bool = False) -> Verdict:
                 found.behind += 1
                 continue
             inputs, place = [str(file) for file in job.input if str(file) != str(job.input.spec)], str(job.input.spec)
-            why = fault(outputs, inputs, json.loads(Path(place).read_text()), plan.paths.root, hashes)
+            try:
+                why = fault(outputs, inputs, json.loads(Path(place).read_text()), plan.paths.root, hashes)
+            except Silent as reason:
+                found.silent[f"{job.rule.name}: {reason}"] += 1
+                continue
             if why is None:
                 right.add(job)
                 found.returned += _hand_back(job, outputs, [*inputs, place], dag)
