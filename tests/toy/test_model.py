@@ -10,7 +10,8 @@ import torch
 from cgddi.core.archive import file_sha256
 from cgddi.toy.corpus import HEALTHY_PROMPT, NEGATIVE_PROMPT, ON_SKIN, ON_TONED, WITH_MARKER, WITH_RULER, vocabulary
 from cgddi.toy.denoiser import learn_merges
-from cgddi.toy.pretrain import held_out, lesion_contrast, lesion_removal, main, structure_kept, tone_accuracy
+from cgddi.toy.measure import held_out, lesion_contrast, lesion_removal, structure_kept, tone_accuracy
+from cgddi.toy.pretrain import main
 from diffusers import (
     AutoPipelineForInpainting,
     DDIMScheduler,
@@ -144,7 +145,7 @@ def test_shortened_rebuild(tmp_path):
         "5",
     ]
     for name in ("one", "two"):
-        assert main(["--output", str(tmp_path / name), *arguments]) == 0
+        assert main(["--output", str(tmp_path / name), "--state", str(tmp_path / f"state of {name}"), *arguments]) == 0
     recipes = [json.loads((tmp_path / name / "recipe.json").read_text()) for name in ("one", "two")]
     assert recipes[0]["sha256"] == recipes[1]["sha256"], "the same seed gives the same weights"
     assert set(recipes[0]["sha256"]) == set(RECIPE["sha256"])

@@ -39,7 +39,7 @@ class Sampler:
         settings: how to sample.
         size: side of the images in px.
         batch: images per batch; smaller batches are filled up and cut.
-        negative: the unconditional prompt, (1, ...).
+        negative: what guidance leads away from, (1, ...); `draw` may be given one for each image instead.
     """
 
     def __init__(self, backbone: Backbone, settings: SampleSettings, size: int, batch: int, negative: Prompts):
@@ -53,7 +53,12 @@ class Sampler:
 
     @torch.inference_mode()
     def draw(
-        self, prompts: Prompts, seeds: Sequence[int], mean: torch.Tensor | None, std: torch.Tensor | None
+        self,
+        prompts: Prompts,
+        seeds: Sequence[int],
+        mean: torch.Tensor | None,
+        std: torch.Tensor | None,
+        negatives: Prompts | None = None,
     ) -> torch.Tensor:
         """Images (n, size, size, 3) uint8 on the device, n = len(seeds) <= batch.
 
@@ -64,6 +69,7 @@ class Sampler:
             prompts: n encoded prompts.
             seeds: one per image; the posterior's noise is drawn first, then the start noise.
             mean, std: (n, C, h, w) latents of the canvases in the denoiser's units; None for text-to-image.
+            negatives: n encoded prompts that guidance leads away from; None: the sampler's own for all.
         """
         count = len(seeds)
         fill = [i % count for i in range(self.batch)]
@@ -75,7 +81,8 @@ class Sampler:
         scheduler, steps = self.timesteps()
         clean = None if mean is None else mean[fill].cpu() + std[fill].cpu() * noise()
         latents = self._send(initial_latents(scheduler, noise(), clean, steps[:1]))
-        both = Prompts.cat([self.negative[[0] * self.batch], prompts.to("cpu")[fill]])
+        away = self.negative[[0] * self.batch] if negatives is None else negatives.to("cpu")[fill]
+        both = Prompts.cat([away, prompts.to("cpu")[fill]])
         both = Prompts(*(part if part is None else self._send(part) for part in (both.embeds, both.pooled)))
         both = both.to(self.backbone.dtype)
         for step, sent in zip(steps, self._send(steps), strict=True):

@@ -1,13 +1,10 @@
-"""The tiny tokenizer, text encoder and U-Net of the base model, and their joint pretraining by v-prediction."""
+"""The tiny tokenizer, text encoder and U-Net of the base model."""
 
 from __future__ import annotations
 
-import copy
 import json
-import math
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -118,96 +115,6 @@ def new_scheduler() -> DDIMScheduler:
     )
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Settings of the joint pretraining; ``steps`` is the length of the whole schedule."""
-
-    steps: int
-    batch_size: int = 32
-    learning_rate: float = 1.5e-3
-    warmup: int = 100
-    ema_decay: float = 0.998
-    caption_dropout: float = 0.10
-    lesion_weight: float = 3.0
-    weight_decay: float = 1e-2
-
-
-def learning_rate_at(step: int, settings: Settings) -> float:
-    """Learning rate of a 0-based step: linear warm-up, then a cosine to one hundredth."""
-    if step < settings.warmup:
-        return settings.learning_rate * (step + 1) / settings.warmup
-    progress = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
-    return settings.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
-
-
 def tokenise(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
     """Token ids (N, 48) of texts, padded as the pipelines pad them."""
     return tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt").input_ids
-
-
-def train(
-    unet: UNet2DConditionModel,
-    text_encoder: CLIPTextModel,
-    scheduler: DDIMScheduler,
-    latents: torch.Tensor,
-    weights: torch.Tensor,
-    tokens: torch.Tensor,
-    empty: torch.Tensor,
-    settings: Settings,
-    generator: torch.Generator,
-    compiled: bool = False,
-    report: Callable[[int, float], None] | None = None,
-) -> None:
-    """Train ``unet`` and ``text_encoder`` in place and leave the averaged (EMA) weights in them.
-
-    ``latents`` (N, 4, 16, 16) are the photos, ``weights`` (N, 1, 16, 16) the share of lesion in each latent
-    pixel, ``tokens`` (N, 48) the captions and ``empty`` (48,) the caption that drop-out puts in.
-    ``compiled`` runs the U-Net through torch.compile (up to a third faster on two CPU threads, after a minute or two).
-    ``report(step, loss)`` is called every 100 steps.  Raises FloatingPointError when the loss is not finite.
-    """
-    device = next(unet.parameters()).device
-    models = torch.nn.ModuleList([unet, text_encoder]).train()
-    average = copy.deepcopy(models).requires_grad_(False)
-    parameters = [p for p in models.parameters() if p.requires_grad]
-    averaged = [a for a, p in zip(average.parameters(), models.parameters(), strict=True) if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        parameters, settings.learning_rate, betas=(0.9, 0.99), weight_decay=settings.weight_decay
-    )
-    cumulative = scheduler.alphas_cumprod.to(device)
-    predict = torch.compile(unet) if compiled else unet
-    running = None
-    for step in range(settings.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(step, settings)
-        pick = torch.randint(len(latents), (settings.batch_size,), generator=generator)
-        clean, lesion = latents[pick].to(device), weights[pick].to(device)
-        ids = tokens[pick].clone()
-        ids[torch.rand(len(ids), generator=generator) < settings.caption_dropout] = empty
-        noise = torch.randn(clean.shape, generator=generator).to(device)
-        # One timestep in each equal slice of the range: less variance than independent draws.
-        slices = (torch.arange(len(clean)) + torch.rand(len(clean), generator=generator)) / len(clean)
-        time = (slices * len(cumulative)).long().clamp_max(len(cumulative) - 1).to(device)
-        signal = cumulative[time].sqrt()[:, None, None, None]
-        spread = (1 - cumulative[time]).sqrt()[:, None, None, None]
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            context = text_encoder(ids.to(device)).last_hidden_state
-            predicted = predict(signal * clean + spread * noise, time, context).sample
-        error = (predicted.float() - (signal * noise - spread * clean)) ** 2
-        loss = ((1.0 + settings.lesion_weight * lesion) * error).mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        decay = min(settings.ema_decay, (step + 1) / (step + 10))
-        torch._foreach_lerp_(averaged, [p.detach() for p in parameters], 1.0 - decay)
-        if (step + 1) % 100 == 0 or step + 1 == settings.steps:
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise FloatingPointError(f"pretraining loss is {value} at step {step + 1}: lower the learning rate")
-            running = value if running is None else 0.8 * running + 0.2 * value
-            if report:
-                report(step + 1, running)
-    with torch.no_grad():
-        for parameter, value in zip(parameters, averaged, strict=True):
-            parameter.copy_(value)
-    models.eval()
