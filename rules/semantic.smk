@@ -1,6 +1,7 @@
-# Semantic: samples of a concept on a cohort's canvases, in three tones.
+# Semantic: samples of a concept on a cohort's canvases, in three tones, checked and drawn again where they fail.
 #
-# In:  canvases/<canvas cohort>.tar, the concept's token and adapter, the split that keeps test canvases out
+# In:  canvases/<canvas cohort>.tar, the concept's token and adapter, the split that keeps test canvases out; for the check its
+#      limits (calibration/<scope>.json) and the adapter's training photos
 # Out: semantic/<scope>/<canvas cohort>/<concept>.tar: png
 
 

@@ -11,7 +11,7 @@ from cgddi.diffusion.backbone import load
 from cgddi.diffusion.sample import PendingImages, Sampler, SampleSettings
 from cgddi.diffusion.tokens import read_embedding
 from cgddi.stages.lora.train import train_lora
-from cgddi.stages.semantic.sample import sample_concept
+from cgddi.stages.semantic.sample import SemanticJob, sample_concept
 
 from tests.diffusion import tiny
 
@@ -29,7 +29,8 @@ def run(world, folder, precision):
     train_lora(job, device="cuda")
     spec = tiny.spec_for("semantic", world.model, world.images, **{**tiny.SEMANTIC, "precision": precision})
     weights = folder / "lora/pytorch_lora_weights.safetensors"
-    sample_concept(spec, [world.root / "canvases.tar"], None, job.embedding, weights, folder / "a.tar", device="cuda")
+    canvases = [world.root / "canvases.tar"]
+    sample_concept(SemanticJob(spec, canvases, None, job.embedding, weights, folder / "a.tar"), device="cuda")
     from cgddi.core.archive import Archive
 
     archive = Archive(folder / "a.tar")

@@ -17,7 +17,7 @@ from cgddi.diffusion.log import header
 from cgddi.diffusion.tokens import read_embedding
 from cgddi.diffusion.weights import read_tensors
 from cgddi.stages.lora.train import train_lora
-from cgddi.stages.semantic.sample import sample_concept
+from cgddi.stages.semantic.sample import SemanticJob, sample_concept
 from safetensors.torch import load_file, save_file
 
 from tests.diffusion import tiny
@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 def draw(world, output, embedding=None, lora=None, model=None):
     spec = tiny.spec_for("semantic", model or world.model, world.images, **{**tiny.SEMANTIC, "max_canvases": 1})
     canvases = [world.root / "canvases.tar"]
-    sample_concept(spec, canvases, None, embedding or world.embedding, lora or world.lora, output)
+    sample_concept(SemanticJob(spec, canvases, None, embedding or world.embedding, lora or world.lora, output))
     return Archive(output)
 
 

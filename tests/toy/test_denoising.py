@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from cgddi.core.errors import UserError
-from cgddi.diffusion.checkpoint import Checkpoint, Terminated
+from cgddi.job.checkpoint import Checkpoint, Terminated
 from cgddi.toy.denoiser import new_scheduler, new_unet
 from cgddi.toy.denoising import Examples, Pretraining, Settings, learning_rate_at
 

@@ -9,15 +9,16 @@ import time
 
 import pytest
 import torch
-from cgddi.stages.semantic import sample
+from cgddi.stages.semantic import sample, sampler
 
 from tests.diffusion import tiny
 
 
 def job(world, output, cache=None, used=None, **settings):
     spec = tiny.spec_for("semantic", world.model, world.images, **{**tiny.SEMANTIC, **settings})
+    canvases = [world.root / "canvases.tar"]
     sample.sample_concept(
-        spec, [world.root / "canvases.tar"], None, world.embedding, world.lora, output, cache, used=used
+        sample.SemanticJob(spec, canvases, None, world.embedding, world.lora, output), cache, used=used
     )
     return [output.with_suffix(end).read_bytes() for end in (".tar", ".jsonl", ".json")]
 
@@ -28,7 +29,7 @@ def whole(world, tmp_path_factory):
     return job(world, tmp_path_factory.mktemp("whole") / "a.tar")
 
 
-class Slow(sample.PendingImages):
+class Slow(sampler.PendingImages):
     """Images that are never here unless waited for, as on a GPU with a full queue."""
 
     events: list[str]
@@ -53,14 +54,14 @@ class Slow(sample.PendingImages):
 
 def test_the_next_batch_is_launched_before_the_last_is_waited_for(world, tmp_path, monkeypatch, whole):
     monkeypatch.setattr(Slow, "events", [], raising=False)
-    monkeypatch.setattr(sample, "PendingImages", Slow)
+    monkeypatch.setattr(sampler, "PendingImages", Slow)
     assert job(world, tmp_path / "a.tar") == whole
     assert Slow.events == ["launch 0", "launch 1", "wait 0", "launch 2", "wait 1", "wait 2"]
 
 
 def test_a_failed_draw_is_the_same_redraw_in_and_out_of_line(world, tmp_path, monkeypatch, whole):
     monkeypatch.setattr(Slow, "spoil", 0)
-    monkeypatch.setattr(sample, "PendingImages", Slow)
+    monkeypatch.setattr(sampler, "PendingImages", Slow)
     late = []
     for here in (False, True):
         monkeypatch.setattr(Slow, "events", [], raising=False)
@@ -70,7 +71,7 @@ def test_a_failed_draw_is_the_same_redraw_in_and_out_of_line(world, tmp_path, mo
 
 
 def test_damaged_partial_images_are_drawn_again(world, tmp_path, monkeypatch, whole):
-    cache, calls, real = tmp_path / "cache", [], sample.Sampler.draw
+    cache, calls, real = tmp_path / "cache", [], sampler.Sampler.draw
 
     def second_fails(self, *args):
         calls.append(1)
@@ -79,7 +80,7 @@ def test_damaged_partial_images_are_drawn_again(world, tmp_path, monkeypatch, wh
         return real(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sample.Sampler, "draw", second_fails)
+        patch.setattr(sampler.Sampler, "draw", second_fails)
         with pytest.raises(KeyboardInterrupt):
             job(world, tmp_path / "a.tar", cache)
     kept = sorted(path for path in (cache / "made").rglob("*") if path.is_file())

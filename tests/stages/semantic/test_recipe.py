@@ -9,7 +9,7 @@ import pytest
 import torch
 from cgddi.core.archive import Archive
 from cgddi.core.images import decode_png
-from cgddi.stages.semantic.sample import sample_concept
+from cgddi.stages.semantic.sample import SemanticJob, sample_concept
 from diffusers import AutoPipelineForImage2Image
 from PIL import Image
 
@@ -19,7 +19,7 @@ from tests.diffusion.test_formats import plain
 TONES = ("light", "medium", "dark")
 SETTINGS = {
     **tiny.SEMANTIC, "sampler": "ddim", "steps": 7, "strength": 0.6, "guidance": 3.3, "batch": 5, "repeats": 2,
-    "per_tone": 3, "max_canvases": None, "negative_prompt": "ruler photo", "prompt": "a {tone} {token}",
+    "per_tone": 3, "max_canvases": None, "negative_prompt": "{tone} ruler photo", "prompt": "a {tone} {token}",
 }  # fmt: skip
 
 
@@ -32,7 +32,7 @@ def run(world, output, **settings) -> Archive:
     split = output.with_suffix(".csv")
     roles = {name: "validation" if name == "c001" else "train" for name in world.canvases}
     split.write_text("image_id,role\n" + "".join(f"{name},{role}\n" for name, role in roles.items()))
-    sample_concept(spec, [world.root / "canvases.tar"], split, world.embedding, world.lora, output)
+    sample_concept(SemanticJob(spec, [world.root / "canvases.tar"], split, world.embedding, world.lora, output))
     return Archive(output)
 
 
@@ -59,7 +59,7 @@ def test_images_are_plain_diffusers_own(world, tmp_path):
         assert (row["canvas"], row["tone"], row["malignant"], row["concept"]) == (canvas, tone, True, "nevus")
         theirs = pipe(
             prompt,
-            negative_prompt="ruler photo",
+            negative_prompt=f"{tone} ruler photo",
             image=Image.fromarray(pixels[canvas]),
             strength=0.6,
             num_inference_steps=7,

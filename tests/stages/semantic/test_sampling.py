@@ -23,8 +23,9 @@ from tests.diffusion import tiny
 
 def draw(world, output, cache=None, canvases=None, **settings):
     spec = tiny.spec_for("semantic", world.model, world.images, **{**tiny.SEMANTIC, **settings})
+    canvases = canvases or [world.root / "canvases.tar"]
     count = sample.sample_concept(
-        spec, canvases or [world.root / "canvases.tar"], None, world.embedding, world.lora, output, cache
+        sample.SemanticJob(spec, canvases, None, world.embedding, world.lora, output), cache
     )
     archive = Archive(output)
     assert len(archive.rows) == count
@@ -216,7 +217,9 @@ def test_no_training_canvas_is_an_error(world, tmp_path):
     spec = tiny.spec_for("semantic", world.model, world.images, **tiny.SEMANTIC)
     with pytest.raises(UserError, match="no canvas of role train"):
         sample.sample_concept(
-            spec, [world.root / "canvases.tar"], split, world.embedding, world.lora, tmp_path / "a.tar"
+            sample.SemanticJob(
+                spec, [world.root / "canvases.tar"], split, world.embedding, world.lora, tmp_path / "a.tar"
+            )
         )
 
 

@@ -6,6 +6,7 @@ the same one of 256 px. Colours are CIELAB, differences CIE76.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 from scipy import ndimage
 
 from cgddi.core.colour import rgb_to_lab
-from cgddi.core.images import BACKGROUND, RULER
+from cgddi.core.images import BACKGROUND, MARKER, RULER
 
 SIDE = 64
 """Longer side in px at which pictures are judged; smaller ones are judged as they are."""
@@ -21,6 +22,8 @@ SIZES = (1 / 32, 1 / 20, 1 / 12, 1 / 8, 1 / 5)
 """Gaussian sigmas of the places looked at, as shares of the side: spots of about 4 % to 30 % of the picture across."""
 AROUND = 2.5
 """Sigma of what a place is compared with, over that of the place."""
+INK_AROUND = 1 / 40
+"""How far around ink a photo is not judged, as a share of its side."""
 INSIDE = 0.6
 """Share of a place that must be usable."""
 
@@ -28,6 +31,12 @@ INSIDE = 0.6
 def usable(mask: np.ndarray | None, shape: tuple[int, int]) -> np.ndarray:
     """Where a sample on a canvas is skin or lesion: bool (H, W), all but background and ruler of the canvas's mask (H, W)."""
     return np.ones(shape, bool) if mask is None else ~np.isin(mask, (BACKGROUND, RULER))
+
+
+def bare(mask: np.ndarray) -> np.ndarray:
+    """Where a real photo with this mask (H, W) shows skin or lesion and no ink near: bool (H, W). On its canvas the ink is gone."""
+    ink = ndimage.binary_dilation(mask == MARKER, iterations=max(1, round(max(mask.shape) * INK_AROUND)))
+    return usable(mask, mask.shape) & ~ink
 
 
 @dataclass(frozen=True)
@@ -94,3 +103,157 @@ def presence(sample: View, canvas: np.ndarray) -> float:
     own = contrasts(sample)
     change = own - canvas
     return float(np.sqrt(np.minimum((own**2).sum(-1), (change**2).sum(-1)).max()))
+
+
+# ---- nothing but skin and a lesion -----------------------------------------------------------------------------------------
+
+FINE_SIDE = 256
+"""Longer side in px at which texture is judged."""
+FINE = 1 / 64
+"""Sigma of the blur that texture is the rest of, as a share of the side."""
+STRANGE = 15.0
+"""Colour difference to the picture's median from which a pixel may belong to a ruler, a cloth or ink."""
+SPECK = 8.0
+"""A speck is this many median absolute deviations of the texture away."""
+
+
+def traits(rgb: np.ndarray, part: np.ndarray) -> dict[str, float]:
+    """What tells pictures with drawing faults from photos, each with its usual value in photos of a kind.
+
+    Args:
+        rgb: (H, W, 3) uint8.
+        part: bool (H, W), what is measured (see `usable`).
+
+    Returns:
+        saturation, brightness, darkness, blueness: how far the most extreme hundredth of the pixels lies from the median, in
+        chroma, lightness (up and down) and b*; strip: share of the part in strange colours that reach the picture's border;
+        texture: log of the fine texture's spread; specks: share of pixels that stand out of it.
+    """
+    coarse = view(rgb, part)
+    inside = coarse.weight > 0.5
+    if not inside.any():
+        inside = np.ones_like(inside)
+    lab = coarse.lab[inside]
+    middle = np.median(lab, axis=0)
+    chroma = np.hypot(lab[:, 1], lab[:, 2])
+    strange = inside & (np.linalg.norm(coarse.lab - middle, axis=-1) > STRANGE)
+    labels, _ = ndimage.label(strange)
+    edge = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
+    strip = np.isin(labels, edge[edge > 0])
+    fine = _fine(rgb, part)
+    spread = float(np.median(np.abs(fine))) + 0.05
+    return {
+        "saturation": float(np.quantile(chroma, 0.99) - np.median(chroma)),
+        "brightness": float(np.quantile(lab[:, 0], 0.99) - middle[0]),
+        "darkness": float(middle[0] - np.quantile(lab[:, 0], 0.01)),
+        "blueness": float(middle[2] - np.quantile(lab[:, 2], 0.01)),
+        "strip": float(strip.sum() / inside.sum()),
+        "texture": float(np.log(spread)),
+        "specks": float((np.abs(fine) > SPECK * spread).mean()),
+    }
+
+
+def _fine(rgb: np.ndarray, part: np.ndarray) -> np.ndarray:
+    """Lightness less its local mean, of the pixels of a part; (n,)."""
+    height, width = part.shape
+    share = min(1.0, FINE_SIDE / max(height, width))
+    size = max(1, round(width * share)), max(1, round(height * share))
+    small = np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BOX))
+    inside = np.asarray(Image.fromarray(part).resize(size, Image.Resampling.NEAREST))
+    if not inside.any():
+        inside = np.ones_like(inside)
+    lightness, weight = rgb_to_lab(small)[..., 0], inside * 1.0
+    sigma = FINE * max(size)
+    mean = _blurred(lightness * weight, sigma) / np.maximum(_blurred(weight, sigma), 1e-6)
+    return (lightness - mean)[inside]
+
+
+# ---- no copy ---------------------------------------------------------------------------------------------------------------
+
+THUMBNAIL = 16
+
+
+def thumbnail(rgb: np.ndarray) -> np.ndarray:
+    """What a picture is recognised by: colours of its 16 x 16 parts less their median, as a vector of length one; (768,)."""
+    small = np.asarray(Image.fromarray(rgb).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
+    lab = rgb_to_lab(small).reshape(-1, 3)
+    vector = (lab - np.median(lab, axis=0)).ravel()
+    return vector / max(float(np.linalg.norm(vector)), 1e-9)
+
+
+def likeness(one: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Similarity (cosine, -1 to 1) of one thumbnail (768,) to others (n, 768), turned to its mirror image where that is nearer."""
+    mirrored = one.reshape(THUMBNAIL, THUMBNAIL, 3)[:, ::-1].ravel()
+    return np.maximum(others @ one, others @ mirrored)
+
+
+# ---- limits ----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a sample must keep, taken from a run's own real photos (stage calibration).
+
+    Args:
+        presence: least colour difference of the lesion.
+        angle: tone -> lowest and highest individual typology angle in degrees.
+        traits: name -> usual value and usual distance from it (see `traits`).
+        strangeness: most distance from the usual of any trait, in its usual distance.
+        likeness: most similarity to a photo learnt from.
+    """
+
+    presence: float
+    angle: Mapping[str, Sequence[float]]
+    traits: Mapping[str, Sequence[float]]
+    strangeness: float
+    likeness: float
+
+    def strangest(self, found: Mapping[str, float]) -> tuple[str, float]:
+        """The trait that lies furthest from the usual, and how far, in its usual distance; none where no usual is known."""
+        if not self.traits:
+            return "", 0.0
+        far = {name: abs(found[name] - usual) / scale for name, (usual, scale) in self.traits.items()}
+        name = max(far, key=far.get)
+        return name, far[name]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What was measured of a picture.
+
+    Args:
+        presence: see `presence`.
+        angle: median individual typology angle, degrees.
+        traits: see `traits`.
+        likeness: similarity to the nearest photo learnt from.
+        nearest: id of that photo; None: there is none.
+    """
+
+    presence: float
+    angle: float
+    traits: Mapping[str, float]
+    likeness: float = -1.0
+    nearest: str | None = None
+
+
+NO_LESION, TONE, ARTEFACTS, COPY = REASONS = ("no lesion", "tone", "artefacts", "copy")
+
+
+def faults(scores: Scores, tone: str, limits: Limits) -> dict[str, str]:
+    """Why a sample fails: reason (of `REASONS`) -> in words; empty: it passes.
+
+    Args:
+        tone: the tone that was asked for.
+    """
+    found = {}
+    if scores.presence < limits.presence:
+        found[NO_LESION] = f"colour difference {scores.presence:.1f}, real lesions have {limits.presence:.1f}"
+    low, high = limits.angle[tone]
+    if not low <= scores.angle <= high:
+        found[TONE] = f"ITA {scores.angle:.0f} degrees, real photos of {tone} skin have {low:.0f} to {high:.0f}"
+    trait, far = limits.strangest(scores.traits)
+    if far > limits.strangeness:
+        found[ARTEFACTS] = f"{trait} {far:.1f} times as unusual as in real photos ({limits.strangeness:.1f})"
+    if scores.likeness > limits.likeness:
+        found[COPY] = f"similarity {scores.likeness:.3f} to {scores.nearest}, real photos {limits.likeness:.3f}"
+    return found

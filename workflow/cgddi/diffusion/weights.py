@@ -266,6 +266,11 @@ def check_base(path: str | Path, metadata: Mapping[str, str], digest: str | None
         )
 
 
+def model_digest(model: Mapping[str, Any]) -> str:
+    """The hash of a base model (`Backbone.digest`) without loading it (see `resolve`)."""
+    return combined(component_digests(resolve(model), model.get("variant")))
+
+
 def combined(digests: Mapping[str, str]) -> str:
     """One hash for a whole model from its components' hashes."""
     return hashlib.sha256(canonical(dict(digests)).encode()).hexdigest()

@@ -19,6 +19,7 @@ from cgddi.plan.configfile import Values, check, merge, read
 from cgddi.plan.given import GivenAdapter, GivenImages, source_names
 from cgddi.plan.splits import SplitSettings
 from cgddi.stages.audit.settings import AuditSettings
+from cgddi.stages.calibration.settings import CalibrationSettings
 from cgddi.stages.canvases.settings import CanvasesSettings
 from cgddi.stages.classify.settings import METHODS, REGIMES, ClassifySettings, LabelTexts, Regime, training_of
 from cgddi.stages.embedding.settings import EmbeddingSettings
@@ -176,6 +177,7 @@ class Config(Settings):
     lesion_mapped: LesionMappedSettings = LesionMappedSettings()
     embedding: EmbeddingSettings = EmbeddingSettings()
     lora: LoraSettings = LoraSettings()
+    calibration: CalibrationSettings = CalibrationSettings()
     semantic: SemanticSettings = SemanticSettings()
     index: IndexSettings = IndexSettings()
     audit: AuditSettings = AuditSettings()

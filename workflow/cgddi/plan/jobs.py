@@ -246,8 +246,20 @@ class Plan(Photos):
             "canvases": self.paths.file("canvases", cohort=canvas_cohort),
             "split": self._split_of(scope, canvas_cohort),
         }
-        made = {} if ready else {stage: self.paths.file(stage, **names) for stage in ("embedding", "lora")}
+        made: Files = {} if ready else {stage: self.paths.file(stage, **names) for stage in ("embedding", "lora")}
+        if self.config.semantic.check:
+            made["calibration"] = self.paths.file("calibration", scope=scope)
+            made["photos"] = [] if ready else self.photo_archives(self.training[scope, concept])
         return Job(spec, inputs | made)
+
+    def _calibration(self, scope: str) -> Job:
+        """Pinned to the first cohort, as prior images are: what arrives later moves no limit."""
+        first = self.canvas_cohorts[0]
+        learnt = {p.image_id for (other, _), photos in self.training.items() if other == scope for p in photos}
+        photos = [p for p in self.masked(first) if p.image_id in learnt]
+        spec = self.spec("calibration", scope=scope, cohort=first, images=[p.image_id for p in photos])
+        canvases = self.paths.file("canvases", cohort=first)
+        return Job(spec, {"photos": self.photo_archives(photos), "canvases": canvases})
 
     @cached_property
     def given_images(self) -> dict[str, Any]:

@@ -47,6 +47,7 @@ RESULTS = {
         "lora/{scope}/{concept}",
         {"weights": "/pytorch_lora_weights.safetensors", "samples": "/samples.png", "record": "/record.json"},
     ),
+    "calibration": Result("calibration/{scope}", {"limits": ".json"}, "limits"),
     "semantic": Result("semantic/{scope}/{canvas_cohort}/{concept}", ARCHIVE),
     "index": Result("index/{split}", {"table": ".parquet", "record": ".json"}),
     "leakage": Result("audit/{split}/leakage", {"report": ".json"}, "report"),

@@ -16,7 +16,7 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel
 
 from cgddi.core.errors import UserError
-from cgddi.diffusion.checkpoint import Checkpoint, Terminated, Termination
+from cgddi.job.checkpoint import Checkpoint, Terminated, Termination
 
 COOL_DOWN = 0.2
 """Share of the steps in which the learning rate falls."""

@@ -21,7 +21,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 
 from cgddi.core.archive import file_sha256
-from cgddi.diffusion.checkpoint import Checkpoint
+from cgddi.job.checkpoint import Checkpoint
 from cgddi.toy import autoencoder, denoiser
 from cgddi.toy.corpus import build_corpus, vocabulary
 from cgddi.toy.denoiser import build_tokenizer

@@ -103,7 +103,7 @@ def build_index(
 
     Returns:
         The table (see `COLUMNS`), sorted by role, kind and id, and the facts for its record: counts, images dropped by
-        reason.
+        reason, what came of the check of samples.
 
     Raises:
         UserError: two rows share an id, an image of the split has no photo, or a tone is unknown.
@@ -158,6 +158,8 @@ def build_index(
                 reason = f"{unknown[0]} is not known, which counts as a leak"
             if source and row["tone"] is None:
                 reason = reason or "skin tone is not known"
+            if not row.get("used", True):
+                reason = "failed its check"
             if row["concept"] in drop_concepts or not gone.isdisjoint(chain(*ancestors.values())):
                 reason = "concept dropped"
             if reason:
@@ -181,7 +183,18 @@ def build_index(
         "label_missing": int((table["malignant"].isna() & ~hidden(table)).sum()),
         "photos_skipped": sorted(skipped),
         "drop_touching": list(drop_touching),
+        "samples": _checked(map(Archive, synthetic)),
     }
+
+
+def _checked(archives: Iterable[Archive]) -> list[dict[str, Any]]:
+    """What the check of samples came to, by concept, canvas cohort and tone (see `cgddi.stages.semantic.check.counts`)."""
+    found = []
+    for archive in archives:
+        for tone, counts in archive.record.get("check", {}).items():
+            spec = archive.record["spec"]
+            found.append({"concept": spec["concept"]["slug"], "cohort": spec["canvas_cohort"], "tone": tone, **counts})
+    return found
 
 
 def _entry(row: Mapping[str, Any], archive: Path, role: str, image_id: str) -> dict[str, Any]:

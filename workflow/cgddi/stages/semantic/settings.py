@@ -10,7 +10,7 @@ from cgddi.core.prompts import check_prompt
 from cgddi.core.settings import Settings
 from cgddi.diffusion.settings import Precision
 
-REVISION = 1
+REVISION = 2
 
 
 class SemanticSettings(Settings):
@@ -36,7 +36,24 @@ class SemanticSettings(Settings):
         " at hand: ask the benchmark `sampling_quality` of yours",
     )
     prompt: str = Field("An image of {token} on a {tone}-toned individual", description="prompt (published)")
-    negative_prompt: str = Field("", description="negative prompt (published: none)")
+    negative_prompt: str = Field(
+        "",
+        description="what guidance leads away from (published: nothing). With {tone} it is the same tone's: `lora.class_prompt`, "
+        "that is healthy skin, makes guidance a contrast of lesion against healthy skin, where an empty one, with the "
+        "adapter at work in it too, leaves little to contrast; take a guidance of about 1.5 then. Tried on the toy's model only",
+    )
+    check: bool = Field(
+        True,
+        description="whether each image must show a lesion that its canvas has not, in the tone asked for, without faults of "
+        "drawing, and be no copy of a photo learnt from, by limits from the run's own photos (section `calibration`). What fails "
+        "stays in the archive with the reason, but nothing learns from it (published: no check)",
+    )
+    redraws: int = Field(
+        4,
+        ge=0,
+        description="most further draws, each with a seed of its own, of an image that fails its check; where all of them fail, "
+        "the concept stays that image short in that tone",
+    )
     repeats: int = Field(5, ge=1, description="images per canvas and tone (published)")
     per_tone: int | None = Field(
         None,
@@ -78,6 +95,11 @@ class SemanticSettings(Settings):
                 "strength, or use sampler dpmsolver++"
             )
         return self
+
+    @field_validator("negative_prompt")
+    @classmethod
+    def _of_no_concept(cls, prompt: str) -> str:
+        return check_prompt(prompt, token=False)
 
     @field_validator("prompt")
     @classmethod

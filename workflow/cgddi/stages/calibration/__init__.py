@@ -1,0 +1,1 @@
+"""Limits for the check of samples, from a run's own real photos."""
