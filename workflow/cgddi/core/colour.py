@@ -69,3 +69,34 @@ def tone_of_angle(angle: float, cuts: Sequence[float]) -> str:
     """light above the first cut, dark at or below the second, medium between; angle and cuts in degrees."""
     light, medium, dark = TONES
     return light if angle > cuts[0] else medium if angle > cuts[1] else dark
+
+
+def fitted_cuts(angles: Sequence[float], tones: Sequence[str]) -> tuple[float, float]:
+    """Cuts for `tone_of_angle` that tell photos of known tone apart best: most of each tone's share together.
+
+    Of cuts that do equally well the middle of their range is taken. The two are found one by one, which is the best pair as long as
+    the first is not below the second; else both are the same.
+
+    Args:
+        angles: degrees, one per photo.
+        tones: of `TONES`, one per photo; a tone that is missing counts as told apart.
+    """
+    angles, tones = np.asarray(angles, float), np.asarray(tones)
+    light, medium, dark = (np.sort(angles[tones == tone]) for tone in TONES)
+    edges = np.unique(angles)
+    candidates = np.concatenate([edges[:1] - 1, (edges[1:] + edges[:-1]) / 2, edges[-1:] + 1])
+
+    def above(values: np.ndarray) -> np.ndarray:
+        return 1 - np.searchsorted(values, candidates, side="right") / max(len(values), 1)
+
+    first = _middle(candidates, above(light) - above(medium))
+    second = _middle(candidates, above(medium) - above(dark))
+    return (first, second) if first >= second else ((first + second) / 2,) * 2
+
+
+def _middle(candidates: np.ndarray, worth: np.ndarray) -> float:
+    """The middle of the longest run of best candidates."""
+    best = np.flatnonzero(worth >= worth.max() - 1e-12)
+    runs = np.split(best, np.flatnonzero(np.diff(best) > 1) + 1)
+    run = max(runs, key=lambda run: candidates[run[-1]] - candidates[run[0]])
+    return float((candidates[run[0]] + candidates[run[-1]]) / 2)

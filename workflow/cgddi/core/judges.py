@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image
@@ -83,8 +84,21 @@ def contrasts(picture: View) -> np.ndarray:
 
 
 def _blurred(values: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian of an image (h, w) or (h, w, channels) with nothing outside of it."""
-    return ndimage.gaussian_filter(values, (sigma, sigma, *[0] * (values.ndim - 2)), mode="constant")
+    """Gaussian of an image (h, w) or (h, w, channels) with nothing outside of it: as two products with matrices, since of so few
+    pixels and so wide a blur that is ten times faster than a convolution."""
+    down, across = (_gaussian(length, sigma) for length in values.shape[:2])
+    along = np.tensordot(down, values, 1)
+    return np.moveaxis(np.tensordot(across, along, (1, 1)), 0, 1)
+
+
+@lru_cache(64)
+def _gaussian(length: int, sigma: float) -> np.ndarray:
+    """(length, length): row i weighs all pixels by their distance to pixel i; weights outside are left out, not made up for."""
+    far = np.arange(1 - length, length)
+    weight = np.exp(-0.5 * (far / sigma) ** 2)
+    whole = np.exp(-0.5 * (np.arange(-int(8 * sigma) - 1, int(8 * sigma) + 2) / sigma) ** 2).sum()
+    place = np.arange(length)
+    return weight[place[None] - place[:, None] + length - 1] / whole
 
 
 def presence(sample: View, canvas: np.ndarray) -> float:

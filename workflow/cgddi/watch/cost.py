@@ -107,16 +107,14 @@ def amount(job: Job, plan: Plan) -> int:
 
 
 def samples(plan: Plan, scope: str, cohort: str) -> int:
-    """Images that a semantic job draws if review keeps every canvas: the canvases are known only when they are made."""
+    """Images that a semantic job draws if review keeps every canvas and none fails its check: both are known only later."""
     settings = plan.config.semantic
     roles = plan.roles.get(scope)
-    canvases = sum(1 for p in plan.masked(cohort) if roles is None or roles.get(p.image_id) == "train")
-    if settings.max_canvases is not None:
-        canvases = min(canvases, settings.max_canvases)
-    per_tone = canvases * settings.repeats
-    if settings.per_tone is not None:
-        per_tone = min(per_tone, settings.per_tone)
-    return 3 * per_tone
+    tones = [p.skin_tone for p in plan.masked(cohort) if roles is None or roles.get(p.image_id) == "train"]
+    canvases = min(len(tones), settings.max_canvases or len(tones))
+    of_tone = [tones.count(tone) if settings.canvas_tones == "same" else canvases for tone in TONES]
+    wanted = [min(count, canvases) * settings.repeats for count in of_tone]
+    return sum(min(count, settings.per_tone or count) for count in wanted)
 
 
 @dataclass(frozen=True)

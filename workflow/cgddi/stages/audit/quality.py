@@ -11,7 +11,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from cgddi.core.archive import Archive
-from cgddi.core.colour import rgb_to_lab, skin_angle, tone_of_angle
+from cgddi.core.colour import fitted_cuts, rgb_to_lab, skin_angle, tone_of_angle
 from cgddi.core.images import SKIN, TONES, decode_png
 from cgddi.core.seeds import seed_for
 from cgddi.stages.audit.features import describe, draw_by_name, extract, load_image, rows_of
@@ -21,6 +21,8 @@ FLAT, BLACK = 2.0, 8.0
 """An image whose grey levels (0..255) have a standard deviation below the first is flat, a mean below the second black."""
 KID_SUBSET, KID_SUBSETS = 50, 50
 """Images per subset, at most those there are, and subsets of KID (Binkowski 2018)."""
+FOLDS = 10
+"""Parts of the real photos that are judged by cuts fitted to the others."""
 
 
 def frechet_distance(real: np.ndarray, other: np.ndarray) -> float | None:
@@ -129,7 +131,9 @@ def audit_tone(index: pd.DataFrame, photos: Sequence[str], settings: AuditSettin
         settings: cuts and how many images per kind and tone are measured.
 
     Returns:
-        by_kind: kind -> labelled tone -> {images, agree, measured: tone -> count, angle: quartiles}, and overall agreement.
+        by_kind: kind -> labelled tone -> {images, agree, agreement, relative: agreement over that of the real photos of the tone,
+        measured: tone -> count, angle: quartiles}; agreement by kind; cuts and where they are from. Cuts fitted to real photos
+        judge a real photo as fitted without it.
     """
     masks = {}
     for path in photos:
@@ -144,8 +148,9 @@ def audit_tone(index: pd.DataFrame, photos: Sequence[str], settings: AuditSettin
         place = masks.get(row.canvas if isinstance(row.canvas, str) else row.image_id)
         skin = decode_png(place[0].read(place[1], "mask.png"), picture.width) == SKIN if place else None
         angle = skin_angle(np.asarray(picture), skin)
-        measured.append((row.kind, row.tone, angle, tone_of_angle(angle, settings.ita_cuts), place is not None))
-    frame = pd.DataFrame(measured, columns=["kind", "tone", "angle", "measured", "masked"])
+        measured.append((row.kind, row.tone, angle, place is not None))
+    frame = pd.DataFrame(measured, columns=["kind", "tone", "angle", "masked"])
+    cuts, frame["measured"] = _told_apart(frame, settings.ita_cuts)
     by_kind: dict[str, Any] = {}
     for (kind, tone), rows in frame.groupby(["kind", "tone"], sort=True):
         by_kind.setdefault(kind, {})[tone] = {
@@ -156,11 +161,39 @@ def audit_tone(index: pd.DataFrame, photos: Sequence[str], settings: AuditSettin
             "measured": {name: int((rows["measured"] == name).sum()) for name in TONES},
             "angle_quartiles": [round(float(q), 2) for q in np.percentile(rows["angle"], [25, 50, 75])],
         }
+    real = by_kind.get("real", {})
+    for tones in by_kind.values():
+        for tone, cell in tones.items():
+            usual = real.get(tone, {}).get("agreement")
+            cell["relative"] = round(cell["agreement"] / usual, 4) if usual else None
     agreement = frame.assign(agree=frame["measured"] == frame["tone"]).groupby("kind")["agree"].mean()
     return {
         "images": len(frame),
         "by_kind": by_kind,
         "agreement": {kind: round(float(value), 4) for kind, value in agreement.items()},
-        "cuts": list(settings.ita_cuts),
+        "cuts": [round(cut, 2) for cut in cuts],
+        "cuts_from": "settings" if settings.ita_cuts else "real training photos",
         "measure": "median ITA (degrees) over skin pixels of the canvas mask",
     }
+
+
+def _told_apart(frame: pd.DataFrame, given: tuple[float, float] | None) -> tuple[tuple[float, float], list[str]]:
+    """The cuts, and the tone of each image by its angle.
+
+    Args:
+        frame: columns kind, tone, angle.
+        given: cuts of the settings; None fits them to the real photos, and to nine tenths of them for the tenth that is judged.
+    """
+    if given:
+        return given, [tone_of_angle(angle, given) for angle in frame["angle"]]
+    real = frame[frame["kind"] == "real"]
+    if real.empty:
+        real = frame
+    cuts = fitted_cuts(real["angle"], real["tone"])
+    measured = pd.Series([tone_of_angle(angle, cuts) for angle in frame["angle"]], frame.index)
+    for part in range(FOLDS if len(real) >= FOLDS else 0):
+        own = real.index[part::FOLDS]
+        others = real.drop(index=own)
+        without = fitted_cuts(others["angle"], others["tone"])
+        measured[own] = [tone_of_angle(angle, without) for angle in real["angle"][own]]
+    return cuts, measured.tolist()

@@ -57,10 +57,12 @@ class AuditSettings(Settings):
     features: FeatureSettings = Field(
         FeatureSettings(), description="features for near-duplicates, memorisation, FID and KID"
     )
-    ita_cuts: tuple[float, float] = Field(
-        (41.0, 10.0),
-        description="individual typology angle in degrees: light above the first, dark at or below the second, medium between "
-        "(Chardon 1991 classes: very light and light > 41, intermediate and tan > 10, brown and dark below)",
+    ita_cuts: tuple[float, float] | None = Field(
+        None,
+        description="individual typology angle in degrees: light above the first, dark at or below the second, medium between. "
+        "None: the cuts that tell the tones of the split's own real training photos apart best, since the angle of a photograph "
+        "follows its light and camera too: at 41 and 10 (Chardon 1991) it agreed with the given type in 44 % of 77 smartphone "
+        "photos",
     )
     images_per_tone: int = Field(
         2000,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from cgddi.core import judges
 from cgddi.core.archive import Archive, record_for, sha256, write_record
-from cgddi.core.colour import skin_angle
+from cgddi.core.colour import fitted_cuts, skin_angle
 from cgddi.core.images import TONES, decode_png
 from cgddi.job.spec import need, settings_of
 from cgddi.stages.calibration.settings import CalibrationSettings
@@ -23,8 +23,10 @@ LEAST = 8
 UNSET = judges.Limits(4.5, dict.fromkeys(TONES, (-180.0, 180.0)), {}, 0.0, 1.01)
 """Limits where photos are too few: only that a lesion is seen."""
 FOLDS = 10
-WIDER = 0.1
-"""Share of its width by which a tone's range of angles is widened on each side: of few photos the extremes are not the limits."""
+WIDER = 0.2
+"""Share by which ranges are widened: of few photos the extremes are not the limits."""
+COMMON, LEAST_SCALE = 0.95, 1e-3
+"""Share of the photos that lie within a trait's usual distance, and the least such distance."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,7 @@ class Pair:
     Args:
         image, tone, disease, group: of the photo.
         scores: the photo's; its likeness is that to the most similar photo of another group.
-        canvas: the canvas at working size.
-        contrasts: of the canvas (see `judges.contrasts`).
+        plain: presence of a lesion in plain skin: the next canvas of the tone judged on this one; None: there is no other.
     """
 
     image: str
@@ -43,8 +44,7 @@ class Pair:
     disease: str
     group: str
     scores: judges.Scores
-    canvas: judges.View
-    contrasts: np.ndarray
+    plain: float | None
 
 
 def calibrate(
@@ -59,7 +59,8 @@ def calibrate(
         output: the .json to write.
 
     Returns:
-        The record: limits; photos (how many set them; below `LEAST` none does); refused, plain_skin (see there).
+        The record: limits; photos (how many set them; below `LEAST` none does); refused (see there), plain_skin (by tone, pictures
+        of plain skin that show a lesion by these limits).
     """
     settings = settings_of(CalibrationSettings, spec)
     (images,) = need(spec, "images")
@@ -70,11 +71,17 @@ def calibrate(
         "limits": asdict(limits),
         "photos": len(pairs),
         "refused": refused(pairs, settings.false_rejects) if enough else None,
-        "plain_skin": plain_skin(pairs, limits),
+        "plain_skin": {tone: _seen(pairs, tone, limits.presence) for tone in TONES},
     }
     record = record_for(spec, [Archive(path).manifest_path for path in (*photos, *canvases)], **facts)
     write_record(output, record)
     return record
+
+
+def _seen(pairs: Sequence[Pair], tone: str, limit: float) -> dict[str, int]:
+    """Pictures of plain skin of a tone, and how many of them show a lesion by the limit."""
+    plain = [pair.plain for pair in pairs if pair.tone == tone and pair.plain is not None]
+    return {"pictures": len(plain), "with a lesion": sum(value >= limit for value in plain)}
 
 
 def read_pairs(images: Sequence[str], photos: Sequence[Path], canvases: Sequence[Path]) -> list[Pair]:
@@ -92,58 +99,81 @@ def read_pairs(images: Sequence[str], photos: Sequence[Path], canvases: Sequence
     pixels = [decode_png(archive.read(row)) for archive, row in rows]
     groups = [row.get("group") or row["image_id"] for _, row in rows]
     thumbnails = np.stack([judges.thumbnail(rgb) for rgb in pixels]) if rows else None
-    pairs = []
+    pairs: list[Pair] = []
+    views, contrasts = [], []
     for number, ((archive, row), rgb) in enumerate(tqdm(list(zip(rows, pixels, strict=True)), "measure", unit="photo")):
         part = judges.bare(decode_png(archive.read(row, "mask.png")))
         kept, place = healthy[row["image_id"]]
-        canvas = judges.view(decode_png(kept.read(place)), part)
-        contrasts = judges.contrasts(canvas)
+        views.append(judges.view(decode_png(kept.read(place)), part))
+        contrasts.append(judges.contrasts(views[-1]))
         others = [n for n, group in enumerate(groups) if group != groups[number]]
         alike = judges.likeness(thumbnails[number], thumbnails[others]) if others else np.array([-1.0])
         scores = judges.Scores(
-            presence=judges.presence(judges.view(rgb, part), contrasts),
+            presence=judges.presence(judges.view(rgb, part), contrasts[-1]),
             angle=skin_angle(rgb, part),
             traits=judges.traits(rgb, part),
             likeness=float(alike.max()),
             nearest=rows[others[int(alike.argmax())]][1]["image_id"] if others else None,
         )
         disease = str(row.get("disease") or row["concept"])
-        pairs.append(Pair(row["image_id"], row["tone"], disease, groups[number], scores, canvas, contrasts))
-    return pairs
+        pairs.append(Pair(row["image_id"], row["tone"], disease, groups[number], scores, None))
+    return [replace(pair, plain=plain) for pair, plain in zip(pairs, _plain(pairs, views, contrasts), strict=True)]
+
+
+def _plain(pairs: Sequence[Pair], views: Sequence[judges.View], contrasts: Sequence[np.ndarray]) -> list[float | None]:
+    """Of each canvas the presence of a lesion in the next one of its tone."""
+    found: list[float | None] = [None] * len(pairs)
+    for tone in TONES:
+        of_tone = [number for number, pair in enumerate(pairs) if pair.tone == tone]
+        for here, there in zip(of_tone, of_tone[1:] + of_tone[:1], strict=True):
+            if here != there:
+                both = judges.View(views[there].lab, np.minimum(views[there].weight, views[here].weight))
+                found[here] = judges.presence(both, contrasts[here])
+    return found
 
 
 def limits_of(pairs: Sequence[Pair], false_rejects: float) -> judges.Limits:
     """Limits that at most a share of the photos fail: quantiles of what was measured of them.
 
-    Half of the share for lesions that are not seen, a sixth each for tone, traits and likeness. A tone without a photo has the
-    range of all.
+    Half of the share for lesions that are not seen, a sixth each for tone, traits and likeness. Where plain skin shows less than
+    that quantile of the lesions, the limit is halfway between the two. Quantiles of so few photos are widened by a fifth. A tone
+    without a photo has the range of all.
     """
     part = false_rejects / 6
     scores = [pair.scores for pair in pairs]
-    names = scores[0].traits
-    usual = {name: np.median([score.traits[name] for score in scores]) for name in names}
-    scale = {
-        name: max(float(np.quantile([abs(score.traits[name] - usual[name]) for score in scores], 0.95)), 1e-3)
-        for name in names
-    }
-    traits = {name: (round(float(usual[name]), 4), round(scale[name], 4)) for name in names}
-    far = [max(abs(score.traits[name] - traits[name][0]) / traits[name][1] for name in names) for score in scores]
-    angles = {tone: [pair.scores.angle for pair in pairs if pair.tone == tone] for tone in TONES}
-    every = [score.angle for score in scores]
+    usual = {name: np.median([score.traits[name] for score in scores]) for name in scores[0].traits}
+    traits = {}
+    for name, value in usual.items():
+        scale = np.quantile([abs(score.traits[name] - value) for score in scores], COMMON)
+        traits[name] = round(float(value), 4), round(max(float(scale), LEAST_SCALE), 4)
+    free = judges.Limits(0.0, {}, traits, 0.0, 0.0)
+    far = [free.strangest(score.traits)[1] for score in scores]
+    lesions = float(np.quantile([score.presence for score in scores], 3 * part, method="lower"))
+    plain = float(np.quantile([pair.plain for pair in pairs if pair.plain is not None] or [lesions], 0.99))
+    alike = float(np.quantile([score.likeness for score in scores], 1 - part, method="higher"))
     return judges.Limits(
-        presence=round(float(np.quantile([score.presence for score in scores], 3 * part)), 4),
-        angle={tone: _range(angles[tone] or every, part) for tone in TONES},
+        presence=round((lesions + min(plain, lesions)) / 2, 4),
+        angle=_angles(pairs, part),
         traits=traits,
-        strangeness=round(float(np.quantile(far, 1 - part)), 4),
-        likeness=round(float(np.quantile([score.likeness for score in scores], 1 - part)), 4),
+        strangeness=round((1 + WIDER) * float(np.quantile(far, 1 - part, method="higher")), 4),
+        likeness=round(alike + WIDER * (1 - alike), 4),
     )
 
 
-def _range(angles: Sequence[float], share: float) -> tuple[float, float]:
-    """Range that all but a share of the angles lie in, a little wider."""
-    low, high = np.quantile(angles, [share / 2, 1 - share / 2])
-    more = WIDER * (high - low)
-    return round(float(low - more), 2), round(float(high + more), 2)
+def _angles(pairs: Sequence[Pair], share: float) -> dict[str, tuple[float, float]]:
+    """Range of angles of each tone: that of its photos, and up to the cuts that tell the tones apart best."""
+    every = [pair.scores.angle for pair in pairs]
+    first, second = fitted_cuts(every, [pair.tone for pair in pairs])
+    found = {}
+    for tone, below, over in zip(TONES, (first, second, None), (None, first, second), strict=True):
+        low, high = np.quantile([p.scores.angle for p in pairs if p.tone == tone] or every, [share / 2, 1 - share / 2])
+        more = WIDER * (high - low)
+        low, high = (
+            min(low - more, np.inf if below is None else below),
+            max(high + more, -np.inf if over is None else over),
+        )
+        found[tone] = round(float(low), 2), round(float(high), 2)
+    return found
 
 
 def refused(pairs: Sequence[Pair], false_rejects: float) -> dict[str, Any]:
@@ -183,22 +213,3 @@ def refused(pairs: Sequence[Pair], false_rejects: float) -> dict[str, Any]:
             for name, (k, n) in sorted(by["diseases"].items())
         },
     }
-
-
-def plain_skin(pairs: Sequence[Pair], limits: judges.Limits) -> dict[str, Any]:
-    """How many pictures of plain skin show a lesion by these limits: each canvas judged on the next canvas of its tone.
-
-    Returns:
-        by tone: pictures and how many of them pass.
-    """
-    found = {}
-    for tone in TONES:
-        of_tone = [pair for pair in pairs if pair.tone == tone]
-        passed, tried = 0, 0
-        for here, there in zip(of_tone, of_tone[1:] + of_tone[:1], strict=True):
-            if here is not there:
-                both = judges.View(there.canvas.lab, np.minimum(there.canvas.weight, here.canvas.weight))
-                tried += 1
-                passed += judges.presence(both, here.contrasts) >= limits.presence
-        found[tone] = {"pictures": tried, "with a lesion": int(passed)}
-    return found

@@ -76,11 +76,12 @@ def _tone(found: Mapping[str, Any]) -> tuple[str, str]:
     table = _by_kind_and_tone(
         found,
         lambda cell: (
-            {"images": cell["images"], "agree": cell["agreement"]}
+            {"images": cell["images"], "agree": cell["agreement"], "relative to real photos": cell.get("relative")}
             | {f"measured {tone}": cell["measured"][tone] for tone in TONES}
         ),
     )
-    return f"Tone asked for against tone measured: {found['measure']}; cuts at {cuts} degrees", table
+    cuts += f" degrees, from {found.get('cuts_from', 'settings')}"
+    return f"Tone asked for against tone measured: {found['measure']}; cuts at {cuts}", table
 
 
 def _quality(found: Mapping[str, Any]) -> tuple[str, str]:

@@ -58,12 +58,13 @@ def choose_canvases(canvases: Sequence[Photo], limit: int | None, seed: int, con
 
 
 def draws(canvases: Sequence[Photo], settings: SemanticSettings, seed: int, concept: str) -> list[SampleSpec]:
-    """All images of a job, sorted by canvas, tone and repeat; at most `per_tone` per tone, chosen by the images' own seeds."""
+    """All first draws of a job, sorted by canvas, tone and repeat; at most `per_tone` a tone, chosen by the images' own seeds."""
     chosen = []
     for tone in TONES:
         of_tone = [
             SampleSpec(f"{p.id}-{tone}-{r}", p.id, tone, r, seed_for(seed, "semantic", concept, p.id, tone, r))
             for p in canvases
+            if settings.canvas_tones == "any" or p.tone == tone
             for r in range(settings.repeats)
         ]
         chosen += sorted(of_tone, key=lambda draw: draw.seed)[: settings.per_tone]

@@ -54,6 +54,11 @@ class SemanticSettings(Settings):
         description="most further draws, each with a seed of its own, of an image that fails its check; where all of them fail, "
         "the concept stays that image short in that tone",
     )
+    canvas_tones: Literal["any", "same"] = Field(
+        "any",
+        description="canvases a tone is drawn on: any (published), or those of the same tone, from which a sample's skin comes out "
+        "in that tone more often",
+    )
     repeats: int = Field(5, ge=1, description="images per canvas and tone (published)")
     per_tone: int | None = Field(
         None,
