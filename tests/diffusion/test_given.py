@@ -11,7 +11,7 @@ from cgddi.core.errors import UserError
 from cgddi.diffusion.given import Shapes, look_into
 from cgddi.diffusion.weights import given_files
 from cgddi.plan.given import GivenAdapter
-from cgddi.stages.semantic.sample import sample_concept
+from cgddi.stages.semantic.sample import SemanticJob, sample_concept
 from safetensors.torch import load_file, save_file
 
 from tests.diffusion import tiny
@@ -32,13 +32,15 @@ def draw(world, output, learnt_from, embedding="learned_embeds.safetensors", wor
     spec = tiny.spec_for("semantic", world.model, world.images, **{**tiny.SEMANTIC, "max_canvases": 1})
     ready = {"weights": "pytorch_lora_weights.safetensors", "embedding": embedding, "words": words}
     spec["adapter"] = {**ready, "model": {"source": str(folder), "revision": None}, "learnt_from": learnt_from}
-    sample_concept(spec, [world.root / "canvases.tar"], None, *given_files(spec["adapter"]), output)
+    canvases = [world.root / "canvases.tar"]
+    sample_concept(SemanticJob(spec, canvases, None, *given_files(spec["adapter"]), output))
     return Archive(output)
 
 
 def test_a_released_adapter_draws_what_the_run_s_own_would(world, released, tmp_path):
     spec = tiny.spec_for("semantic", world.model, world.images, **{**tiny.SEMANTIC, "max_canvases": 1})
-    sample_concept(spec, [world.root / "canvases.tar"], None, world.embedding, world.lora, tmp_path / "own.tar")
+    canvases = [world.root / "canvases.tar"]
+    sample_concept(SemanticJob(spec, canvases, None, world.embedding, world.lora, tmp_path / "own.tar"))
     own, ready = Archive(tmp_path / "own.tar"), draw(world, tmp_path / "a.tar", ["p1", "p2"], folder=released)
     assert [row["sha256"] for row in ready.rows] == [row["sha256"] for row in own.rows]
     assert ready.record["generator_images"] == ["p1", "p2"] and ready.record["prior_images"] == []

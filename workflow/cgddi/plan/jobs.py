@@ -257,7 +257,8 @@ class Plan(Photos):
         first = self.canvas_cohorts[0]
         learnt = {p.image_id for (other, _), photos in self.training.items() if other == scope for p in photos}
         photos = [p for p in self.masked(first) if p.image_id in learnt]
-        spec = self.spec("calibration", scope=scope, cohort=first, images=[p.image_id for p in photos])
+        labels = self.labels(photos, "concept", "tone", "group")
+        spec = self.spec("calibration", scope=scope, cohort=first, labels=labels)
         canvases = self.paths.file("canvases", cohort=first)
         return Job(spec, {"photos": self.photo_archives(photos), "canvases": canvases})
 

@@ -112,7 +112,7 @@ def samples(plan: Plan, scope: str, cohort: str) -> int:
     roles = plan.roles.get(scope)
     tones = [p.skin_tone for p in plan.masked(cohort) if roles is None or roles.get(p.image_id) == "train"]
     canvases = min(len(tones), settings.max_canvases or len(tones))
-    of_tone = [tones.count(tone) if settings.canvas_tones == "same" else canvases for tone in TONES]
+    of_tone = [*map(tones.count, set(tones))] if settings.canvas_tones == "same" else [canvases] * 3
     wanted = [min(count, canvases) * settings.repeats for count in of_tone]
     return sum(min(count, settings.per_tone or count) for count in wanted)
 

@@ -15,6 +15,7 @@ from cgddi.core import judges
 from cgddi.core.archive import Archive, record_for, sha256, write_record
 from cgddi.core.colour import fitted_cuts, skin_angle
 from cgddi.core.images import TONES, decode_png
+from cgddi.core.labels import labelled, labels_of
 from cgddi.job.spec import need, settings_of
 from cgddi.stages.calibration.settings import CalibrationSettings
 
@@ -53,7 +54,7 @@ def calibrate(
     """Write the limits, and what they refuse.
 
     Args:
-        spec: images (ids of the photos), settings.
+        spec: labels (image_id, concept, tone and group of the photos), settings.
         photos: archives of the photos with their masks.
         canvases: archives of their canvases; a photo without one is left out.
         output: the .json to write.
@@ -63,8 +64,8 @@ def calibrate(
         of plain skin that show a lesion by these limits).
     """
     settings = settings_of(CalibrationSettings, spec)
-    (images,) = need(spec, "images")
-    pairs = read_pairs(images, photos, canvases)
+    need(spec, "labels")
+    pairs = read_pairs(labels_of(spec), photos, canvases)
     enough = len(pairs) >= LEAST
     limits = limits_of(pairs, settings.false_rejects) if enough else UNSET
     facts = {
@@ -84,16 +85,16 @@ def _seen(pairs: Sequence[Pair], tone: str, limit: float) -> dict[str, int]:
     return {"pictures": len(plain), "with a lesion": sum(value >= limit for value in plain)}
 
 
-def read_pairs(images: Sequence[str], photos: Sequence[Path], canvases: Sequence[Path]) -> list[Pair]:
-    """Photos with a mask and a canvas, measured; sorted by id."""
-    wanted, healthy = set(images), {}
+def read_pairs(labels: Mapping[str, Mapping[str, Any]], photos: Sequence[Path], canvases: Sequence[Path]) -> list[Pair]:
+    """Photos with labels, a mask and a canvas, measured; sorted by id."""
+    healthy: dict[str, tuple[Archive, dict[str, Any]]] = {}
     for archive in map(Archive, canvases):
         healthy |= {row["image_id"]: (archive, row) for row in archive.rows}
     rows = [
         (archive, row)
         for archive in map(Archive, photos)
-        for row in archive.rows
-        if row["image_id"] in wanted and "mask.png" in row["members"] and row["image_id"] in healthy
+        for row in labelled(archive.rows, labels)
+        if row["image_id"] in labels and "mask.png" in row["members"] and row["image_id"] in healthy
     ]
     rows.sort(key=lambda found: found[1]["image_id"])
     pixels = [decode_png(archive.read(row)) for archive, row in rows]
@@ -115,8 +116,7 @@ def read_pairs(images: Sequence[str], photos: Sequence[Path], canvases: Sequence
             likeness=float(alike.max()),
             nearest=rows[others[int(alike.argmax())]][1]["image_id"] if others else None,
         )
-        disease = str(row.get("disease") or row["concept"])
-        pairs.append(Pair(row["image_id"], row["tone"], disease, groups[number], scores, None))
+        pairs.append(Pair(row["image_id"], row["tone"], row["concept"], groups[number], scores, None))
     return [replace(pair, plain=plain) for pair, plain in zip(pairs, _plain(pairs, views, contrasts), strict=True)]
 
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from cgddi.core.settings import Settings
 
-REVISION = 2
+REVISION = 3
 
 
 class IndexSettings(Settings):

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from cgddi.core import judges
+from cgddi.core.archive import Archive
 from cgddi.core.colour import skin_angle
 from cgddi.core.errors import UserError
 from cgddi.core.images import TONES, decode_png
-from cgddi.diffusion.data import Photo, fit_square, read_photos
+from cgddi.diffusion.data import Photo, fit_square
 from cgddi.stages.semantic.draws import SampleSpec
 
 
@@ -52,9 +53,14 @@ class Checker:
             raise UserError(
                 f"{calibration}: holds no limits ({error}). Delete it and run the workflow again."
             ) from error
-        self.learnt = list(learnt) if photos else []
-        pictures = read_photos(photos, self.learnt) if self.learnt else []
-        self.thumbnails = np.stack([judges.thumbnail(photo.pixels) for photo in pictures]) if pictures else None
+        known = {
+            row["image_id"]: judges.thumbnail(decode_png(archive.read(row)))
+            for archive in map(Archive, photos)
+            for row in archive.rows
+            if row["image_id"] in learnt
+        }
+        self.learnt = sorted(known)
+        self.thumbnails = np.stack([known[image] for image in self.learnt]) if known else None
         self.parts, self.contrasts = {}, {}
         for canvas in canvases:
             mask = None if canvas.mask is None else fit_square(canvas.mask, size, mask=True)

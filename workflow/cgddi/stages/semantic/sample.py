@@ -20,9 +20,9 @@ from cgddi.diffusion import weights
 from cgddi.diffusion.adapters import apply, read_adapter
 from cgddi.diffusion.backbone import Backbone, load
 from cgddi.diffusion.cache import Store
-from cgddi.job.checkpoint import exit_on_sigterm
 from cgddi.diffusion.data import Photo, read_canvases
 from cgddi.diffusion.tokens import read_embedding, table_of
+from cgddi.job.checkpoint import exit_on_sigterm
 from cgddi.job.spec import need, settings_of
 from cgddi.job.store import MadeStore
 from cgddi.stages.semantic.check import Checker, Verdict, counts

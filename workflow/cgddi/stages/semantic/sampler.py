@@ -13,9 +13,9 @@ from cgddi.core.errors import UserError
 from cgddi.core.images import TONES, encode_png
 from cgddi.diffusion.backbone import Backbone, Prompts
 from cgddi.diffusion.cache import Store
-from cgddi.job.checkpoint import Terminated, Termination
 from cgddi.diffusion.data import Photo, latents_of, prompts_of
 from cgddi.diffusion.sample import PendingImages, Sampler, SampleSettings, is_blank
+from cgddi.job.checkpoint import Terminated, Termination
 from cgddi.job.store import MadeStore
 from cgddi.stages.semantic.draws import SampleSpec, redraw_seed
 from cgddi.stages.semantic.settings import SemanticSettings
