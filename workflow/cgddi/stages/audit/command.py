@@ -8,7 +8,9 @@ are worth; automatic ones against human ones).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from cgddi.core.archive import Archive, record_for, write_record
@@ -55,6 +57,8 @@ def main(argv: list[str] | None = None) -> int:
         index, seed, waived = pd.read_parquet(args.index), int(args.spec.get("seed", 0)), args.spec.get("waived", ())
         result = audit(args.kind, index, args.photos, settings, seed, waived)
         usage["images"] = result.get("images", 0)
+    if args.kind == "quality":
+        result["samples"] = checked_samples(args.index)
     inputs = [args.index, *(Archive(path).manifest_path for path in args.photos)]
     record = record_for(args.spec, inputs, **result)
     if args.kind == "leakage" and not result["passed"]:
@@ -65,6 +69,12 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"{explain(result)}\nAll rows are in {failed}.")
     write_record(args.output, record)
     return 0
+
+
+def checked_samples(index: str) -> list[dict[str, Any]]:
+    """What the check of samples came to, from the record beside the index."""
+    record = Path(index).with_suffix(".json")
+    return json.loads(record.read_text(encoding="ascii")).get("samples", []) if record.is_file() else []
 
 
 def audit(

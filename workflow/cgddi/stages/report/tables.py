@@ -87,7 +87,15 @@ def _tone(found: Mapping[str, Any]) -> tuple[str, str]:
 def _quality(found: Mapping[str, Any]) -> tuple[str, str]:
     keys = ("images", "real_images", "fid", "kid", "kid_std", "black", "flat")
     table = _by_kind_and_tone(found, lambda cell: {key: cell.get(key) for key in keys})
+    if found.get("samples"):
+        table += "<p>Samples by what came of their check (docs/samples.md); those that failed are not learnt from.</p>"
+        table += html(pd.DataFrame([_checked(row) for row in found["samples"]]))
     return f"Quality against real photos of the same tone; features: {found['features']}", table
+
+
+def _checked(row: Mapping[str, Any]) -> dict[str, Any]:
+    reasons = ", ".join(f"{name} {count}" for name, count in row["reasons"].items())
+    return {**row, "reasons": reasons}
 
 
 def _memorisation(found: Mapping[str, Any]) -> tuple[str, str]:
