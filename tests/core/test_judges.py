@@ -86,6 +86,7 @@ def test_traits_react_to_what_they_are_named_for():
         (spot(skin(256), 0.1, (30, 0, 0)), "brightness"),
         (spot(skin(256), 0.1, (-40, 0, 0)), "darkness"),
         (spot(skin(256), 0.1, (0, 0, -60)), "blueness"),
+        (spot(skin(256), 0.1, (0, -40, 0)), "greenness"),
     ):
         found = judges.traits(rgb(change), part)
         assert found[trait] > plain[trait] + 20

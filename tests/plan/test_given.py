@@ -101,7 +101,7 @@ def test_a_given_adapter_replaces_its_token_and_training(world):  # noqa: F811
         assert {key[1] for key in of(rule, before)} - {key[1] for key in of(rule, found)} == {"nevus"}
     (key,) = (key for key in of("semantic", found) if "nevus" in key)
     job, spec = of("semantic", found)[key], of("semantic", found)[key].spec
-    assert set(job.inputs) == {"canvases"} and spec["adapter"]["model"]["source"].startswith("folder:")
+    assert set(job.inputs) == {"canvases", "calibration"} and spec["adapter"]["model"]["source"].startswith("folder:")
     assert spec["adapter"]["learnt_from"] == sorted(row["image_id"] for row in sheet()) and len(sheet()) == 18
     others = {key: job for key, job in of("semantic", before).items() if "nevus" not in key}
     assert others == {key: job for key, job in of("semantic", found).items() if "nevus" not in key}

@@ -34,7 +34,7 @@ from tests.workflow.paper_scale import snakemake
 
 POOLED = {"index": 1, "leakage": 1, "audit": 3, "classify": 1, "fairness": 1, "report": 1}
 ADAPTERS = {"lora": 3, "semantic": 3} | POOLED
-CANVASES = {"review": 1, "canvases": 1, "audit_pictures": 1, "lesion_mapped": 18} | ADAPTERS
+CANVASES = {"review": 1, "calibration": 1, "canvases": 1, "audit_pictures": 1, "lesion_mapped": 18} | ADAPTERS
 
 
 def older(path):

@@ -16,7 +16,15 @@ from tests.watch.world import CONFIG, jobs, later, planned_by_snakemake, row, se
 
 POOLED = {"index": 1, "leakage": 1, "audit": 3, "classify": 1, "fairness": 1, "report": 1}
 """Jobs that stand on all images of a split."""
-CANVASES = {"review": 1, "canvases": 1, "audit_pictures": 1, "lesion_mapped": 18, "lora": 3, "semantic": 3} | POOLED
+CANVASES = {
+    "review": 1,
+    "calibration": 1,
+    "canvases": 1,
+    "audit_pictures": 1,
+    "lesion_mapped": 18,
+    "lora": 3,
+    "semantic": 3,
+} | POOLED
 """Jobs that stand on healthy skin: three adapters by their prior images, 18 donors."""
 GPU = ("healthy", "embedding", "lora", "semantic", "classify")
 

@@ -12,7 +12,6 @@ from functools import lru_cache
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
 
 from cgddi.core.colour import rgb_to_lab
 from cgddi.core.images import BACKGROUND, MARKER, RULER
@@ -36,7 +35,9 @@ def usable(mask: np.ndarray | None, shape: tuple[int, int]) -> np.ndarray:
 
 def bare(mask: np.ndarray) -> np.ndarray:
     """Where a real photo with this mask (H, W) shows skin or lesion and no ink near: bool (H, W). On its canvas the ink is gone."""
-    ink = ndimage.binary_dilation(mask == MARKER, iterations=max(1, round(max(mask.shape) * INK_AROUND)))
+    ink = mask == MARKER
+    for _ in range(max(1, round(max(mask.shape) * INK_AROUND))):
+        ink = _grown(ink)
     return usable(mask, mask.shape) & ~ink
 
 
@@ -139,8 +140,8 @@ def traits(rgb: np.ndarray, part: np.ndarray) -> dict[str, float]:
         part: bool (H, W), what is measured (see `usable`).
 
     Returns:
-        saturation, brightness, darkness, blueness: how far the most extreme hundredth of the pixels lies from the median, in
-        chroma, lightness (up and down) and b*; strip: share of the part in strange colours that reach the picture's border;
+        saturation, brightness, darkness, blueness, greenness: how far the most extreme hundredth of the pixels lies from the
+        median, in chroma, lightness (up and down), b* and a* (down); strip: share in strange colours that reach the border;
         texture: log of the fine texture's spread; specks: share of pixels that stand out of it.
     """
     coarse = view(rgb, part)
@@ -151,9 +152,9 @@ def traits(rgb: np.ndarray, part: np.ndarray) -> dict[str, float]:
     middle = np.median(lab, axis=0)
     chroma = np.hypot(lab[:, 1], lab[:, 2])
     strange = inside & (np.linalg.norm(coarse.lab - middle, axis=-1) > STRANGE)
-    labels, _ = ndimage.label(strange)
-    edge = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
-    strip = np.isin(labels, edge[edge > 0])
+    strip = strange & _border(strange.shape)
+    while (more := _grown(strip) & strange).sum() > strip.sum():
+        strip = more
     fine = _fine(rgb, part)
     spread = float(np.median(np.abs(fine))) + 0.05
     return {
@@ -161,10 +162,28 @@ def traits(rgb: np.ndarray, part: np.ndarray) -> dict[str, float]:
         "brightness": float(np.quantile(lab[:, 0], 0.99) - middle[0]),
         "darkness": float(middle[0] - np.quantile(lab[:, 0], 0.01)),
         "blueness": float(middle[2] - np.quantile(lab[:, 2], 0.01)),
+        "greenness": float(middle[1] - np.quantile(lab[:, 1], 0.01)),
         "strip": float(strip.sum() / inside.sum()),
         "texture": float(np.log(spread)),
         "specks": float((np.abs(fine) > SPECK * spread).mean()),
     }
+
+
+def _grown(part: np.ndarray) -> np.ndarray:
+    """A part (h, w) with the pixels above, below and beside its own."""
+    grown = part.copy()
+    for axis in (0, 1):
+        here, there = (np.s_[:-1], np.s_[1:]) if axis == 0 else (np.s_[:, :-1], np.s_[:, 1:])
+        grown[there] |= part[here]
+        grown[here] |= part[there]
+    return grown
+
+
+def _border(shape: tuple[int, int]) -> np.ndarray:
+    """The outermost pixels."""
+    found = np.ones(shape, bool)
+    found[1:-1, 1:-1] = False
+    return found
 
 
 def _fine(rgb: np.ndarray, part: np.ndarray) -> np.ndarray:
@@ -211,8 +230,8 @@ class Limits:
     Args:
         presence: least colour difference of the lesion.
         angle: tone -> lowest and highest individual typology angle in degrees.
-        traits: name -> usual value and usual distance from it (see `traits`).
-        strangeness: most distance from the usual of any trait, in its usual distance.
+        traits: name -> usual value, and the largest distance from it among the photos (see `traits`).
+        strangeness: most distance from the usual of any trait, in that largest distance.
         likeness: most similarity to a photo learnt from.
     """
 
@@ -223,7 +242,7 @@ class Limits:
     likeness: float
 
     def strangest(self, found: Mapping[str, float]) -> tuple[str, float]:
-        """The trait that lies furthest from the usual, and how far, in its usual distance; none where no usual is known."""
+        """The trait that lies furthest from the usual, and how far, in the photos' largest distance; none where none is known."""
         if not self.traits:
             return "", 0.0
         far = {name: abs(found[name] - usual) / scale for name, (usual, scale) in self.traits.items()}
@@ -267,7 +286,9 @@ def faults(scores: Scores, tone: str, limits: Limits) -> dict[str, str]:
         found[TONE] = f"ITA {scores.angle:.0f} degrees, real photos of {tone} skin have {low:.0f} to {high:.0f}"
     trait, far = limits.strangest(scores.traits)
     if far > limits.strangeness:
-        found[ARTEFACTS] = f"{trait} {far:.1f} times as unusual as in real photos ({limits.strangeness:.1f})"
+        found[ARTEFACTS] = (
+            f"{trait} {far:.1f} times as unusual as in any real photo, {limits.strangeness:g} are allowed"
+        )
     if scores.likeness > limits.likeness:
         found[COPY] = f"similarity {scores.likeness:.3f} to {scores.nearest}, real photos {limits.likeness:.3f}"
     return found

@@ -26,8 +26,9 @@ UNSET = judges.Limits(4.5, dict.fromkeys(TONES, (-180.0, 180.0)), {}, 0.0, 1.01)
 FOLDS = 10
 WIDER = 0.2
 """Share by which ranges are widened: of few photos the extremes are not the limits."""
-COMMON, LEAST_SCALE = 0.95, 1e-3
-"""Share of the photos that lie within a trait's usual distance, and the least such distance."""
+BEYOND, LEAST_SCALE = 2.0, 1e-3
+"""A sample may lie so many times as far from a trait's usual value as the furthest photo, which lies at least so far: a generator's
+pictures are smoother than photos, on the toy's model one and a half times as far as the furthest of these."""
 
 
 @dataclass(frozen=True)
@@ -135,19 +136,18 @@ def _plain(pairs: Sequence[Pair], views: Sequence[judges.View], contrasts: Seque
 def limits_of(pairs: Sequence[Pair], false_rejects: float) -> judges.Limits:
     """Limits that at most a share of the photos fail: quantiles of what was measured of them.
 
-    Half of the share for lesions that are not seen, a sixth each for tone, traits and likeness. Where plain skin shows less than
-    that quantile of the lesions, the limit is halfway between the two. Quantiles of so few photos are widened by a fifth. A tone
-    without a photo has the range of all.
+    Half of the share for lesions that are not seen, a sixth each for tone, each trait and likeness. Where plain skin shows less
+    than that quantile of the lesions, the limit is halfway between the two. Quantiles of so few photos are widened by a fifth. A
+    tone without a photo has the range of all.
     """
     part = false_rejects / 6
     scores = [pair.scores for pair in pairs]
-    usual = {name: np.median([score.traits[name] for score in scores]) for name in scores[0].traits}
     traits = {}
-    for name, value in usual.items():
-        scale = np.quantile([abs(score.traits[name] - value) for score in scores], COMMON)
-        traits[name] = round(float(value), 4), round(max(float(scale), LEAST_SCALE), 4)
-    free = judges.Limits(0.0, {}, traits, 0.0, 0.0)
-    far = [free.strangest(score.traits)[1] for score in scores]
+    for name in scores[0].traits:
+        values = np.array([score.traits[name] for score in scores])
+        usual = float(np.median(values))
+        furthest = float(np.quantile(np.abs(values - usual), 1 - part, method="higher"))
+        traits[name] = round(usual, 4), round(max(furthest, LEAST_SCALE), 4)
     lesions = float(np.quantile([score.presence for score in scores], 3 * part, method="lower"))
     plain = float(np.quantile([pair.plain for pair in pairs if pair.plain is not None] or [lesions], 0.99))
     alike = float(np.quantile([score.likeness for score in scores], 1 - part, method="higher"))
@@ -155,7 +155,7 @@ def limits_of(pairs: Sequence[Pair], false_rejects: float) -> judges.Limits:
         presence=round((lesions + min(plain, lesions)) / 2, 4),
         angle=_angles(pairs, part),
         traits=traits,
-        strangeness=round((1 + WIDER) * float(np.quantile(far, 1 - part, method="higher")), 4),
+        strangeness=BEYOND,
         likeness=round(alike + WIDER * (1 - alike), 4),
     )
 
