@@ -33,7 +33,15 @@ def run(world, tmp_path, monkeypatch):
         file.write_text(json.dumps({"limits": {**LOOSE, **limits}}))
         spec = tiny.spec_for("semantic", world.model, world.images, **tiny.SEMANTIC, redraws=redraws)
         output = tmp_path / name / "a.tar"
-        inputs = [world.root / "canvases.tar"], None, world.embedding, world.lora, output, file, [world.root / "masks.tar"]
+        inputs = (
+            [world.root / "canvases.tar"],
+            None,
+            world.embedding,
+            world.lora,
+            output,
+            file,
+            [world.root / "masks.tar"],
+        )
         sample.sample_concept(sample.SemanticJob(spec, *inputs), tmp_path / cache)
         return Archive(output), list(seeds)
 

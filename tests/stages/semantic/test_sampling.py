@@ -24,9 +24,7 @@ from tests.diffusion import tiny
 def draw(world, output, cache=None, canvases=None, **settings):
     spec = tiny.spec_for("semantic", world.model, world.images, **{**tiny.SEMANTIC, **settings})
     canvases = canvases or [world.root / "canvases.tar"]
-    count = sample.sample_concept(
-        sample.SemanticJob(spec, canvases, None, world.embedding, world.lora, output), cache
-    )
+    count = sample.sample_concept(sample.SemanticJob(spec, canvases, None, world.embedding, world.lora, output), cache)
     archive = Archive(output)
     assert len(archive.rows) == count
     return {row["key"]: decode_png(archive.read(row)) for row in archive.rows}

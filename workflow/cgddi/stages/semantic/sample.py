@@ -94,9 +94,7 @@ def sample_concept(
         checker = Checker(job.calibration, job.photos, lineage.get("generator_images", []), photos, settings.image_size)
     todo = draws(photos, settings, seed, concept["slug"])
     try:
-        results = draw_until_passed(
-            todo, settings.redraws if checker else 0, drawing.run, checker
-        )
+        results = draw_until_passed(todo, settings.redraws if checker else 0, drawing.run, checker)
     finally:
         drawing.close()
     if used is not None:
@@ -154,7 +152,10 @@ class _Drawing:
     @cached_property
     def kept(self) -> MadeStore:
         """What was drawn before, by all that makes it."""
-        spec, files = self.job.spec, [self.job.embedding and file_sha256(self.job.embedding), file_sha256(self.job.lora)]
+        spec, files = (
+            self.job.spec,
+            [self.job.embedding and file_sha256(self.job.embedding), file_sha256(self.job.lora)],
+        )
         how = self.settings.model_dump(mode="json", exclude=WHICH)
         given = getattr(spec, "planned", spec).get("adapter")
         made_from = [spec.get("revision"), how, self.token, self.digest, *files, given]

@@ -137,4 +137,3 @@ class ConceptSampler:
         rows = [self.order[draw.canvas] for draw in batch]
         prompts, away = self.prompts[tones], self.negatives[tones]
         return PendingImages(self.sampler.draw(prompts, seeds, self.mean[rows], self.std[rows], away))
-
