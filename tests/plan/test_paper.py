@@ -40,6 +40,25 @@ def write(path, rows):
         writer.writerows(rows)
 
 
+def drawn(images):
+    """Another order, so that each set holds several diseases."""
+    return [images[5 * k % len(images)] for k in range(len(images))]
+
+
+def write_labels(folder, images):
+    """FEDD's published layout: nested training sets, one validation and one test set, a larger test that holds the small one."""
+    images = drawn(images)
+    train = {"5": images[:6], "10": images[:9], "15": images[:12], "20": images[:15]}
+    parts = {f"training/{name}%/train": chosen for name, chosen in train.items()}
+    for name in train:
+        parts |= {f"training/{name}%/val": images[15:18], f"training/{name}%/test": images[18:21]}
+    parts |= {"testing/test_light": images[18:22], "testing/test_dark": images[22:27]}
+    for place, names in parts.items():
+        (folder / place).mkdir(parents=True)
+        for name in names:
+            (folder / place / f"{name}.npy").touch()
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A working directory with sheets of both data sets' shape at the names that the overlays give."""
@@ -55,6 +74,9 @@ def folder(tmp_path_factory):
     names = [{"raw": name, "concept": name} for name in sorted({*DDI, *F17K})]
     for name in ("diseases", "diseases-both"):
         write(folder / f"config/{name}.csv", names)
+    (folder / "models/adm-256-uncond").mkdir(parents=True)
+    (folder / "models/adm-256-uncond/config.json").write_text("{}")
+    write_labels(folder / "data/ddi_labels", [row["image_id"] for row in ddi if row["mask"]])
     (folder / "names.yaml").write_text("diseases: config/diseases.csv\nsample_min_images: 2\n")
     return folder
 
@@ -68,7 +90,7 @@ def planned(folder):
         plans = {
             path.stem: Plan(load_config(paper / "base.yaml", path, "names.yaml"))
             for path in sorted(paper.glob("*.yaml"))
-            if path.stem not in ("base", "fedd")
+            if path.stem != "base"
         }
         yield {name: (plan, jobs(plan, "published")) for name, plan in plans.items()}
 
@@ -168,6 +190,34 @@ def test_cross_settings_learn_from_one_set_and_are_tested_on_the_same_photos_of_
     assert not any("/ddi" in path for kind in made.values() for path in kind), "nothing of the other set reaches it"
     crossed = plan.made_for("ddi-to-f17k")["lesion_mapped"]
     assert any("/f17k/ddi" in path for path in crossed) and not any("/f17k0" in path for path in crossed)
+
+
+def test_the_fedd_study_is_that_of_the_published_folders(planned):
+    plan, made = planned["fedd"]
+    study = plan.fedd.study
+    masked = drawn([row["image_id"] for row in rows_of("ddi", DDI) if row["mask"]])
+    everything = [row["image_id"] for row in rows_of("ddi", DDI)]
+    sizes = {"5": 6, "10": 9, "15": 12, "20": 15}
+    for name, size in sizes.items():
+        assert [p.image_id for p in study.train[name]] == sorted(masked[:size])
+    assert [p.image_id for p in study.validation] == sorted(masked[15:18])
+    assert [p.image_id for p in study.test] == sorted(masked[18:21])
+    assert [p.image_id for p in study.further] == [name for name in everything if name not in masked[:21]]
+    assert [p.image_id for p in study.further_masks] == sorted(masked[21:27]), "of testing/, less the small test's"
+    found = {rule: sum(key[0] == rule for key in made) for rule in {key[0] for key in made}}
+    assert found == {
+        **{
+            "fedd_features": 21,
+            "fedd_segmenter": 4,
+            "fedd_probe": 4 * 21,
+            "fedd_baseline": 4 * 5,
+            "fedd_classifier": 4 * 5,
+        },
+        **{"fedd_tables": 1, "published": 1},
+    }
+    specs = {rule: next(job.spec for key, job in made.items() if key[0] == rule) for rule in found}
+    assert specs["fedd_features"]["settings"]["noise"] == "shared"
+    assert len(specs["fedd_segmenter"]["further"]) == 6 and len(specs["fedd_probe"]["further"]) == 55 - 21
 
 
 def files(plan, made):

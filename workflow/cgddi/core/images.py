@@ -171,7 +171,10 @@ def cropped(photo: Image.Image, crop: str) -> Image.Image:
 
 
 def photo_to_size(photo: Image.Image, size: int, crop: str) -> np.ndarray:
-    """A photo as (size, size, 3) uint8, by Lanczos resampling of the whole ("resize") or its central square ("square")."""
+    """A photo as (size, size, 3) uint8, by Lanczos resampling of the whole ("resize") or its central square ("square").
+
+    A deviation: the published classifiers resize the original photos bilinearly (antialiased, as Pillow and torchvision do).
+    """
     box = centre_square(*photo.size) if crop == "square" else None
     return np.asarray(photo.resize((size, size), Image.Resampling.LANCZOS, box=box))
 

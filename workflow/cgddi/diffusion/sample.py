@@ -32,7 +32,8 @@ class SampleSettings:
 class Sampler:
     """Draws images of one size in batches of one size.
 
-    With the same seeds, diffusers' own img2img and text-to-image pipelines called image by image give the same pictures.
+    With the same seeds, diffusers' own img2img and text-to-image pipelines called image by image give the same pictures; but
+    for img2img by DPM-Solver++ (the default), which starts exactly at `strength`: 15 calls from t=724, diffusers' 14 from 699.
 
     Args:
         backbone: the model, adapters and tokens in place.

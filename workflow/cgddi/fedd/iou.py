@@ -74,8 +74,11 @@ def refuse(path: Path, table: pd.DataFrame, checks: Sequence[tuple[str, pd.Serie
         raise InvalidInput(problems)
 
 
-def read_counts(path: Path) -> MaskRun:
+def read_counts(path: Path, absent: str = "undefined") -> MaskRun:
     """A run's test.csv (image_id, tone, malignant, class and `PIXEL_COUNTS`; one line per image and class).
+
+    Args:
+        path: the file. absent: IoU of a class in neither mask, `undefined` or `zero`.
 
     Raises:
         UserError: not such a table. InvalidInput: a line that cannot be right, an image without all classes.
@@ -98,7 +101,17 @@ def read_counts(path: Path) -> MaskRun:
         tones=heads["tone"].map(TONES.index).to_numpy(),
         labels=heads["malignant"].map({"true": 1, "false": 0}).fillna(-1).astype(int).to_numpy(),
         counts=counts.loc[table.index].to_numpy(float).reshape(len(heads), len(NAMES), len(PIXEL_COUNTS)),
+        record={"split": "fedd", "absent": absent},
     )
+
+
+def joined(first: MaskRun, second: MaskRun) -> MaskRun:
+    """Two sets of images of one run as one."""
+    parts = {
+        name: np.concatenate([getattr(run, name) for run in (first, second)]) for name in ("tones", "labels", "counts")
+    }
+    record = {**first.record, "split": "fedd further"}
+    return MaskRun(images=(*first.images, *second.images), **parts, record=record)
 
 
 def interval(estimate: Estimate) -> dict[str, float]:
@@ -122,6 +135,8 @@ def iou_values(run: MaskRun, weights: np.ndarray) -> dict[tuple[str, str], np.nd
         mine = in_group(run.tones, group)
         summed = np.einsum("bn,nck->bck", weights[:, mine], run.counts[mine, :, :2])
         iou = ratio(summed[..., 0], summed[..., 1])
+        if run.record.get("absent") == "zero":
+            iou = np.where(np.isnan(iou) & (weights[:, mine].sum(1) > 0)[:, None], 0.0, iou)
         values["mean", group] = ratio(np.nansum(iou, axis=1), np.isfinite(iou).sum(1))
         values |= {(name, group): iou[:, number] for name, number in CLASSES.items()}
     values[GAP] = values["lesion", "light"] - values["lesion", "dark"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cgddi.core.errors import InvalidInput, Problem, UserError
 from cgddi.core.seeds import seed_for
 from cgddi.fedd.settings import NETWORKS, FeaturesSettings
-from cgddi.fedd.subsets import Study, draw_study
+from cgddi.fedd.subsets import Study, draw_study, published_study
 from cgddi.plan.sheets import Photo
 
 if TYPE_CHECKING:
@@ -62,8 +62,10 @@ class FeddPlan:
     def study(self) -> Study:
         """The study's photos; they depend on its cohort, the splits' roles and the project's seed alone."""
         roles = self.plan.roles if self.settings.subsets.keep_to_training else {}
-        photos = self.plan.by_cohort[self.cohort]
-        return draw_study(photos, roles, self.settings.subsets, self.plan.config.seed)
+        photos, subsets = self.plan.by_cohort[self.cohort], self.settings.subsets
+        if subsets.folder:
+            return published_study(photos, subsets)
+        return draw_study(photos, roles, subsets, self.plan.config.seed)
 
     @cached_property
     def showcase(self) -> list[str]:
@@ -173,7 +175,7 @@ class FeddPlan:
         main, own = timestep == self.timestep, batch == STUDY
         return self.plan.spec(
             "fedd",
-            FeaturesSettings(size=chosen.size, batch=chosen.batch, precision=chosen.precision),
+            FeaturesSettings(**{name: getattr(chosen, name) for name in ("size", "batch", "precision", "noise")}),
             job="features",
             model=self.model,
             cohort=cohort,
@@ -186,8 +188,10 @@ class FeddPlan:
             showcase=self.showcase if main and own else [],
         )
 
-    def _study_rows(self, subset: str) -> dict[str, Any]:
+    def _study_rows(self, subset: str, masks: bool = False) -> dict[str, Any]:
         parts = {"train": self.study.train[subset], "validation": self.study.validation, "test": self.study.test}
+        further = self.study.further_masks if masks else self.study.further
+        parts |= {"further": further} if further else {}
         return {"subset": subset, **{role: self._rows(photos) for role, photos in parts.items()}}
 
     def _rows(self, photos: Iterable[Photo]) -> list[dict[str, Any]]:
@@ -205,7 +209,9 @@ class FeddPlan:
     def segmenter_spec(self, variant: str, subset: str, seed: int) -> dict[str, Any]:
         """Spec of a segmenter job."""
         facts = {"variant": variant, "run_seed": seed, **self._truth(), **self._geometry}
-        return self.plan.spec("fedd", self.settings.segmenter, job="segmenter", **facts, **self._study_rows(subset))
+        return self.plan.spec(
+            "fedd", self.settings.segmenter, job="segmenter", **facts, **self._study_rows(subset, True)
+        )
 
     def probe_spec(self, subset: str, timestep: int) -> dict[str, Any]:
         """Spec of a probe job: every block and seed at one timestep."""
@@ -217,7 +223,8 @@ class FeddPlan:
         settings, key = self.settings.baselines, f"{task}/{network}"
         own = {**dict.fromkeys(NETWORKS, ()), task: (network,)}
         own["weight_files"] = {k: v for k, v in settings.weight_files.items() if k == key}
-        facts = {"task": task, "network": network, "run_seed": seed, **self._truth(), **self._study_rows(subset)}
+        rows = self._study_rows(subset, task == "segmentation")
+        facts = {"task": task, "network": network, "run_seed": seed, **self._truth(), **rows}
         return self.plan.spec("fedd", settings.model_copy(update=own), job="baseline", **facts)
 
     def tables_spec(self) -> dict[str, Any]:
@@ -267,9 +274,10 @@ class FeddPlan:
             if getattr(chosen, name) not in known:
                 what = f"the segmenter behind automatic masks has {name} {getattr(chosen, name)}, which is none of "
                 problems.append(_problem(f"masks_from.{name}", what + ", ".join(map(str, known)), "Name one of them."))
-        if not subsets.keep_to_training:
+        if not subsets.keep_to_training or subsets.folder:
             what = f"masks of {', '.join(self.mask_cohorts)} come from the segmenter, which may then not learn from photos that "
-            problems.append(_problem("subsets.keep_to_training", what + "a split holds out", "Set it to true."))
+            remedy = "Set it to true, and fedd.subsets.folder to null."
+            problems.append(_problem("subsets.keep_to_training", what + "a split holds out", remedy))
         return problems
 
 

@@ -17,7 +17,7 @@ from cgddi.core.seeds import seed_for
 from cgddi.fedd.features.files import FeatureFiles
 from cgddi.fedd.segmenter.ensemble import BestStates, EnsembleMLP
 from cgddi.fedd.settings import ProbeSettings
-from cgddi.fedd.study import ROLES, check_both_kinds, open_study, predictions_csv, study_checkpoint, tone_counts
+from cgddi.fedd.study import check_both_kinds, open_study, predictions_csv, roles_of, study_checkpoint, tone_counts
 from cgddi.job import runtime
 from cgddi.job.checkpoint import Checkpoint, generator_states, restore_generators, restore_optimizer
 
@@ -78,7 +78,7 @@ def run_probe(
         probes = [(block, seed) for block in blocks for seed in seeds]
         lines = [
             {**row, "role": role, "block": block, "seed": seed, "probability": chance}
-            for role in ("validation", "test")
+            for role in roles_of(spec)[1:]
             for row, chances in zip(spec[role], predict(trained.networks, data[role].x, len(seeds)), strict=True)
             for (block, seed), chance in zip(probes, chances.tolist(), strict=True)
         ]
@@ -91,7 +91,7 @@ def run_probe(
         blocks=blocks,
         seeds=seeds,
         training_images=sorted(row["image_id"] for row in spec["train"]),
-        counts={role: tone_counts(spec[role]) for role in ROLES},
+        counts={role: tone_counts(spec[role]) for role in roles_of(spec)},
         features={name: files.facts.get(name) for name in ("model", "size", "crop")},
         probes=[
             {"block": block, "seed": seed, "chosen_epoch": epoch, "validation_loss": round(loss, 6)}
@@ -111,7 +111,7 @@ def load_pooled(
     Raises:
         UserError: training photos of one class only. InvalidInput: every photo without features or label.
     """
-    rows = [row for role in ROLES for row in spec[role]]
+    rows = [row for role in roles_of(spec) for row in spec[role]]
     problems = [
         Problem(f"image {row['image_id']}", "malignancy is unknown", "Fill in its column malignant.")
         for row in rows
@@ -122,7 +122,7 @@ def load_pooled(
     files.check_images([row["image_id"] for row in rows], blocks, "pooled")
     check_both_kinds(spec["train"], spec["subset"])
     data = {}
-    for role in ROLES:
+    for role in roles_of(spec):
         x = [torch.stack([files.pooled(row["image_id"], block).float() for block in blocks]) for row in spec[role]]
         y = [float(row["malignant"]) for row in spec[role]]
         data[role] = Pooled(torch.stack(x).to(device), torch.tensor(y, device=device))

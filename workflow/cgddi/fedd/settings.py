@@ -32,6 +32,10 @@ class FeaturesSettings(Settings):
     ablation_timesteps: tuple[int, ...] = Field(
         tuple(range(0, 1001, 50)), description="timesteps of the probe's ablation (paper); 1000 means the last, 999"
     )
+    noise: Literal["own", "shared"] = Field(
+        "own",
+        description="own: each photo has noise of its own, by name; shared: all have the same (paper: ddpm-segmentation)",
+    )
     precision: Precision = Field("fp32", description="of the frozen model; what is kept of it is fp16")
     batch: int = neutral(8, ge=1, le=256, description="photos that go through the model together")
     showcase: int = Field(2, ge=0, le=16, description="study photos per tone with K-means pictures of every block")
@@ -61,6 +65,16 @@ class SubsetsSettings(Settings):
         "tone_and_malignancy",
         description="tone_and_malignancy: half of each tone's photos are malignant (paper); tone: as many photos of each tone, "
         "malignant as the cohort is",
+    )
+    folder: str | None = Field(
+        None,
+        description="FEDD's published folder of masks (ddi_labels): its training/5%/{train,val,test} to 20% are the subsets, "
+        "instead of a draw; masks are named as the photos",
+    )
+    further: bool = Field(
+        False,
+        description="test also on all other photos: classifiers on those of known malignancy, segmenters on those with a mask, or "
+        "on testing/ of the published folder (paper: 476 and 198 photos)",
     )
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="seeds of the trained networks")
     keep_to_training: bool = Field(
@@ -183,6 +197,15 @@ class TablesSettings(Settings):
         {"ddi": "ddi"},
         description="cohort -> published data set (ddi); beside studies of other cohorts the published figures are marked as "
         "reached on other data",
+    )
+    absent_classes: Literal["undefined", "zero"] = Field(
+        "undefined",
+        description="a class that is in no mask and in no prediction of a group: undefined and no part of the mean IoU, or an IoU "
+        "of zero (ddpm-segmentation)",
+    )
+    dermatologists: str | None = located(
+        None,
+        description="csv of an ensemble of dermatologists for the ROC figure: image_id, probability (share who say malignant)",
     )
 
 

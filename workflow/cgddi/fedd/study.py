@@ -27,6 +27,8 @@ Row = Mapping[str, Any]
 
 ROLES = ("train", "validation", "test")
 IOU_COLUMNS = ("image_id", "tone", "malignant", "class", *PIXEL_COUNTS)
+FURTHER = "further"
+"""A further role that a study may have: the photos it leaves, for a larger test."""
 PREDICTION_COLUMNS = ("image_id", "tone", "malignant", "role", "block", "seed", "probability")
 PICTURES_PER_TONE = 2
 
@@ -137,6 +139,11 @@ def open_study(features: Sequence[str | Path], spec: Mapping[str, Any]) -> Featu
     return files
 
 
+def roles_of(spec: Mapping[str, Any]) -> tuple[str, ...]:
+    """Roles of the photos in a spec."""
+    return (*ROLES, FURTHER) if spec.get(FURTHER) else ROLES
+
+
 def check_roles(spec: Mapping[str, Any]) -> None:
     """Refuse a study that tests on a photo it learns from, or that lacks a role.
 
@@ -145,7 +152,7 @@ def check_roles(spec: Mapping[str, Any]) -> None:
     """
     problems = []
     seen: dict[str, str] = {}
-    for role in ROLES:
+    for role in roles_of(spec):
         if not spec[role]:
             raise UserError(f"--spec has no {role} photos. Give the spec the workflow wrote.")
         for row in spec[role]:

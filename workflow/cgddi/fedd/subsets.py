@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from cgddi.core.errors import InvalidInput, Problem
 from cgddi.core.seeds import seed_for
@@ -26,16 +27,36 @@ class Study:
     Args:
         train: subset -> training photos, in order of size; a smaller subset is contained in a larger one.
         validation: photos on which training stops. test: photos that are measured and never trained on.
+        further: all other photos of known malignancy, which classifiers are tested on too. further_masks: other photos with masks,
+            for segmenters.
     """
 
     train: dict[str, tuple[Photo, ...]]
     validation: tuple[Photo, ...]
     test: tuple[Photo, ...]
+    further: tuple[Photo, ...] = ()
+    further_masks: tuple[Photo, ...] = ()
 
     @property
     def photos(self) -> tuple[Photo, ...]:
         """All photos of the study, in the order of image ids."""
-        return _by_id({*self.validation, *self.test, *(photo for photos in self.train.values() for photo in photos)})
+        learnt = {photo for photos in self.train.values() for photo in photos}
+        return _by_id({*learnt, *self.validation, *self.test, *self.further, *self.further_masks})
+
+    def with_further(self, photos: Iterable[Photo], masked: Iterable[Photo] | None = None) -> Study:
+        """The study with the photos it leaves, for its larger tests.
+
+        Args:
+            photos: of its cohort. masked: those that segmenters are tested on; None: all with a mask.
+        """
+        used = set(self.photos)
+        left = [p for p in photos if p not in used and p.skin_tone in TONES]
+        masks = set(photos if masked is None else masked)
+        return replace(
+            self,
+            further=_by_id(p for p in left if p.malignant is not None),
+            further_masks=_by_id(p for p in left if p.mask and p in masks),
+        )
 
 
 def _by_id(photos: Iterable[Photo]) -> tuple[Photo, ...]:
@@ -94,7 +115,44 @@ def draw_study(
     for name, size in sizes.items():
         quota = class_quota(size, settings.balance)
         train[name] = _by_id(p for cell, chosen in drawn["train"].items() for p in chosen[: quota[cell[1]]])
-    return Study(train, *(_by_id(sum(drawn[role].values(), [])) for role in ("validation", "test")))
+    study = Study(train, *(_by_id(sum(drawn[role].values(), [])) for role in ("validation", "test")))
+    return study.with_further(photos) if settings.further else study
+
+
+def published_study(photos: Sequence[Photo], settings: SubsetsSettings) -> Study:
+    """The study as published: photos whose masks stand in the folders of FEDD's `ddi_labels`.
+
+    Its training sets (10, 20, 30 and 40 photos a tone) are nested; the validation folders hold 15 photos and the test folders 16,
+    where the text has 30 each; `testing/` holds 198 masks, those of the 16 among them.
+
+    Args:
+        photos: the cohort's photos. settings: folder, and which subsets.
+
+    Raises:
+        InvalidInput: a folder is missing or empty, or a mask is of no photo of the cohort that has a mask in the image sheet.
+    """
+    root, known = Path(settings.folder or ""), {p.image_id: p for p in photos if p.mask}
+    problems: list[Problem] = []
+
+    def listed(*parts: str) -> tuple[Photo, ...]:
+        place = root.joinpath(*parts)
+        names = sorted(path.stem for path in place.rglob("*.npy"))
+        if not names:
+            what = "holds no mask (.npy)" if place.is_dir() else "no such folder"
+            problems.append(Problem(str(place), what, "Name FEDD's ddi_labels in fedd.subsets.folder."))
+        if absent := [name for name in names if name not in known]:
+            what = f"{len(absent)} of {len(names)} masks are of no photo with a mask in the image sheet (first: {absent[0]})"
+            problems.append(Problem(str(place), what, "Ingest DDI with these masks (`cgddi ingest ddi --masks`)."))
+        return _by_id(known[name] for name in names if name in known)
+
+    sizes = sorted(settings.train_per_tone, key=lambda name: (settings.train_per_tone[name], name))
+    train = {name: listed("training", f"{name}%", "train") for name in sizes}
+    validation, test = (listed("training", f"{sizes[-1]}%", part) for part in ("val", "test"))
+    masked = listed("testing") if settings.further else ()
+    if problems:
+        raise InvalidInput(problems)
+    study = Study(train, validation, test)
+    return study.with_further(photos, masked) if settings.further else study
 
 
 def _belongs(photo: Photo, cell: Cell) -> bool:

@@ -27,7 +27,6 @@ from cgddi.diffusion.weights import write_tensors
 from cgddi.fedd.baselines.networks import build
 from cgddi.fedd.settings import BaselinesSettings
 from cgddi.fedd.study import (
-    ROLES,
     Photos,
     check_both_kinds,
     check_roles,
@@ -35,6 +34,7 @@ from cgddi.fedd.study import (
     pictures,
     predictions_csv,
     read_photos,
+    roles_of,
     study_checkpoint,
     tone_counts,
     without_covered,
@@ -82,7 +82,8 @@ def run_baseline(
         baseline = build(task, network, settings, int(spec["size"]))
         masks = task == "segmentation"
         photos = {
-            role: read_photos(spec[role], baseline.size, spec["crop"], spec.get("id_map"), masks) for role in ROLES
+            role: read_photos(spec[role], baseline.size, spec["crop"], spec.get("id_map"), masks)
+            for role in roles_of(spec)
         }
         left_out: list[dict[str, str]] = []
         history, checkpoint = TrainingHistory(), study_checkpoint(state, "baseline", spec)
@@ -95,17 +96,17 @@ def run_baseline(
                 check_both_kinds(spec["train"], spec["subset"])
             data = photos["train"], photos["validation"]
             history = train(baseline.model, *data, task, settings, accelerator, checkpoint)
-        predicted = {role: predict(baseline.model, photos[role], settings, accelerator) for role in ROLES[1:]}
+        predicted = {role: predict(baseline.model, photos[role], settings, accelerator) for role in roles_of(spec)[1:]}
         usage.update(images=history.images, steps=history.steps)
     out = Path(output)
-    files = [row[key] for role in ROLES for row in spec[role] for key in ("file", "mask")[: 1 + masks]]
+    files = [row[key] for role in roles_of(spec) for row in spec[role] for key in ("file", "mask")[: 1 + masks]]
     record = record_for(
         spec,
         sorted(set(files)),
         **facts,
         training_images=sorted(photos["train"].images) if history.epochs else [],
         model=baseline.facts,
-        counts={role: tone_counts(photos[role].rows) for role in ROLES},
+        counts={role: tone_counts(photos[role].rows) for role in roles_of(spec)},
         left_out=left_out,
         history=history.epochs,
         chosen_epoch=history.chosen_epoch,

@@ -55,6 +55,7 @@ def run_features(
             showcase=spec.get("showcase") or [],
             batch=settings.batch,
             precision=settings.precision,
+            shared_noise=settings.noise == "shared",
         )
         write_features(
             output,
@@ -73,10 +74,11 @@ def run_features(
 def noise_for(seed: int, image_id: str, timestep: int, shape: tuple[int, int, int]) -> torch.Tensor:
     """The noise of one photo at one timestep: by name, so it does not matter which photos stand beside it, or in what order.
 
-    A deviation: ddpm-segmentation (`share_noise`) gives all photos the same noise.
+    A deviation: ddpm-segmentation (`share_noise`), and so the paper, gives all photos the same: `fedd.features.noise: shared`.
 
     Args:
-        seed: the project's seed. image_id: the photo. timestep: as it is used (1000 is 999). shape: (C, h, w).
+        seed: the project's seed. image_id: the photo; "" is the noise that all share.
+        timestep: as it is used (1000 is 999). shape: (C, h, w).
     """
     generator = torch.Generator().manual_seed(seed_for(seed, "fedd", image_id, timestep))
     return torch.randn(shape, generator=generator)
@@ -94,6 +96,7 @@ def extract(
     showcase: Collection[str] = (),
     batch: int = 8,
     precision: str = "fp32",
+    shared_noise: bool = False,
 ) -> dict[str, ImageFeatures]:
     """Features of photos, by image id.
 
@@ -107,6 +110,7 @@ def extract(
         batch: photos per forward pass on a GPU. A CPU takes them one by one: as fast there, and no bit of a photo's
             features then depends on its neighbours.
         precision: fp32, bf16 or fp16.
+        shared_noise: whether all photos get the same noise.
 
     Raises:
         UserError: blocks the model lacks, or a size it does not take.
@@ -137,7 +141,7 @@ def extract(
                     start = seed_for(seed, "fedd kmeans", name, timestep, block)
                     features[name].kmeans[block] = cluster(stored[place], start)
 
-        noise = torch.stack([noise_for(seed, name, timestep, shape) for name in names])
+        noise = torch.stack([noise_for(seed, "" if shared_noise else name, timestep, shape) for name in names])
         backbone.run(pixels[first : first + chunk], noise, timestep, blocks, keep, precision)
     if overflown:
         raise InvalidInput(

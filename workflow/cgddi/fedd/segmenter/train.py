@@ -26,11 +26,11 @@ from cgddi.fedd.segmenter.pixels import (
 )
 from cgddi.fedd.settings import SegmenterSettings
 from cgddi.fedd.study import (
-    ROLES,
     iou_csv,
     open_study,
     pictures,
     read_photos,
+    roles_of,
     study_checkpoint,
     tone_counts,
     without_covered,
@@ -68,8 +68,11 @@ def run_segmenter(
     with runtime.usage_log(metrics, stage="fedd_segmenter", **facts) as usage:
         device = runtime.start(threads)
         files = open_study(features, spec)
-        files.check_images([row["image_id"] for role in ROLES for row in spec[role]], blocks, "map")
-        photos = {role: read_photos(spec[role], int(spec["size"]), spec["crop"], spec.get("id_map")) for role in ROLES}
+        files.check_images([row["image_id"] for role in roles_of(spec) for row in spec[role]], blocks, "map")
+        photos = {
+            role: read_photos(spec[role], int(spec["size"]), spec["crop"], spec.get("id_map"))
+            for role in roles_of(spec)
+        }
         photos["train"], left_out = without_covered(photos["train"])
         train, validation = (
             load_pixels(files, photos[role], blocks, device, variant == "centre") for role in ("train", "validation")
@@ -90,19 +93,25 @@ def run_segmenter(
         segmenter = Segmenter(trained.networks, known)
         out = Path(output)
         disagreement = {}
-        for role in ("validation", "test"):
+        for role in roles_of(spec)[1:]:
             masks = [segmenter.predict(files.maps(name, blocks)) for name in photos[role].images]
             predicted, uncertainty = (np.stack(part) for part in zip(*masks, strict=True))
             write_atomic(out / f"{role}.csv", iou_csv(photos[role].rows, predicted, photos[role].truth))
             disagreement[role] = mean_disagreement(uncertainty, predicted == photos[role].truth)
-        shown = pictures(photos["test"], predicted, uncertainty, int(spec["seed"]))
+            if role == "test":
+                shown = pictures(photos["test"], predicted, uncertainty, int(spec["seed"]))
     write_atomic(out / "pictures.safetensors", shown)
     segmenter.save(out / "weights.safetensors")
     record = record_for(
         spec,
-        sorted({*map(str, features), *(row[key] for role in ROLES for row in spec[role] for key in ("file", "mask"))}),
+        sorted(
+            {
+                *map(str, features),
+                *(row[key] for role in roles_of(spec) for row in spec[role] for key in ("file", "mask")),
+            }
+        ),
         **known,
-        counts={role: tone_counts(photos[role].rows) for role in ROLES},
+        counts={role: tone_counts(photos[role].rows) for role in roles_of(spec)},
         left_out=left_out,
         history=trained.history,
         chosen_steps=trained.chosen_steps,

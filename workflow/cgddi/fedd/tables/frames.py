@@ -25,11 +25,12 @@ from cgddi.fedd.iou import (
     in_group,
     interval,
     iou_rows,
+    joined,
     read_counts,
     read_table,
     refuse,
 )
-from cgddi.fedd.study import PREDICTION_COLUMNS
+from cgddi.fedd.study import FURTHER, PREDICTION_COLUMNS
 
 FEDD = "fedd"
 """What tables call the diffusion features' own models; baselines go by their network's name."""
@@ -77,8 +78,11 @@ def grouped(runs: Iterable[StudyRun], *names: str) -> Groups:
     return groups
 
 
-def read_runs(folders: Iterable[str | Path]) -> list[StudyRun]:
+def read_runs(folders: Iterable[str | Path], absent: str = "undefined") -> list[StudyRun]:
     """Read run folders (or any file in them), in order: FEDD first, then by name, variant, subset and seed.
+
+    Args:
+        folders: of the runs. absent: IoU of a class in neither mask (see `TablesSettings.absent_classes`).
 
     Raises:
         UserError: a folder without a record, or with one of no run of the study, or runs with other test images.
@@ -90,7 +94,9 @@ def read_runs(folders: Iterable[str | Path]) -> list[StudyRun]:
         subset = str(record["subset"])
         if "variant" in record or record.get("task") == "segmentation":
             model = FEDD if "variant" in record else record["network"]
-            test = {"test": read_counts(path / "test.csv")}
+            test = {"test": read_counts(path / "test.csv", absent)}
+            if FURTHER in record.get("counts", {}):
+                test[FURTHER] = joined(test["test"], read_counts(path / f"{FURTHER}.csv", absent))
             runs.append(StudyRun(model, record.get("variant", ""), subset, int(record["run_seed"]), path, test))
         else:
             runs += _read_predictions(path, record, subset)
@@ -130,7 +136,7 @@ def _read_predictions(folder: Path, record: Mapping[str, Any], subset: str) -> l
         ("probability", pd.to_numeric(table["probability"], errors="coerce").between(0, 1), "not a probability"),
         ("tone", table["tone"].isin(TONES), f"not one of {', '.join(TONES)}"),
         ("malignant", table["malignant"].isin(("true", "false", "")), "not true or false"),
-        ("role", table["role"].isin(("validation", "test")), "not validation or test"),
+        ("role", table["role"].isin(("validation", "test", FURTHER)), "not validation, test or further"),
         ("image_id", ~table.duplicated(["image_id", "role", "block", "seed"]), "image stands twice"),
     )
     refuse(path, table, checks)
@@ -228,8 +234,8 @@ def segmenters_in_order(runs: Iterable[StudyRun], context: Context) -> Groups:
     return dict(sorted(groups.items(), key=key))
 
 
-def _counts(runs: Sequence[StudyRun]) -> list[MaskRun]:
-    return [run.results["test"] for run in runs]
+def _counts(runs: Sequence[StudyRun], role: str = "test") -> list[MaskRun]:
+    return [run.results[role] for run in runs]
 
 
 def iou_frame(groups: Groups, context: Context) -> pd.DataFrame:
@@ -338,3 +344,47 @@ def classification_frame(groups: Groups, context: Context) -> pd.DataFrame:
                 row |= {"images": int(here.sum()), "malignant": int(first.labels[here].sum())}
                 rows.append(row | context.published("classification", row, name))
     return pd.DataFrame(rows)
+
+
+def further_frame(segmenters: Groups, classifiers: Groups, context: Context) -> pd.DataFrame:
+    """The larger tests, on the photos that the study leaves: masks of those and of the small test, malignancy of those.
+
+    Args:
+        segmenters, classifiers: by (model, variant, subset) and (model, subset).
+
+    Returns:
+        Rows with model, subset, metric (mean or lesion IoU, accuracy, auc), tone, value with its interval, images, and for FEDD
+        over_next_best: value minus the best of the other models on the same photos, beside the published one.
+    """
+    rows = []
+    for (model, variant, subset), runs in segmenters.items():
+        if variant in ("plain", "") and all(FURTHER in run.results for run in runs):
+            for row in iou_rows(_counts(runs, FURTHER), context.bootstrap):
+                if row["class"] in ("mean", "lesion"):
+                    about = context.head(model, variant, subset, len(runs)) | {"metric": f"IoU, {row['class']}"}
+                    rows.append(about | {"value": row["iou"]} | {k: row[k] for k in ("tone", "low", "high", "images")})
+
+    def metrics(run: Run, weights: np.ndarray):
+        return run_metrics(run.labels, run.predicted, run.probability, run.tones, weights)
+
+    for (model, subset), runs in classifiers.items():
+        if all(FURTHER in run.results for run in runs):
+            setting = setting_of(runs, FURTHER)
+            values = context.bootstrap.replicates(setting, metrics)
+            for name, tone in ((name, tone) for name in ("accuracy", "auc") for tone in GROUPS):
+                estimate = context.bootstrap.estimate(*values[name, tone])
+                about = context.head(model, "", subset, len(runs)) | {"metric": name, "tone": tone}
+                here = {"images": int(in_group(setting.runs[0].tones, tone).sum())}
+                rows.append(
+                    about | {"value": estimate.value} | here | {k: getattr(estimate, k) for k in ("low", "high")}
+                )
+    frame = pd.DataFrame(rows)
+    for place, row in frame.iterrows():
+        keys = ["subset", "metric", "tone"]
+        others = frame[(frame["model"] != FEDD) & (frame[keys] == row[keys]).all(axis=1)]
+        if row["model"] == FEDD and len(others):
+            frame.loc[place, "over_next_best"] = row["value"] - others["value"].max()
+            known = context.published("further", row, row["metric"])
+            for name, value in known.items():
+                frame.loc[place, name] = value
+    return frame

@@ -14,6 +14,8 @@ from PIL import Image
 from safetensors import safe_open
 from sklearn.metrics import roc_curve
 
+from cgddi.core.bootstrap import Run
+from cgddi.core.errors import UserError
 from cgddi.core.figures import COLOURS, GRID, plt, png
 from cgddi.core.images import CLASSES, LESION, TONES
 from cgddi.core.metrics import class_counts
@@ -144,8 +146,31 @@ def ablation_plot(ablation: pd.DataFrame, subsets: Sequence[str]) -> bytes:
     return png(figure)
 
 
-def roc_plot(groups: Groups, subsets: Sequence[str], table: pd.DataFrame) -> bytes:
-    """ROC on the test images, one column per subset: all models above, the chosen probe by tone beneath."""
+def dermatologists_curve(path: str, run: Run) -> tuple[np.ndarray, np.ndarray, float]:
+    """ROC of an ensemble of dermatologists on the test images of a run: false and true positive rates, and AUC.
+
+    Args:
+        path: csv with image_id and probability (share of them who say malignant). run: whose test images and labels count.
+
+    Raises:
+        UserError: it cannot be read, lacks a column or a test image, or holds what is no share.
+    """
+    try:
+        table = pd.read_csv(path, dtype={"image_id": str}).set_index("image_id")["probability"]
+        share = pd.to_numeric(table, errors="coerce").reindex(run.images["image_id"]).to_numpy()
+    except (OSError, ValueError, KeyError) as error:
+        remedy = "Give columns image_id and probability, one row per test photo, in fedd.tables.dermatologists."
+        raise UserError(f"{path}: cannot be read as what dermatologists said ({error}). {remedy}") from error
+    if len(bad := [name for name, value in zip(run.images["image_id"], share, strict=True) if not 0 <= value <= 1]):
+        raise UserError(
+            f"{path}: no probability in 0..1 for {len(bad)} test photo(s) (first: {bad[0]}). Add or fix them."
+        )
+    fpr, tpr, _ = roc_curve(run.labels, share)
+    return fpr, tpr, float(np.trapezoid(tpr, fpr))
+
+
+def roc_plot(groups: Groups, subsets: Sequence[str], table: pd.DataFrame, dermatologists: str | None = None) -> bytes:
+    """ROC on the test images, one column per subset: all models above (and dermatologists), the chosen probe by tone beneath."""
     options = {"squeeze": False, "sharex": True, "sharey": True, "layout": "constrained"}
     figure, axes = plt.subplots(2, len(subsets), figsize=(3.1 * len(subsets) + 0.4, 6.6), **options)
     styles = _styles([(model, "") for model, _ in groups])
@@ -158,6 +183,10 @@ def roc_plot(groups: Groups, subsets: Sequence[str], table: pd.DataFrame) -> byt
             for tone in TONES if model == FEDD else ():
                 label = f"{tone} {two(auc[model, subset, tone])}"
                 axes[1, column].plot(GRID, _mean_curve(runs, tone), c=COLOURS[tone], label=label)
+        if dermatologists:
+            first = next(iter(groups.values()))[0].results["test"]
+            fpr, tpr, area = dermatologists_curve(dermatologists, first)
+            axes[0, column].plot(fpr, tpr, "--", c="black", lw=1.2, label=f"dermatologists {two(area)}")
         axes[0, column].set_title(subset, fontsize=9)
     for axis in axes.flat:
         axis.plot([0, 1], [0, 1], ":", c="grey", lw=0.8)

@@ -41,7 +41,7 @@ def run_tables(
     Raises:
         UserError: runs of different studies.
     """
-    study = frames.read_runs(runs)
+    study = frames.read_runs(runs, settings.absent_classes)
     per_tone = {str(subset["name"]): int(subset["per_tone"]) for subset in spec["subsets"]}
     per_tone = dict(sorted(per_tone.items(), key=lambda item: (item[1], item[0])))
     bootstrap = Bootstrap(settings.bootstrap, settings.confidence, int(spec["seed"]))
@@ -51,7 +51,15 @@ def run_tables(
     ablation = frames.ablation_frame(study, context, int(spec["timestep"]))
     classifiers = frames.classifiers_in_order(study, ablation, context)
     classification = frames.classification_frame(classifiers, context)
-    tables = {"iou": iou, "gap": gap, "paired": paired, "ablation": ablation, "classification": classification}
+    further = frames.further_frame(segmenters, classifiers, context)
+    tables = {
+        "further": further,
+        "iou": iou,
+        "gap": gap,
+        "paired": paired,
+        "ablation": ablation,
+        "classification": classification,
+    }
     files: dict[str, bytes | str | None] = {
         f"{name}.csv": to_csv(frame) for name, frame in tables.items() if len(frame)
     }
@@ -64,7 +72,7 @@ def run_tables(
         files["ablation.png"] = plots.ablation_plot(ablation, subsets)
     if len(classification):
         files["classification.png"] = plots.classification_curves(classification, per_tone)
-        files["roc.png"] = plots.roc_plot(classifiers, subsets, classification)
+        files["roc.png"] = plots.roc_plot(classifiers, subsets, classification, settings.dermatologists)
     if features:
         kept = [plots.read_pictures(run.folder) for run in study if run.segments]
         photos = {name: image["photo"] for images in kept for name, image in images.items()}

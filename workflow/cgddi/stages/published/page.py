@@ -13,8 +13,10 @@ FEDD = Table(
     "FEDD: segmentation (IoU) and malignancy from diffusion features",
     "",
     (
-        "Ten test photos a tone: one photo moves F1 by several points.",
-        "Blocks of the published probe were chosen on the test photos.",
+        "The text has ten test photos a tone, the published folder 16 in all: one photo moves F1 by several points.",
+        "The published 198 masks of the larger test hold the 16 of the small one. Which of the classes its IoU is of was not told; "
+        "the mean is taken for it.",
+        "F1 was taken at the threshold that is best on the test photos; ours at 0.5.",
     ),
 )
 SHARES = ("accuracy", "pqd", "dpm", "eom", "without room")
