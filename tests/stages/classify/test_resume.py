@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
 from cgddi.job import checkpoint
 from cgddi.stages.classify import train
 
-from tests.stages.classify.test_runs import NET, classify, place  # noqa: F401 (a fixture)
+from tests.stages.classify.test_runs import NET, classify, command, place  # noqa: F401 (a fixture)
 
 FILES = ("predictions.csv", "weights.safetensors", "record.json")
 NETS = {"baseline": {"training": NET}, "patchalign": {"training": {**NET, "epochs": 1}}}
@@ -99,3 +105,33 @@ def test_an_optimizers_state_lies_in_memory_as_its_parameters_do():
     for net, optimizer in zip(nets, (first, second), strict=True):
         step(net, optimizer)
     assert torch.equal(nets[0].weight, nets[1].weight)
+
+
+def own_processes(spec):
+    """Pids of the processes that work on a spec."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if spec in (entry / "cmdline").read_text().split("\0"):
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.slow
+def test_two_processes_end_with_their_launcher_and_go_on_where_they_were(place, tmp_path):  # noqa: F811
+    """SIGTERM to the command that started them, after the first epoch of four: all are gone, and its state is there."""
+    settings = {"training": {**NET, "epochs": 4}, "num_processes": 2, "images_per_epoch": 1000}
+    words = command(place, tmp_path / "out", "synthetic", state=tmp_path / "state", **settings)
+    spec = words[words.index("--spec") + 1]
+    with subprocess.Popen([sys.executable, "-m", "cgddi.cli", "classify", *words], stderr=subprocess.DEVNULL) as run:
+        while not list((tmp_path / "state").glob("classify-*.safetensors")):
+            assert run.poll() is None
+            time.sleep(0.02)
+        assert len(own_processes(spec)) >= 3
+        run.terminate()
+        assert run.wait(120) == 143
+    assert not own_processes(spec) and list((tmp_path / "state").glob("classify-*.safetensors"))
+    assert not (tmp_path / "out/record.json").exists()
+    _, record = classify(place, tmp_path / "out", "synthetic", state=tmp_path / "state", **settings)
+    used = json.loads((tmp_path / "out/run.metrics.jsonl").read_text().splitlines()[-1])
+    assert len(record["history"]) == 4 and used["steps"] in (63, 126, 189), "of 63 an epoch, it took those of one again"

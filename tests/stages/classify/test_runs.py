@@ -38,7 +38,7 @@ def place(tmp_path_factory):
     return Namespace(root=root, world=world, index=index, leakage=leakage, texts=str(texts))
 
 
-def classify(
+def command(
     place, out, regime="real", method="baseline", seed=1, init=None, index=None, leakage=None, state=None, **settings
 ):
     options = {"image_size": 32, "precision": "fp32", "min_concept_images": 1, "finetune_epochs": 2, "training": NET}
@@ -52,7 +52,11 @@ def classify(
     args = ["--spec", spec_file(out, stage="classify", **spec), "--threads", "1", "--output-dir", str(out)]
     args += ["--index", str(index or place.index), "--leakage", str(leakage or place.leakage)]
     args += ["--state", str(state)] if state else []
-    main([*args, *(["--init", str(init)] if init else []), "--metrics", str(out / "run.metrics.jsonl")])
+    return [*args, *(["--init", str(init)] if init else []), "--metrics", str(out / "run.metrics.jsonl")]
+
+
+def classify(place, out, *names, **options):
+    main(command(place, out, *names, **options))
     return pd.read_csv(out / "predictions.csv"), json.loads((out / "record.json").read_text())
 
 

@@ -8,6 +8,7 @@ import torch
 from cgddi.core.archive import Archive
 from cgddi.core.errors import UserError
 from cgddi.core.images import SKIN, decode_png
+from cgddi.job.runtime import torch_dtype
 from cgddi.job.store import MadeStore
 from cgddi.stages.healthy.diffusion import DiffusionInpainter, finished, whole_cells
 from cgddi.stages.healthy.region import painted_region
@@ -21,7 +22,7 @@ from tests.stages.healthy import tiny
 from tests.stages.lesion_mapped.world import photo, run, spec_of, write_samples
 
 QUICK = HealthySettings(
-    steps=2, prior_steps=2, prompt="healthy skin", negative_prompt="lesion", batch_size=4, dtype="float32"
+    steps=2, prior_steps=2, prompt="healthy skin", negative_prompt="lesion", batch_size=4, precision="fp32"
 )
 CPU = torch.device("cpu")
 
@@ -57,15 +58,13 @@ def test_a_photo_is_painted_alike_in_any_batch(models, name):
     assert np.abs(together[0].astype(int) - together[1]).mean() > 1
 
 
-@pytest.mark.parametrize(
-    ("name", "dtype"), [("sd-9", "bfloat16"), ("kandinsky combined", "float16"), ("sdxl", "float16")]
-)
-def test_half_precision_paints_nearly_the_same(models, name, dtype):
+@pytest.mark.parametrize(("name", "precision"), [("sd-9", "bf16"), ("kandinsky combined", "fp16"), ("sdxl", "fp16")])
+def test_half_precision_paints_nearly_the_same(models, name, precision):
     """The route a GPU takes by default, run here on the CPU."""
     source, settings = models[name]
-    half = DiffusionInpainter({"source": str(source)}, settings.model_copy(update={"dtype": dtype}), CPU)
+    half = DiffusionInpainter({"source": str(source)}, settings.model_copy(update={"precision": precision}), CPU)
     unet = half.decoder.unet
-    assert {p.dtype for p in unet.parameters()} == {getattr(torch, dtype)}
+    assert {p.dtype for p in unet.parameters()} == {torch_dtype(precision)}
     whole = DiffusionInpainter({"source": str(source)}, settings, CPU)
     for one, two in zip(half.inpaint(*inputs()), whole.inpaint(*inputs()), strict=True):
         assert one is not None and np.abs(one.astype(int) - two).mean() < 8

@@ -141,7 +141,7 @@ def test_what_is_published_is_the_default():
 
 def test_a_batch_through_the_command(folder, tmp_path):
     rows = write_photos(tmp_path / "in", 3, 64)
-    settings = {"source": "sam3", "size": 48, "sam3": {"confidence": 0.46, "dtype": "float32"}}
+    settings = {"source": "sam3", "size": 48, "sam3": {"confidence": 0.46, "precision": "fp32"}}
     for name in ("a", "b"):
         spec = spec_of("masks", settings, rows=rows, cohort="c", batch="b.000", model={"source": str(folder)})
         words = ("masks", "--output", tmp_path / f"{name}.tar", "--metrics", tmp_path / "m.jsonl", "--threads", "1")
@@ -167,7 +167,7 @@ def test_numbers_that_are_none_stop_no_other_photo(folder):
 
     predictor.model.get_vision_features = broken
     first, second = predictor.predict([("a", wide(1)), ("b", wide(2))])
-    assert "not finite. Set masks.sam3.dtype" in first and second.mask.shape == (48, 48)
+    assert "not finite. Set masks.sam3.precision" in first and second.mask.shape == (48, 48)
 
 
 def test_a_model_that_will_not_do_is_named_with_its_remedy(folder, tmp_path, monkeypatch, capsys):

@@ -6,6 +6,9 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+Precision = Literal["fp32", "bf16", "fp16"]
+"""In which a model computes: a setting, never found out from the device."""
+
 
 class Settings(BaseModel):
     """Keys of one part of the configuration; unknown keys are errors.

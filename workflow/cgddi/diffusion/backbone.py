@@ -18,6 +18,7 @@ from cgddi.core.errors import UserError
 from cgddi.diffusion import tokens, weights
 from cgddi.diffusion.onednn import use_onednn_layers
 from cgddi.diffusion.schedule import NoiseSchedule
+from cgddi.job.runtime import torch_dtype
 
 
 @dataclass(frozen=True)
@@ -302,9 +303,6 @@ FAMILIES: dict[str, type[Backbone]] = {
 }
 """diffusers pipeline class in `model_index.json` -> backbone."""
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""Number types of the `precision` setting."""
-
 
 def load(model: Mapping[str, Any], device: torch.device | str, precision: str = "fp32") -> Backbone:
     """Load a base model.
@@ -312,7 +310,7 @@ def load(model: Mapping[str, Any], device: torch.device | str, precision: str = 
     Args:
         model: {"source", "revision", "variant"} (see `weights.resolve`).
         device: where it will run.
-        precision: of `DTYPES`.
+        precision: fp32, bf16 or fp16.
 
     Raises:
         UserError: no such model, a family without a backbone here, or fp16 on a CPU, which has no fast kernels for it.
@@ -325,4 +323,4 @@ def load(model: Mapping[str, Any], device: torch.device | str, precision: str = 
         raise UserError(
             f"{folder}: model class {kind!r} has no backbone here. Supported: {', '.join(sorted(FAMILIES))}."
         )
-    return FAMILIES[kind](folder, torch.device(device), DTYPES[precision], model.get("variant"))
+    return FAMILIES[kind](folder, torch.device(device), torch_dtype(precision), model.get("variant"))

@@ -6,9 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from cgddi.core.settings import Settings, neutral
-
-Precision = Literal["fp32", "bf16", "fp16"]
+from cgddi.core.settings import Precision, Settings, neutral
 
 
 class TrainingSettings(Settings):

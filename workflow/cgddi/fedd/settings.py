@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from cgddi.core.settings import Settings, located, neutral
+from cgddi.core.settings import Precision, Settings, located, neutral
 
 REVISION = {"features": 1, "segmenter": 1, "probe": 1, "baseline": 1, "tables": 1}
 """By job: features cost hours, tables seconds."""
@@ -15,7 +15,6 @@ REVISION = {"features": 1, "segmenter": 1, "probe": 1, "baseline": 1, "tables": 
 Variant = Literal["plain", "reweight", "centre"]
 """How the segmenter treats skin tones: as they come (paper), drawn more often where it does poorly, or with each photo's mean taken
 from its features."""
-Precision = Literal["fp32", "bf16", "fp16"]
 
 
 # ---- features (spec.settings of `cgddi fedd features`, without what the job itself fixes) ------------------------------

@@ -93,28 +93,32 @@ class Checkpoint:
         return None if saved is None else _unpack(saved[1]["state"], saved[0])
 
     @contextmanager
-    def kept(self, state: Callable[[], Any], seconds: float | None = None) -> Iterator[Callable[[], None]]:
+    def kept(
+        self, state: Callable[[], Any], seconds: float | None = None, at_once: bool = False
+    ) -> Iterator[Callable[[], None]]:
         """Keep a loop's state: gives `look`, to be called whenever the state could be taken up.
 
         Args:
             state: what the loop needs to go on: numbers, texts, tensors, and lists and dicts of them.
             seconds: how often it is written; by default `SECONDS`.
+            at_once: leave on SIGTERM without another state: one of several processes cannot know that the others stop at its turn.
 
         Raises:
             Terminated: from `look`, when SIGTERM came; the state is written.
         """
-        with Termination() as termination:
+        with exit_on_sigterm() if at_once else Termination() as termination:
             written = time.monotonic()
 
             def look() -> None:
                 nonlocal written
-                if termination.asked or time.monotonic() - written >= (SECONDS if seconds is None else seconds):
+                leave = termination is not None and termination.asked
+                if leave or time.monotonic() - written >= (SECONDS if seconds is None else seconds):
                     if self.path:
                         tensors: dict[str, torch.Tensor] = {}
                         packed = _pack(state(), tensors)
                         self.save(tensors, {"state": packed})
                     written = time.monotonic()
-                if termination.asked:
+                if leave:
                     raise Terminated
 
             yield look

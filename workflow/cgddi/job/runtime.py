@@ -35,6 +35,13 @@ def start(threads: int) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def torch_dtype(precision: str) -> torch.dtype:
+    """Torch's type of a `Precision`."""
+    import torch
+
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
 def _cuda() -> Any:
     """`torch.cuda` where there is a GPU and this process has imported torch; None otherwise: without torch it uses no GPU."""
     torch = sys.modules.get("torch")

@@ -17,9 +17,9 @@ import torch
 from cgddi.core.errors import UserError
 from cgddi.diffusion import backbone as diffusion
 from cgddi.diffusion import weights
+from cgddi.job.runtime import torch_dtype
 
 Visit = Callable[[int, torch.Tensor], None]
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class _LastBlockSeen(Exception):
@@ -102,7 +102,7 @@ class FeatureBackbone:
 
         handles = [self.decoder_blocks[block].register_forward_hook(hook(block)) for block in wanted]
         try:
-            with torch.autocast(clean.device.type, DTYPES[precision], enabled=precision != "fp32"):
+            with torch.autocast(clean.device.type, torch_dtype(precision), enabled=precision != "fp32"):
                 self.denoise(noisy, steps)
         except _LastBlockSeen:
             pass

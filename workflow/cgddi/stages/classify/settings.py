@@ -8,7 +8,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from cgddi.core.errors import UserError
 from cgddi.core.lineage import KINDS
-from cgddi.core.settings import Settings, located
+from cgddi.core.settings import Precision, Settings, located
 
 REVISION = 2
 
@@ -220,7 +220,7 @@ class ClassifySettings(Settings):
     allow_absent_tones: bool = Field(
         False, description="train or test although a tone has no image there (out-of-tone splits need not set it)"
     )
-    precision: Literal["bf16", "fp16", "fp32"] = Field(
+    precision: Precision = Field(
         "bf16", description="autocast of the network, on any device; the loss and the optimiser's weights are float32"
     )
     num_processes: int = Field(

@@ -199,7 +199,8 @@ def train(
         _show(accelerator, entry)
     finished = False
     drawn = draws(rows.train, method, settings, regime.ratio, seed, range(state.epoch, epochs))
-    with checkpoint.kept(lambda: _state(state, parts)) as look:
+    several = accelerator.num_processes > 1
+    with checkpoint.kept(lambda: _state(state, parts), seconds=0 if several else None, at_once=several) as look:
         for places in drawn:
             epoch = state.epoch
             views = torch.from_numpy(random_views(len(places), np.random.default_rng((seed, epoch, 1)))).to(device)
@@ -226,7 +227,7 @@ def train(
                 state.steps += 1
                 state.images += len(row) * accelerator.num_processes
                 state.batch += 1
-                if accelerator.num_processes == 1:
+                if not several:
                     look()
             means = accelerator.reduce(torch.stack([value.to(device) for value in state.sums.values()])).tolist()
             if bad := [name for name, value in zip(state.sums, means, strict=True) if not math.isfinite(value)]:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from cgddi.core.errors import UserError
 from cgddi.job.imports import without_gc
+from cgddi.job.runtime import torch_dtype
 from cgddi.stages.healthy.kandinsky import inpaint_batch
 from cgddi.stages.healthy.settings import HealthySettings
 
@@ -38,7 +39,7 @@ class DiffusionInpainter:
         device: torch.device,
     ):
         self.settings, self.device = settings, device
-        self.pipeline = load_pipeline(model, settings, getattr(torch, settings.dtype)).to(device)
+        self.pipeline = load_pipeline(model, settings, torch_dtype(settings.precision)).to(device)
         for part in ("prior_pipe", "decoder_pipe"):
             if hasattr(self.pipeline, part):
                 getattr(self.pipeline, part).set_progress_bar_config(disable=True)

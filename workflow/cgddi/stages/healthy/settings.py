@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from cgddi.core.settings import Settings, located
+from cgddi.core.settings import Precision, Settings, located
 
 REVISION = 2
 
@@ -44,7 +44,7 @@ class HealthySettings(Settings):
         None, ge=16, le=2048, description="side in px at which the pipeline runs; null: the working size of the photos"
     )
     batch_size: int = Field(8, ge=1, le=256, description="images per call of the pipeline")
-    dtype: Literal["float16", "bfloat16", "float32"] = Field("float16", description="precision of the model")
+    precision: Precision = Field("fp16", description="of the model")
     dilation: int = Field(
         5, ge=1, le=51, description="side in px of the square that dilates lesion and marker (published: 5)"
     )

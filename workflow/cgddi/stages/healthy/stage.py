@@ -200,7 +200,7 @@ def _write(archive: ArchiveWriter, job: Job, settings: HealthySettings, cohort: 
         candidates[method] = {"member": member, **making, "triage": scores}
     if not candidates:
         seeds = ", ".join(map(str, job.failed_seeds))
-        archive.skip(key, f"every result was NaN or black (seeds {seeds}). Try healthy.dtype: float32.")
+        archive.skip(key, f"every result was NaN or black (seeds {seeds}). Try healthy.precision: fp32.")
         return
     archive.add(
         key,

@@ -17,6 +17,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from cgddi.core.errors import UserError
 from cgddi.core.images import BACKGROUND, CLASSES, cropped
+from cgddi.job.runtime import torch_dtype
 from cgddi.stages.masks.settings import MasksSettings
 from cgddi.stages.masks.stage import PredictedMask, as_bytes
 
@@ -92,7 +93,7 @@ class Sam3Predictor:
         results: list[PredictedMask | str] = []
         for classes, fine in zip(by_photo, finite, strict=True):
             if not fine:
-                results.append("the model's output is not finite. Set masks.sam3.dtype to float32.")
+                results.append("the model's output is not finite. Set masks.sam3.precision to fp32.")
                 continue
             mask, uncertainty = combined(classes)
             results.append(PredictedMask(mask, as_bytes(uncertainty)))
@@ -252,7 +253,7 @@ def open_predictor(
     segmenter: str | None,
 ) -> Sam3Predictor:
     """The predictor of a job: the spec's model in the settings' precision."""
-    return Sam3Predictor(settings, *load_sam3(spec["model"], getattr(torch, settings.sam3.dtype), device))
+    return Sam3Predictor(settings, *load_sam3(spec["model"], torch_dtype(settings.sam3.precision), device))
 
 
 def inputs(features: Sequence[str], segmenter: str | None) -> list[Path]:

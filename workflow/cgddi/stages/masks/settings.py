@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from cgddi.core.settings import Settings
+from cgddi.core.settings import Precision, Settings
 
 REVISION = 1
 
@@ -27,7 +27,7 @@ class Sam3Settings(Settings):
     marker: tuple[str, ...] = Field((), description='prompts whose instances are marker, e.g. ["pen marking"]')
     confidence: float = Field(0.35, gt=0, lt=1, description="instances of a lower score are left out (cgDDI)")
     batch_size: int = Field(4, ge=1, le=64, description="photos encoded together")
-    dtype: Literal["bfloat16", "float16", "float32"] = Field("bfloat16", description="precision of the model")
+    precision: Precision = Field("bf16", description="of the model")
 
     @field_validator("lesion", "skin", "ruler", "marker")
     @classmethod

@@ -7,8 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from cgddi.core.prompts import check_prompt
-from cgddi.core.settings import Settings
-from cgddi.diffusion.settings import Precision
+from cgddi.core.settings import Precision, Settings
 
 REVISION = 2
 
