@@ -93,6 +93,7 @@ def test_two_processes_train_as_one_does(place, tmp_path):
         *(classify(place, tmp_path / str(n), "mixed", training=net, num_processes=n) for n in (1, 2)), strict=True
     )
     one, two = (load_file(tmp_path / f"{n}/weights.safetensors") for n in (1, 2))
+    assert json.loads((tmp_path / "2/run.metrics.jsonl").read_text())["processes"] == 2
     assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-4
     assert records[0]["history"][0]["train_loss"] == pytest.approx(records[1]["history"][0]["train_loss"], abs=1e-4)
     assert np.allclose(tables[0]["probability"], tables[1]["probability"], atol=1e-3)

@@ -140,7 +140,7 @@ def run(spec: dict[str, Any], settings: ClassifySettings, regime: Regime, leakag
         state = train(accelerator, model, rows, regime, method, settings, seed, args.threads, checkpoint)
         probabilities = predict(accelerator, model, test, rows.test["image_id"].tolist())
         accelerator.end_training()
-        usage.update(images=state.images, steps=state.steps)
+        usage.update(images=state.images, steps=state.steps, processes=accelerator.num_processes)
     if not accelerator.is_main_process:
         return
     out, training = Path(args.output_dir), training_of(settings, method)

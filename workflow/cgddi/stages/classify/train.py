@@ -68,7 +68,9 @@ def accelerator_for(settings: ClassifySettings, log: str | None) -> Accelerator:
         raise UserError("classify.precision fp16 needs a GPU, and there is none. Set bf16 or fp32.")
     if log and int(os.environ.get("LOCAL_RANK", 0)) == 0:  # curves of an earlier try
         shutil.rmtree(log, ignore_errors=True)
-    accelerator = Accelerator(mixed_precision=mixed, log_with="tensorboard" if log else None, project_dir=log)
+    # Without a GPU accelerate joins processes only where it is told to keep to the CPU.
+    options = {"cpu": not torch.cuda.is_available(), "log_with": "tensorboard" if log else None, "project_dir": log}
+    accelerator = Accelerator(mixed_precision=mixed, **options)
     if log:
         accelerator.init_trackers("")
     return accelerator
