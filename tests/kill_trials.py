@@ -65,7 +65,7 @@ def healthy_job(root: Path) -> Argv:
 
     photos = write_samples(root / "photos.tar", [(f"p{n}", *photo(n, 64, lesion=0.04), {}) for n in range(10)])
     model = {"source": str(stable_diffusion(root / "sd", 9)), "revision": None, "variant": None}
-    settings = {"steps": 6, "batch_size": 2, "dtype": "float32"}
+    settings = {"steps": 6, "batch_size": 2, "precision": "fp32"}
     images = [f"p{n}" for n in range(10)]
     spec = spec_of("healthy", settings, cohort="c", batch="b.000", images=images, model=model)
     (root / "healthy.json").write_text(json.dumps(spec))
