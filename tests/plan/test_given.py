@@ -196,3 +196,11 @@ def test_a_row_less_concept_needs_no_adapter(world):  # noqa: F811
     write_sheet([row for row in sheet() if row["disease"] != "acne"])
     made = plan(adapters={"acne": {"source": give_adapter()}})
     assert walk.jobs(made) and not any("acne" in key for key in walk.jobs(made))
+    assert made.notes() == ["adapters: not used for want of photos: acne."]
+    write_sheet([row | {"malignant": str(k % 2 == 0)} for k, row in enumerate(sheet())])
+    made = plan(adapters={"nevus": {"source": "ready"}}, mixed_malignancy="split")
+    assert made.notes() == [
+        "adapters: not used for want of photos: nevus; mixed_malignancy split nevus: name its parts."
+    ]
+    made = plan(adapters={"nevus-benign": {"source": "ready"}}, mixed_malignancy="split")
+    assert made.notes() == [] and not any(key[0] == "lora" and "nevus-benign" in key for key in walk.jobs(made))

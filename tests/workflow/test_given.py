@@ -37,8 +37,8 @@ def lab(tmp_path_factory):
 
     with webdataset.TarWriter(str(folder / "shards/shard-inpaint-00000.tar")) as tar:
         for number, donor in enumerate(photos):
-            canvas = photos[(7 * number + 3) % len(photos)]
-            (release / f"{canvas['image_id']}__{donor['image_id']}.png").write_bytes(shown(donor))
+            for canvas in rng.choice(photos, 3, replace=False):  # of every tone
+                (release / f"{canvas['image_id']}__{donor['image_id']}.png").write_bytes(shown(donor))
             cells = {"label": donor["disease"], "method": "finetune-inpaint", "submethod": "inpaint"}
             cells |= {"md5hash": donor["image_id"], "name": f"{number}.png"}
             tar.write({"__key__": f"{number:05d}", "png": shown(donor), "json": json.dumps(cells).encode()})

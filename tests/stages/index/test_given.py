@@ -134,6 +134,24 @@ def test_malignancy_that_is_not_told_is_that_of_the_training_photos_or_missing(w
     assert pd.isna(found["stranger"]) and pd.isna(found["healthy"])
 
 
+def test_a_concept_that_the_run_splits_by_malignancy_is_found_by_its_part(world, tmp_path):
+    renamed = tmp_path / "photos.tar"
+    with ArchiveWriter(renamed, {"stage": "masks"}) as archive:
+        for name, concept in (("a", "mole-malignant"), ("b", "mole-benign"), ("c", "wart")):
+            about = {"kind": "real", "cohort": "x", "tone": "dark", "malignant": concept == "mole-malignant"}
+            archive.add(name, {"png": name.encode()}, {"id": name, "image_id": name, "concept": concept, **about})
+    cases = {
+        "bad": image("semantic", generator="clean", malignant=True, concept="mole"),
+        "good": image("semantic", generator="clean", malignant=False, concept="mole"),
+        "either": image("semantic", generator="clean", concept="mole"),
+        "wart": image("semantic", generator="clean", malignant=True, concept="wart"),
+    }
+    path = give(tmp_path / "set", cases, {"clean": []})
+    table, _ = build_index(dict.fromkeys("abc", "train"), [renamed], [], given={"release": path})
+    found = {row.id.rpartition("/")[2]: row.concept for row in table[table["source"] == "release"].itertuples()}
+    assert found == {"bad": "mole-malignant", "good": "mole-benign", "either": "mole", "wart": "wart"}
+
+
 def test_a_test_photo_among_given_images_is_found(world, tmp_path):
     """Whatever its kind and name: turned, and with other bytes."""
     number = list(world.facts).index(TEST)

@@ -121,6 +121,16 @@ def problems(plan: Photos) -> list[Problem]:
     return found
 
 
+def unused(plan: Photos) -> list[str]:
+    """A line where given adapters draw nothing, since the plan has no such concept."""
+    slugs = [slug for slug in plan.config.adapters if "semantic" in plan.sources and slug not in plan.concepts]
+    if not slugs:
+        return []
+    split = [slug for slug in slugs if any(f"{slug}-{label}" in plan.concepts for label in ("malignant", "benign"))]
+    why = f"; mixed_malignancy split {', '.join(split)}: name its parts" if split else ""
+    return [f"adapters: not used for want of photos: {', '.join(slugs[:5])}{' ...' if slugs[5:] else ''}{why}."]
+
+
 def learnt_from(plan: Photos, adapter: GivenAdapter) -> list[str] | None:
     """Ids of the photos an adapter was trained on, sorted; None where that is not known.
 

@@ -137,10 +137,11 @@ class Plan(Photos):
 
     def notes(self) -> list[str]:
         """What a person must know of the plan as it is."""
-        if not self.config.only_concepts:
-            return []
-        named = ", ".join(self.config.only_concepts)
-        return [f"only_concepts: a run for {named} alone, with results of its own in {self.paths.root}."]
+        notes = given.unused(self)
+        if self.config.only_concepts:
+            named = ", ".join(self.config.only_concepts)
+            notes.append(f"only_concepts: a run for {named} alone, with results of its own in {self.paths.root}.")
+        return notes
 
     def begin(self, real: bool) -> None:
         """Write where photos and models lie, and in a real run what its plan is (see `SpecFiles.begin`)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,7 @@ def build_index(
     agreed = _agreed_labels(rows)
     for source, archive in ((name, Archive(path)) for name, path in sets):
         of_generator: dict[str, str | None] = {}
-        for row in archive.rows:
+        for row in archive.rows if source is None else map(partial(_renamed, known=agreed), archive.rows):
             ancestors = lineage({**row, "generator": None}, {})
             reason = _reason(ancestors, roles, taught, drop_touching)
             if generator := row.get("generator"):
@@ -202,6 +203,12 @@ def _entry(row: Mapping[str, Any], archive: Path, role: str, image_id: str) -> d
     start, size = row["members"]["png"]
     place = {"role": role, "archive": str(archive), "start": start, "size": size, "image_id": image_id}
     return {name: row.get(name) for name in COLUMNS} | {"source": row["kind"], "unknown": False} | place
+
+
+def _renamed(row: dict[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """A given image's manifest row under the name that its concept has here, where `mixed_malignancy` splits concepts."""
+    part = f"{row['concept']}-{ {True: 'malignant', False: 'benign'}.get(row['malignant'], 'unlabelled') }"
+    return {**row, "concept": part} if row["concept"] not in known and part in known else row
 
 
 def _agreed_labels(rows: Iterable[Mapping[str, Any]]) -> dict[str, bool | None]:
