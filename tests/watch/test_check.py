@@ -208,3 +208,36 @@ def test_a_ddi_shaped_set_is_clean_but_for_its_mixed_concept(folder):
     _, problems, warnings = check("ddi.csv", "builtin:ddi")
     assert [p.column for p in problems] == ["disease"] and "spindle-cell-nevus-of-reed" in problems[0].message
     assert not warnings
+
+
+def test_given_images_and_adapters_are_opened(tmp_path, monkeypatch):
+    import torch
+    from cgddi.core.archive import ArchiveWriter
+    from cgddi.plan.config import parse_config
+    from cgddi.watch.check import check_given
+    from safetensors.torch import save_file
+
+    monkeypatch.chdir(tmp_path)
+    save_file({"fc.weight": torch.ones(2, 2)}, "no_adapter.safetensors")
+    for name, data in (("whole", b"png"), ("empty", b""), ("torn", b"png")):
+        with ArchiveWriter(f"{name}.tar", {"stage": "ingest"}) as archive:
+            if data:
+                archive.add("x", {"png": data}, {"id": name})
+    torn = tmp_path / "torn.tar"
+    torn.write_bytes(torn.read_bytes().replace(b"png", b"gnp"))
+    config = parse_config(
+        {
+            "models": {"base": {"source": "someone/base"}},
+            "synthetic": {name: {"archive": f"{name}.tar"} for name in ("whole", "empty", "torn")},
+            "adapters": {
+                "nevus": {"source": "no_adapter.safetensors", "embedding": None, "words": "mole"},
+                "acne": {"source": "someone/acne"},
+            },
+        }
+    )
+    problems, warnings = (list(map(str, found)) for found in check_given(config))
+    assert len(problems) == 3 and "synthetic.empty: empty.tar: holds no image" in problems[0]
+    assert "synthetic.torn: torn.tar: image x does not match its manifest" in problems[1]
+    assert "adapters.nevus: no_adapter.safetensors: holds no LoRA of a denoiser" in problems[2]
+    assert "models.base: the base model is not on this disk" in warnings[0]
+    assert "adapters: not on this disk yet: acne. Run `cgddi fetch`" in warnings[1]
