@@ -7,8 +7,9 @@ import pytest
 import torch
 from cgddi.core.errors import UserError
 from cgddi.job.checkpoint import Checkpoint, Terminated
-from cgddi.toy.denoiser import new_scheduler, new_unet
+from cgddi.toy.denoiser import new_scheduler
 from cgddi.toy.denoising import Examples, Pretraining, Settings, learning_rate_at
+from diffusers import UNet2DConditionModel
 
 
 class Text(torch.nn.Module):
@@ -25,7 +26,19 @@ class Text(torch.nn.Module):
 @pytest.fixture(scope="module")
 def start():
     torch.manual_seed(0)
-    return new_unet(), Text()
+    unet = UNet2DConditionModel(
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        cross_attention_dim=64,
+        attention_head_dim=4,
+        norm_num_groups=4,
+    )
+    return unet, Text()
 
 
 def training(start, folder, steps, every=2):

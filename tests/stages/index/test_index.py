@@ -207,3 +207,19 @@ def test_missing_photo_and_repeated_id(world):
         build_index({**world.roles, "ghost": "test"}, world.photos, [])
     with pytest.raises(UserError, match="stands in two archives"):
         build_index(world.roles, world.photos, [world.healthy[0], world.healthy[0]])
+
+
+def test_samples_that_failed_their_check_are_not_learnt_from_and_are_counted(world, tmp_path):
+    counts = {"wanted": 2, "passed at first": 1, "drawn": 3, "passed": 1, "short": 1, "reasons": {"no lesion": 2}}
+    spec = {"stage": "semantic", "concept": {"slug": "nevus"}, "canvas_cohort": "toy"}
+    canvas = next(image for image, role in sorted(world.roles.items()) if role == "train")
+    with ArchiveWriter(tmp_path / "checked.tar", spec) as archive:
+        archive.facts.update(generator_images=[canvas], prior_images=[], check={"dark": counts})
+        for key, used in (("passed", True), ("failed", False), ("unchecked", None)):
+            row = {"id": f"semantic/{key}", "kind": "semantic", "cohort": "toy", "concept": "nevus", "tone": "dark"}
+            row |= {"malignant": False, "canvas": canvas, "generator": "toy/nevus"}
+            archive.add(key, {"png": key.encode()}, row | ({} if used is None else {"used": used}))
+    table, facts = build_index(read_roles([world.split]), world.photos, [tmp_path / "checked.tar"])
+    assert set(table.loc[table["kind"] == "semantic", "id"]) == {"semantic/passed", "semantic/unchecked"}
+    assert facts["dropped"] == {"semantic: failed its check": 1}
+    assert facts["samples"] == [{"concept": "nevus", "cohort": "toy", "tone": "dark", **counts}]

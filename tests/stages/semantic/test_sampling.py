@@ -200,6 +200,15 @@ def test_caps_keep_tones_even_and_existing_draws(world):
     assert len(set(every.values())) == len(every) == 6 * 3 * 3
 
 
+def test_canvases_of_the_same_tone_alone(world):
+    canvases = read_photos([world.root / "canvases.tar"])
+    tone_of = {photo.id: photo.tone for photo in canvases}
+    chosen = sample.draws(canvases, SemanticSettings(repeats=1, canvas_tones="same"), 7, "nevus")
+    assert len(chosen) == len(canvases) and all(tone_of[d.canvas] == d.tone for d in chosen)
+    every = {d.key: d.seed for d in sample.draws(canvases, SemanticSettings(repeats=1), 7, "nevus")}
+    assert all(every[d.key] == d.seed for d in chosen)
+
+
 @pytest.mark.parametrize(("limit", "tones"), [(3, (1, 1, 1)), (6, (3, 2, 1)), (9, (6, 2, 1)), (99, (20, 2, 1))])
 def test_a_limit_keeps_tones_as_even_as_they_can_be(limit, tones):
     counts = dict(zip(TONES, (20, 2, 1), strict=True))
