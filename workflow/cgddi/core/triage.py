@@ -34,7 +34,7 @@ STRANGE = 0.99, 5.0
 WORST = 0.95
 """Quantile by which stains and seams are measured."""
 MOTTLED = 1.5
-"""What is left of a lesion shows when it differs this many times as much as the mottle of the skin around it, and visibly."""
+"""What is left of a lesion, or another tone, shows when it differs this many times as much as the skin around does, and visibly."""
 BITTEN = 10.0
 """A pixel of ruler or cloth that changed by more (CIE76) is bitten."""
 
@@ -58,7 +58,7 @@ def scores_of(before: np.ndarray, after: np.ndarray, region: np.ndarray, mask: n
         means), or None where the photo is too small to show it; grain: the finest of them over the least of the coarser ones
         judged (noise over a blur);
         ita_change: degrees between the individual typology angles of the region and of the skin around, 0 where L and b differ by
-        less than 2.3 (near L = 50, b = 0 the angle turns at nothing);
+        less than 2.3 or than such skin does (near L = 50, b = 0 the angle turns at nothing);
         artefacts: share of the region in colours further from the skin's than 99% of the skin, by 5 or more;
         bitten: pixels of ruler and background that changed, as a share of the region;
         border_step: mean difference of neighbouring pixels across the region's edge; border_step_skin: of neighbours in the skin;
@@ -78,6 +78,7 @@ def scores_of(before: np.ndarray, after: np.ndarray, region: np.ndarray, mask: n
     contrast_before = float(np.linalg.norm(lesion))
     left = float(np.clip(place @ lesion / contrast_before**2, 0, 1)) if contrast_before >= VISIBLE else None
     local = delta_e(local_mean(lab_after, shown, max(LEAST_SIGMA, BLOTCH * scale)), skin)
+    mottle = float(np.median(local[ring]))
     strange = delta_e(lab_after, skin) - np.quantile(delta_e(lab_after, skin)[ring], STRANGE[0]) > STRANGE[1]
     others = (mask == RULER) | (mask == BACKGROUND)
     bitten = (others & (delta_e(lab_before, lab_after) > BITTEN)).sum() / max(1, inside.sum())
@@ -88,10 +89,10 @@ def scores_of(before: np.ndarray, after: np.ndarray, region: np.ndarray, mask: n
         "lesion_contrast": float(np.linalg.norm(place)),
         "lesion_contrast_before": contrast_before,
         "lesion_left": left,
-        "mottle": float(np.median(local[ring])),
+        "mottle": mottle,
         "stain": float(np.quantile(local[inside], WORST) - np.quantile(local[ring], WORST)),
         **texture(lab_after[..., 0], shown, inside, ring, scale),
-        "ita_change": turned if np.hypot(*(tone - usual)[[0, 2]]) > VISIBLE else 0.0,
+        "ita_change": turned if np.hypot(*(tone - usual)[[0, 2]]) > max(VISIBLE, MOTTLED * mottle) else 0.0,
         "artefacts": float(strange[inside].mean()),
         "bitten": float(bitten),
         "border_step": step,

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from cgddi.core.settings import Settings, located
 
-REVISION = 2
+REVISION = 3
 
 KINDS = ("leakage", "quality", "tone", "memorisation")
 """The audits of a split: `cgddi audit KIND`."""

@@ -30,12 +30,12 @@ class TriageSettings(Settings):
         description="discard when local colours lie this much further from the skin's than those of the skin around",
     )
     texture: tuple[float, float] = Field(
-        (0.68, 1.55),
+        (0.6, 1.5),
         description="discard when the spread of the texture of 1, 2, 4 or 8 px (at 512 px) over that of the skin around is outside "
         "this range",
     )
     grain: float = Field(
-        1.5,
+        1.4,
         ge=1,
         description="discard when the finest texture has kept this many times more of its contrast than a coarser one",
     )

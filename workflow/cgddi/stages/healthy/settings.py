@@ -8,7 +8,7 @@ from pydantic import Field
 
 from cgddi.core.settings import Precision, Settings, located
 
-REVISION = 2
+REVISION = 3
 
 
 class HealthySettings(Settings):
