@@ -51,7 +51,7 @@ def test_images_alone_need_no_generator_and_no_healthy_skin(world):  # noqa: F81
     images = {"released": {"archive": give_images()}}
     made = plan(synthetic=images, runs={"regimes": ["real", "released_real"]})
     counts = walk.counts(made)
-    assert set(counts) == {"masks", "split", "index", "leakage", "audit", "classify", "fairness", "report"}
+    assert set(counts) == {"masks", "split", "index", "leakage", "audit", "classify", "fairness", "published", "report"}
     assert counts["classify"] == 3, "real, released, and released then real"
     spec = made.job("index", split="main").spec
     assert (

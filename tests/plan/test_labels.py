@@ -24,9 +24,9 @@ from tests.watch.world import (
     write_world,
 )
 
-POOLED = {"index": 1, "leakage": 1, "audit": 3, "classify": 1, "fairness": 1, "report": 1}
+POOLED = {"index": 1, "leakage": 1, "audit": 3, "classify": 1, "fairness": 1, "published": 1, "report": 1}
 """Jobs that stand on all images of one split."""
-TABLES = {"fairness": 1, "report": 1}
+TABLES = {"fairness": 1, "published": 1, "report": 1}
 SPLITS = {
     "main": {"method": "cohorts", "test_cohorts": ["second", "clinic"], "validation": 0},
     "outside": {"method": "holdout", "validation": 0},

@@ -14,7 +14,7 @@ from cgddi.watch import cost, status, why
 
 from tests.watch.world import CONFIG, jobs, later, planned_by_snakemake, row, set_config, sheet, write_sheet
 
-POOLED = {"index": 1, "leakage": 1, "audit": 3, "classify": 1, "fairness": 1, "report": 1}
+POOLED = {"index": 1, "leakage": 1, "audit": 3, "classify": 1, "fairness": 1, "published": 1, "report": 1}
 """Jobs that stand on all images of a split."""
 CANVASES = {
     "review": 1,
@@ -72,7 +72,9 @@ def setting_of_inpainting(_):
 def setting_of_classifiers(_):
     old = default("classify", "images_per_epoch")
     set_config(classify={"images_per_epoch": 7})
-    return {"classify": 1, "fairness": 1, "report": 1}, {"classify": f"images_per_epoch: {json.dumps(old)} -> 7"}
+    return {"classify": 1, "fairness": 1, "published": 1, "report": 1}, {
+        "classify": f"images_per_epoch: {json.dumps(old)} -> 7"
+    }
 
 
 def another_split_with_generators_of_all_photos(_):
@@ -83,7 +85,7 @@ def another_split_with_generators_of_all_photos(_):
 
 def another_run_seed(_):
     set_config(runs={"seeds": [0, 1]})
-    return {"classify": 1, "fairness": 1, "report": 1}, {
+    return {"classify": 1, "fairness": 1, "published": 1, "report": 1}, {
         "classify": "not made yet",
         "fairness": "inputs.predictions: 1 added (classify/main/synthetic/baseline/1/predictions.csv)",
     }

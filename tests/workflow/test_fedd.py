@@ -115,8 +115,8 @@ def test_nothing_is_left_to_do_and_status_says_so(folder):
 @pytest.mark.parametrize(
     ("changes", "rules"),
     [
-        ({"fedd": {"probe": {"epochs": 6}}}, {"fedd_probe", "fedd_tables", "report"}),
-        ({"fedd": {"tables": {"bootstrap": 21}}}, {"fedd_tables", "report"}),
+        ({"fedd": {"probe": {"epochs": 6}}}, {"fedd_probe", "fedd_tables", "published", "report"}),
+        ({"fedd": {"tables": {"bootstrap": 21}}}, {"fedd_tables", "published", "report"}),
     ],
 )
 def test_features_are_never_computed_again_for_another_setting(folder, changes, rules):

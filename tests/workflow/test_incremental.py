@@ -11,7 +11,7 @@ from tests.workflow.conftest import RUN, merge
 from tests.workflow.dryrun import counts, messages
 from tests.workflow.paper_scale import cgddi
 
-POOLED = {"index": 1, "leakage": 1, "audit": 3, "classify": 3, "fairness": 1, "report": 1}
+POOLED = {"index": 1, "leakage": 1, "audit": 3, "classify": 3, "fairness": 1, "published": 1, "report": 1}
 """Jobs that pool everything, and so run whenever anything is added."""
 
 

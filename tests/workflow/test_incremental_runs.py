@@ -12,7 +12,7 @@ from tests.workflow.conftest import RUN
 from tests.workflow.dryrun import messages
 from tests.workflow.paper_scale import cgddi, snakemake
 
-POOLED = ("index", "audit", "classify", "fairness", "report", "review")
+POOLED = ("index", "audit", "classify", "fairness", "published", "report", "review")
 """Folders of results that pool everything."""
 OWN = (
     "masks of",

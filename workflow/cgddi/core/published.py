@@ -74,8 +74,8 @@ TABLES: dict[str, Table] = {
         "DDI: accuracy and fairness",
         "five",
         (
-            "Only the row `baseline, real` is a ResNet-18 trained by cross-entropy. The synthetic rows are PatchAlign's ViT-B/16: "
-            "compare them with `patchalign, real`.",
+            "Only the row of the baseline is a ResNet-18 trained by cross-entropy. The synthetic rows are PatchAlign's ViT-B/16: "
+            "compare them with PatchAlign on real photos.",
             _CHOSEN,
             _LEAKS,
             _STEPS,
