@@ -109,6 +109,7 @@ def test_labels_that_decide_the_training_are_in_the_index(larger):
     assert told() == here
     assert told(classify={"selection": "test"}) == every
     assert told(index={"drop_touching": ["canvas", "generator"]}) == every
+    assert told(index={"drop_touching": ["donor", "own_canvas"]}) == every
     assert told(drop_concepts=["nevus"]) == here | {f"nevus{k}" for k in range(30, 34)}
 
 

@@ -234,6 +234,18 @@ def test_a_result_made_from_a_later_spec_is_made_again(world):  # noqa: F811
     assert planned_by_snakemake() == {"embedding": 3} | ADAPTERS
 
 
+def test_pages_have_records_that_close_the_hole(world):  # noqa: F811
+    """The report and the review page too: made with another title, then back to the old one without Snakemake's memory."""
+    assert {"report", "review"} <= {job.rule for job in jobs() if job.made_from.endswith(f"{job.rule}/record.json")}
+    set_config(report={"title": "another"})
+    for job in jobs():
+        if job.rule == "report":
+            make(job)
+    shutil.rmtree(".snakemake")
+    set_config()
+    assert planned_by_snakemake() == {"report": 1}
+
+
 def test_back_to_the_old_value_is_nothing(world):  # noqa: F811
     set_config(lora={"rank": 3})
     assert planned_by_snakemake() == ADAPTERS
