@@ -96,7 +96,7 @@ def test_photos_not_named_move_nothing(world, tmp_path):
 def test_too_few_photos_only_ask_for_a_lesion(world):
     found = calibrate(world, IMAGES[:6])
     assert found["photos"] == 5 and found["refused"] is None
-    assert found["limits"]["presence"] == 4.5 and not found["limits"]["traits"]
+    assert found["limits"]["presence"] == 5.5 and not found["limits"]["traits"]
 
 
 def test_two_photos_of_one_group_are_no_yardstick_for_copies(tmp_path, monkeypatch):
