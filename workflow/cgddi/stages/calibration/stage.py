@@ -22,8 +22,8 @@ from cgddi.stages.calibration.settings import CalibrationSettings
 LEAST = 8
 """Photos with a canvas below which these set no limit."""
 UNSET = judges.Limits(5.5, dict.fromkeys(TONES, (-180.0, 180.0)), {}, 0.0, 1.01)
-"""Limits where photos are too few: only that a lesion is seen. All of 26 smartphone photos have more (6.9 and up), and the same photos
-with their lesions healed less, but for two of them with shadows; plain skin of the toy world reaches 4.5."""
+"""Limits where photos are too few: only that a lesion is seen. All of 26 smartphone photos have more (6.9 and up), and the same
+photos with their lesions healed less, but for two with shadows; plain skin of the toy world reaches 4.5."""
 FOLDS = 10
 WIDER = 0.2
 """Share by which ranges are widened: of few photos the extremes are not the limits."""
