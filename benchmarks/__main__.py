@@ -21,10 +21,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("name", choices=[*NAMES, "all"], help="which benchmark")
     parser.add_argument("--json", action="store_true", help="one JSON line per benchmark")
+    parser.add_argument("--simulations", type=int, help="of `coverage`: simulated test sets per population (2000)")
     args = parser.parse_args()
     for name in NAMES if args.name == "all" else [args.name]:
-        result = importlib.import_module(f"benchmarks.{name}").run()
-        for row in result if isinstance(result, list) else [result]:
+        chosen = {"simulations": args.simulations} if name == "coverage" and args.simulations else {}
+        result = importlib.import_module(f"benchmarks.{name}").run(**chosen)
+        for row in [result] if isinstance(result, dict) else result:
             if args.json:
                 print(json.dumps(row), flush=True)
             else:

@@ -26,7 +26,7 @@ def made(tmp_path_factory):
         write_run(root, name, seed, skill, images=60, counts={"train": counts[name]}) for name, seed, skill in runs
     ]
     (root / "spec.json").write_text(
-        json.dumps({"stage": "fairness", "job": "ladder", "seed": 1, "settings": {"bootstrap": 100}})
+        json.dumps({"stage": "fairness", "job": "ladder", "seed": 1, "settings": {"test_sets": 100}})
     )
     main(["--spec", str(root / "spec.json"), "--predictions", *paths, "--output-dir", str(root / "out")])
     return root, pd.read_csv(root / "out/ladder.csv")

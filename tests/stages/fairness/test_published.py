@@ -90,7 +90,7 @@ def test_the_tables_show_them_with_their_deviation(settings, tmp_path):
         "stage": "fairness",
         "seed": 1,
         "splits": SPLITS,
-        "settings": {"bootstrap": 100, "families": {"five": FIVE}},
+        "settings": {"test_sets": 100, "families": {"five": FIVE}},
     }
     (tmp_path / "spec.json").write_text(json.dumps(spec))
     main(["--spec", str(tmp_path / "spec.json"), "--predictions", *runs, "--output-dir", str(tmp_path)])

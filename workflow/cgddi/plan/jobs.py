@@ -17,6 +17,7 @@ from cgddi.plan.config import Config, Model
 from cgddi.plan.content import Contents, spec_hash
 from cgddi.plan.paths import RESULTS
 from cgddi.plan.photos import Photos
+from cgddi.plan.power import count_photos, power_note
 from cgddi.plan.sheets import Photo
 from cgddi.plan.specs import STAGES, SpecFiles, revision, stage_package
 from cgddi.stages.classify.settings import LADDER
@@ -141,6 +142,9 @@ class Plan(Photos):
         if self.config.only_concepts:
             named = ", ".join(self.config.only_concepts)
             notes.append(f"only_concepts: a run for {named} alone, with results of its own in {self.paths.root}.")
+        tested = {split: count_photos(self.photos, roles) for split, roles in self.roles.items()}
+        if self.config.runs.regimes and (line := power_note(tested)):
+            notes.append(line)
         return notes
 
     def begin(self, real: bool) -> None:

@@ -60,18 +60,16 @@ def tabulate(
     with without_gc():
         from tqdm import tqdm
 
-        from cgddi.core.bootstrap import Bootstrap
-        from cgddi.stages.fairness import render, tables
+        from cgddi.stages.fairness import compare, render, tables
         from cgddi.stages.fairness.predictions import gather, read_run
         from cgddi.stages.fairness.published import describe, with_splits
 
     runs = [read_run(path, labels) for path in tqdm(predictions, desc="read predictions", unit="run")]
     with_splits(runs, splits or {})
     settings = gather(runs, options.families)
-    bootstrap = Bootstrap(options.bootstrap, options.confidence, seed)
-    metrics = tables.metrics_table(settings, bootstrap, options)
-    by_rarity = tables.by_rarity_table(settings, bootstrap, options)
-    paired = tables.paired_table(settings, bootstrap, options)
+    metrics = tables.metrics_table(settings, options, seed)
+    by_rarity = tables.by_rarity_table(settings, options)
+    paired = compare.paired_table(settings, options, seed)
     lines, notes = render.rows_of(metrics)
     files: dict[str, bytes | str] = {
         "metrics.csv": metrics.to_csv(index=False),
@@ -90,6 +88,8 @@ def tabulate(
         "table": lines,
         "notes": notes,
         "counts": render.count_lines(metrics),
+        "intervals": render.ABOUT,
+        "chance": render.chance_lines(metrics, options.confidence),
         "eom_flips": render.flip_lines(metrics),
         "caveats": {setting.name: setting.caveats for setting in settings if setting.caveats},
         "settings": _plain(metrics[metrics["group"] == "all"]),
@@ -106,12 +106,11 @@ def climb(
 ) -> tuple[dict[str, bytes | str], dict[str, Any]]:
     """The ladder's table and curves (see `cgddi.stages.fairness.ladder`); arguments and results as of `tabulate`."""
     with without_gc():
-        from cgddi.core.bootstrap import Bootstrap
         from cgddi.stages.fairness import ladder, tables
         from cgddi.stages.fairness.predictions import gather, read_run
 
     settings = gather([read_run(path, labels) for path in predictions], options.families)
-    metrics = tables.metrics_table(settings, Bootstrap(options.bootstrap, options.confidence, seed), options)
+    metrics = tables.metrics_table(settings, options, seed)
     table = ladder.ladder_table(settings, metrics)
     files: dict[str, bytes | str] = {
         "ladder.csv": table.to_csv(index=False),

@@ -1,7 +1,9 @@
 """Figures over several data sets, each with photos, generators and test images of its own: the data set is the unit, not the image.
 
 A data set's figure is the mean over its classifiers' seeds. Intervals are Student's over data sets, so that they cover the draw of
-photos, of generators, of classifiers and of test images alike; differences between regimes are paired by data set.
+photos, of generators, of classifiers and of test images alike; differences between regimes are paired by data set. They are about
+the mean over all data sets of what a test set of this size measures: of figures that compare tones (PQD, DPM, EOM) that is less
+than what they are on all photos (see `cgddi.core.disparity`), on both sides of a difference.
 """
 
 from __future__ import annotations
@@ -165,8 +167,9 @@ def markdown(table: pd.DataFrame, tests: pd.DataFrame, confidence: float) -> str
         table: see `pooled`. tests: see `differences`. confidence: coverage.
     """
     about = f"{100 * confidence:.0f}% interval over data sets (Student)"
+    meaning = "It is about the mean over all data sets that could be drawn, of figures as a test set of this size measures them."
     header = ["Setting", "Data sets", "Runs", *(c[2] for c in COLUMNS)]
-    lines = [f"Per cent; in brackets the {about}.", "", md_row(header), md_row(["---"] * len(header))]
+    lines = [f"Per cent; in brackets the {about}. {meaning}", "", md_row(header), md_row(["---"] * len(header))]
     for (method, regime), part in table.groupby(["method", "regime"], sort=False):
         cells = {(row.metric, row.group): row for row in part.itertuples(index=False)}
         first = part.iloc[0]

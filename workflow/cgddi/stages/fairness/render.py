@@ -26,10 +26,12 @@ SIGNS = {
     "learning curve: generators or starting weights saw real images outside the subset": "§",
 }
 """The sign in front of each caveat, and behind the name of the setting it belongs to."""
-ZERO_WIDTH = (
-    "an interval of zero width means that every resample gave the same value, not that the value is certain: see wilson_low and "
-    "wilson_high in metrics.csv"
+ABOUT = (
+    "An interval of one run is about that fitted classifier on the population that the test photos come from; of several runs, "
+    "about the mean over all runs that could have been trained, photos and runs both drawn."
 )
+COMPARED = (("pqd", "PQD"), ("dpm", "DPM"), ("eom", "EOM"))
+"""Figures that compare tones in the table, beneath which stands what chance alone gives."""
 
 
 def split_caveats(cells: Iterable[str]) -> list[str]:
@@ -65,8 +67,6 @@ def rows_of(
         notes += [f"{SIGNS[caveat]} {caveat}" for caveat in split_caveats([caveats])]
         found = {(row.metric, row.group): row for row in part.itertuples(index=False)}
         cells = [found.get(column[:2]) for column in columns]
-        if any(row is not None and row.value != "undefined" and row.low == row.high for row in cells):
-            notes.append(ZERO_WIDTH)
         name, runs = f"{split}: {method}, {regime}", part["runs"].iloc[0]
         lines.append([name + signs(caveats), f"{runs}", *map(per_cent, cells)])
         published = ["" if row is None else _published(row) for row in cells]
@@ -74,7 +74,16 @@ def rows_of(
             lines.append([f"published: {method}, {regime}", "", *published])
         else:
             notes.append(f"{name}: no published figure for this setting")
+        chance = ["" if row is None else _chance(row) for row in cells]
+        if any(chance):
+            lines.append(["by chance, were tones equal", "", *chance])
     return lines, list(dict.fromkeys(notes))
+
+
+def _chance(row) -> str:
+    if row.metric not in dict(COMPARED) or pd.isna(row.chance):
+        return ""
+    return f"{100 * row.chance:.1f} ({100 * row.chance_low:.1f}-{100 * row.chance_high:.1f})"
 
 
 def _published(row) -> str:
@@ -106,6 +115,22 @@ def count_lines(metrics: pd.DataFrame) -> list[str]:
     return lines
 
 
+def chance_lines(metrics: pd.DataFrame, confidence: float) -> list[str]:
+    """What test sets of these counts would show if tones were equal, and whether ours lies outside of that; by setting."""
+    lines = []
+    for (split, regime, method), part in metrics[metrics["chance"].notna()].groupby(SETTING, sort=False):
+        rows = {row.metric: row for row in part.itertuples(index=False)}
+        cells = []
+        for metric, name in COMPARED:
+            if (row := rows.get(metric)) is None:
+                continue
+            within = "no more than chance" if row.value >= row.chance_low else "further than chance reaches"
+            cells.append(f"{name} {100 * row.value:.1f} where equal tones give {_chance(row)}: {within}")
+        if cells:
+            lines.append(f"{split}, {method}, {regime} ({100 * confidence:.0f}% range): {'; '.join(cells)}")
+    return lines
+
+
 def flip_lines(metrics: pd.DataFrame) -> list[str]:
     """How far one flipped prediction moves EOM, by setting."""
     lines = []
@@ -120,20 +145,21 @@ def flip_lines(metrics: pd.DataFrame) -> list[str]:
 
 
 def _about(confidence: float) -> str:
-    return f"{100 * confidence:.0f}% interval over test images and runs"
+    return f"{100 * confidence:.0f}% interval over test photos and, where there are several, runs"
 
 
 def markdown(metrics: pd.DataFrame, by_rarity: pd.DataFrame, confidence: float) -> str:
     """The tables as Markdown, with notes, counts and the effect of one flipped image."""
     lines, notes = rows_of(metrics)
-    text = [f"Per cent; in brackets the {_about(confidence)}.", ""]
+    text = [f"Per cent; in brackets the {_about(confidence)}. {ABOUT}", ""]
     for title, columns, rows in (
         ("Setting", COLUMNS, lines),
         ("Accuracy by rarity of the disease", RARITY_COLUMNS, rarity_rows(by_rarity)),
     ):
         header = [title, "Runs", *(name for *_, name in columns)]
         text += [md_row(header), md_row(["---"] * len(header)), *map(md_row, rows), ""]
-    footers = {"Notes": notes, "Counts": count_lines(metrics), "EOM after one flipped prediction": flip_lines(metrics)}
+    footers = {"Notes": notes, "Counts": count_lines(metrics)}
+    footers |= {"Chance": chance_lines(metrics, confidence), "EOM after one flipped prediction": flip_lines(metrics)}
     for heading, items in footers.items():
         if items:
             text += [f"**{heading}**", "", *(f"- {item}" for item in items), ""]
@@ -143,7 +169,7 @@ def markdown(metrics: pd.DataFrame, by_rarity: pd.DataFrame, confidence: float) 
 def latex(metrics: pd.DataFrame, by_rarity: pd.DataFrame, confidence: float) -> str:
     """Two LaTeX tables (booktabs): the figures, notes and counts beneath them; and accuracy by rarity of the disease."""
     lines, notes = rows_of(metrics)
-    about = f"Per cent, with the {_about(confidence)}."
+    about = f"Per cent, with the {_about(confidence)}. {ABOUT}"
     caption = " ".join([about, *(f"{line}." for line in [*notes, *count_lines(metrics)])])
     rarity = f"{about} Accuracy by rarity of the disease."
     return _tabular(COLUMNS, lines, caption) + _tabular(RARITY_COLUMNS, rarity_rows(by_rarity), rarity)
@@ -212,6 +238,10 @@ def metrics_with_intervals(metrics: pd.DataFrame) -> bytes:
             if row.value == "undefined":
                 axis.text(0.5, place, "undefined", ha="center", va="center", fontsize=7)
                 continue
+            if not pd.isna(row.chance):
+                axis.plot(
+                    [row.chance_low, row.chance_high], [place + 0.2] * 2, c="#bbbbbb", lw=3, solid_capstyle="butt"
+                )
             axis.plot([row.low, row.high], [place, place], c="black", lw=1)
             axis.plot(row.value, place, "o", c="black", ms=4)
             if not pd.isna(row.published):
@@ -221,7 +251,7 @@ def metrics_with_intervals(metrics: pd.DataFrame) -> bytes:
         axis.set_yticks(range(len(names)), labels, fontsize=7)
         axis.grid(axis="x", lw=0.3)
     crosses = "" if metrics["published"].isna().all() else "; orange cross: published"
-    figure.supxlabel(f"dot: ours, with its interval{crosses}", fontsize=8)
+    figure.supxlabel(f"dot: ours, with its interval; grey: by chance, were tones equal{crosses}", fontsize=8)
     return png(figure)
 
 

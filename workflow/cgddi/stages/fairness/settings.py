@@ -8,13 +8,17 @@ from pydantic import Field
 
 from cgddi.core.settings import Settings
 
-REVISION = 1
+REVISION = 2
 
 
 class FairnessSettings(Settings):
     """How figures are computed and compared."""
 
-    bootstrap: int = Field(2000, ge=100, description="bootstrap replicates behind each interval (project's choice)")
+    test_sets: int = Field(
+        2000,
+        ge=100,
+        description="test sets drawn for each value that a figure comparing tones may have (project's choice)",
+    )
     confidence: float = Field(0.95, gt=0.5, lt=1, description="coverage of the intervals (project's choice)")
     rarity_counts: Literal["all", "train"] = Field(
         "all",

@@ -1,4 +1,5 @@
-"""The long tables: one row per figure, with its interval, the counts it rests on and the published value beside it."""
+"""The long tables: one row per figure, with its interval, what chance alone gives, the counts it rests on and the published
+value."""
 
 from __future__ import annotations
 
@@ -7,11 +8,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
 
-from cgddi.core.bootstrap import Bootstrap, Estimate, Run, Setting
+from cgddi.core.bootstrap import Run, Setting
+from cgddi.core.disparity import Disparity
 from cgddi.core.images import TONES
+from cgddi.core.intervals import share_interval
 from cgddi.core.metrics import confusion, equality_of_opportunity, run_metrics
+from cgddi.core.seeds import seed_for
+from cgddi.stages.fairness.estimates import NONE, Answers, disparities_of, interval_of, photo_keys
 from cgddi.stages.fairness.published import columns, published_for
 from cgddi.stages.fairness.settings import FairnessSettings
 
@@ -20,7 +24,7 @@ COMMON_ABOVE, RARE_FROM = 10, 3
 RARITIES = ("common", "rare", "very rare")
 BY_RARITY = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "auc")
 SUMMARY_METRICS = ("balanced_accuracy", "auc", "sensitivity", "specificity", "pqd", "dpm", "eom")
-"""Figures over all test images whose differences between regimes are tested; accuracy is tested by group too."""
+"""Figures over all test images whose differences between regimes are shown; accuracy is shown by group too."""
 
 
 def heading(setting: Setting) -> dict[str, Any]:
@@ -40,14 +44,21 @@ def heading(setting: Setting) -> dict[str, Any]:
     }
 
 
-def figure(estimate: Estimate) -> dict[str, Any]:
-    """The columns of a figure; `value` is "undefined" where it does not exist."""
-    if not estimate.defined:
-        return {"value": "undefined", "low": "undefined", "high": "undefined", "undefined_replicates": 1.0}
-    names = ("value", "low", "high")
-    return {name: round(getattr(estimate, name), 6) for name in names} | {
-        "undefined_replicates": round(estimate.undefined, 6)
-    }
+def figure(value: float, interval: tuple[float, float]) -> dict[str, Any]:
+    """The columns of a figure; "undefined" where it does not exist, empty where it has no interval."""
+    if not np.isfinite(value):
+        return dict.fromkeys(("value", "low", "high"), "undefined")
+    low, high = (round(float(end), 6) if np.isfinite(end) else None for end in interval)
+    return {"value": round(float(value), 6), "low": low, "high": high}
+
+
+def chance_columns(found: Disparity | None) -> dict[str, float]:
+    """The columns of a figure that compares tones: its median-unbiased value, and what equal tones would show by chance."""
+    if found is None:
+        return {}
+    names = {"unbiased": found.middle, "chance": found.chance}
+    names |= {"chance_low": found.chance_low, "chance_high": found.chance_high}
+    return {name: round(value, 6) for name, value in names.items() if np.isfinite(value)}
 
 
 def in_group(run: Run, group: str) -> np.ndarray:
@@ -62,12 +73,6 @@ def counts(runs: Sequence[Run], group: str) -> dict[str, Any]:
     by_class = sum(np.bincount(run.labels[in_group(run, group)], minlength=len(classes)) for run in first)
     small = dict(zip(classes, by_class.tolist(), strict=True)) if len(classes) <= 3 else {}
     return {"images": int(by_class.sum()), **{f"images_{name}": n for name, n in small.items()}}
-
-
-def wilson(right: float, images: int, confidence: float) -> tuple[float, float]:
-    """Wilson interval of a share of test images: never of zero width, and seeds are not counted as images."""
-    interval = binomtest(round(right), images).proportion_ci(confidence, method="wilson")
-    return round(interval.low, 6), round(interval.high, 6)
 
 
 def eom_under_one_flip(run: Run) -> tuple[float, float, float]:
@@ -98,26 +103,49 @@ def all_metrics(run: Run, weights: np.ndarray) -> dict:
     return run_metrics(run.labels, run.predicted, run.probability, run.tones, weights)
 
 
-def metrics_table(settings: Sequence[Setting], bootstrap: Bootstrap, options: FairnessSettings) -> pd.DataFrame:
-    """Every metric of every setting, overall and by tone, with interval, counts and the published value where there is one."""
-    shares = {"accuracy": "images", "sensitivity": "images_malignant", "specificity": "images_benign"}
+def by_run(runs: Sequence[Run], answers: Answers | None = None) -> dict[tuple[str, str], np.ndarray]:
+    """(metric, group) -> values of the runs (R,), over all their test images or over those to which `answers` is cut."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for number, run in enumerate(runs):
+        if answers is None:
+            values = all_metrics(run, np.ones((1, len(run.labels))))
+        else:
+            here = ~np.isnan(answers.predicted[number])
+            part = (answers.labels[here], answers.predicted[number, here].astype(int))
+            part += (answers.probability[number, here], answers.tones[here])
+            values = run_metrics(*part, np.ones((1, int(here.sum()))))
+        for key, value in values.items():
+            found.setdefault(key, []).append(float(value[0]))
+    return {key: np.asarray(values) for key, values in found.items()}
+
+
+def metrics_table(settings: Sequence[Setting], options: FairnessSettings, seed: int) -> pd.DataFrame:
+    """Every metric of every setting, overall and by tone, with interval, chance, counts and the published value where there is one.
+
+    Args:
+        seed: the project's seed.
+    """
     rows = []
     for setting in settings:
-        for (name, group), (by_run, replicates) in bootstrap.replicates(setting, all_metrics).items():
-            row = {**heading(setting), "metric": name, "group": group, **figure(bootstrap.estimate(by_run, replicates))}
-            row["undefined_runs"] = int((~np.isfinite(by_run)).sum())
-            spread = float(by_run.std(ddof=1)) if len(by_run) > 1 else float("nan")
+        answers = Answers.of(setting)
+        draws = seed_for(seed, "test sets")
+        compared = disparities_of(answers, options.confidence, options.test_sets, draws)
+        for (name, group), values in by_run(setting.runs).items():
+            found = compared.get(name)
+            interval = NONE if found is None else (found.low, found.high)
+            if np.isfinite(values).all() and name not in compared:
+                interval = interval_of(answers, name, group, values, options.confidence)
+            row = {**heading(setting), "metric": name, "group": group, **figure(values.mean(), interval)}
+            row |= dict.fromkeys(("unbiased", "chance", "chance_low", "chance_high")) | chance_columns(found)
+            row["undefined_runs"] = int((~np.isfinite(values)).sum())
+            spread = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
             row["std_runs"] = round(spread, 6) if np.isfinite(spread) else None
             row.update(counts(setting.runs, group))
-            images = row.get(shares.get(name, ""))
-            if images and row["value"] != "undefined":
-                low, high = wilson(row["value"] * images, images, options.confidence)
-                row.update(wilson_low=low, wilson_high=high)
             rows.append({**row, **columns(published_for(setting, name, group, options.published))})
         flips = np.asarray([eom_under_one_flip(run) for run in setting.runs]).mean(0)
         for name, value in zip(("eom_lowest_under_one_flip", "eom_highest_under_one_flip"), flips[1:], strict=True):
-            row = {**heading(setting), "metric": name, "group": "all", **figure(Estimate(value, value, value, 0.0))}
-            rows.append({**row, "low": None, "high": None, **counts(setting.runs, "all")})
+            row = {**heading(setting), "metric": name, "group": "all", **figure(value, NONE)}
+            rows.append({**row, **counts(setting.runs, "all")})
     return pd.DataFrame(rows)
 
 
@@ -146,137 +174,54 @@ def rarities(run: Run, options: FairnessSettings) -> np.ndarray:
     return np.asarray([rarity_of(sizes.get(name, 0)) for name in run.images["concept"]])
 
 
-def by_rarity_table(settings: Sequence[Setting], bootstrap: Bootstrap, options: FairnessSettings) -> pd.DataFrame:
+def by_rarity_table(settings: Sequence[Setting], options: FairnessSettings) -> pd.DataFrame:
     """Metrics by rarity of the disease, overall and by tone; groups without an image are listed as undefined."""
-
-    def metric(run: Run, weights: np.ndarray) -> dict:
-        found, rarity = {}, rarities(run, options)
-        for name in RARITIES:
-            here = rarity == name
-            part = (run.labels[here], run.predicted[here], run.probability[here], run.tones[here])
-            values = run_metrics(*part, weights[:, here])
-            for group in ("all", *TONES):
-                images = float((here & in_group(run, group)).sum())
-                found["images", group, name] = np.full(len(weights), images)
-                found |= {(key, group, name): values[key, group] for key in BY_RARITY if (key, group) in values}
-        return found
-
     rows = []
     for setting in settings:
-        found = bootstrap.replicates(setting, metric)
-        for (name, group, rarity), (by_run, replicates) in found.items():
-            if name == "images":
-                continue
-            row = {**heading(setting), "rarity": rarity, "metric": name, "group": group}
-            row.update(figure(bootstrap.estimate(by_run, replicates)))
-            row["images"] = int(round(found["images", group, rarity][0].mean()))
-            published = published_for(setting, name, rarity, options.published) if group == "all" else None
-            rows.append({**row, **columns(published)})
+        whole = Answers.of(setting)
+        of_run = [dict(zip(photo_keys(run), rarities(run, options), strict=True)) for run in setting.runs]
+        rarity = np.array([[own.get(key, "") for key in whole.photos] for own in of_run])
+        for name in RARITIES:
+            answers = whole.within(rarity == name)
+            values = by_run(setting.runs, answers)
+            for metric in BY_RARITY:
+                for group in ("all", *TONES):
+                    if (metric, group) not in values:
+                        continue
+                    mine, interval = values[metric, group], NONE
+                    if np.isfinite(mine).all():
+                        interval = interval_of(answers, metric, group, mine, options.confidence)
+                    row = {**heading(setting), "rarity": name, "metric": metric, "group": group}
+                    row.update(figure(mine.mean(), interval))
+                    tested = ~np.isnan(answers.predicted[:, answers.group(group)])
+                    row["images"] = int(round(tested.sum(1).mean()))
+                    published = published_for(setting, metric, name, options.published) if group == "all" else None
+                    rows.append({**row, **columns(published)})
     return pd.DataFrame(rows)
 
 
 def by_disease_table(settings: Sequence[Setting], options: FairnessSettings) -> pd.DataFrame:
-    """Accuracy by disease with its Wilson interval (test images only: seeds are averaged, not counted as images)."""
+    """Accuracy by disease with its interval; `images` adds up the splits, not the seeds."""
     rows = []
     for setting in settings:
+        answers = Answers.of(setting)
         splits = [run.record["split"] for run in setting.runs]
-        parts = []
-        for run in setting.runs:
-            tally = {"images": 1, "right": run.labels == run.predicted, "positive": run.labels == 1}
-            by_concept = pd.DataFrame(tally).groupby(run.images["concept"].to_numpy()).sum()
-            parts.append(by_concept / splits.count(run.record["split"]))
+        of_photo = np.array([concept for _, concept, *_ in answers.photos])
         sizes = setting.runs[0].record["concept_images"][options.rarity_counts]
-        for concept, tally in pd.concat(parts).groupby(level=0).sum().iterrows():
-            images = round(tally["images"])
-            low, high = wilson(tally["right"], images, options.confidence)
-            row = {**heading(setting), "concept": concept, "rarity": rarity_of(sizes.get(concept, 0)), "images": images}
-            row.update(correct=round(tally["right"], 3), accuracy=round(tally["right"] / images, 6), low=low, high=high)
-            row["splits"] = len(set(splits))
-            if len(setting.runs[0].classes) == 2:
-                row["images_positive"] = round(tally["positive"])
+        weight = np.array([1 / splits.count(split) for split in splits])
+        for concept in sorted(set(of_photo)):
+            here = of_photo == concept
+            asked = ~np.isnan(answers.right[:, here]).all(1)
+            right = answers.right[np.ix_(asked, here)]
+            images, correct = (np.nansum(part, 1) @ weight[asked] for part in (~np.isnan(right), right))
+            units = None if answers.units is None else tuple(np.array(answers.units)[asked])
+            row = {**heading(setting), "concept": concept, "rarity": rarity_of(sizes.get(concept, 0))}
+            row |= {"images": round(images), "correct": round(float(correct), 3)}
+            row["accuracy"] = round(float(correct / images), 6)
+            low, high = share_interval(right, options.confidence, answers.alike, units, answers.between("accuracy"))
+            row |= {"low": round(low, 6), "high": round(high, 6), "splits": len(set(splits))}
+            if answers.classes == 2:
+                positive = ~np.isnan(right) & (answers.labels[here] == 1)
+                row["images_positive"] = round(float(positive.sum(1) @ weight[asked]))
             rows.append(row)
     return pd.DataFrame(rows)
-
-
-def mcnemar(first: np.ndarray, second: np.ndarray) -> tuple[int, int, float]:
-    """Exact McNemar test (Dietterich 1998; binomial form).
-
-    Args:
-        first, second: bool (N,), whether each classifier is right on each image.
-
-    Returns:
-        Images only the first has right, images only the second has right, and the two-sided p-value (1 without any).
-    """
-    b, c = int((first & ~second).sum()), int((~first & second).sum())
-    return b, c, 1.0 if b + c == 0 else float(binomtest(b, b + c, 0.5).pvalue)
-
-
-def holm(p: pd.Series) -> pd.Series:
-    """p-values adjusted for their number (Holm 1979), missing ones left out."""
-    ordered = p.dropna().sort_values()
-    return (ordered * np.arange(len(ordered), 0, -1)).cummax().clip(upper=1)
-
-
-def ensemble_correct(runs: Sequence[Run]) -> np.ndarray:
-    """Whether the mean probability over the runs (seeds of one split) predicts each test image right, bool (N,)."""
-    return np.mean([run.probability for run in runs], axis=0).argmax(1) == runs[0].labels
-
-
-def compare(first: Setting, second: Setting, bootstrap: Bootstrap) -> list[dict[str, Any]]:
-    """Rows of the paired table: first minus second, over the runs both have (same split and seed).
-
-    Each metric has a paired bootstrap interval over test images and runs, and the two-sided bootstrap p-value
-    2 min(P(d <= 0), P(d >= 0)), at least 2/(B + 1). McNemar's test is on the mean probability over seeds, one vote per image.
-    Settings without a common run give no rows.
-    """
-    left, right = ({(run.record["split"], run.seed): run for run in setting.runs} for setting in (first, second))
-    common = [key for key in left if key in right]
-    if not common:
-        return []
-    tested = [("accuracy", group) for group in ("all", *TONES)] + [(metric, "all") for metric in SUMMARY_METRICS]
-
-    def metric(run: Run, weights: np.ndarray) -> dict:
-        values = all_metrics(run, weights)
-        return {key: values[key] for key in tested if key in values}
-
-    a, b = (
-        bootstrap.replicates(Setting(first.split, "", "", tuple(side[key] for key in common)), metric)
-        for side in (left, right)
-    )
-    votes = [
-        [ensemble_correct([side[key] for key in common if key[0] == split]) for side in (left, right)]
-        for split in sorted({split for split, _ in common})
-    ]
-    only_first, only_second, p_mcnemar = mcnemar(*map(np.concatenate, zip(*votes, strict=True)))
-    rows = []
-    for key in a:
-        differences = a[key][1] - b[key][1]
-        estimate = bootstrap.estimate(a[key][0] - b[key][0], differences)
-        good = differences[np.isfinite(differences)]
-        p = float("nan")
-        if estimate.defined and len(good):
-            p = min(1.0, 2 * (min((good <= 0).sum(), (good >= 0).sum()) + 1) / (len(good) + 1))
-        row = {"split": first.split, "method": first.method, "first": first.regime, "second": second.regime}
-        row |= {"metric": key[0], "group": key[1], "difference": estimate.value, "low": estimate.low}
-        row |= {"high": estimate.high, "p_bootstrap": p, "runs": len(common)}
-        row |= {"images": sum(len(vote[0]) for vote in votes), "undefined_replicates": estimate.undefined}
-        row["caveats"] = "; ".join(dict.fromkeys([*first.caveats, *second.caveats]))
-        if key == ("accuracy", "all"):
-            row.update(mcnemar_only_first=only_first, mcnemar_only_second=only_second, p_mcnemar=p_mcnemar)
-        rows.append(row)
-    return rows
-
-
-def paired_table(settings: Sequence[Setting], bootstrap: Bootstrap, options: FairnessSettings) -> pd.DataFrame:
-    """All comparisons of `options.compare`, with McNemar's p adjusted by Holm over them."""
-    have = {(setting.split, setting.regime, setting.method): setting for setting in settings}
-    rows = []
-    for split, method in dict.fromkeys((setting.split, setting.method) for setting in settings):
-        for pair in options.compare:
-            left, right = (have.get((split, regime, method)) for regime in pair)
-            if left and right and left.runs[0].classes == right.runs[0].classes:
-                rows += compare(left, right, bootstrap)
-    table = pd.DataFrame(rows)
-    if "p_mcnemar" in table:
-        table["p_mcnemar_holm"] = holm(table["p_mcnemar"])
-    return table

@@ -40,7 +40,7 @@ FAIRNESS_TABLES = {
     "paired": "Regimes compared on the same test photos",
 }
 FAIRNESS_PLOTS = {
-    "metrics": "Metrics with bootstrap intervals",
+    "metrics": "Metrics with intervals, and what chance alone would show if tones were equal",
     "roc": "ROC curves by skin tone",
     "calibration": "Calibration",
 }
