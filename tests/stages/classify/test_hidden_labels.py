@@ -19,7 +19,7 @@ from tests.stages.index.world import CONCEPTS, make_world, spec_file
 
 NET = {"backbone": "test_resnet", "weights": "random", "epochs": 1, "batch_size": 16, "learning_rate": 3e-3}
 PIXELS = {"features": {"weights": "pixels"}}
-TABLES = FairnessSettings(bootstrap=100)
+TABLES = FairnessSettings(test_sets=100)
 
 
 @pytest.fixture(scope="module")
