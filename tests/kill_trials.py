@@ -34,8 +34,8 @@ def engine_jobs(root: Path) -> dict[str, Argv]:
     from tests.diffusion.conftest import make_world, train
 
     world = train(make_world(root / "engine"))
-    settings = {"embedding": {**tiny.TI, "steps": 30}, "lora": {**tiny.LORA, "steps": 30}}
-    settings["semantic"] = {**tiny.SEMANTIC, "steps": 10, "repeats": 4, "max_canvases": None}
+    settings = {"embedding": {**tiny.TI, "steps": 12}, "lora": {**tiny.LORA, "steps": 12}}
+    settings["semantic"] = {**tiny.SEMANTIC, "repeats": 2, "max_canvases": None}
     inputs = {
         "embedding": ["--photos", world.root / "masks.tar"],
         "lora": ["--photos", world.root / "masks.tar", "--embedding", world.embedding],
@@ -59,14 +59,14 @@ def engine_jobs(root: Path) -> dict[str, Argv]:
 
 
 def healthy_job(root: Path) -> Argv:
-    """Inpainting of ten photos in groups of two."""
+    """Inpainting of six photos in groups of two."""
     from tests.stages.healthy.tiny import stable_diffusion
     from tests.stages.lesion_mapped.world import photo, spec_of, write_samples
 
-    photos = write_samples(root / "photos.tar", [(f"p{n}", *photo(n, 64, lesion=0.04), {}) for n in range(10)])
+    photos = write_samples(root / "photos.tar", [(f"p{n}", *photo(n, 64, lesion=0.04), {}) for n in range(6)])
     model = {"source": str(stable_diffusion(root / "sd", 9)), "revision": None, "variant": None}
-    settings = {"steps": 6, "batch_size": 2, "precision": "fp32"}
-    images = [f"p{n}" for n in range(10)]
+    settings = {"steps": 3, "batch_size": 2, "precision": "fp32"}
+    images = [f"p{n}" for n in range(6)]
     spec = spec_of("healthy", settings, cohort="c", batch="b.000", images=images, model=model)
     (root / "healthy.json").write_text(json.dumps(spec))
     words = ["healthy", "--spec", root / "healthy.json", "--photos", photos]
@@ -80,7 +80,7 @@ def classify_job(root: Path) -> Argv:
 
     index = make_world(root / "index", per_cell=6).write_index()
     options = {"image_size": 32, "precision": "fp32", "min_concept_images": 1, "images_per_epoch": 96}
-    options |= {"training": {**NET, "epochs": 6}}
+    options |= {"training": {**NET, "epochs": 3}}
     facts = {"seed": 7, "split": "toy", "regime": "synthetic", "method": "baseline", "run_seed": 1}
     spec = spec_file(root / "classify", stage="classify", **facts, settings=options)
     words = ["classify", "--spec", spec, "--index", index, "--leakage", findings(index, root / "leakage.json")]
@@ -93,12 +93,12 @@ def fedd_jobs(root: Path) -> dict[str, Argv]:
     from tests.fedd.study import make_study
 
     study = make_study(root / "study", 2.0, {"train": 4, "validation": 2, "test": 2})
-    segmenter = {"steps": 1200, "check_every": 60, "ensemble": 2, "batch_pixels": 64, "patience": 30}
-    baseline = {"weights": "random", "epochs": 8, "patience": 8, "batch_size": 6, "learning_rate": 3e-3}
+    segmenter = {"steps": 240, "check_every": 60, "ensemble": 2, "batch_pixels": 64, "patience": 30}
+    baseline = {"weights": "random", "epochs": 3, "patience": 3, "batch_size": 6, "learning_rate": 3e-3}
     pictures = {"subset": "5", "run_seed": 0, "size": 32, "crop": "resize", "seed": 1, "id_map": None}
     specs = {
         "segmenter": {**study, "variant": "reweight", "settings": segmenter},
-        "probe": {**study, "settings": {"epochs": 1500, "patience": 1500}, "seeds": list(range(5))},
+        "probe": {**study, "settings": {"epochs": 400, "patience": 400}, "seeds": [0, 1]},
         "baseline": {
             "task": "segmentation",
             "network": "mobilenet_v2",
@@ -218,7 +218,7 @@ def main() -> int:
         usual, total, expected = time.monotonic() - began, Counter(), files(whole)
         for number in range(args.trials):
             how = signal.SIGKILL if number % 2 else signal.SIGTERM
-            moments = [draw.uniform(0.1, 1.0) * usual for _ in range(1 + number % 3 // 2)]
+            moments = [draw.uniform(0.3, 1.0) * usual for _ in range(1 + number % 3 // 2)]
             out = root / f"{name}-{number}"
             total += trial(jobs[name], out, how, moments, expected)
             for path in (out, Path(f"{out}.state"), Path(f"{out}.cache")):

@@ -250,11 +250,11 @@ def test_a_killed_batch_goes_on_and_a_corrected_mask_costs_its_own_photo_to_the_
         heal("a.tar", store(), die_at=3)
     kept = store()
     assert heal("a.tar", kept) == whole and (kept.computed, kept.reused) == (1, 4)
-    name, picture, mask, row = samples[1]
+    name, picture, mask, row = samples[0]
     mask = mask.copy()
     ys, xs = np.nonzero(mask == 1)
     mask[ys.max() + 1, xs[ys.argmax()]] = 1
-    corrected = write_samples(tmp_path / "corrected/masks.tar", [samples[0], (name, picture, mask, row), *samples[2:]])
+    corrected = write_samples(tmp_path / "corrected/masks.tar", [(name, picture, mask, row), *samples[1:]])
     kept = store()
     found, plain = heal("b.tar", kept, corrected), heal("plain.tar", photos=corrected)
     assert found == plain and found != whole and (kept.computed, kept.reused) == (1, 4)

@@ -100,7 +100,8 @@ def inpaint_batch(
         jobs = _paintable(source, [rows[image] for image in spec["images"]], archive, settings)
         progress = tqdm(total=len(spec["images"]), desc=f"healthy {spec['cohort']}/{spec['batch']}", unit="image")
         for group in groups_of(jobs, settings.batch_size):
-            if settings.method != "heal" and not all(_take(job, len(group), kept) for job in group):
+            # A list: each is looked for, also after one that is not there.
+            if settings.method != "heal" and not all([_take(job, len(group), kept) for job in group]):
                 inpainter = inpainter or open_inpainter()
                 _inpaint_group(group, inpainter, spec["seed"], kept)
             for job in group:
