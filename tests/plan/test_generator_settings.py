@@ -8,7 +8,7 @@ from cgddi.plan.config import Config, load_config, parse_config
 PUBLISHED = {
     "embedding": {"images": "all", "tone_exponent": 0, "precision": "fp16"},
     "lora": {"learning_rate": 5e-6, "priors": "published", "hflip": 0, "precision": "fp16"},
-    "semantic": {"sampler": "pndm", "steps": 100, "precision": "fp16"},
+    "semantic": {"sampler": "pndm", "steps": 100, "precision": "fp16", "check": False},
 }
 """Where the published scripts differ from the defaults."""
 

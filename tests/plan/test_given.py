@@ -191,16 +191,20 @@ def test_the_shipped_list_names_all_65_released_adapters():
     assert all(a.learnt_from == ("cohort:ddi",) for a in config.adapters.values())
 
 
+def of_adapters(made):
+    return [note for note in made.notes() if "adapters" in note]
+
+
 def test_a_row_less_concept_needs_no_adapter(world):  # noqa: F811
     """The shipped list may name diseases that the sheet has no photo of."""
     write_sheet([row for row in sheet() if row["disease"] != "acne"])
     made = plan(adapters={"acne": {"source": give_adapter()}})
     assert walk.jobs(made) and not any("acne" in key for key in walk.jobs(made))
-    assert made.notes() == ["adapters: not used for want of photos: acne."]
+    assert of_adapters(made) == ["adapters: not used for want of photos: acne."]
     write_sheet([row | {"malignant": str(k % 2 == 0)} for k, row in enumerate(sheet())])
     made = plan(adapters={"nevus": {"source": "ready"}}, mixed_malignancy="split")
-    assert made.notes() == [
+    assert of_adapters(made) == [
         "adapters: not used for want of photos: nevus; mixed_malignancy split nevus: name its parts."
     ]
     made = plan(adapters={"nevus-benign": {"source": "ready"}}, mixed_malignancy="split")
-    assert made.notes() == [] and not any(key[0] == "lora" and "nevus-benign" in key for key in walk.jobs(made))
+    assert of_adapters(made) == [] and not any(key[0] == "lora" and "nevus-benign" in key for key in walk.jobs(made))

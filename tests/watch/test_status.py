@@ -57,7 +57,7 @@ def test_what_a_person_sees_after_a_run_and_after_a_change(world, capsys):
     set_config(semantic={"strength": 0.5})
     assert status.main([*CONFIG]) == 0
     text = capsys.readouterr().out
-    assert text.startswith(f"results: {count - 11} done, 11 stale of {count} jobs; snakemake would run 11\n")
+    assert text.startswith(f"results: {count - 12} done, 12 stale of {count} jobs; snakemake would run 12\n")
     assert re.search(r"^stale +semantic: strength: 0.725 -> 0.5 \[samples of acne on here \(all\); ", text, re.M)
     assert "pooled: " in text and re.search(r"audit .*4 stale", text)
 

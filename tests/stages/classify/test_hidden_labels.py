@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from cgddi.core.archive import write_record
 from cgddi.core.errors import UserError
 from cgddi.stages.audit.command import main as audit
 from cgddi.stages.classify.command import main as classify
@@ -48,6 +49,8 @@ def train(world, folder, labels, task="malignancy", **settings):
         for name in ("concept", "tone", "malignant"):
             del row[name]
     photos.with_suffix(".jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    record = json.loads(photos.with_suffix(".json").read_text())
+    write_record(photos.with_suffix(".json"), record, [photos.with_suffix(".jsonl"), photos])
     index, gate, out = folder / "index.parquet", folder / "leakage.json", folder / "out"
     given = world.index_args(index)
     given[given.index(world.photos[0])] = str(photos)

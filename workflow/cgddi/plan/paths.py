@@ -67,7 +67,7 @@ RESULTS = {
         {"summary": "/summary.json", **TABLES, "table": "/table.md", "latex": "/table.tex", **PLOTS},
         "summary",
     ),
-    "published": Result("published", {"page": "/index.html", "table": "/published.csv"}, None),
+    "published": Result("published", {"page": "/index.html", "table": "/published.csv", "record": "/record.json"}),
     "report": Result("report", {"page": "/index.html", "record": "/record.json"}),
     "export": Result("export", {"card": "/README.md", "record": "/record.json"}),
     "fedd_features": Result(

@@ -75,8 +75,8 @@ def choose_rows(
         made = index[(index["role"] == "train") & (index["source"].isin(kinds) | names.isin(kinds))]
         if absent := sorted(kinds - set(made["source"]) - set(names)):
             raise UserError(
-                f"regime {regime.name}: the index has no {absent[0]} images to train on. Make them, or take them out of its "
-                "sources."
+                f"regime {regime.name}: the index has no {absent[0]} images to train on. Make them (its record says which were "
+                "left out, and why), or take them out of its sources."
             )
         sizes = train_real.groupby("concept").size()
         made = _synthetic_subset(made, regime, settings.min_concept_images, sizes, known, bool(unused), left_out)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cgddi.core.archive import write_atomic
+from cgddi.core.archive import record_for, write_atomic, write_record
 from cgddi.job.command import stage_parser
 from cgddi.job.imports import without_gc
 from cgddi.job.spec import settings_of
@@ -31,6 +31,10 @@ def main(argv: list[str] | None = None) -> int:
         from cgddi.stages.published.page import render
 
     cells = compare(args.spec, table, args.summary, args.quality, args.images, args.fedd)
-    write_atomic(Path(args.output).with_name("published.csv"), cells.to_csv(index=False, lineterminator="\n"))
-    write_atomic(args.output, render(cells, table))
+    page = Path(args.output)
+    beside = page.with_name("published.csv")
+    write_atomic(beside, cells.to_csv(index=False, lineterminator="\n"))
+    write_atomic(page, render(cells, table))
+    inputs = [*filter(None, (args.summary, args.quality, args.fedd)), *args.images]
+    write_record(page.with_name("record.json"), record_for(args.spec, inputs), [page, beside])
     return 0

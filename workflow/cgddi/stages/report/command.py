@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
         *args.audits,
         *args.index,
         *args.samples,
-        *filter(None, (args.healthy, args.masks, args.fedd)),
+        *filter(None, (args.review, args.published, args.ladder, args.healthy, args.masks, args.fedd)),
     ]
     write_record(Path(args.output).with_name("record.json"), record_for(args.spec, inputs), [args.output])
     return 0
