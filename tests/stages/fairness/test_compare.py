@@ -46,7 +46,7 @@ def test_holm_is_the_least_level_at_which_the_steps_reject(seed):
 
 
 def test_holm_as_worked_by_hand():
-    """statsmodels' multipletests(method="holm") gives the same for these."""
+    """Smallest first, times 4, 3, 2 and 1, and never less than the one before."""
     p = pd.Series([0.01, 0.04, 0.03, 0.005])
     assert holm(p).sort_index().tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
 
