@@ -34,7 +34,9 @@ def draw(world, output, embedding=None, lora=None, model=None):
 
 def test_files_of_another_base_model_are_refused(world, tmp_path):
     other = tiny.make_model(tmp_path / "other", seed=5)
-    with pytest.raises(UserError, match="learned_embeds.safetensors: trained on another base model .*Train it again"):
+    with pytest.raises(
+        UserError, match="pytorch_lora_weights.safetensors: trained on another base model .*Train it again"
+    ):
         draw(world, tmp_path / "a.tar", model=other)
     save_file(load_file(world.embedding), tmp_path / "published.safetensors")  # no header of ours
     with pytest.raises(UserError, match="pytorch_lora_weights.safetensors: trained on another base model"):

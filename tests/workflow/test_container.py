@@ -62,7 +62,7 @@ def test_moving_to_a_container_or_to_conda_reruns_nothing(world):
         world, *plain, "-n", "--profile", str(world / "site"), "--cores", "1", TARGET, env=environment(world)
     )
     assert "Nothing to be done" in moved.stdout
-    assert before["masks"] == 66
+    assert before["masks"] == 99
 
 
 def test_without_the_program_the_message_is_clear(world):

@@ -132,7 +132,7 @@ def test_the_report_is_one_page_with_pictures_of_every_sampled_concept(results):
     assert slugs and all(f"<h3>{slug} " in page for slug in slugs)
     pictures = re.findall(r"data:image/png;base64,([A-Za-z0-9+/=]+)", page)
     assert len(pictures) > 30 and all(base64.b64decode(p).startswith(b"\x89PNG") for p in pictures)
-    assert not re.search(r'(src|href)="(?!data:|#|\.\./review/index\.html)', page)
+    assert not re.search(r'(src|href)="(?!data:|#|\.\./(review|published)/index\.html)', page)
 
 
 def test_a_job_runs_by_itself_on_files_and_gives_the_same_bytes(finished, results, tmp_path):

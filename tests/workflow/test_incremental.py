@@ -65,7 +65,7 @@ def test_a_new_disease_pays_only_for_its_own_jobs(copy):
     generated = {text for text in texts if text.startswith(("token of", "adapter of", "samples of"))}
     assert len(generated) == 4 and len({text.split()[2] for text in generated}) == 1
     rest = {"masks", "healthy", "review", "canvases", "audit_pictures", "lesion_mapped", "embedding", "lora"}
-    rest |= {"semantic", "split"}
+    rest |= {"semantic", "split", "canvas_split"}
     assert {rule: n for rule, n in found.items() if rule not in rest} == POOLED
 
 

@@ -20,7 +20,7 @@ REVISION = 1
 class CountingSettings(Settings):
     """How photos are counted."""
 
-    by: str = Field("skin_tone", description="column of the manifest")
+    by: str = Field("mask_source", description="column of the manifest")
 '''
 COMMAND = '''
 """Count the photos of a cohort."""
@@ -98,7 +98,7 @@ def test_a_stage_is_added_in_five_places(tmp_path):
     header, *rows = (folder / "images.csv").read_text().splitlines()
     rows = [row for row in rows if ",melanoma," in row]
     (folder / "images.csv").write_text("\n".join([header, *rows]) + "\n")
-    config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"counting": {"by": "concept"}}))
+    config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"counting": {"by": "has_mask"}}))
     target = "results/ddi/counting/ddi.json"
     command = [sys.executable, "-m", "snakemake", "-s", str(clone / "Snakefile"), "--configfile", "config.yaml"]
 
@@ -111,9 +111,9 @@ def test_a_stage_is_added_in_five_places(tmp_path):
     run("--cores", "2", "--until", "masks", "--", target)
     run("--cores", "1", "--", target)
     found = json.loads((folder / target).read_text())
-    assert sum(found["counts"].values()) == len(rows) > 5 and found["spec"]["settings"] == {"by": "concept"}
+    assert sum(found["counts"].values()) == len(rows) > 5 and found["spec"]["settings"] == {"by": "has_mask"}
     assert "Nothing to be done" in run("-n", "--cores", "1", "--", target)
-    config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"counting": {"by": "skin_tone"}}))
+    config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"counting": {"by": "mask_source"}}))
     assert re.search(r"^counting +1\ntotal +1$", run("-n", "--cores", "1", "--", target), re.M), "and no other job"
     help_text = subprocess.run(
         [sys.executable, "-m", "cgddi.cli", "--help"], env={"PYTHONPATH": str(clone / "workflow")}, capture_output=True

@@ -53,7 +53,7 @@ def test_study_and_automatic_masks_add_few_jobs(world):
         "fedd_classifier": 20,
         "fedd_tables": 1,
     }
-    assert sum(found.values()) <= 1000 and found["masks"] == 67
+    assert sum(found.values()) <= 1000 and found["masks"] == 100
     (folder / "fill.yaml").write_text(yaml.safe_dump({"masks": {"source": "fedd", "prefer_human": True}}))
     found = counts(folder, "--configfile", str(config), "study.yaml", "fill.yaml")
     assert (found["fedd_masks"], found["lesion_mapped"], found["healthy"]) == (67, 656, 67)

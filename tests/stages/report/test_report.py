@@ -59,6 +59,8 @@ def files(tmp_path_factory):
     sheet = folder / "lora/main/nevus/samples.png"
     sheet.parent.mkdir(parents=True)
     sheet.write_bytes(encode_png(np.zeros((8, 8), np.uint8)))
+    (folder / "review").mkdir()
+    (folder / "review/index.html").write_text("review")
     logs = folder / "logs"
     logs.mkdir()
     return folder, {

@@ -254,18 +254,21 @@ class ArchiveWriter:
         try:
             self._tar.close()
             if error is None:
-                facts = {"images": len(self._lines), "skipped": self.skipped, **self.facts}
-                manifest = self.path.with_suffix(".jsonl")
-                os.replace(self._temporary, self.path)
-                write_atomic(manifest, "".join(line + "\n" for line in self._lines))
-                record = record_for(self.spec, self.inputs, **facts)
-                write_record(self.path.with_suffix(".json"), record, [self.path, manifest])
-        except BaseException:
-            for part in (self.path, self.path.with_suffix(".jsonl"), self.path.with_suffix(".json")):
-                part.unlink(missing_ok=True)
-            raise
+                self._put_in_place()
         finally:
             self._temporary.unlink(missing_ok=True)
+
+    def _put_in_place(self) -> None:
+        manifest, record = self.path.with_suffix(".jsonl"), self.path.with_suffix(".json")
+        try:
+            os.replace(self._temporary, self.path)
+            write_atomic(manifest, "".join(line + "\n" for line in self._lines))
+            facts = {"images": len(self._lines), "skipped": self.skipped, **self.facts}
+            write_record(record, record_for(self.spec, self.inputs, **facts), [self.path, manifest])
+        except BaseException:  # no mixture of this archive and the one before
+            for part in (self.path, manifest, record):
+                part.unlink(missing_ok=True)
+            raise
 
 
 class Archive:

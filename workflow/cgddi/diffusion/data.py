@@ -6,6 +6,7 @@ All randomness comes from counters (seed, step), so a run that goes on from a ch
 from __future__ import annotations
 
 import csv
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,7 @@ def read_photos(
     failed: set[str] = set()
     chosen = None if wanted is None else set(wanted)
     for path in archives:
-        archive = Archive(path)
+        archive, faults = Archive(path), defaultdict(list)
         for row in labelled(archive.rows, labels or {}):
             name = row.get("image_id") or row["key"]
             if chosen is not None and name not in chosen:
@@ -83,9 +84,10 @@ def read_photos(
                 found[name] = _photo(archive, row, name)
             except (UserError, OSError, SyntaxError, ValueError) as error:
                 failed.add(name)
-                problems.append(
-                    Problem(str(path), f"image {name} cannot be read ({error})", "Delete the archive and run again.")
-                )
+                faults[str(error)].append(name)
+        for error, names in faults.items():  # an archive that is not whole damages all of its images
+            images = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            problems.append(Problem(str(path), f"cannot read {images} ({error})", "Delete the archive and run again."))
     for name in wanted or []:
         if name not in found and name not in failed:
             problems.append(
