@@ -20,7 +20,7 @@ RUN, RUN_TONE = 0.2, 0.12
 noise."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Population:
     """Recall by tone (rows) and class (benign, malignant), and how many test photos there are of each."""
 
@@ -94,9 +94,15 @@ PAPER = np.array([[34, 11], [34, 10], [38, 5]])
 BALANCED = np.full((3, 2), 75)
 EQUAL = np.array([[0.88, 0.75]] * 3)
 UNEQUAL = np.array([[0.92, 0.85], [0.85, 0.75], [0.80, 0.55]])
+REVERSED = np.array([[0.70, 0.60], [0.88, 0.70], [0.97, 0.90]])
+SKEWED = np.array([[120, 40], [60, 9], [14, 4]])
+HARD = np.array([[0.65, 0.62], [0.60, 0.66], [0.70, 0.50]])
 POPULATIONS = [
     Population("132 photos, equal tones", PAPER, EQUAL),
     Population("132 photos, unequal tones", PAPER, UNEQUAL),
     Population("450 photos, equal tones", BALANCED, EQUAL),
     Population("450 photos, unequal tones", BALANCED, UNEQUAL),
+    Population("132 photos, dark best", PAPER, REVERSED),
+    Population("247 photos, few dark, hard", SKEWED, HARD),
 ]
+"""The last two are no part of what the intervals were made with: they came afterwards."""

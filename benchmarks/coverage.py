@@ -15,7 +15,9 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from functools import cache
+from multiprocessing import get_context
 
 import numpy as np
 from cgddi.core import disparity, intervals
@@ -32,6 +34,8 @@ from benchmarks._population import POPULATIONS, Population, draw_scores, run_tru
 CONFIDENCE, RUNS = 0.95, (1, 5)
 DRAWS, RESAMPLES, SEEDS = 200, 400, 4
 """Test sets per tested value, replicates of the plain bootstrap, and different sets of draws."""
+PART = 100
+"""Simulations of one process at a time."""
 EVERY, EXACT = 4, 12
 """Bootstrap and differences of figures that compare tones: in every fourth simulation; exact tests of these: in so many."""
 SHARES = [("accuracy", "all"), ("accuracy", "dark")] + [
@@ -67,6 +71,13 @@ class Tally:
         self.width[cell].append(high - low)
         self.error[cell].append(estimate - truth)
 
+    def extend(self, other: Tally) -> Tally:
+        """With another's simulations after these."""
+        for name, found in vars(self).items():
+            for cell, values in vars(other)[name].items():
+                found[cell].extend(values)
+        return self
+
     def add_exact(self, cell: Cell, width: float) -> None:
         """The width of the exact test of the simulation added last."""
         self.exact[cell].append(width)
@@ -79,17 +90,18 @@ def answers_of(scores: np.ndarray, tones: np.ndarray, labels: np.ndarray) -> Ans
     return Answers(labels, tones, (scores > 0).astype(float), np.stack([1 - chance, chance], -1))
 
 
-def simulate(population: Population, runs: int, simulations: int, seed: int = 0, extras: bool = True) -> Tally:
+def simulate(population: Population, runs: int, simulations: int, first: int = 0, extras: bool = True) -> Tally:
     """Intervals of two regimes of `runs` runs on the same photos, again and again.
 
     Args:
+        first: number of the first simulation.
         extras: also differences, exact tests and the plain bootstrap.
     """
-    rng = np.random.default_rng([seed, runs, *population.counts.ravel()])
+    rng = np.random.default_rng([first, runs, *population.counts.ravel()])
     tones, labels = population.layout()
     mean = {key: value.mean() for key, value in run_truth(population.draw_runs(40000, rng), population.counts).items()}
     tally = Tally()
-    for number in range(simulations):
+    for number in range(first, first + simulations):
         means = [population.draw_runs(runs, rng) for _ in range(2)]
         one = [{key: value[0] for key, value in run_truth(m, population.counts).items()} for m in means]
         truths = one if runs == 1 else [mean, mean]
@@ -317,11 +329,17 @@ def rows_of(population: Population, runs: int, tally: Tally) -> Iterator[dict]:
 
 def run(simulations: int = 2000) -> Iterator[dict]:
     """A row per figure, population and number of runs; `reference` is the plain bootstrap's coverage, `ratio` our median width
-    over that of `reference_width_of`."""
+    over that of `reference_width_of`. Every core simulates."""
     assert TONES == ("light", "medium", "dark")
-    for population in POPULATIONS:
-        for runs in RUNS:
-            yield from rows_of(population, runs, simulate(population, runs, simulations))
+    cells = [(population, runs) for runs in sorted(RUNS, reverse=True) for population in POPULATIONS]
+    parts = [(*cell, min(PART, simulations - first), first) for cell in cells for first in range(0, simulations, PART)]
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        tallies = dict.fromkeys(range(len(cells)))
+        for (population, runs, _, first), tally in zip(parts, pool.map(simulate, *zip(*parts, strict=True)), strict=True):
+            place = cells.index((population, runs))
+            tallies[place] = tallies[place].extend(tally) if first else tally
+            if first + PART >= simulations:
+                yield from rows_of(population, runs, tallies.pop(place))
 
 
 def table(rows: list[dict]) -> str:
