@@ -22,9 +22,13 @@ def main() -> int:
     parser.add_argument("name", choices=[*NAMES, "all"], help="which benchmark")
     parser.add_argument("--json", action="store_true", help="one JSON line per benchmark")
     parser.add_argument("--simulations", type=int, help="of `coverage`: simulated test sets per population (2000)")
+    parser.add_argument("--budget", type=float, help="of `device`: seconds in all (600)")
+    parser.add_argument("--out", help="of `device`: folder of its results (device-check)")
+    parser.add_argument("--parts", nargs="+", help="of `device`: which parts")
     args = parser.parse_args()
+    options = {"coverage": ("simulations",), "device": ("budget", "out", "parts")}
     for name in NAMES if args.name == "all" else [args.name]:
-        chosen = {"simulations": args.simulations} if name == "coverage" and args.simulations else {}
+        chosen = {key: getattr(args, key) for key in options.get(name, ()) if getattr(args, key) is not None}
         result = importlib.import_module(f"benchmarks.{name}").run(**chosen)
         for row in [result] if isinstance(result, dict) else result:
             if args.json:

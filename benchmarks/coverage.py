@@ -335,7 +335,9 @@ def run(simulations: int = 2000) -> Iterator[dict]:
     parts = [(*cell, min(PART, simulations - first), first) for cell in cells for first in range(0, simulations, PART)]
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         tallies = dict.fromkeys(range(len(cells)))
-        for (population, runs, _, first), tally in zip(parts, pool.map(simulate, *zip(*parts, strict=True)), strict=True):
+        for (population, runs, _, first), tally in zip(
+            parts, pool.map(simulate, *zip(*parts, strict=True)), strict=True
+        ):
             place = cells.index((population, runs))
             tallies[place] = tallies[place].extend(tally) if first else tally
             if first + PART >= simulations:
