@@ -1,13 +1,20 @@
-"""The classifier's data path against torchvision's: images per second from the tars, and whole epochs per minute.
+"""The classifier's data path against torchvision's: images per second from the tars, whole epochs, and on a GPU whole train steps.
 
 Both sides read the same pictures, augment alike (random resized crop, rotation, mirroring, centre crop, normalisation) and run with
-the same number of workers; rounds alternate, and the median round counts (CPU time where there are no workers, since a shared
-machine's clock says little; the clock otherwise). The reference is what one writes without thinking: an
-unpacked folder read by `ImageFolder`, `torchvision.transforms`, a plain fp32 loop.
+the same number of workers; rounds alternate, and the median round counts. On a CPU that is CPU time of one core, since a shared
+machine's clock says little; beside a GPU the clock, with all cores. The reference is what one writes without thinking: an unpacked
+folder read by `ImageFolder`, `torchvision.transforms`, a plain fp32 loop.
+
+Rows `classify_data`: pictures decoded at every draw and augmented; the same with the augmentation left to the device, that is what
+the workers do; and from a warm decoded cache. Rows `classify_step`, on a GPU only: bf16 train steps as the stage takes them, fed by
+the loader, against the bare step on one batch that lies on the device.
 """
 
 from __future__ import annotations
 
+import functools
+import json
+import os
 import statistics
 import tempfile
 import time
@@ -15,7 +22,9 @@ from pathlib import Path
 
 import numpy as np
 
-COUNT, SIDE, ROUNDS, EPOCH = 240, 256, 5, 192
+COUNT, SIDE, EPOCH, BATCH = 240, 256, 192, 64
+FEW, MANY = 4_096, 20_480
+"""Draws of two runs on a GPU, whose difference in time gives the rate."""
 
 
 def _write(root: Path):
@@ -50,9 +59,9 @@ def _write(root: Path):
     return table
 
 
-def _reference(root: Path, settings, workers: int, batch: int):
+def _reference(root: Path, settings, workers: int, draws: int):
     """Loader over the unpacked folder with torchvision's transforms, as FairDisCo's code has them."""
-    from torch.utils.data import DataLoader
+    from torch.utils.data import DataLoader, RandomSampler
     from torchvision import datasets, transforms
 
     chain = [
@@ -64,13 +73,15 @@ def _reference(root: Path, settings, workers: int, batch: int):
         transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
     ]
     folder = datasets.ImageFolder(root / "folder", transforms.Compose(chain))
-    return DataLoader(folder, batch_size=batch, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
+    options = {"num_workers": workers, "persistent_workers": workers > 0, "pin_memory": workers > 0}
+    drawn = RandomSampler(folder, replacement=True, num_samples=draws)
+    return DataLoader(folder, batch_size=BATCH, sampler=drawn, **options)
 
 
-def _rate(ours, reference, amount: float, clock) -> tuple[float, float]:
+def _rate(ours, reference, amount: float, clock, rounds: int) -> tuple[float, float]:
     """Median rates (amount per second) of two callables whose rounds alternate, after one round to warm up."""
     times: dict[str, list[float]] = {"ours": [], "reference": []}
-    for _ in range(ROUNDS + 1):
+    for _ in range(rounds + 1):
         for name, call in (("ours", ours), ("reference", reference)):
             began = clock()
             call()
@@ -78,92 +89,173 @@ def _rate(ours, reference, amount: float, clock) -> tuple[float, float]:
     return amount / statistics.median(times["ours"][1:]), amount / statistics.median(times["reference"][1:])
 
 
+def _row(name: str, unit: str, against: str, setting: str, ours: float, reference: float) -> dict:
+    ratio = round(ours / reference, 2)
+    found = {"name": name, "unit": unit, "ours": round(ours, 1), "reference": round(reference, 1), "ratio": ratio}
+    return {**found, "against": against, "setting": setting}
+
+
 def run() -> list[dict]:
-    """Two rows: images per second of the data path at full size, and epochs per minute of a small classifier."""
+    """Rows of the data path, of epochs of a small classifier, and on a GPU of whole train steps."""
+    import torch
+    from tqdm import tqdm
+
+    tqdm.monitor_interval = 0
+    cuda = torch.cuda.is_available()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads if cuda else 1)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        table = _write(root)
+        rows = [*_data_rows(root, table, cuda), _epochs(root, table, cuda), *(_steps(root, table) if cuda else [])]
+    torch.set_num_threads(threads)
+    return rows
+
+
+def _data_rows(root: Path, table, cuda: bool) -> list[dict]:
+    """Images per second of the data path at full size."""
+    import torch
+    from cgddi.stages.classify.augment import augment, random_views
+    from cgddi.stages.classify.data import Pictures
+    from cgddi.stages.classify.settings import ClassifySettings
+
+    device = torch.device("cuda" if cuda else "cpu")
+    workers = os.cpu_count() if cuda else 0
+    draws, rounds, clock = (8_192, 2, time.perf_counter) if cuda else (COUNT, 5, time.process_time)
+    settings = ClassifySettings()
+    cached = settings.model_copy(update={"decoded_cache": str(root / "cache")})
+    decoding = Pictures(table, settings, False, max(1, workers), memory=0)
+    plain = _reference(root, settings, workers, draws)
+
+    def reference() -> None:
+        for pixels, _ in plain:
+            pixels.to(device)
+
+    found = []
+    for how, pictures, augmenting in (
+        ("decoded at every draw and augmented", decoding, True),
+        ("decoded at every draw, augmentation left to the device", decoding, cuda),
+        ("from the warm decoded cache, augmentation left to the device", Pictures(table, cached, False, 1), cuda),
+    ):
+
+        def ours(pictures=pictures, augmenting=augmenting) -> None:
+            rng = np.random.default_rng(0)
+            views = torch.from_numpy(random_views(draws, rng)).to(device)
+            places = np.array_split(rng.integers(0, COUNT, draws), range(BATCH, draws, BATCH))
+            for number, pixels in enumerate(pictures.batches(places)):
+                pixels = pixels.to(device, non_blocking=True)
+                if augmenting:
+                    augment(pixels, views[BATCH * number :][: len(pixels)], settings)
+            if cuda:
+                torch.cuda.synchronize()
+
+        fast, slow = _rate(ours, reference, draws, clock, rounds)
+        setting = f"{draws} draws of {COUNT} pictures of {SIDE} px, {how}, {workers} workers, {device.type}"
+        found.append(
+            _row("classify_data", "images/s", "ImageFolder on an unpacked folder, augmented", setting, fast, slow)
+        )
+    return found
+
+
+def _epochs(root: Path, table, cuda: bool) -> dict:
+    """Epochs per minute of a small classifier."""
     import timm
     import torch
-    from cgddi.stages.classify.data import Pictures, augment, random_views
     from cgddi.stages.classify.methods import Baseline
     from cgddi.stages.classify.rows import Rows
     from cgddi.stages.classify.settings import REGIMES, ClassifySettings
     from cgddi.stages.classify.train import accelerator_for, train
     from torch.nn import functional
-    from tqdm import tqdm
 
-    tqdm.monitor_interval = 0
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    workers = 4 if device.type == "cuda" else 0
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1 if device.type == "cpu" else threads)
-    clock = time.perf_counter if workers else time.process_time
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        table = _write(root)
-        full = ClassifySettings()
-        pictures = {
-            "kept": Pictures(table, full, False, max(1, workers)).load(),
-            "read at every draw": Pictures(table, full, False, max(1, workers), memory=0),
-        }
-        plain = _reference(root, full, workers, 32)
+    workers = 4 if cuda else 0
+    net = {"backbone": "resnet18", "weights": "random", "epochs": 1, "batch_size": BATCH}
+    options = {"image_size": 224 if cuda else 64, "images_per_epoch": EPOCH, "precision": "bf16" if cuda else "fp32"}
+    settings = ClassifySettings(training=net, selection="last", **options)
+    accelerator = accelerator_for(settings, None)
+    model = Baseline(timm.create_model("resnet18", num_classes=0), 2)
+    other = timm.create_model("resnet18", num_classes=2).to(accelerator.device)
+    optimizer = torch.optim.Adam(other.parameters(), lr=1e-4)
+    plain = _reference(root, settings, workers, EPOCH)
+    chosen = Rows(table, table, table, ("benign", "malignant"))
 
-        def reference() -> None:
-            for pixels, _ in plain:
-                pixels.to(device)
+    def epoch() -> None:
+        train(accelerator, model, chosen, REGIMES["real"], "baseline", settings, 1, max(1, workers))
 
-        for how, held in pictures.items():
+    def plain_epoch() -> None:
+        other.train()
+        for pixels, labels in plain:
+            optimizer.zero_grad()
+            functional.cross_entropy(other(pixels.to(accelerator.device)), labels.to(accelerator.device)).backward()
+            optimizer.step()
 
-            def ours(held=held) -> None:
-                rng = np.random.default_rng(0)
-                views = torch.from_numpy(random_views(COUNT, rng)).to(device)
-                places = np.array_split(rng.integers(0, COUNT, COUNT), range(32, COUNT, 32))
-                for number, pixels in enumerate(held.batches(places)):
-                    augment(pixels.to(device), views[32 * number :][: len(pixels)], full)
+    clock = time.perf_counter if cuda else time.process_time
+    fast, slow = _rate(epoch, plain_epoch, 60, clock, 2 if cuda else 5)
+    about = (
+        f"ResNet-18, {settings.image_size} px, {EPOCH} draws per epoch, {workers} workers, {accelerator.device.type}"
+    )
+    return _row("classify_epochs", "epochs/minute", "a plain PyTorch loop", about, fast, slow)
 
-            fast, slow = _rate(ours, reference, COUNT, clock)
-            names = {
-                "name": "classify_data",
-                "unit": "images/s",
-                "against": "ImageFolder on an unpacked folder",
-                "setting": f"{COUNT} pictures of {SIDE} px, {how}, {workers} workers, {device.type}",
-            }
-            rows.append({**names, "ours": round(fast, 1), "reference": round(slow, 1), "ratio": round(fast / slow, 2)})
 
-        net = {"backbone": "resnet18", "weights": "random", "epochs": 1, "batch_size": 32}
-        small = ClassifySettings(
-            image_size=224 if device.type == "cuda" else 64,
-            images_per_epoch=EPOCH,
-            training=net,
+def _steps(root: Path, table) -> list[dict]:
+    """Images per second of whole train steps on a GPU, fed with pictures from memory and decoded at every draw."""
+    import torch
+    from cgddi.stages.classify import train as module
+    from cgddi.stages.classify.data import Pictures
+    from cgddi.stages.classify.methods import build
+    from cgddi.stages.classify.rows import Rows
+    from cgddi.stages.classify.settings import REGIMES, ClassifySettings
+    from safetensors.torch import save_file
+
+    texts = {"labels": json.dumps([f"c{n}" for n in range(65)])}
+    save_file({"embeddings": torch.randn(65, 768)}, root / "texts.safetensors", texts)
+    chosen = Rows(table, table, table, ("benign", "malignant"))
+    found = []
+    for method, batch in (("baseline", 64), ("baseline", 256), ("patchalign", 32)):
+        settings = ClassifySettings(
+            training={"weights": "random", "epochs": 1, "batch_size": batch},
             selection="last",
-            precision="bf16" if device.type == "cuda" else "fp32",
+            label_texts={"file": str(root / "texts.safetensors")},
         )
-        accelerator = accelerator_for(small, None)
-        model = Baseline(timm.create_model("resnet18", num_classes=0), 2)
-        other = timm.create_model("resnet18", num_classes=2).to(device)
-        optimizer = torch.optim.Adam(other.parameters(), lr=1e-4)
-        plain_small = _reference(root, small, workers, 32)
-        chosen = Rows(table, table, table, ("benign", "malignant"))
+        accelerator = module.accelerator_for(settings, None)
+        model, _ = build(method, settings, 2, [], pretrained=False)
+        for how, memory in (("pictures in memory", 8 << 30), ("decoded at every draw", 0)):
+            module.Pictures = functools.partial(Pictures, memory=memory)
 
-        def epoch() -> None:
-            train(accelerator, model, chosen, REGIMES["real"], "baseline", small, 1, max(1, workers))
+            def seconds(images: int, settings=settings, method=method, model=model, accelerator=accelerator) -> float:
+                began, these = time.perf_counter(), settings.model_copy(update={"images_per_epoch": images})
+                module.train(accelerator, model, chosen, REGIMES["real"], method, these, 1, os.cpu_count())
+                torch.cuda.synchronize()
+                return time.perf_counter() - began
 
-        def plain_epoch() -> None:
-            other.train()
-            for step, (pixels, labels) in enumerate(plain_small):
-                if step * 32 >= EPOCH:
-                    break
-                optimizer.zero_grad()
-                functional.cross_entropy(other(pixels.to(device)), labels.to(device)).backward()
-                optimizer.step()
+            few, many = (FEW, MANY) if method == "baseline" else (FEW // 2, MANY // 4)
+            seconds(10 * batch)
+            short, long = seconds(few), seconds(many)
+            bare = _bare(accelerator, model, batch)
+            name = f"{method}, {sum(p.numel() for p in model.parameters()):,} parameters, bf16, 224 px, batch {batch}"
+            setting = f"{name}, {how}, {os.cpu_count()} cores, {torch.cuda.get_device_name()}"
+            row = _row("classify_step", "images/s", "the bare step", setting, (many - few) / (long - short), bare)
+            found.append({**row, "peak MiB": torch.cuda.max_memory_allocated() >> 20})
+    module.Pictures = Pictures
+    return found
 
-        fast, slow = _rate(epoch, plain_epoch, 60, clock)
-        about = f"ResNet-18, {small.image_size} px, {EPOCH} draws per epoch, {workers} workers, {device.type}"
-        names = {
-            "name": "classify_epochs",
-            "unit": "epochs/minute",
-            "against": "a plain PyTorch loop",
-            "setting": about,
-        }
-        rows.append({**names, "ours": round(fast, 2), "reference": round(slow, 2), "ratio": round(fast / slow, 2)})
-    torch.set_num_threads(threads)
-    return rows
+
+def _bare(accelerator, model, batch: int, steps: int = 40) -> float:
+    """Images per second of forward, backward and optimizer alone, on one batch that lies on the device."""
+    import torch
+    from cgddi.stages.classify.train import Losses
+
+    network = Losses(model.train())
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
+    images = torch.randn(batch, 3, 224, 224, device=accelerator.device).to(memory_format=torch.channels_last)
+    labels = torch.arange(batch, device=accelerator.device) % 2
+    for step in range(10 + steps):
+        if step == 10:
+            torch.cuda.synchronize()
+            began = time.perf_counter()
+        with torch.autocast("cuda", torch.bfloat16):
+            loss = torch.stack([term.float() for term in network(images, labels, labels, None).values()]).sum()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+    torch.cuda.synchronize()
+    return steps * batch / (time.perf_counter() - began)

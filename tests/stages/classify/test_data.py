@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +18,10 @@ import torch
 from cgddi.core.archive import ArchiveWriter, read_member, sha256
 from cgddi.core.errors import InvalidInput
 from cgddi.core.images import encode_png
-from cgddi.stages.classify.data import Pictures, augment, normalise, random_views
+from cgddi.stages.classify import decode
+from cgddi.stages.classify.augment import augment, normalise, random_views
+from cgddi.stages.classify.data import Pictures
+from cgddi.stages.classify.decode import plain_png
 from cgddi.stages.classify.rows import choose_rows
 from cgddi.stages.classify.settings import REGIMES, ClassifySettings
 from PIL import Image
@@ -86,6 +94,42 @@ def test_a_random_view_is_crop_rotation_mirroring_and_centre_crop_as_torchvision
     assert min(differences) < 0.01 < 0.02 < max(differences)
 
 
+def by_hand(picture, view, settings):
+    """One view in plain numpy, pixel by pixel: where each comes from, and the four pixels around that place."""
+    size, side = settings.image_size, picture.shape[-1]
+    cx, cy, hx, hy, angle, sign = map(float, view)
+    shown = np.zeros((3, size, size))
+    for row in range(size):
+        for column in range(size):
+            u, v = ((2 * place + 1 - size) / settings.resize_to for place in (column, row))
+            u *= sign
+            u, v = u * np.cos(angle) + v * np.sin(angle) * 1.0, -u * np.sin(angle) + v * np.cos(angle)
+            if max(abs(u), abs(v)) > 1:
+                continue
+            x, y = (((c + h * t) + 1) * side / 2 - 0.5 for c, h, t in ((cx, hx, u), (cy, hy, v)))
+            x, y = min(max(x, 0), side - 1), min(max(y, 0), side - 1)
+            left, top = int(x), int(y)
+            right, bottom = min(left + 1, side - 1), min(top + 1, side - 1)
+            a, b = x - left, y - top
+            upper = picture[:, top, left] * (1 - a) + picture[:, top, right] * a
+            lower = picture[:, bottom, left] * (1 - a) + picture[:, bottom, right] * a
+            shown[:, row, column] = upper * (1 - b) + lower * b
+    return (shown / 255 - np.array(MEAN)[:, None, None]) / np.array(STD)[:, None, None]
+
+
+def test_a_batch_is_what_each_of_its_pictures_is_alone():
+    settings, rng = ClassifySettings(image_size=28, resize=32), np.random.default_rng(5)
+    pictures = torch.from_numpy(rng.integers(0, 256, (7, 3, 36, 36), dtype=np.uint8))
+    views = random_views(7, rng)
+    views[0] = [0, 0, 1, 1, 0.2, 1]  # a crop up to the edge, beyond which a rotation looks
+    found = augment(pictures, torch.from_numpy(views), settings)
+    for number in range(7):
+        expected = by_hand(pictures[number].double().numpy(), views[number], settings)
+        assert np.abs(found[number].numpy() - expected).max() < 2e-3, "in standard deviations of some 57 grey levels"
+        alone = augment(pictures[number : number + 1], torch.from_numpy(views[number : number + 1]), settings)
+        assert torch.equal(found[number], alone[0])
+
+
 def test_what_rotation_brings_in_is_black():
     settings = ClassifySettings(image_size=64, resize=64)
     white = torch.full((1, 3, 64, 64), 255, dtype=torch.uint8)
@@ -132,6 +176,67 @@ def test_pictures_come_from_the_archives_whatever_fits_in_memory(rows):
     drawn = len(set(np.concatenate(draws)))
     assert [pictures.used for pictures in kept] == [drawn, 50, 0] and drawn > 50
     assert [pictures.load().used for pictures in kept] == [len(rows.train), 50, 0]
+
+
+def test_the_fast_reader_gives_pillows_pixels_or_none(tmp_path):
+    """Our own PNG files; others, and damaged ones, are Pillow's business."""
+    for size in ((1, 1), (5, 3), (64, 64), (37, 90)):
+        png = encode_png(np.asarray(photo(*size)))
+        assert np.array_equal(plain_png(png), np.asarray(Image.open(io.BytesIO(png))))
+    assert plain_png(png[: len(png) // 2]) is None and plain_png(png[:20]) is None and plain_png(b"") is None
+    assert plain_png(encode_png(np.zeros((8, 8), np.uint8))) is None, "grey"
+    with io.BytesIO() as file:
+        photo(40, 30).save(file, "png")
+        assert plain_png(file.getvalue()) is None, "Pillow's filters"
+    other = photo(40, 40).convert("P")
+    other.save(tmp_path / "p.png")
+    assert plain_png((tmp_path / "p.png").read_bytes()) is None
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_processes_decode_what_one_thread_does(rows, monkeypatch, killed):
+    """Two processes, one of them killed under way; with room for a part of the pictures."""
+    monkeypatch.setattr(decode, "PATIENCE", 20)
+    alone, several = (Pictures(rows.train, SETTINGS, False, n, 20 * 3 * 40**2) for n in (1, 2))
+    draws = [np.random.default_rng(n).integers(0, len(rows.train), 32) for n in range(8)]
+    for number, (one, two) in enumerate(zip(alone.batches(draws), several.batches(draws), strict=True)):
+        assert torch.equal(one, two)
+        if killed and number == 2:
+            os.kill(next(iter(several.decoders._processes._processes)), signal.SIGKILL)
+    assert alone.decoders._processes is None and several.decoders._processes is not None
+    assert np.array_equal(alone.place, several.place)
+
+
+def test_no_decoding_process_outlives_its_parent(rows, tmp_path):
+    rows.train.to_parquet(tmp_path / "rows.parquet")
+    code = f"""if True:
+        import pandas as pd
+        from cgddi.stages.classify import decode
+        from cgddi.stages.classify.data import Pictures
+        from cgddi.stages.classify.settings import ClassifySettings
+        decode.PATIENCE = 0
+        pictures = Pictures(pd.read_parquet({str(tmp_path / "rows.parquet")!r}), ClassifySettings(image_size=32), False, 2)
+        pictures.load()
+        print(*pictures.decoders._processes._processes, flush=True)
+        input()
+    """
+    parent = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    workers = [*map(int, parent.stdout.readline().split())]
+    assert len(workers) == 2 and all(Path(f"/proc/{pid}").exists() for pid in workers)
+    parent.kill()
+    parent.wait()
+    end = time.monotonic() + 20
+    while any(_runs(pid) for pid in workers):
+        assert time.monotonic() < end, "they go on"
+        time.sleep(0.05)
+    parent.stdin.close(), parent.stdout.close()
+
+
+def _runs(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_large_pictures_are_kept_at_the_side_that_the_smallest_crop_needs(tmp_path):

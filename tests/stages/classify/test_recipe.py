@@ -15,7 +15,8 @@ from cgddi.core.archive import ArchiveWriter
 from cgddi.core.errors import UserError
 from cgddi.core.images import encode_png
 from cgddi.stages.classify import train as train_module
-from cgddi.stages.classify.data import Pictures, augment, normalise, random_views
+from cgddi.stages.classify.augment import augment, normalise, random_views
+from cgddi.stages.classify.data import Pictures
 from cgddi.stages.classify.methods import build
 from cgddi.stages.classify.rows import Rows, draws, sampling_weights
 from cgddi.stages.classify.settings import DEFAULTS, REGIMES, ClassifySettings, LabelTexts, Regime, training_of

@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from cgddi.core.errors import UserError
 from cgddi.job.checkpoint import Checkpoint, random_state, restore_optimizer, restore_random
-from cgddi.stages.classify.data import Pictures, augment, normalise, random_views
+from cgddi.stages.classify.augment import augment, normalise, random_views
+from cgddi.stages.classify.data import Pictures
 from cgddi.stages.classify.losses import reweighing
 from cgddi.stages.classify.rows import Rows, draws
 from cgddi.stages.classify.settings import ClassifySettings, Regime, training_of
@@ -88,8 +89,8 @@ def predict(accelerator: Accelerator, model: nn.Module, pictures: Pictures, name
     for pixels in pictures.batches(np.array_split(np.arange(len(names)), range(64, len(names), 64))):
         with accelerator.autocast():
             logits = model(_input(normalise(pixels.to(accelerator.device, non_blocking=True))))
-        found.append(functional.softmax(logits.float(), dim=1).double().cpu().numpy())
-    probabilities = np.concatenate(found)
+        found.append(functional.softmax(logits.float(), dim=1).double())
+    probabilities = torch.cat(found).cpu().numpy()  # the one copy that waits for the device
     bad = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
     if len(bad):
         raise UserError(
@@ -152,7 +153,7 @@ def train(
         method: decides sampling and loss weights.
         settings: how.
         seed: of draws and augmentation.
-        threads: that read pictures.
+        threads: that decode pictures, or processes where many are to be decoded.
         checkpoint: where the state is kept; None keeps none. Several processes look at the end of an epoch only.
 
     Raises:
