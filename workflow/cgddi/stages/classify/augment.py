@@ -57,23 +57,26 @@ def augment(pictures: torch.Tensor, views: torch.Tensor, settings: ClassifySetti
         float32 (B, 3, image_size, image_size), normalised as ImageNet's.
     """
     size = settings.image_size
-    if pictures.device.type == "cpu" and len(pictures) > 4:  # a few at a time stay in the processor's cache
+    if pictures.device.type == "cpu" and len(pictures) > 2:  # what is worked on stays in the processor's cache
         images = torch.empty(len(pictures), 3, size, size)
-        for start in range(0, len(pictures), 4):
-            few = slice(start, start + 4)
+        for start in range(0, len(pictures), 2):
+            few = slice(start, start + 2)
             images[few] = augment(pictures[few], views[few], settings)
         return images
-    centre_x, centre_y, half_x, half_y, angle, sign = views[:, :, None, None].unbind(1)
+    centre_x, centre_y, half_x, half_y, angle, sign = views[:, :, None].unbind(1)
     cos, sin = angle.cos(), angle.sin()
-    # Points of the centre crop, in -1 to 1 over the picture that the crop is resized to; mirrored, then turned.
-    across = (torch.arange(size, device=views.device) * 2.0 + (1 - size)) / settings.resize_to
-    down = across[:, None]
-    x = across * (cos * sign) + down * sin
-    y = across * (-sin * sign) + down * cos
-    within = (torch.maximum(x.abs(), y.abs()) <= 1).float()[:, None]
-    point = torch.stack([x.mul_(half_x).add_(centre_x), y.mul_(half_y).add_(centre_y)], dim=-1)
+    # A point of the centre crop, in -1 to 1 over what the crop is resized to, is mirrored and then turned: a sum of its column's
+    # part and its row's part, within the crop and, scaled and moved, within the picture (there one complex number for x and y).
+    along = (torch.arange(size, device=views.device) * 2.0 + (1 - size)) / settings.resize_to
+    column_x, row_x = along * (cos * sign), along * sin
+    column_y, row_y = along * (-sin * sign), along * cos
+    column = torch.complex(column_x * half_x + centre_x, column_y * half_y + centre_y)
+    row = torch.complex(row_x * half_x, row_y * half_y)
+    point = torch.view_as_real(column[:, None, :] + row[:, :, None])
     shown = functional.grid_sample(pictures.float(), point, padding_mode="border", align_corners=False)
-    return normalise(shown.mul_(within))
+    x, y = column_x[:, None, :] + row_x[:, :, None], column_y[:, None, :] + row_y[:, :, None]
+    within = torch.maximum(x.abs_(), y.abs_()).le_(1)  # 1 in the crop, 0 beyond it
+    return normalise(shown.mul_(within[:, None]))
 
 
 def normalise(pixels: torch.Tensor) -> torch.Tensor:

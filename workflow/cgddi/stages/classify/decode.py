@@ -61,9 +61,11 @@ def decode(source: Source, view: View) -> np.ndarray | Problem:
         if sha256(data) != source.digest:
             return Problem(archive, f"image {name} is not what the index says (sha256)", again)
         pixels = plain_png(data)
-        if pixels is None or pixels.shape[:2] != (view.side, view.side) or view.resize is not None:
+        if pixels is None:
             with Image.open(io.BytesIO(data)) as picture:
-                pixels = _shown(picture.convert("RGB"), view)
+                pixels = np.array(picture.convert("RGB"))
+        if pixels.shape[:2] != (view.side, view.side) or view.resize is not None:
+            pixels = _shown(Image.fromarray(pixels), view)
     except UserError:
         return Problem(archive, f"the archive ends before image {name}", again)
     except FileNotFoundError:
