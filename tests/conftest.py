@@ -28,5 +28,6 @@ class ByGroup(LoadScopeScheduling):
         return group_of(nodeid)
 
 
+@pytest.hookimpl(optionalhook=True)  # `-p no:xdist` knows no such hook
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByGroup:
     return ByGroup(config, log)
