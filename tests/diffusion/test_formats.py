@@ -118,10 +118,26 @@ def test_an_adapter_is_taken_off_bit_for_bit(world):
     backbone = load({"source": str(world.model)}, torch.device("cpu"))
     before = {name: value.clone() for name, value in backbone.denoiser.state_dict().items()}
     adapter = read_adapter(world.lora)
-    for how in (lambda: FusedAdapter(backbone.denoiser, adapter), lambda: LoadedAdapter(backbone, adapter)):
+    for how in (lambda: FusedAdapter(backbone, adapter), lambda: LoadedAdapter(backbone, adapter)):
         how().remove()
         after = backbone.denoiser.state_dict()
         assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_in_half_precision_the_sum_with_the_files_own_weights_is_rounded_once(world):
+    backbone = load({"source": str(world.model)}, torch.device("cpu"), "bf16")
+    adapter = read_adapter(world.lora)
+    stored = load_file(world.model / "unet/diffusion_pytorch_model.safetensors")
+    layers, rounded = dict(backbone.denoiser.named_modules()), []
+    before = {name: layers[name].weight.clone() for name in adapter.down}
+    apply(backbone, adapter)
+    for name, down in adapter.down.items():
+        exact = stored[f"{name}.weight"].double() + (adapter.up[name].double() @ down.double())
+        error = (layers[name].weight.double() - exact).abs() / exact.abs().clamp_min(1e-30)
+        assert error.max() <= 2**-8, "half a step of bfloat16, which has 8 bits"
+        rounded.append((before[name].double() + adapter.up[name].double() @ down.double()).bfloat16())
+    found = [layers[name].weight for name in adapter.down]
+    assert any((a != b).any() for a, b in zip(found, rounded, strict=True)), "rounded weights were added to"
 
 
 def test_metadata_explains_the_files(world):

@@ -65,6 +65,7 @@ def test_what_is_only_looked_at_stands_in_no_spec(settings):
 
     found = {name for name in settings.model_fields if is_neutral(settings, name)}
     looks = (
+        "cuda_graphs",
         "checkpoint_every",
         "log_every",
         "validate_every",

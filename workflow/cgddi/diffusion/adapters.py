@@ -15,7 +15,7 @@ from cgddi.core.errors import UserError
 from cgddi.core.seeds import seed_for
 from cgddi.diffusion.backbone import Backbone
 from cgddi.diffusion.dialects import to_diffusers
-from cgddi.diffusion.weights import check_base, read_tensors, to_bytes
+from cgddi.diffusion.weights import check_base, read_tensors, stored_tensors, to_bytes
 
 FILE = "pytorch_lora_weights.safetensors"
 
@@ -178,21 +178,28 @@ def check_fits(denoiser: nn.Module, adapter: Adapter) -> None:
 
 
 class FusedAdapter:
-    """A plain adapter added to the weights of a float32 denoiser: no cost per step. The originals are put back bit for bit.
+    """A plain adapter added to the denoiser's weights: no cost per step. The originals are put back bit for bit.
+
+    In half precision it is added to the weights as the model's file has them, and the sum is rounded once: a product smaller than
+    a rounding step still moves its share of the numbers to their neighbours, as it would not if it were added to rounded ones.
 
     Args:
-        denoiser: the denoiser.
+        backbone: the model.
         adapter: a plain adapter that fits (see `check_fits`).
     """
 
-    def __init__(self, denoiser: nn.Module, adapter: Adapter):
+    def __init__(self, backbone: Backbone, adapter: Adapter):
         self.originals: dict[nn.Parameter, torch.Tensor] = {}
-        modules = dict(denoiser.named_modules())
+        modules, exact = dict(backbone.denoiser.named_modules()), {}
+        if backbone.dtype != torch.float32:
+            names = [f"{name}.weight" for name in adapter.down]
+            exact = stored_tensors(backbone.folder / backbone.part, names, backbone.variant)
         for name in adapter.down:
             weight = modules[name].weight
             down, up = (part[name].float().to(weight.device) for part in (adapter.down, adapter.up))
             self.originals[weight] = weight.data.clone()
-            weight.data.add_((up.flatten(1) @ down.flatten(1)).reshape(weight.shape).to(weight.dtype))
+            whole = exact.get(f"{name}.weight", weight.data).to(weight.device, torch.float32)
+            weight.data.copy_(whole + (up.flatten(1) @ down.flatten(1)).reshape(weight.shape))
 
     def remove(self) -> None:
         """Take the adapter off; the denoiser is as it was."""
@@ -201,8 +208,7 @@ class FusedAdapter:
 
 
 class LoadedAdapter:
-    """An adapter put beside the layers by diffusers' own loader: of any kind (DoRA, text encoder), or in half precision, where a
-    small product added to the weights would be lost in rounding."""
+    """An adapter of any kind (DoRA, text encoder), put beside the layers by diffusers' own loader."""
 
     def __init__(self, backbone: Backbone, adapter: Adapter):
         from diffusers.loaders import StableDiffusionLoraLoaderMixin as Loader
@@ -254,6 +260,6 @@ def apply(backbone: Backbone, adapter: Adapter) -> FusedAdapter | LoadedAdapter:
         UserError: the adapter names layers that this model has not, or has in other sizes.
     """
     check_fits(backbone.denoiser, adapter)
-    if adapter.is_plain and backbone.dtype == torch.float32:
-        return FusedAdapter(backbone.denoiser, adapter)
+    if adapter.is_plain:
+        return FusedAdapter(backbone, adapter)
     return LoadedAdapter(backbone, adapter)

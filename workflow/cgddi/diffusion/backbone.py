@@ -18,6 +18,7 @@ from cgddi.core.errors import UserError
 from cgddi.diffusion import tokens, weights
 from cgddi.diffusion.onednn import use_onednn_layers
 from cgddi.diffusion.schedule import NoiseSchedule
+from cgddi.job.gpu import check_precision
 from cgddi.job.runtime import torch_dtype
 
 
@@ -66,6 +67,7 @@ class Backbone:
     family = "sd"
     part = "unet"  # the denoiser's folder, and the prefix of its layers in adapter files
     encoders = (("tokenizer", "text_encoder"),)
+    form = torch.channels_last  # how pictures lie in memory: what oneDNN and cuDNN convolve fastest
 
     def __init__(
         self, folder: Path, device: torch.device, dtype: torch.dtype = torch.float32, variant: str | None = None
@@ -88,8 +90,8 @@ class Backbone:
         for module in (self.denoiser, self.vae, *self.text_encoders):
             module.requires_grad_(False).eval().to(self.device)
             use_onednn_layers(module)
-        for module in (self.denoiser, self.vae):  # what oneDNN and cuDNN convolve fastest
-            module.to(memory_format=torch.channels_last)
+        for module in (self.denoiser, self.vae):
+            module.to(memory_format=self.form)
         if self.device.type == "cuda":
             torch.set_float32_matmul_precision("high")
             torch.utils.deterministic.fill_uninitialized_memory = False
@@ -250,7 +252,7 @@ class Backbone:
         """
         prompts = prompts.to(self.dtype)
         extra = self.conditions(prompts, noisy.shape[-1] * self.factor)
-        noisy = noisy.to(self.dtype, memory_format=torch.channels_last)
+        noisy = noisy.to(self.dtype, memory_format=self.form)
         return self.denoiser(noisy, timesteps, prompts.embeds, added_cond_kwargs=extra, return_dict=False)[0]
 
 
@@ -313,10 +315,12 @@ def load(model: Mapping[str, Any], device: torch.device | str, precision: str = 
         precision: fp32, bf16 or fp16.
 
     Raises:
-        UserError: no such model, a family without a backbone here, or fp16 on a CPU, which has no fast kernels for it.
+        UserError: no such model, a family without a backbone here, or a precision that the device has no fast kernels for.
     """
     if precision == "fp16" and torch.device(device).type == "cpu":
         raise UserError("precision fp16 needs a GPU, and none was found. Use fp32 or bf16, or a node with a GPU.")
+    if torch.device(device).type == "cuda":
+        check_precision(precision, torch)
     folder = weights.resolve(model)
     kind = weights.model_index(folder).get("_class_name", "")
     if kind not in FAMILIES:

@@ -46,6 +46,11 @@ class TrainingSettings(Settings):
     ignore_mask_classes: tuple[Literal["background", "marker", "ruler", "skin"], ...] = Field(
         (), description="mask classes without loss (published: none)"
     )
+    cuda_graphs: bool = neutral(
+        True,
+        description="whether a GPU is given a step as one recorded graph instead of thousands of kernels one by one: the same "
+        "kernels, so the same numbers. It holds the step's memory for the whole run",
+    )
     checkpoint_every: int = neutral(
         100,
         ge=1,

@@ -26,7 +26,8 @@ from cgddi.core.images import TONES
 from cgddi.core.seeds import seed_for
 from cgddi.core.settings import is_neutral
 from cgddi.diffusion.backbone import Backbone, Prompts
-from cgddi.diffusion.data import TrainingData, normal
+from cgddi.diffusion.data import Batch, TrainingData, normal
+from cgddi.diffusion.graphs import GraphedStep
 from cgddi.diffusion.log import TrainingLog
 from cgddi.diffusion.settings import TrainingSettings
 from cgddi.job.checkpoint import Checkpoint, Terminated, Termination
@@ -145,6 +146,7 @@ class Trainer:
         self._window: list[tuple[float, float]] = []  # per step: mean loss and gradient norm
         self._pending: list[tuple[int, torch.Tensor, torch.Tensor]] = []  # the same, still on the device
         self._saved_at = 0
+        self._graph: GraphedStep | None = None
 
     # -- the step -------------------------------------------------------------------------------------------------------------
     def train_step(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -158,21 +160,33 @@ class Trainer:
         losses = []
         for batch in self.data.at(step, self.share):
             with self.accelerator.accumulate(self.network):
-                noisy = self.schedule.add_noise(batch["latents"], batch["noise"], batch["timesteps"])
-                predicted = self.network(noisy, batch["timesteps"], batch["prompt"])
-                target = self.schedule.target(batch["latents"], batch["noise"], batch["timesteps"])
-                each = ((predicted.float() - target).square() * batch.get("weights", 1)).mean(dim=(1, 2, 3))
-                kinds = zip(self.data.streams, each.split(self.data.counts), strict=True)
-                loss = sum(stream.weight * of_kind.mean() for stream, of_kind in kinds)
-                self.accelerator.backward(loss)
-                losses.append(each.detach())
+                losses.append(self._pass(batch))
                 if self.accelerator.sync_gradients:
                     largest = self.settings.clip or float("inf")
                     norm = self.accelerator.clip_grad_norm_(list(self.parameters.values()), largest)
                 self.optimizer.step()
-                self.optimizer.zero_grad()
+                self.optimizer.zero_grad(set_to_none=self._graph is None)
         self.rates.step()
         return torch.cat(losses), norm
+
+    def forward_backward(self, batch: Batch) -> torch.Tensor:
+        """Losses (n,) of a batch, detached; its gradients are added to the parameters'."""
+        noisy = self.schedule.add_noise(batch["latents"], batch["noise"], batch["timesteps"])
+        predicted = self.network(noisy, batch["timesteps"], batch["prompt"])
+        target = self.schedule.target(batch["latents"], batch["noise"], batch["timesteps"])
+        each = ((predicted.float() - target).square() * batch.get("weights", 1)).mean(dim=(1, 2, 3))
+        kinds = zip(self.data.streams, each.split(self.data.counts), strict=True)
+        self.accelerator.backward(sum(stream.weight * of_kind.mean() for stream, of_kind in kinds))
+        return each.detach()
+
+    def _pass(self, batch: Batch) -> torch.Tensor:
+        """The same, on a GPU as one graph. Not over several processes, whose gradients are reduced on the way."""
+        device, alone = batch["latents"].device, self.accelerator.num_processes == 1
+        if not (self.settings.cuda_graphs and alone and device.type == "cuda"):
+            return self.forward_backward(batch)
+        if self._graph is None:
+            self._graph = GraphedStep(self.forward_backward, list(self.parameters.values()), batch)
+        return self._graph(batch)
 
     # -- the run --------------------------------------------------------------------------------------------------------------
     def run(self) -> TrainingHistory:

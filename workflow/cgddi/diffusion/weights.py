@@ -10,7 +10,7 @@ import json
 import os
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,22 @@ def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, s
         raise UserError(
             f"{path}: not a whole safetensors file ({error}). Delete it and run the workflow again."
         ) from error
+
+
+def stored_tensors(folder: Path, names: Sequence[str], variant: str | None = None) -> dict[str, torch.Tensor]:
+    """Tensors of a model's part as its files hold them, in one file or in several; those that no file has are left out.
+
+    Args:
+        folder: the part's, in diffusers layout.
+        names: tensors wanted.
+        variant: of the weights, e.g. fp16.
+    """
+    wanted, found = set(names), {}
+    for path in sorted(folder.glob("*.safetensors")):
+        if _is_of_variant(path, variant):
+            with safe_open(path, framework="pt") as handle:
+                found |= {name: handle.get_tensor(name) for name in wanted & set(handle.keys())}
+    return found
 
 
 def write_checksummed(path: str | Path, tensors: Mapping[str, torch.Tensor], facts: str, alone: bool = True) -> None:
@@ -223,15 +239,18 @@ def component_digests(folder: Path, variant: str | None = None) -> dict[str, str
     for part in COMPONENTS:
         facts = {}
         for path in sorted((folder / part).glob("*")):
-            stem_variant = path.stem.rpartition(".")[2] if "." in path.stem else None
-            wrong_variant = (
-                path.suffix == ".safetensors" and (stem_variant or None) != variant and "-of-" not in path.stem
-            )
-            if path.is_file() and path.suffix in (".json", ".txt", ".safetensors") and not wrong_variant:
+            if path.suffix == ".safetensors" and not _is_of_variant(path, variant):
+                continue
+            if path.is_file() and path.suffix in (".json", ".txt", ".safetensors"):
                 facts[path.name] = _digest_of(path)
         if facts:
             digests[part] = sha256(canonical(facts))
     return digests
+
+
+def _is_of_variant(path: Path, variant: str | None) -> bool:
+    named = path.stem.rpartition(".")[2] if "." in path.stem else None
+    return named == variant or "-of-" in path.stem
 
 
 def _digest_of(path: Path) -> str:

@@ -26,6 +26,9 @@ from cgddi.core.errors import UserError
 FOLDER = "/tmp/cgddi-leases"
 """Node-local and shared by all users of the node; CGDDI_LEASE_DIR moves it."""
 
+ASKED = "CGDDI_GPUS"
+"""In the environment of a job: how many GPUs it asked for."""
+
 
 def listed_devices() -> dict[str, str]:
     """Devices `nvidia-smi -L` lists: index or UUID -> UUID. A device cut into MIG slices is replaced by its slices."""
@@ -139,6 +142,7 @@ def acquire(count: int = 1) -> dict[str, int]:
         UserError: more devices are wanted than there are.
     """
     allocation = os.environ.get("SLURM_JOB_ID")
+    os.environ[ASKED] = str(count)
     if count == 0:
         if allocation is None:  # a site's GPUs may be asked for by --gres, with `gpu: 0`
             os.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cgddi.job import gpu
 from cgddi.job.gpu_monitor import GpuMonitor
 from cgddi.job.imports import without_gc
 
@@ -21,10 +22,14 @@ def start(threads: int) -> torch.device:
 
     Args:
         threads: the rule's `threads`; torch would otherwise take every core of a shared node.
+
+    Raises:
+        UserError: the job was given a GPU that torch does not see, or has no kernels for.
     """
     with without_gc():
         import torch
 
+    gpu.check(torch)
     torch.set_num_threads(max(1, threads))
     torch.backends.cudnn.benchmark = False
     # As `use_deterministic_algorithms(True, warn_only=True)`, which would import torch's compiler, a second or two, to tell it too.
@@ -71,6 +76,8 @@ def usage_log(path: str | Path | None, **facts: Any):
             yield facts
     except BaseException as error:
         facts["failed"] = type(error).__name__  # no rate for `cost`
+        if facts["failed"] == "OutOfMemoryError":  # torch's, which is not imported here
+            raise gpu.out_of_memory(error, facts.get("stage", "")) from error
         raise
     finally:
         if path is not None:
