@@ -123,7 +123,7 @@ def profile() -> None:
     with tried("profile of a training"):
         Trainer.train_step = step
         try:
-            lora_seconds("plain", 26)
+            lora_seconds(26, cuda_graphs=False)
         finally:
             Trainer.train_step = real
         report("ten lora steps", state["prof"], state["wall"])
@@ -143,7 +143,7 @@ def profile() -> None:
             warnings.simplefilter("always")
             torch.cuda.set_sync_debug_mode("warn")
             try:
-                lora_seconds("plain", 25, log_every=1000, checkpoint_every=1000)
+                lora_seconds(25, cuda_graphs=False, log_every=1000, checkpoint_every=1000)
             finally:
                 torch.cuda.set_sync_debug_mode("default")
             places: dict[str, int] = {}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,21 +13,24 @@ import torch
 
 from benchmarks import _device as base
 from benchmarks import _engine, lora_step, ti_step
-from benchmarks._device import BATCH, CUDA, DEVICE, LORA, STEPS, TOKEN, WORK, model, note, photos, seconds, tried
+from benchmarks._device import BATCH, DEVICE, LORA, STEPS, TOKEN, WORK, model, note, photos, seconds, tried
 
 
 # -- training -----------------------------------------------------------------------------------------------------------------
-def ways(how: str) -> Callable[[torch.nn.Module], None]:
-    """What to do with a denoiser before its first call."""
-    backend = {} if CUDA else {"backend": "eager"}
-    if how == "blocks compiled":
-        return lambda unet: unet.compile_repeated_blocks(**backend)
-    if how == "compiled":
-        return lambda unet: unet.compile(**backend)
-    return lambda unet: None
+@contextlib.contextmanager
+def way(how: str) -> Iterator[dict[str, object]]:
+    """Settings of a way to train: "plain", "graph", or either "+ contiguous" (pictures laid out channel by channel)."""
+    from cgddi.diffusion.backbone import Backbone
+
+    before = Backbone.form
+    Backbone.form = torch.contiguous_format if "contiguous" in how else before
+    try:
+        yield {"cuda_graphs": "graph" in how}
+    finally:
+        Backbone.form = before
 
 
-def lora_seconds(how: str, steps: int, **settings: object) -> tuple[float, float]:
+def lora_seconds(steps: int, **settings: object) -> tuple[float, float]:
     """Seconds per step of the stage's function, and of all of it."""
     from cgddi.diffusion import train
     from cgddi.diffusion.tokens import start_rows
@@ -38,7 +42,6 @@ def lora_seconds(how: str, steps: int, **settings: object) -> tuple[float, float
     backbone = _engine.backbone(model(), DEVICE)
     rows = start_rows(backbone.tokenizers[0], backbone.text_encoders[0], "lesion", 1)
     write_tensors(WORK / "token.safetensors", {"<c>": rows})
-    ways(how)(backbone.denoiser)
     more = {"grid_steps": 2, "grid_columns": 1, "steps": steps, **LORA, **settings}
     with tempfile.TemporaryDirectory() as name:
         spec = _engine.spec("lora", model(), names, **more)
@@ -50,19 +53,19 @@ def lora_seconds(how: str, steps: int, **settings: object) -> tuple[float, float
 
 
 def lora() -> None:
-    """A LoRA step: ours, the bare step, and what compilation would give."""
+    """A LoRA step: ours one kernel after the other, as a graph, and the bare step."""
     size, count = LORA["image_size"], LORA["instances"] + LORA["priors_per_step"]
     with tried("bare lora step"):
         bare = _engine.timed(lora_step.bare_step(model(), size, count, DEVICE), STEPS, 10)
         note("lora step", way="bare", ms=round(bare * 1e3, 2))
-    for how in ("plain", "blocks compiled", "compiled"):
-        with tried(f"lora step {how}"):
-            step, whole = lora_seconds(how, STEPS)
+    for how in ("plain", "graph", "graph + contiguous"):
+        with tried(f"lora step {how}"), way(how) as settings:
+            step, whole = lora_seconds(STEPS, **settings)
             facts = {"ms": round(step * 1e3, 2), "of_bare": round(bare / step, 3), "s_of_750": round(750 * step, 1)}
             note("lora step", way=how, **facts, all_s=round(whole, 1))
 
 
-def token_seconds(how: str, **settings: object) -> float:
+def token_seconds(**settings: object) -> float:
     """Seconds per step of the stage's function."""
     from cgddi.diffusion import train
     from cgddi.stages.embedding.train import TokenJob, train_token
@@ -70,7 +73,6 @@ def token_seconds(how: str, **settings: object) -> float:
     base.fresh()
     _, tar, names = photos(TOKEN["image_size"])
     backbone = _engine.backbone(model(), DEVICE)
-    ways(how)(backbone.denoiser)
     more = {**TOKEN, "steps": STEPS, "init_token": "lesion", "scale_lr": False, **settings}
     with tempfile.TemporaryDirectory() as name, _engine.clocked(train, _engine.Clock()) as clock:
         job = TokenJob(_engine.spec("embedding", model(), names[:16], **more), [tar], Path(name))
@@ -79,13 +81,14 @@ def token_seconds(how: str, **settings: object) -> float:
 
 
 def token() -> None:
-    """A token step: ours, the bare step, and what compilation would give."""
+    """A token step, likewise."""
     with tried("bare token step"):
         bare = _engine.timed(ti_step.bare_step(model(), TOKEN["image_size"], TOKEN["batch"], DEVICE), STEPS, 10)
         note("token step", way="bare", ms=round(bare * 1e3, 2))
-    for how, parts in (("plain", 1), ("plain", 2), ("blocks compiled", 1)):
-        with tried(f"token step {how} in {parts}"):
-            step = token_seconds(how, batch=TOKEN["batch"] // parts, accumulation=parts)
+    for how, parts in (("plain", 1), ("graph", 1), ("graph", 4)):
+        parts = min(parts, TOKEN["batch"])
+        with tried(f"token step {how} in {parts}"), way(how) as settings:
+            step = token_seconds(batch=TOKEN["batch"] // parts, accumulation=parts, **settings)
             facts = {"ms": round(step * 1e3, 2), "of_bare": round(bare / step, 3), "s_of_500": round(500 * step, 1)}
             note("token step", way=how, parts=parts, **facts)
 
@@ -140,16 +143,16 @@ def _sampled(way: str, batch: int, backbone, rounds: int = 2) -> None:
 
 
 def sampling() -> None:
-    """Batches, an adapter on the weights or beside them, compiled blocks, decoding, and diffusers' pipeline."""
+    """Batches with an adapter on the weights, decoding, and diffusers' pipeline."""
     from cgddi.diffusion.adapters import apply
 
-    backbone = _engine.backbone(model(), DEVICE)
-    with tried("sampling"):
-        _sampled("no adapter", BATCH, backbone, 1)
-        applied = apply(backbone, random_adapter(backbone))
-        for batch in (BATCH, 2 * BATCH, 4 * BATCH):
-            _sampled(f"adapter by {type(applied).__name__}", batch, backbone)
-        applied.remove()
+    for how, batches in (("contiguous", [BATCH]), ("plain", [BATCH, 2 * BATCH])):
+        with tried(f"sampling {how}"), way(how):
+            backbone = _engine.backbone(model(), DEVICE)
+            applied = apply(backbone, random_adapter(backbone))
+            for batch in batches:
+                _sampled(how, batch, backbone)
+            applied.remove()
     with tried("decode"):
         x = torch.randn(BATCH, *backbone.latent_shape(TOKEN["image_size"]), device=DEVICE)
         note("decode", batch=BATCH, ms=round(seconds(lambda: backbone.decode(x)) * 1e3, 1))
@@ -160,14 +163,8 @@ def sampling() -> None:
 
         pipe, size = _pipeline(model(), backbone), TOKEN["image_size"]
         picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8))
-        for batch, steps in ((1, 100), (1, 20), (BATCH, 20)):
+        for batch, steps in ((1, 100), (BATCH, 20)):
             many = {"image": [picture] * batch, "strength": 0.725, "guidance_scale": 8.75, "num_inference_steps": steps}
             took = seconds(lambda many=many, batch=batch: pipe(["a lesion"] * batch, **many), 1, 1)
             note("diffusers' img2img", batch=batch, steps=steps, images_per_s=round(batch / took, 2))
         pipe = None
-    with tried("sampling with compiled blocks"):
-        ways("blocks compiled")(backbone.denoiser)
-        began = time.perf_counter()
-        drawing(backbone, BATCH)()
-        note("first compiled batch", seconds=round(time.perf_counter() - began, 1))
-        _sampled("no adapter, blocks compiled", BATCH, backbone)

@@ -45,6 +45,23 @@ def test_a_device_learns_what_a_cpu_learns(world, tmp_path, precision):
     assert all(torch.isfinite(value).all() for value in up.values()) and len(pictures) == 9
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_step_as_a_graph_is_the_same_step(world, tmp_path, precision):
+    """Bit for bit, over steps of two parts: recorded kernels are the kernels that were recorded."""
+    found = {}
+    for graphs in (False, True):
+        AcceleratorState._reset_state(True)
+        folder, more = tmp_path / str(graphs), {"precision": precision, "cuda_graphs": graphs}
+        spec = tiny.spec_for("embedding", world.model, world.images, **{**tiny.TI, **more})
+        tiny.train_embedding(spec, [world.root / "masks.tar"], folder / "token", device="cuda")
+        AcceleratorState._reset_state(True)
+        job = world.job(output=str(folder / "lora"), instances=4, priors_per_step=4, accumulation=2, **more)
+        train_lora(job, device="cuda")
+        adapter = read_adapter(folder / "lora/pytorch_lora_weights.safetensors")
+        found[graphs] = [read_embedding(folder / "token/learned_embeds.safetensors")[1][0], *adapter.up.values()]
+    assert all(torch.equal(a, b) for a, b in zip(*found.values(), strict=True))
+
+
 def test_a_draw_gives_the_device_its_work_and_waits_for_nothing(world):
     """Any read of a device tensor on the way would stop the next batch from being launched behind this one."""
     backbone = load({"source": str(world.model)}, torch.device("cuda"))

@@ -1,6 +1,7 @@
 """CUDA graphs: a training step's kernels recorded once and launched together.
 
-A LoRA step of Stable Diffusion 2.1 at 256 px is some 6,000 kernels, which an H100 computes faster than one CPU thread can name them.
+A LoRA step of Stable Diffusion 2.1 at 256 px is some 6,000 kernels, which an H100 computes faster than one CPU
+thread can name them.
 A replay launches the same kernels on the same addresses, so it changes no number.
 """
 
