@@ -15,7 +15,7 @@ SMALLER = {
     "lora": "raise `lora.accumulation`: a step's images stay the same",
     "semantic": "lower `semantic.batch`",
     "healthy": "lower `healthy.batch_size`",
-    "masks": "lower `masks.batch_size`",
+    "masks": "lower `masks.sam3.batch_size`",
     "classify": "lower `classify.training.batch_size`",
     "fedd_features": "lower `fedd.features.batch`",
     "fedd_segmenter": "lower `fedd.segmenter.batch_size`",

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from cgddi.core.prompts import check_prompt
 from cgddi.core.settings import Precision, Settings
 
-REVISION = 2
+REVISION = 3
 
 
 class SemanticSettings(Settings):
