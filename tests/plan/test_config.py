@@ -79,6 +79,7 @@ FILES = {
     "latin.yaml": ("seed: 1\nreport: {title: Universit\xe4t}".encode("latin-1"), "latin.yaml, line 2: not UTF-8"),
     "wide.yaml": ("seed: 1\n".encode("utf-16"), "wide.yaml, line 1: not UTF-8"),
     "list.yaml": (b"- images\n", "list.yaml, line 1: holds no keys"),
+    "empty.yaml": (b"# nothing\n", "empty.yaml, line 1: holds no keys"),
     "word.yaml": (b"images\n", "word.yaml, line 1: holds no keys"),
     "key.yaml": (b"seed: 1\nlora:\n  rnk: 3\n", "key.yaml, line 3, lora.rnk: no such key. Did you mean lora.rank?"),
     "place.yaml": (b"rank: 3\n", "place.yaml, line 1, rank: no such key. Did you mean lora.rank?"),
@@ -122,10 +123,29 @@ def test_a_file_that_is_not_there(tmp_path):
         load_config(tmp_path / "d.yaml")
 
 
-def test_a_bom_and_an_empty_file_are_read(tmp_path):
+def test_snakemake_says_so_too_before_it_opens_the_file(tmp_path, monkeypatch, capsys):
+    """It would show a traceback: profiles/default, which it reads first, ends it with the same line. Each is a user's slip."""
+    from snakemake import cli
+
+    monkeypatch.chdir(tmp_path)
+    Path("folder.yaml").mkdir()
+    Path("good.yaml").write_text("seed: 1\n")
+    for name in ("latin.yaml", "open.yaml", "empty.yaml"):
+        Path(name).write_bytes(FILES[name][0])
+    said = {name: FILES[name][1] for name in ("latin.yaml", "open.yaml", "empty.yaml")}
+    said |= {"folder.yaml": "folder.yaml: cannot be read (Is a directory)", "gone.yaml": "gone.yaml: no such file"}
+    for name, line in said.items():
+        for words in (["--configfile", "good.yaml", name, "-n"], [f"--configfile={name}", "-n"]):
+            command = ["--snakefile", str(ROOT / "Snakefile"), *words]
+            monkeypatch.setattr("sys.argv", ["snakemake", *command])
+            with pytest.raises(SystemExit) as end:
+                cli.main(command)
+            assert line in str(end.value) and str(end.value).count("\n") == 1, name
+
+
+def test_a_bom_is_read(tmp_path):
     (tmp_path / "bom.yaml").write_bytes("seed: 4\n".encode("utf-8-sig"))
-    (tmp_path / "empty.yaml").write_text("# nothing\n")
-    assert load_config(tmp_path / "bom.yaml", tmp_path / "empty.yaml").seed == 4
+    assert load_config(tmp_path / "bom.yaml").seed == 4
 
 
 def test_mistakes_of_several_files_name_each_file(tmp_path, monkeypatch):

@@ -15,11 +15,11 @@ from cgddi.core.archive import record_for, write_atomic, write_record
 from cgddi.core.errors import InvalidInput, Problem, UserError
 from cgddi.core.seeds import seed_for
 from cgddi.fedd.features.files import FeatureFiles
-from cgddi.fedd.segmenter.ensemble import BestStates, EnsembleMLP
+from cgddi.fedd.segmenter.ensemble import EnsembleMLP, EnsembleTraining
 from cgddi.fedd.settings import ProbeSettings
 from cgddi.fedd.study import check_both_kinds, open_study, predictions_csv, roles_of, study_checkpoint, tone_counts
 from cgddi.job import runtime
-from cgddi.job.checkpoint import Checkpoint, generator_states, restore_generators, restore_optimizer
+from cgddi.job.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -157,27 +157,15 @@ def fit(
     optimizer = torch.optim.Adam(
         networks.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, foreach=True
     )
-    best = BestStates(networks, settings.patience)
-    epoch, checkpoint = 0, checkpoint or Checkpoint(None, "probe", None)
+    training = EnsembleTraining(networks, generators, optimizer, settings.patience)
+    best, epoch, checkpoint = training.best, 0, checkpoint or Checkpoint(None, "probe", None)
     if saved := checkpoint.take_up():
         epoch = saved["epoch"]
-        networks.load_state_dict(saved["networks"])
-        restore_optimizer(optimizer, saved["optimizer"])
-        best.load_state_dict(saved["best"])
-        restore_generators(generators, saved["generators"])
-
-    def state() -> dict[str, Any]:
-        parts = {"networks": networks, "optimizer": optimizer, "best": best}
-        own = {"epoch": epoch, "generators": generator_states(generators)}
-        return {**own, **{name: part.state_dict() for name, part in parts.items()}}
-
-    with checkpoint.kept(state) as look:
+        training.load_state_dict(saved)
+    with checkpoint.kept(lambda: {"epoch": epoch, **training.state_dict()}) as look:
         for epoch in range(epoch + 1, settings.epochs + 1):  # noqa: B020
             networks.train()
-            loss = functional.binary_cross_entropy_with_logits(networks(x)[..., 0], y) * len(members)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
+            training.step(functional.binary_cross_entropy_with_logits(networks(x)[..., 0], y))
             networks.eval()
             with torch.no_grad():
                 losses = functional.binary_cross_entropy_with_logits(networks(held_x)[..., 0], held_y, reduction="none")

@@ -5,6 +5,7 @@ Light: read at every parse of the Snakefile. What the keys mean stands in `confi
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -66,6 +67,27 @@ def read(paths: Sequence[str | Path]) -> Values:
     return found
 
 
+def stop_at_unreadable(words: Sequence[str]) -> None:
+    """End with a line for each config file on Snakemake's command line that cannot be read. `profiles/default` calls it.
+
+    Args:
+        words: what stands after `snakemake`.
+    """
+    files: list[str] = []
+    taking = False
+    for word in words:
+        option, _, value = word.partition("=")
+        if word.startswith("-"):
+            taking = option in ("--configfile", "--configfiles")
+            files += [value] if taking and value else []
+        elif taking:
+            files.append(word)
+    try:
+        read(files)
+    except InvalidInput as error:
+        sys.exit(f"snakemake: {error}")
+
+
 def merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
     """Lay `changes` over `values`, in place: mappings are merged, anything else replaced (as Snakemake's update_config).
     Names are texts, also where YAML reads a number (`5: 10`)."""
@@ -117,8 +139,6 @@ def _mapping(path: str, problems: list[Problem]) -> _File:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         line = text[: getattr(error, "position", 0)].count("\n") + 1 if hasattr(error, "position") else None
         raise refuse(f"not YAML: {' '.join(str(error).split())}", "Correct this line.", line) from None
-    if node is None:
-        return _File({}, {})
     if not isinstance(values, dict):
         raise refuse("holds no keys", "Write `key: value` lines; `cgddi config` lists the keys.", 1)
     lines: dict[Key, int] = {}

@@ -19,6 +19,7 @@ from cgddi.core.errors import UserError
 from cgddi.core.images import CLASSES
 from cgddi.diffusion.weights import read_tensors, write_tensors
 from cgddi.fedd.segmenter import lowres
+from cgddi.job.checkpoint import generator_states, restore_generators, restore_optimizer
 
 STRIP = 24
 """Rows of a mask that are computed at once: bounds memory at about 40 MB for 256 px and five members."""
@@ -145,6 +146,43 @@ class BestStates:
         """Give each member its best state, and leave the model in evaluation mode."""
         self.model.load_state_dict(self.states)
         self.model.eval()
+
+
+class EnsembleTraining:
+    """An ensemble in training: its networks, their optimizer, generators and best states, which a killed run goes on from.
+
+    Args:
+        networks: on their device. generators: those of `EnsembleMLP.draw`. optimizer: of the networks' parameters.
+        patience: steps, see `BestStates`.
+    """
+
+    def __init__(
+        self,
+        networks: EnsembleMLP,
+        generators: Sequence[torch.Generator],
+        optimizer: torch.optim.Optimizer,
+        patience: int,
+    ):
+        self.networks, self.generators, self.optimizer = networks, generators, optimizer
+        self.best = BestStates(networks, patience)
+
+    def step(self, loss: torch.Tensor) -> None:
+        """One optimizer step on the mean loss over members, times their number: each goes as if it were alone."""
+        self.optimizer.zero_grad(set_to_none=True)
+        (loss * self.networks.members).backward()
+        self.optimizer.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs."""
+        parts = {name: getattr(self, name).state_dict() for name in ("networks", "optimizer", "best")}
+        return {**parts, "generators": generator_states(self.generators)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state of `state_dict`."""
+        self.networks.load_state_dict(state["networks"])
+        restore_optimizer(self.optimizer, state["optimizer"])
+        self.best.load_state_dict(state["best"])
+        restore_generators(self.generators, state["generators"])
 
 
 @dataclass

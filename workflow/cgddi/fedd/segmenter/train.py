@@ -16,7 +16,7 @@ from cgddi.core.archive import record_for, write_atomic, write_record
 from cgddi.core.errors import UserError
 from cgddi.core.images import CLASSES, LESION, TONES
 from cgddi.core.seeds import seed_for
-from cgddi.fedd.segmenter.ensemble import BestStates, EnsembleMLP, Segmenter, vote
+from cgddi.fedd.segmenter.ensemble import EnsembleMLP, EnsembleTraining, Segmenter, vote
 from cgddi.fedd.segmenter.pixels import (
     Pixels,
     PixelSampler,
@@ -36,7 +36,7 @@ from cgddi.fedd.study import (
     without_covered,
 )
 from cgddi.job import runtime
-from cgddi.job.checkpoint import Checkpoint, generator_states, restore_generators, restore_optimizer
+from cgddi.job.checkpoint import Checkpoint
 
 CHUNK = 20
 """Steps whose pixels are gathered at once."""
@@ -174,21 +174,15 @@ def fit(
     held = validation_pixels(validation, VALIDATION_PIXELS, seed_for(seed_names[0], "fedd validation pixels"))
     sampler = PixelSampler(train, generators)
     optimizer = torch.optim.Adam(networks.parameters(), lr=settings.learning_rate, foreach=True)
-    best = BestStates(networks, settings.patience * settings.check_every)
-    history: list[dict[str, Any]] = []
-    step = 0
+    training = EnsembleTraining(networks, generators, optimizer, settings.patience * settings.check_every)
+    best, history, step = training.best, [], 0
     checkpoint = checkpoint or Checkpoint(None, "segmenter", None)
     if saved := checkpoint.take_up():
         step, history, sampler.tone_weights = saved["step"], saved["history"], saved["tone_weights"]
-        networks.load_state_dict(saved["networks"])
-        restore_optimizer(optimizer, saved["optimizer"])
-        best.load_state_dict(saved["best"])
-        restore_generators(generators, saved["generators"])
+        training.load_state_dict(saved)
 
     def state() -> dict[str, Any]:
-        parts = {"networks": networks, "optimizer": optimizer, "best": best}
-        own = {"step": step, "history": history, "tone_weights": sampler.tone_weights}
-        return {**own, "generators": generator_states(generators), **{n: p.state_dict() for n, p in parts.items()}}
+        return {"step": step, "history": history, "tone_weights": sampler.tone_weights, **training.state_dict()}
 
     with (
         checkpoint.kept(state) as look,
@@ -200,11 +194,7 @@ def fit(
             while step < until:
                 count = min(CHUNK, until - step)
                 for x, y in zip(*sampler.take(count, settings.batch_pixels), strict=True):
-                    logits = networks(x)
-                    loss = functional.cross_entropy(logits.flatten(0, 1), y.flatten()) * len(members)
-                    optimizer.zero_grad(set_to_none=True)
-                    loss.backward()
-                    optimizer.step()
+                    training.step(functional.cross_entropy(networks(x).flatten(0, 1), y.flatten()))
                 step += count
                 bar.update(count)
                 if step < until:

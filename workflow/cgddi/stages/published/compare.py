@@ -202,55 +202,32 @@ def _counts(
 
 def _fedd(folder: Path) -> list[dict[str, Any]]:
     """Figures of the FEDD study that were published too."""
-    rows = []
-    if (folder / "further.csv").is_file():
-        frame = pd.read_csv(folder / "further.csv")
-        for row in frame[frame.get("published", pd.Series(dtype=float)).notna()].to_dict("records"):
-            ours = _number(row["over_next_best"])
-            figure = {
-                "table": "fedd",
-                "train": "ddi",
-                "test": "ddi",
-                "method": row["model"],
-                "regime": f"{row['subset']} %",
-            }
-            figure |= {
-                "metric": f"{row['metric']}, over the next best, further photos",
-                "group": row["tone"],
-                "value": ours,
-            }
-            figure |= {
-                "published": row["published"],
-                "setting": "further",
-                "runs": row["runs"],
-                "images": row["images"],
-            }
-            figure |= {"difference": None if ours is None else round(ours - row["published"], 6)}
-            rows.append(figure | {"differs": "" if str(row["published_same"]) == "True" else "other data or subsets"})
-    for name, metric, value in (("iou", "class", "iou"), ("classification", "metric", "value")):
+
+    def published(name: str) -> list[dict[str, Any]]:
         path = folder / f"{name}.csv"
-        if not path.is_file():
-            continue
-        frame = pd.read_csv(path)
-        for row in frame[frame["published"].notna()].to_dict("records"):
-            ours = {"value": _number(row[value]), "low": _number(row["low"]), "high": _number(row["high"])}
-            differs = "" if str(row["published_same"]) == "True" else "other data or subsets"
-            figure = {
-                "table": "fedd",
-                "train": "ddi",
-                "test": "ddi",
-                "method": row["model"],
-                "regime": f"{row['subset']} %",
-            }
-            figure |= {"metric": f"IoU, {row[metric]}" if name == "iou" else row[metric], "group": row["tone"]}
-            figure |= {
-                "published": row["published"],
-                **ours,
-                "setting": name,
-                "runs": row["runs"],
-                "images": row["images"],
-            }
-            if ours["value"] is not None:
-                figure["difference"] = round(ours["value"] - row["published"], 6)
-            rows.append(figure | {"differs": differs})
+        frame = pd.read_csv(path) if path.is_file() else pd.DataFrame()
+        return frame[frame["published"].notna()].to_dict("records") if "published" in frame else []
+
+    rows = [
+        _fedd_row(
+            "further", row, f"{row['metric']}, over the next best, further photos", {"value": row["over_next_best"]}
+        )
+        for row in published("further")
+    ]
+    for name, metric, value in (("iou", "IoU, {class}", "iou"), ("classification", "{metric}", "value")):
+        rows += [
+            _fedd_row(name, row, metric.format(**row), {"value": row[value], "low": row["low"], "high": row["high"]})
+            for row in published(name)
+        ]
     return rows
+
+
+def _fedd_row(setting: str, row: Mapping[str, Any], metric: str, ours: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of a table of the study as one of ours: `metric` as it is named here, `ours` the columns that hold our figure."""
+    numbers = {name: _number(cell) for name, cell in ours.items()}
+    about = {"table": "fedd", "train": "ddi", "test": "ddi", "method": row["model"], "regime": f"{row['subset']} %"}
+    about |= {"metric": metric, "group": row["tone"], "published": row["published"], **numbers, "setting": setting}
+    if numbers["value"] is not None:
+        about["difference"] = round(numbers["value"] - row["published"], 6)
+    same = str(row["published_same"]) == "True"
+    return about | {"runs": row["runs"], "images": row["images"], "differs": "" if same else "other data or subsets"}
