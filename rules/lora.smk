@@ -19,7 +19,7 @@ rule lora:
         "../envs/diffusion.yaml"
     threads: 4
     resources:
-        gpu=1,
+        gpu=PLAN.config.lora.num_processes,
         mem_mb=gb(24),
         runtime=minutes(60),
     params:

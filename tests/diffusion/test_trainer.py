@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -28,7 +24,6 @@ from tests.diffusion import tiny
 from tests.stages.lora.test_resume import Killed, stop_at
 
 NAME = "pytorch_lora_weights.safetensors"
-ROOT = Path(__file__).parents[2]
 
 
 def test_looking_changes_no_number_and_throws_no_checkpoint_away(world, tmp_path, monkeypatch):
@@ -146,59 +141,6 @@ def test_the_scale_of_float16_is_found_again_after_a_kill(world, tmp_path, monke
     assert scalers[2].get_scale() == scalers[0].get_scale() and len(scalers) == 3
     for name in (NAME, "metrics.jsonl"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-
-
-PROCESSES = """
-import json, sys
-from pathlib import Path
-import torch
-from cgddi.stages.lora.train import LoraJob, train_lora
-
-torch.set_num_threads(1)
-spec, photos, canvases, token, output = json.loads(Path(sys.argv[1]).read_text())
-train_lora(LoraJob(spec, [photos], [canvases], None, Path(token), Path(output)))
-"""
-
-
-@pytest.mark.slow
-def test_two_processes_learn_what_one_does_and_write_once(world, tmp_path):
-    job = world.job(output=str(tmp_path / "out"), instances=4, priors_per_step=2)
-    train_lora(job)
-    (tmp_path / "run.py").write_text(PROCESSES)
-    for name in ("a", "b"):
-        files = [
-            str(world.root / "masks.tar"),
-            str(world.root / "canvases.tar"),
-            str(job.embedding),
-            str(tmp_path / name),
-        ]
-        (tmp_path / "job.json").write_text(json.dumps([job.spec, *files]))
-        argv = [
-            sys.executable,
-            "-m",
-            "accelerate.commands.launch",
-            "--cpu",
-            "--num_processes",
-            "2",
-            "--num_machines",
-            "1",
-        ]
-        argv += [
-            "--mixed_precision",
-            "no",
-            "--dynamo_backend",
-            "no",
-            str(tmp_path / "run.py"),
-            str(tmp_path / "job.json"),
-        ]
-        env = {**os.environ, "PYTHONPATH": str(ROOT / "workflow"), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(argv, env=env, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-3000:]
-    assert (tmp_path / "a" / NAME).read_bytes() == (tmp_path / "b" / NAME).read_bytes()
-    one, two = (read_adapter(tmp_path / name / NAME) for name in ("out", "a"))
-    mine, theirs = (torch.cat([adapter.up[n].flatten() for n in sorted(one.up)]) for adapter in (one, two))
-    assert float((mine - theirs).norm() / mine.norm()) < 1e-2
-    assert (tmp_path / "a/metrics.jsonl").read_text().count("\n") == 3
 
 
 def test_float16_is_a_gpus(world, tmp_path):

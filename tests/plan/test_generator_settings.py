@@ -5,6 +5,8 @@ from cgddi.core.errors import InvalidInput
 from cgddi.plan.code import ROOT
 from cgddi.plan.config import Config, load_config, parse_config
 
+from tests.watch.world import run_snakemake, set_config
+
 PUBLISHED = {
     "embedding": {"images": "all", "tone_exponent": 0, "precision": "fp16"},
     "lora": {"learning_rate": 5e-6, "priors": "published", "hflip": 0, "precision": "fp16"},
@@ -29,6 +31,12 @@ BAD = [
     ({"embedding": {"prompts": ["{token}", "skin"]}}, "embedding.prompts", "{token} must stand in it"),
     ({"semantic": {"prompt": "{} {token}"}}, "semantic.prompt", "not {}"),
     ({"semantic": {"prompt": "{{token}}"}}, "semantic.prompt", "{token} must stand in it"),
+    (
+        {"lora": {"accumulation": 2, "num_processes": 3}},
+        "lora",
+        "accumulation 2 x num_processes 3 must divide instances",
+    ),
+    ({"embedding": {"num_processes": 8}}, "embedding", "num_processes 8 must divide batch (4)"),
     (
         {"lora": {"instances": 8, "priors_per_step": 2, "accumulation": 4}},
         "lora",
@@ -57,3 +65,9 @@ def test_prompts_and_parts_that_work():
         }
     )
     assert config.lora.prompt.format(token="<t>", tone="dark") == "<t> {x}"
+
+
+def test_several_processes_ask_for_as_many_gpus(world):
+    set_config(lora={"num_processes": 4}, embedding={"num_processes": 2})
+    said = run_snakemake("-n", "--printshellcmds")
+    assert said.count("--gpus 4 lora ") == 3 and said.count("--gpus 2 embedding ") == 3

@@ -18,7 +18,6 @@ from cgddi.plan.models import locked, named_models
 from safetensors.torch import save_file
 
 from tests.plan import walk
-from tests.watch.conftest import finished, world  # noqa: F401 (fixtures)
 from tests.watch.world import planned_by_snakemake, set_config, sheet, write_sheet
 
 
@@ -47,7 +46,7 @@ def of(rule, found):
     return {key[1:]: job for key, job in found.items() if key[0] == rule}
 
 
-def test_images_alone_need_no_generator_and_no_healthy_skin(world):  # noqa: F811
+def test_images_alone_need_no_generator_and_no_healthy_skin(world):
     images = {"released": {"archive": give_images()}}
     made = plan(synthetic=images, runs={"regimes": ["real", "released_real"]})
     counts = walk.counts(made)
@@ -60,7 +59,7 @@ def test_images_alone_need_no_generator_and_no_healthy_skin(world):  # noqa: F81
     assert [part for part in named_models(made.config) if part.kind == "pipeline"] == []
 
 
-def test_another_archive_makes_the_index_again_and_nothing_else_changes_it(world):  # noqa: F811
+def test_another_archive_makes_the_index_again_and_nothing_else_changes_it(world):
     images = {"released": {"archive": give_images()}}
     before = plan(synthetic=images, runs={"regimes": ["released"]}).job("index", split="main").spec
     shutil.move("data", "elsewhere")
@@ -74,7 +73,7 @@ def test_another_archive_makes_the_index_again_and_nothing_else_changes_it(world
     assert planned_by_snakemake() == {}, "a set that no regime learns from concerns nobody"
 
 
-def test_a_job_finds_the_archive_where_it_lies(world):  # noqa: F811
+def test_a_job_finds_the_archive_where_it_lies(world):
     set_config(synthetic={"released": {"archive": give_images()}}, runs={"regimes": ["released"]})
     made = Plan(load_config("config.yaml"), main=True)
     path = made.inputs("index", split="main")["spec"]
@@ -82,7 +81,7 @@ def test_a_job_finds_the_archive_where_it_lies(world):  # noqa: F811
     assert read_spec(path)["given"] == {"released": "data/released.jsonl"}
 
 
-def test_a_waiver_stands_in_the_specs_of_index_and_gate(world):  # noqa: F811
+def test_a_waiver_stands_in_the_specs_of_index_and_gate(world):
     images = {"released": {"archive": give_images(), "unknown_lineage": "waive"}}
     ready = {"nevus": {"source": give_adapter(), "unknown_lineage": "waive"}, "acne": {"source": "ready"}}
     made = plan(synthetic=images, adapters=ready, runs={"regimes": ["synthetic", "released"]})
@@ -93,7 +92,7 @@ def test_a_waiver_stands_in_the_specs_of_index_and_gate(world):  # noqa: F811
     assert made.job("index", split="main").spec["waived"] == ["released"], "no sample is learnt from"
 
 
-def test_a_given_adapter_replaces_its_token_and_training(world):  # noqa: F811
+def test_a_given_adapter_replaces_its_token_and_training(world):
     before = walk.jobs(plan())
     made = plan(adapters={"nevus": {"source": give_adapter(), "learnt_from": ["cohort:here"]}})
     found = walk.jobs(made)
@@ -116,7 +115,7 @@ def semantic():
     return {"scope": "all", "canvas_cohort": "here", "concept": "nevus"}
 
 
-def test_what_an_adapter_learnt_from_is_declared(world):  # noqa: F811
+def test_what_an_adapter_learnt_from_is_declared(world):
     Path("ids.txt").write_text("nevus0\nnevus1\n")
     give_adapter()
     (Path("ready/one.safetensors")).write_bytes(Path("ready/learned_embeds.safetensors").read_bytes())
@@ -136,7 +135,7 @@ def test_what_an_adapter_learnt_from_is_declared(world):  # noqa: F811
     assert set(spec["learnt_from"]) == training | {"nevus0", "nevus1"} and len(training) < 18
 
 
-def test_hub_adapters_are_fetched_and_pinned(world):  # noqa: F811
+def test_hub_adapters_are_fetched_and_pinned(world):
     commit = "0123456789" * 4
     made = plan(adapters={"nevus": {"source": "someone/nevus"}, "acne": {"source": give_adapter()}})
     (model,) = (m for m in named_models(made.config) if m.key == "adapters.nevus")
@@ -174,7 +173,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_mistakes_are_told_with_the_line_of_the_config(world, what):  # noqa: F811
+def test_mistakes_are_told_with_the_line_of_the_config(world, what):
     change, message = BAD[what]
     with pytest.raises(InvalidInput, match=rf"config.yaml.*{message}"):
         plan(**change)
@@ -195,7 +194,7 @@ def of_adapters(made):
     return [note for note in made.notes() if "adapters" in note]
 
 
-def test_a_row_less_concept_needs_no_adapter(world):  # noqa: F811
+def test_a_row_less_concept_needs_no_adapter(world):
     """The shipped list may name diseases that the sheet has no photo of."""
     write_sheet([row for row in sheet() if row["disease"] != "acne"])
     made = plan(adapters={"acne": {"source": give_adapter()}})

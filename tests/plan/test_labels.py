@@ -11,7 +11,6 @@ import pytest
 from cgddi.plan.config import load_config
 from cgddi.plan.jobs import Plan
 
-from tests.watch.conftest import finished, world  # noqa: F401 (fixtures)
 from tests.watch.test_agreement import said
 from tests.watch.world import (
     finish,
@@ -122,7 +121,7 @@ def test_labels_that_decide_the_training_are_in_the_index(larger):
     ],
     ids=lambda value: value.get("task") if isinstance(value, dict) else "",
 )
-def test_what_test_photos_must_have_is_looked_at_by_the_plan(world, task, said_of):  # noqa: F811
+def test_what_test_photos_must_have_is_looked_at_by_the_plan(world, task, said_of):
     """The classifiers do not know their labels."""
     tested = [row("wart", k, "clinic", malignant=True) for k in range(3)]
     tested += [row(name, k, "clinic", malignant=True) for name in ("nevus", "melanoma") for k in range(10, 13)]
@@ -151,7 +150,7 @@ def test_a_photo_without_a_mask_costs_nothing_beyond_itself(larger, capsys):
     assert planned_by_snakemake() == {"masks": 1, "split": 2} | both | TABLES
 
 
-def test_a_test_photos_malignancy_touches_no_training_image(world):  # noqa: F811
+def test_a_test_photos_malignancy_touches_no_training_image(world):
     """P13: an evaluation cohort; nothing of what is generated runs again, and no label of a sample changes."""
     set_config(cohorts={"clinic": {"role": "evaluation"}}, splits={"main": {"method": "holdout"}})
     rows = [*sheet(), *(row("nevus", k + 20, "clinic", malignant=k % 2 == 0, mask=False) for k in range(6))]
@@ -167,7 +166,7 @@ def test_a_test_photos_malignancy_touches_no_training_image(world):  # noqa: F81
     assert after.job("masks", cohort="here", batch="nevus.000") == before.job("masks", cohort="here", batch="nevus.000")
 
 
-def test_a_new_evaluation_cohort_generates_nothing(world):  # noqa: F811
+def test_a_new_evaluation_cohort_generates_nothing(world):
     """Nor does it take part in a split by strata: its photos are made ready, no more."""
     set_config(cohorts={"clinic": {"role": "evaluation"}})
     write_sheet([*sheet(), *(row("nevus", k + 20, "clinic") for k in range(6))])
@@ -175,7 +174,7 @@ def test_a_new_evaluation_cohort_generates_nothing(world):  # noqa: F811
 
 
 @pytest.mark.parametrize("policy", ["split", "error"])
-def test_evaluation_photos_make_no_concept_mixed(world, policy):  # noqa: F811
+def test_evaluation_photos_make_no_concept_mixed(world, policy):
     """P13."""
     set_config(
         cohorts={"clinic": {"role": "evaluation"}}, splits={"main": {"method": "holdout"}}, mixed_malignancy=policy
@@ -184,7 +183,7 @@ def test_evaluation_photos_make_no_concept_mixed(world, policy):  # noqa: F811
     assert ("all", "nevus") in Plan(load_config("config.yaml")).training
 
 
-def test_a_grown_cohort_says_what_it_costs_before_anything_runs(world):  # noqa: F811
+def test_a_grown_cohort_says_what_it_costs_before_anything_runs(world):
     """P10."""
     write_sheet([*sheet(), row("nevus", 9)])
     text = run_snakemake("-n")

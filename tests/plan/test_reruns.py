@@ -17,7 +17,6 @@ from cgddi.plan.jobs import Plan
 from cgddi.stages.lora.settings import LoraSettings
 
 from tests.plan import walk
-from tests.watch.conftest import finished, world  # noqa: F401 (fixtures)
 from tests.watch.world import (
     jobs,
     later,
@@ -48,13 +47,13 @@ def older(path):
 @pytest.mark.parametrize(
     "order", [lambda row: row["disease"], lambda row: row["malignant"], None], ids=["disease", "malignant", "reversed"]
 )
-def test_the_order_of_rows_is_no_content(world, order):  # noqa: F811
+def test_the_order_of_rows_is_no_content(world, order):
     """P2."""
     write_sheet(sorted(sheet(), key=order) if order else sheet()[::-1])
     assert planned_by_snakemake() == {}
 
 
-def test_nothing_of_a_plan_depends_on_the_order_of_rows(world):  # noqa: F811
+def test_nothing_of_a_plan_depends_on_the_order_of_rows(world):
     """P2, for cohorts too: two of one size, and a published split."""
     rows = [*sheet(), *(row("wart", k, "there") for k in range(18))]
     set_config(splits={"main": {"method": "published", "seed": 3}}, generator_scope="split")
@@ -67,7 +66,7 @@ def test_nothing_of_a_plan_depends_on_the_order_of_rows(world):  # noqa: F811
     assert first.digest == second.digest and walk.jobs(first) == walk.jobs(second)
 
 
-def test_the_largest_cohort_is_first_unless_the_config_names_another(world):  # noqa: F811
+def test_the_largest_cohort_is_first_unless_the_config_names_another(world):
     """Its canvases give every adapter's prior images, so that neither a smaller cohort nor the order of rows displaces it."""
     write_sheet([*(row("wart", k, "aa") | {"image_id": f"a{k}"} for k in range(6)), *sheet()])
     assert Plan(load_config("config.yaml")).canvas_cohorts == ["here", "aa"]
@@ -80,14 +79,14 @@ def test_the_largest_cohort_is_first_unless_the_config_names_another(world):  # 
         Plan(load_config("config.yaml"))
 
 
-def test_a_renamed_photo_folder_is_no_content(world):  # noqa: F811
+def test_a_renamed_photo_folder_is_no_content(world):
     """P8."""
     os.rename("photos", "pictures")
     write_sheet([row | {"file": row["file"].replace("photos", "pictures")} for row in sheet()])
     assert planned_by_snakemake() == {}
 
 
-def test_a_spreadsheet_that_takes_zeros_from_ids_changes_nothing(world):  # noqa: F811
+def test_a_spreadsheet_that_takes_zeros_from_ids_changes_nothing(world):
     names = {row["image_id"]: f"{k:06d}" for k, row in enumerate(sheet())}
     write_sheet([row | {"image_id": names[row["image_id"]]} for row in sheet()])
     before = Plan(load_config("config.yaml")).photos
@@ -121,7 +120,7 @@ def model_of(**base):
     return Plan(load_config("config.yaml")).job("embedding", scope="all", concept="nevus").spec["model"]
 
 
-def test_a_downloaded_model_is_the_hubs_and_a_changed_one_is_not(world):  # noqa: F811
+def test_a_downloaded_model_is_the_hubs_and_a_changed_one_is_not(world):
     """P7, P8."""
     commit = "0123456789abcdef0123456789abcdef01234567"
     named = model_of(source="owner/model", revision=commit)
@@ -144,7 +143,7 @@ def test_a_downloaded_model_is_the_hubs_and_a_changed_one_is_not(world):  # noqa
     assert model_of(source="owner/model", revision="v1") == {"source": "owner/model", "revision": "v1", "variant": None}
 
 
-def test_a_model_is_what_its_folder_holds(world):  # noqa: F811
+def test_a_model_is_what_its_folder_holds(world):
     """P7: weights swapped in place for others of the same size, with an older time. P8: named by another path."""
     Path("model").mkdir()
     for name, text in (("config.json", "{}"), ("unet.safetensors", "weights")):
@@ -158,7 +157,7 @@ def test_a_model_is_what_its_folder_holds(world):  # noqa: F811
     assert model_of(source="weights") != first
 
 
-def test_a_file_named_in_the_settings_counts_by_content(world):  # noqa: F811
+def test_a_file_named_in_the_settings_counts_by_content(world):
     Path("own.safetensors").write_text("weights")
     set_config(audit={"features": {"weights": "own.safetensors"}})
     first = Plan(load_config("config.yaml"))
@@ -170,7 +169,7 @@ def test_a_file_named_in_the_settings_counts_by_content(world):  # noqa: F811
     assert Plan(load_config("config.yaml")).job("audit", split="main", kind="quality").spec == spec
 
 
-def test_results_that_moved_are_the_same_and_changes_are_still_seen(world):  # noqa: F811
+def test_results_that_moved_are_the_same_and_changes_are_still_seen(world):
     """P6."""
     Path("elsewhere").mkdir()
     os.rename("results", "elsewhere/run")
@@ -180,7 +179,7 @@ def test_results_that_moved_are_the_same_and_changes_are_still_seen(world):  # n
     assert planned_by_snakemake() == ADAPTERS
 
 
-def test_specs_hold_no_versions_and_no_paths(world):  # noqa: F811
+def test_specs_hold_no_versions_and_no_paths(world):
     """P19."""
     text = "".join(path.read_text() for path in Path("results/.plan").rglob("*.*.json"))
     assert "revision" in text
@@ -190,14 +189,14 @@ def test_specs_hold_no_versions_and_no_paths(world):  # noqa: F811
 # ---- content
 
 
-def test_a_mask_replaced_by_one_with_an_older_time(world):  # noqa: F811
+def test_a_mask_replaced_by_one_with_an_older_time(world):
     """P7."""
     np.save("masks/nevus0.npy", 1 - np.load("masks/nevus0.npy"))
     older("masks/nevus0.npy")
     assert planned_by_snakemake() == {"masks": 1, "healthy": 1, "embedding": 1} | CANVASES
 
 
-def test_a_photo_replaced_by_one_with_an_older_time(world):  # noqa: F811
+def test_a_photo_replaced_by_one_with_an_older_time(world):
     """P7."""
     shutil.copy("photos/acne1.png", "photos/nevus0.png")
     older("photos/nevus0.png")
@@ -207,7 +206,7 @@ def test_a_photo_replaced_by_one_with_an_older_time(world):  # noqa: F811
 # ---- a run's records, with and without Snakemake's own memory
 
 
-def test_a_change_is_seen_without_snakemakes_memory(world):  # noqa: F811
+def test_a_change_is_seen_without_snakemakes_memory(world):
     """P4."""
     shutil.rmtree(".snakemake")
     assert planned_by_snakemake() == {}
@@ -215,7 +214,7 @@ def test_a_change_is_seen_without_snakemakes_memory(world):  # noqa: F811
     assert planned_by_snakemake() == ADAPTERS
 
 
-def test_a_result_that_ended_unwatched_is_made_again_with_the_others(world):  # noqa: F811
+def test_a_result_that_ended_unwatched_is_made_again_with_the_others(world):
     """P3: Snakemake was killed while one token was made; it ended, and no metadata tells of it."""
     shutil.rmtree(".snakemake")
     Path(".snakemake").mkdir()
@@ -223,7 +222,7 @@ def test_a_result_that_ended_unwatched_is_made_again_with_the_others(world):  # 
     assert planned_by_snakemake() == {"embedding": 3} | ADAPTERS
 
 
-def test_a_result_made_from_a_later_spec_is_made_again(world):  # noqa: F811
+def test_a_result_made_from_a_later_spec_is_made_again(world):
     """The hole: made with a new value by a run of which Snakemake knows nothing, then back to the old value."""
     set_config(embedding={"learning_rate": 0.5})
     for job in jobs():
@@ -234,7 +233,7 @@ def test_a_result_made_from_a_later_spec_is_made_again(world):  # noqa: F811
     assert planned_by_snakemake() == {"embedding": 3} | ADAPTERS
 
 
-def test_pages_have_records_that_close_the_hole(world):  # noqa: F811
+def test_pages_have_records_that_close_the_hole(world):
     """The report and the review page too: made with another title, then back to the old one without Snakemake's memory."""
     assert {"report", "review"} <= {job.rule for job in jobs() if job.made_from.endswith(f"{job.rule}/record.json")}
     set_config(report={"title": "another"})
@@ -246,14 +245,14 @@ def test_pages_have_records_that_close_the_hole(world):  # noqa: F811
     assert planned_by_snakemake() == {"report": 1}
 
 
-def test_back_to_the_old_value_is_nothing(world):  # noqa: F811
+def test_back_to_the_old_value_is_nothing(world):
     set_config(lora={"rank": 3})
     assert planned_by_snakemake() == ADAPTERS
     set_config()
     assert planned_by_snakemake() == {}
 
 
-def test_default_triggers_give_the_same(world):  # noqa: F811
+def test_default_triggers_give_the_same(world):
     """As a workflow has them that uses this one as a module: it cannot set the triggers of its parent."""
     every = ("--rerun-triggers", "mtime", "params", "input", "software-env", "code")
     folder = Path.cwd()
@@ -263,7 +262,7 @@ def test_default_triggers_give_the_same(world):  # noqa: F811
     assert counts(folder, "--configfile", "config.yaml", *every) == ADAPTERS
 
 
-def test_a_reworded_rule_reruns_nothing(world, tmp_path):  # noqa: F811
+def test_a_reworded_rule_reruns_nothing(world, tmp_path):
     """P1, for what stands in the rules: an upgrade that formats a command anew, or asks for other resources."""
     clone = tmp_path / "clone"
     for part in ("Snakefile", "rules", "profiles"):
@@ -277,7 +276,7 @@ def test_a_reworded_rule_reruns_nothing(world, tmp_path):  # noqa: F811
     assert counts(Path.cwd(), "--snakefile", str(clone / "Snakefile"), "--configfile", "config.yaml") == {}
 
 
-def test_a_key_that_changes_no_result_reaches_the_job_beside_its_spec(world):  # noqa: F811
+def test_a_key_that_changes_no_result_reaches_the_job_beside_its_spec(world):
     """P9."""
 
     class Settings(LoraSettings):
@@ -295,7 +294,7 @@ def test_a_key_that_changes_no_result_reaches_the_job_beside_its_spec(world):  #
 # ---- specs on the disk
 
 
-def test_a_dry_run_changes_nothing_of_the_run_under_way(world):  # noqa: F811
+def test_a_dry_run_changes_nothing_of_the_run_under_way(world):
     """Neither its plan's digest nor where its photos lie."""
     run_snakemake("--touch", "--forceall")
     before = {name: Path("results/.plan", name).read_text() for name in ("plan.json", "places.json")}
@@ -306,7 +305,7 @@ def test_a_dry_run_changes_nothing_of_the_run_under_way(world):  # noqa: F811
     assert before == {name: Path("results/.plan", name).read_text() for name in before}
 
 
-def test_a_job_on_a_node_that_plans_otherwise_stops(world):  # noqa: F811
+def test_a_job_on_a_node_that_plans_otherwise_stops(world):
     plan = Plan(load_config("config.yaml"))
     plan.specs.begin(plan.digest, real=True)
     Plan(load_config("config.yaml")).specs.check(plan.digest)
@@ -319,7 +318,7 @@ def test_a_job_on_a_node_that_plans_otherwise_stops(world):  # noqa: F811
         other.specs.check(other.digest)
 
 
-def test_the_next_run_prunes_the_specs_of_before(world):  # noqa: F811
+def test_the_next_run_prunes_the_specs_of_before(world):
     """But for those that results are made from, until they are made again."""
     set_config(lora={"rank": 3})
     run_snakemake("-n")
@@ -339,7 +338,7 @@ def test_the_next_run_prunes_the_specs_of_before(world):  # noqa: F811
     assert left == ["all", "all", "all", "all", "all"] and len(list(Path("results/.plan/embedding").iterdir())) == 3
 
 
-def test_a_photo_that_changes_after_the_start_is_not_read(world):  # noqa: F811
+def test_a_photo_that_changes_after_the_start_is_not_read(world):
     plan = Plan(load_config("config.yaml"), main=True)
     path = plan.inputs("masks", cohort="here", batch="nevus.000")["spec"]
     plan.begin(real=True)
@@ -356,7 +355,7 @@ def test_a_photo_that_changes_after_the_start_is_not_read(world):  # noqa: F811
 # ---- only what a target needs
 
 
-def test_regimes_without_samples_need_no_generator(world):  # noqa: F811
+def test_regimes_without_samples_need_no_generator(world):
     """P14."""
     shutil.rmtree("results")
     set_config(runs={"methods": ["baseline"], "regimes": ["real", "healthy_mapped"], "seeds": [0]})
@@ -366,7 +365,7 @@ def test_regimes_without_samples_need_no_generator(world):  # noqa: F811
     assert "lesion_mapped" not in planned_by_snakemake()
 
 
-def test_a_cohort_that_cannot_be_tested_is_refused_where_it_is_tested(world):  # noqa: F811
+def test_a_cohort_that_cannot_be_tested_is_refused_where_it_is_tested(world):
     """P16: no malignant photo."""
     write_sheet([row | {"malignant": "False"} for row in sheet()])
     shutil.rmtree("results")
@@ -377,7 +376,7 @@ def test_a_cohort_that_cannot_be_tested_is_refused_where_it_is_tested(world):  #
     assert done.returncode and "splits.main: the split has no malignant test photo" in text and "Traceback" not in text
 
 
-def test_a_run_for_some_concepts_has_results_of_its_own(world):  # noqa: F811
+def test_a_run_for_some_concepts_has_results_of_its_own(world):
     """P15: it says so, uses nothing of the whole run and spoils nothing."""
     before = {path: path.stat().st_mtime_ns for path in Path("results").rglob("*") if path.is_file()}
     set_config(only_concepts=["melanoma"])
@@ -394,7 +393,7 @@ def test_a_run_for_some_concepts_has_results_of_its_own(world):  # noqa: F811
 # ---- code
 
 
-def test_words_in_the_code_run_nothing_again_and_a_revision_its_stage(world, tmp_path):  # noqa: F811
+def test_words_in_the_code_run_nothing_again_and_a_revision_its_stage(world, tmp_path):
     """P1: a key's description, an option's help, an error's text, a comment; then REVISION; then the report's template (P12)."""
     tree = tmp_path / "tree"
     skipped = shutil.ignore_patterns(".git", ".venv", "results", "data", ".snakemake", "tests", "docs", "benchmarks")

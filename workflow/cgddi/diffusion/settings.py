@@ -14,6 +14,11 @@ class TrainingSettings(Settings):
 
     steps: int = Field(500, ge=1, description="optimizer steps (published)")
     accumulation: int = Field(1, ge=1, description="equal parts into which a step is cut to save memory")
+    num_processes: int = Field(
+        1,
+        ge=1,
+        description="GPUs of one node that train one token or adapter together, each on its share of every part",
+    )
     learning_rate: float = Field(1e-4, gt=0, description="AdamW learning rate")
     lr_schedule: Literal["constant", "linear", "cosine"] = Field(
         "constant", description="learning-rate schedule (published: constant); the others end at 0"

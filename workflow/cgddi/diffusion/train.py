@@ -2,8 +2,8 @@
 
 A stage makes the parts (backbone, `TrainingData`, the parameters to train) and calls `Trainer(...).run()`. accelerate does device,
 precision, gradient scaling, processes and trackers: parameters and AdamW's averages are float32, gradients are reduced over
-processes and unscaled before they are clipped. `accelerate launch -m cgddi.cli lora ...` trains on several devices of a node; on a
-CPU equal numbers of processes give equal bytes.
+processes and unscaled before they are clipped. `num_processes` trains on several devices of a node (`job/launch.py`); on a CPU
+equal numbers of processes give equal bytes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from cgddi.diffusion.data import Batch, TrainingData, normal
 from cgddi.diffusion.graphs import GraphedStep
 from cgddi.diffusion.log import TrainingLog
 from cgddi.diffusion.settings import TrainingSettings
-from cgddi.job.checkpoint import Checkpoint, Terminated, Termination
+from cgddi.job.checkpoint import Checkpoint, Terminated, Termination, exit_on_sigterm
 from cgddi.job.spec import need, settings_of
 
 Settings = TypeVar("Settings", bound=TrainingSettings)
@@ -197,8 +197,9 @@ class Trainer:
             Terminated: SIGTERM came; the state is saved.
         """
         settings, start = self.settings, self._resume()
+        # One of several processes cannot know that the others stop at its step: they leave at once, without another state.
         with (
-            Termination() as termination,
+            Termination() if self.accelerator.num_processes == 1 else exit_on_sigterm() as termination,
             tqdm(total=settings.steps, initial=start, desc=self.label, unit="step", mininterval=2) as bar,
         ):
             for step in range(start, settings.steps):
@@ -211,7 +212,9 @@ class Trainer:
                     self._note({"step": done, **self.losses_by_tone()})
                 if self.preview and self._due(done, settings.grid_every) and self.accelerator.is_main_process:
                     self.preview(done)
-                leave = termination.asked  # asked last: a signal during a preview counts too
+                leave = (
+                    termination is not None and termination.asked
+                )  # asked last: a signal during a preview counts too
                 if leave or self._due(done, settings.checkpoint_every):
                     self._save(done)
                 if leave:

@@ -13,6 +13,11 @@ from typing import Any
 import cgddi
 
 
+def is_main() -> bool:
+    """Whether this process is the first of those started together, or the only one."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
 def relaunched(command: str, argv: Sequence[str] | None, num_processes: int) -> int | None:
     """Run a command again as `num_processes` processes that accelerate joins, and return its exit status.
 

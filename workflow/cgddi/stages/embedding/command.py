@@ -6,6 +6,9 @@ from pathlib import Path
 
 from cgddi.job.command import stage_parser, state_option
 from cgddi.job.imports import without_gc
+from cgddi.job.launch import is_main, relaunched
+from cgddi.job.spec import settings_of
+from cgddi.stages.embedding.settings import EmbeddingSettings
 
 
 def main(argv: list[str]) -> int:
@@ -20,12 +23,15 @@ def main(argv: list[str]) -> int:
     state_option(parser)
     engine_options(parser)
     args = parser.parse_args(argv)
+    if (status := relaunched("embedding", argv, settings_of(EmbeddingSettings, args.spec).num_processes)) is not None:
+        return status
     with without_gc():
         from cgddi.job import runtime
         from cgddi.stages.embedding.train import TokenJob, train_token
 
     device = runtime.start(args.threads)
-    with runtime.usage_log(args.metrics, stage="embedding", concept=args.spec.get("concept", {}).get("slug")) as used:
+    metrics = args.metrics if is_main() else None
+    with runtime.usage_log(metrics, stage="embedding", concept=args.spec.get("concept", {}).get("slug")) as used:
         job = TokenJob(args.spec, args.photos, args.output_dir)
         train_token(job, args.state, args.cache, device, logs=logs_beside(args.metrics), used=used)
     return 0

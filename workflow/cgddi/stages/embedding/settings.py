@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from cgddi.core.prompts import check_prompt
 from cgddi.diffusion.settings import TrainingSettings
@@ -51,6 +51,12 @@ class EmbeddingSettings(TrainingSettings):
     @classmethod
     def _of_the_concept(cls, prompts: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(map(check_prompt, prompts))
+
+    @model_validator(mode="after")
+    def _whole_shares(self) -> EmbeddingSettings:
+        if self.batch % self.num_processes:
+            raise ValueError(f"num_processes {self.num_processes} must divide batch ({self.batch})")
+        return self
 
     @property
     def lr(self) -> float:

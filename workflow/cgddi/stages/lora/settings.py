@@ -83,9 +83,10 @@ class LoraSettings(TrainingSettings):
 
     @model_validator(mode="after")
     def _whole_parts(self) -> LoraSettings:
-        if self.instances % self.accumulation or self.priors_per_step % self.accumulation:
+        parts = self.accumulation * self.num_processes
+        if self.instances % parts or self.priors_per_step % parts:
             raise ValueError(
-                f"accumulation {self.accumulation} must divide instances ({self.instances}) and priors_per_step "
-                f"({self.priors_per_step}): parts of another make-up would change the loss"
+                f"accumulation {self.accumulation} x num_processes {self.num_processes} must divide instances ({self.instances}) "
+                f"and priors_per_step ({self.priors_per_step}): parts of another make-up would change the loss"
             )
         return self
