@@ -31,7 +31,8 @@ from cgddi.job.store import prune
 from cgddi.fedd.plan import STUDY
 from cgddi.plan.config import snakemake_config
 from cgddi.plan.models import unlocked
-from cgddi.plan.jobs import Plan, safe_pattern
+from cgddi.plan.jobs import Plan
+from cgddi.plan.paths import safe_pattern
 from cgddi.plan.specs import STAGES, rework
 from cgddi.stages.classify.settings import LADDER
 from cgddi.watch.cost import hours_again, predict_at_start

@@ -14,6 +14,7 @@ from cgddi.core.seeds import seed_for
 from cgddi.fedd.settings import NETWORKS, FeaturesSettings
 from cgddi.fedd.subsets import Study, draw_study, published_study
 from cgddi.plan.sheets import Photo
+from cgddi.plan.specs import Job
 
 if TYPE_CHECKING:
     from cgddi.plan.jobs import Plan
@@ -153,7 +154,11 @@ class FeddPlan:
             for subset, seed in each
         ]
 
-    # ---- specs ---------------------------------------------------------------------------------------
+    # ---- what each job is made from --------------------------------------------------------------------
+
+    def job(self, rule: str, **wildcards: str) -> Job:
+        """A job of one of the rules `fedd_...`."""
+        return getattr(self, f"_{rule.removeprefix('fedd_')}")(**wildcards)
 
     @cached_property
     def model(self) -> dict[str, Any]:
@@ -169,24 +174,25 @@ class FeddPlan:
                 f"{error} `cgddi fedd convert` writes the paper's from OpenAI's 256x256_diffusion_uncond.pt."
             ) from None
 
-    def features_spec(self, cohort: str, timestep: int, batch: str) -> dict[str, Any]:
-        """Spec of a features job: what a photo's features depend on, and which of them are kept."""
-        chosen = self.settings.features
-        main, own = timestep == self.timestep, batch == STUDY
-        return self.plan.spec(
+    def _features(self, cohort: str, timestep: str, features_batch: str) -> Job:
+        """What a photo's features depend on, and which of them are kept."""
+        chosen, batch = self.settings.features, features_batch
+        main, own = int(timestep) == self.timestep, batch == STUDY
+        spec = self.plan.spec(
             "fedd",
             FeaturesSettings(**{name: getattr(chosen, name) for name in ("size", "batch", "precision", "noise")}),
             job="features",
             model=self.model,
             cohort=cohort,
             batch=batch,
-            timestep=timestep,
+            timestep=int(timestep),
             crop=self.plan.masks_settings(cohort).crop,
             rows=[_without_mask(self.plan.photo(p)) for p in self.features_photos(cohort, batch)],
             maps=list(chosen.blocks) if main else [],
             pooled=own,
             showcase=self.showcase if main and own else [],
         )
+        return Job(spec)
 
     def _study_rows(self, subset: str, masks: bool = False) -> dict[str, Any]:
         parts = {"train": self.study.train[subset], "validation": self.study.validation, "test": self.study.test}
@@ -206,33 +212,40 @@ class FeddPlan:
     def _geometry(self) -> dict[str, Any]:
         return {"timestep": self.timestep, "blocks": list(self.settings.features.blocks)}
 
-    def segmenter_spec(self, variant: str, subset: str, seed: int) -> dict[str, Any]:
-        """Spec of a segmenter job."""
-        facts = {"variant": variant, "run_seed": seed, **self._truth(), **self._geometry}
-        return self.plan.spec(
-            "fedd", self.settings.segmenter, job="segmenter", **facts, **self._study_rows(subset, True)
-        )
+    def _segmenter(self, variant: str, subset: str, run_seed: str) -> Job:
+        facts = {"variant": variant, "run_seed": int(run_seed), **self._truth(), **self._geometry}
+        facts |= self._study_rows(subset, True)
+        spec = self.plan.spec("fedd", self.settings.segmenter, job="segmenter", **facts)
+        return Job(spec, {"features": [self.features(self.timestep)]})
 
-    def probe_spec(self, subset: str, timestep: int) -> dict[str, Any]:
-        """Spec of a probe job: every block and seed at one timestep."""
-        facts = {"timestep": timestep, "seeds": list(self.settings.subsets.seeds)}
-        return self.plan.spec("fedd", self.settings.probe, job="probe", **facts, **self._study_rows(subset))
+    def _probe(self, subset: str, timestep: str) -> Job:
+        """Every block and seed at one timestep."""
+        facts = {"timestep": int(timestep), "seeds": list(self.settings.subsets.seeds), **self._study_rows(subset)}
+        spec = self.plan.spec("fedd", self.settings.probe, job="probe", **facts)
+        return Job(spec, {"features": [self.features(int(timestep))]})
 
-    def baseline_spec(self, task: str, network: str, subset: str, seed: int) -> dict[str, Any]:
-        """Spec of a baseline job."""
+    def _classifier(self, network: str, subset: str, run_seed: str) -> Job:
+        return self._baseline(network, subset, run_seed, "classification")
+
+    def _baseline(self, network: str, subset: str, run_seed: str, task: str = "segmentation") -> Job:
         settings, key = self.settings.baselines, f"{task}/{network}"
         own = {**dict.fromkeys(NETWORKS, ()), task: (network,)}
         own["weight_files"] = {k: v for k, v in settings.weight_files.items() if k == key}
         rows = self._study_rows(subset, task == "segmentation")
-        facts = {"task": task, "network": network, "run_seed": seed, **self._truth(), **rows}
-        return self.plan.spec("fedd", settings.model_copy(update=own), job="baseline", **facts)
+        facts = {"task": task, "network": network, "run_seed": int(run_seed), **self._truth(), **rows}
+        return Job(self.plan.spec("fedd", settings.model_copy(update=own), job="baseline", **facts))
 
-    def tables_spec(self) -> dict[str, Any]:
-        """Spec of the tables."""
+    def _tables(self) -> Job:
+        self.check()
         sizes = self.settings.subsets.train_per_tone
         subsets = [{"name": name, "per_tone": sizes[name]} for name in self.subsets]
         facts = {"cohort": self.cohort, "subsets": subsets, **self._geometry}
-        return self.plan.spec("fedd", self.settings.tables, job="tables", **facts)
+        spec, features = (
+            self.plan.spec("fedd", self.settings.tables, job="tables", **facts),
+            self.features(self.timestep),
+        )
+        records = [f"{folder}/record.json" for folder in self.runs]
+        return Job(spec, {"features": [features], "runs": records}, {"features": [features], "runs": self.runs})
 
     def masks_facts(self) -> dict[str, Any]:
         """What a masks job with source fedd has in its spec beside its rows."""

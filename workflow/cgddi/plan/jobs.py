@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from cgddi.core.archive import canonical, sha256
 from cgddi.core.errors import InvalidInput
@@ -15,34 +14,18 @@ from cgddi.plan import given
 from cgddi.plan.code import PACKAGE
 from cgddi.plan.config import Config, Model
 from cgddi.plan.content import Contents, spec_hash
+from cgddi.plan.labels import LabelledPhotos
 from cgddi.plan.paths import RESULTS
-from cgddi.plan.photos import Photos
 from cgddi.plan.power import count_photos, power_note
 from cgddi.plan.sheets import Photo
-from cgddi.plan.specs import STAGES, SpecFiles, revision, stage_package
+from cgddi.plan.specs import STAGES, Files, Job, SpecFiles, revision, stage_package
 from cgddi.stages.classify.settings import LADDER
 from cgddi.stages.masks.settings import Sam3Settings
 
 KINDS = ("leakage", "quality", "tone", "memorisation")
-Files = dict[str, "str | list[str]"]
-"""Name of an input -> the file, or the files."""
 
 
-class Job(NamedTuple):
-    """One job.
-
-    Args:
-        spec: what it is made from, JSON values.
-        inputs: files it reads that other jobs make, by name.
-        options: the same as its command takes them (`--name FILE...`), where that differs from `inputs`.
-    """
-
-    spec: dict[str, Any]
-    inputs: Files = {}
-    options: Files | None = None
-
-
-class Plan(Photos):
+class Plan(LabelledPhotos):
     """All jobs of one configuration.
 
     Args:
@@ -116,7 +99,8 @@ class Plan(Photos):
         """A job by its rule and wildcards."""
         key = rule, tuple(str(wildcards[name]) for name in RESULTS[rule].wildcards)
         if key not in self._jobs:
-            made: Job = getattr(self, f"_{rule}")(**wildcards)
+            own = getattr(self, f"_{rule}", None)
+            made = own(**wildcards) if own else self.fedd.job(rule, **wildcards)
             inputs = {name: files for name, files in made.inputs.items() if files}
             root = f"{self.config.results}/"
             options = {
@@ -435,35 +419,6 @@ class Plan(Photos):
             self.spec("export", **({"labels": self.test_labels} if "real" in self.config.export.kinds else {})), inputs
         )
 
-    # ---- FEDD ----------------------------------------------------------------------------------------
-
-    def _fedd_features(self, cohort: str, timestep: str, features_batch: str) -> Job:
-        return Job(self.fedd.features_spec(cohort, int(timestep), features_batch))
-
-    def _fedd_segmenter(self, variant: str, subset: str, run_seed: str) -> Job:
-        return Job(
-            self.fedd.segmenter_spec(variant, subset, int(run_seed)),
-            {"features": [self.fedd.features(self.fedd.timestep)]},
-        )
-
-    def _fedd_probe(self, subset: str, timestep: str) -> Job:
-        return Job(self.fedd.probe_spec(subset, int(timestep)), {"features": [self.fedd.features(int(timestep))]})
-
-    def _fedd_baseline(self, network: str, subset: str, run_seed: str, task: str = "segmentation") -> Job:
-        return Job(self.fedd.baseline_spec(task, network, subset, int(run_seed)))
-
-    def _fedd_classifier(self, network: str, subset: str, run_seed: str) -> Job:
-        return self._fedd_baseline(network, subset, run_seed, "classification")
-
-    def _fedd_tables(self) -> Job:
-        self.fedd.check()
-        features = [self.fedd.features(self.fedd.timestep)]
-        return Job(
-            self.fedd.tables_spec(),
-            {"features": features, "runs": [f"{folder}/record.json" for folder in self.fedd.runs]},
-            {"features": features, "runs": self.fedd.runs},
-        )
-
 
 def only_name(concepts: Iterable[str]) -> str:
     """Folder, below the results, of a run for some concepts only: it neither uses nor changes those of the whole."""
@@ -475,8 +430,3 @@ def _pages(stage: str) -> str:
     """Hash of a stage's page templates: another one makes another page."""
     files = sorted((PACKAGE / "stages" / stage).rglob("*.html"))
     return spec_hash([[path.name, sha256(path.read_bytes())] for path in files])
-
-
-def safe_pattern(names: Iterable[str]) -> str:
-    """A regular expression that matches exactly these names, for wildcard constraints."""
-    return "|".join(map(re.escape, names)) or "(?!)"

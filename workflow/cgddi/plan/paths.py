@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 
@@ -141,3 +142,8 @@ class Paths:
     def state(self, rule: str) -> str:
         """Folder of a rule's checkpoints, with its wildcards."""
         return f"{self.root}/.state/{self.bases[rule]}"
+
+
+def safe_pattern(names: Iterable[str]) -> str:
+    """A regular expression that matches exactly these names, for wildcard constraints."""
+    return "|".join(map(re.escape, names)) or "(?!)"

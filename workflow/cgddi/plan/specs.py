@@ -14,7 +14,7 @@ import os
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cgddi.core.archive import write_atomic
 from cgddi.core.errors import UserError
@@ -38,6 +38,24 @@ def revision(stage: str, job: str | None = None) -> int:
     """REVISION of a stage's settings module; of one of its jobs, where each has its own."""
     value = importlib.import_module(f"{stage_package(stage)}.settings").REVISION
     return value[job] if isinstance(value, dict) else value
+
+
+Files = dict[str, "str | list[str]"]
+"""Name of an input -> the file, or the files."""
+
+
+class Job(NamedTuple):
+    """One job.
+
+    Args:
+        spec: what it is made from, JSON values.
+        inputs: files it reads that other jobs make, by name.
+        options: the same as its command takes them (`--name FILE...`), where that differs from `inputs`.
+    """
+
+    spec: dict[str, Any]
+    inputs: Files = {}
+    options: Files | None = None
 
 
 class SpecFiles:
