@@ -125,7 +125,7 @@ def urgency(name):
             for line in rework(PLAN, again, hours_again(workflow, PLAN) if again else 0):
                 logger.warning(line)
             tell_unknown(workflow)
-        if name in ("classify", "fairness") and (problems := PLAN.untestable()):
+        if name in ("classify", "fairness") and (problems := PLAN.untestable):
             stop(InvalidInput(problems))
         return URGENCY.get(name, 0)
 

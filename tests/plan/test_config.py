@@ -1,6 +1,8 @@
 """The configuration: every mistake is named with its key and remedy, all at once."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from cgddi.core.settings import Settings
 from cgddi.plan.code import ROOT
 from cgddi.plan.config import DEFAULT_FILE, Config, load_config, parse_config, snakemake_config
 from cgddi.plan.configdoc import all_yaml, describe
-from cgddi.plan.configfile import section_of
+from cgddi.plan.configfile import section_of, stop_at_unreadable
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "paper/base.yaml", "toy/config.yaml"])
@@ -123,24 +125,33 @@ def test_a_file_that_is_not_there(tmp_path):
         load_config(tmp_path / "d.yaml")
 
 
-def test_snakemake_says_so_too_before_it_opens_the_file(tmp_path, monkeypatch, capsys):
-    """It would show a traceback: profiles/default, which it reads first, ends it with the same line. Each is a user's slip."""
-    from snakemake import cli
-
+def test_snakemake_says_so_too_before_it_opens_the_file(tmp_path, monkeypatch):
+    """It would show a traceback: profiles/default, which it reads first, ends it with the same line."""
     monkeypatch.chdir(tmp_path)
     Path("folder.yaml").mkdir()
     Path("good.yaml").write_text("seed: 1\n")
-    for name in ("latin.yaml", "open.yaml", "empty.yaml"):
-        Path(name).write_bytes(FILES[name][0])
     said = {name: FILES[name][1] for name in ("latin.yaml", "open.yaml", "empty.yaml")}
+    for name in said:
+        Path(name).write_bytes(FILES[name][0])
     said |= {"folder.yaml": "folder.yaml: cannot be read (Is a directory)", "gone.yaml": "gone.yaml: no such file"}
     for name, line in said.items():
-        for words in (["--configfile", "good.yaml", name, "-n"], [f"--configfile={name}", "-n"]):
-            command = ["--snakefile", str(ROOT / "Snakefile"), *words]
-            monkeypatch.setattr("sys.argv", ["snakemake", *command])
+        for words in (["--configfile", "good.yaml", name, "-n", "x"], ["-n", f"--configfile={name}"]):
             with pytest.raises(SystemExit) as end:
-                cli.main(command)
+                stop_at_unreadable(words)
             assert line in str(end.value) and str(end.value).count("\n") == 1, name
+    stop_at_unreadable(["--configfile", "good.yaml", "-n", "gone.yaml"])
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        str(ROOT / "Snakefile"),
+        "-n",
+        "--configfile",
+        "gone.yaml",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and said["gone.yaml"] in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_bom_is_read(tmp_path):

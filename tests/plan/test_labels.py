@@ -131,9 +131,7 @@ def test_what_test_photos_must_have_is_looked_at_by_the_plan(world, task, said_o
         splits={"main": {"method": "holdout", "validation": 0}},
         classify=task,
     )
-    found = [
-        problem.message.removeprefix("the split has ") for problem in Plan(load_config("config.yaml")).untestable()
-    ]
+    found = [problem.message.removeprefix("the split has ") for problem in Plan(load_config("config.yaml")).untestable]
     assert found == said_of
 
 

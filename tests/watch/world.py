@@ -6,18 +6,17 @@ thing and ask Snakemake, `status`, `cost` and `why` about it.
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import io
 import os
-import re
 from pathlib import Path
 
 import numpy as np
 import yaml
 from cgddi.core.archive import file_sha256, write_record
 from cgddi.core.images import encode_png
-from cgddi.watch.dag import SNAKEFILE, Job, ask_snakemake
+from cgddi.watch.dag import Job, ask_snakemake
+
+from tests.workflow.dryrun import counts, in_process
 
 CONFIG = ("--configfile", "config.yaml")
 CONCEPTS = {"melanoma": True, "nevus": False, "acne": False}
@@ -115,23 +114,12 @@ def finish() -> None:
 
 def run_snakemake(*arguments: str) -> str:
     """What Snakemake prints, run in this process with the small world's config."""
-    from snakemake import cli
-
-    words = ["--snakefile", str(SNAKEFILE), *CONFIG, "--cores", "1", *arguments]
-    text = io.StringIO()
-    with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
-        try:
-            cli.main(words)
-        except SystemExit as end:
-            assert end.code == 0, text.getvalue()
-    return text.getvalue()
+    return in_process(Path.cwd(), *CONFIG, "--cores", "1", *arguments)
 
 
 def planned_by_snakemake() -> dict[str, int]:
     """Rule -> number of jobs that `snakemake -n` would run, `all` left out."""
-    table = re.search(r"^Job stats:\n.*?\n-.*?\n(.*?)^total ", run_snakemake("-n"), re.M | re.S)
-    rows = [line.split() for line in table[1].splitlines()] if table else []
-    return {rule: int(number) for rule, number in rows if rule != "all"}
+    return counts(Path.cwd(), *CONFIG)
 
 
 def later(path: str | os.PathLike, seconds: float = 60) -> None:

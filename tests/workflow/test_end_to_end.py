@@ -185,7 +185,7 @@ def test_finished_jobs_leave_no_state_and_their_curves_in_the_logs(results):
 
 
 def test_status_says_done(finished):
-    text = cgddi(finished, "status", "--configfile", "config.yaml").stdout
+    text = cgddi(finished, "status", "--configfile", "config.yaml")
     assert "done" in text and "missing" not in text and "stale" not in text
 
 
@@ -234,7 +234,7 @@ def test_the_report_shows_the_baseline_on_the_same_photos(results):
 
 def test_every_gpu_job_left_its_rate_and_the_report_compares_plan_and_fact(finished, results):
     """Of each stage that takes a GPU as many jobs are recorded as were planned; the launch kept a prediction."""
-    text = cgddi(finished, "cost", "--configfile", "config.yaml", "--json").stdout
+    text = cgddi(finished, "cost", "--configfile", "config.yaml", "--json")
     lines = {line["stage"]: line for line in map(json.loads, text.splitlines())}
     assert {"healthy", "embedding", "lora", "semantic", "audit", "classify"} <= set(lines)
     assert all(line["measured"] == line["jobs"] and line["left"] == 0 for line in lines.values()), lines

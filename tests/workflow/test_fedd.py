@@ -108,7 +108,7 @@ def test_tables_and_the_reports_section(results):
 
 def test_nothing_is_left_to_do_and_status_says_so(folder):
     assert counts(folder, *RUN) == {}
-    text = cgddi(folder, "status", "--configfile", "config.yaml").stdout
+    text = cgddi(folder, "status", "--configfile", "config.yaml")
     assert "done" in text and "missing" not in text and "stale" not in text
 
 

@@ -13,9 +13,8 @@ from pathlib import Path
 from cgddi.core.errors import InvalidInput, Problem
 from cgddi.core.seeds import seed_for
 from cgddi.fedd.settings import SubsetsSettings
-from cgddi.plan.sheets import Photo
+from cgddi.plan.sheets import TONES, Photo
 
-TONES = ("light", "medium", "dark")
 Cell = tuple[str, bool | None]
 """Tone and malignancy; None: of both kinds."""
 

@@ -46,14 +46,14 @@ class Plan(LabelledPhotos):
         if problems := self.fedd.why_impossible():
             raise InvalidInput(problems)
         _ = self.verdicts  # a mistake in it is told now
+        self._sections: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
         self._jobs: dict[tuple[str, tuple[str, ...]], Job] = {}
 
     # ---- specs -------------------------------------------------------------------------------------
 
     def spec(self, stage: str, settings: Any = None, **facts: Any) -> dict[str, Any]:
         """A job's spec: its stage's REVISION, its settings, the rows it depends on, its seed."""
-        settings = settings or getattr(self.config, stage, None)
-        deciding, neutral = self.contents.settings(settings) if settings else ({}, {})
+        deciding, neutral = self._section(stage) if settings is None else self.contents.settings(settings)
         if neutral:
             self.specs.neutral[spec_hash(deciding)] = neutral
         return {
@@ -63,6 +63,13 @@ class Plan(LabelledPhotos):
             "seed": self.config.seed,
             **facts,
         }
+
+    def _section(self, stage: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """A stage's section of the config, as (what decides a result, what does not)."""
+        if stage not in self._sections:
+            settings = getattr(self.config, stage, None)
+            self._sections[stage] = self.contents.settings(settings) if settings else ({}, {})
+        return self._sections[stage]
 
     def model(self, model: Model) -> dict[str, Any]:
         """What stands for a model in a spec (see `Contents.model`)."""
@@ -311,7 +318,7 @@ class Plan(LabelledPhotos):
         start = "start" if self.config.classify.images_per_epoch else "weights"
         chosen, names = self.config.regime(regime), {"split": split, "method": method, "run_seed": run_seed}
         facts = {"regime": chosen.model_dump(mode="json"), "run_seed": int(run_seed)}
-        facts |= {"out_of_tone": True} if self.out_of_tone(split) else {}
+        facts |= {"out_of_tone": True} if split in self.out_of_tone else {}
         spec = self.spec("classify", split=split, method=method, **facts)
         inputs = {
             "index": self.paths.file("index", split=split),

@@ -38,18 +38,23 @@ class LabelledPhotos(Photos):
         tested = {image for roles in self.roles.values() for image, role in roles.items() if role == "test"}
         return self.labels((p for p in self.photos if p.image_id in tested), "concept", "tone", "malignant")
 
-    def out_of_tone(self, split: str) -> bool:
-        """Whether no tone is both learnt and tested."""
-        tones: dict[str, set[str]] = defaultdict(set)
-        for photo in self.photos:
-            tones[self.roles[split].get(photo.image_id, "")].add(photo.skin_tone)
-        return not tones["train"] & tones["test"]
+    @cached_property
+    def out_of_tone(self) -> set[str]:
+        """Splits of which no tone is both learnt and tested."""
+        found = set()
+        for split, roles in self.roles.items():
+            tones: dict[str, set[str]] = defaultdict(set)
+            for photo in self.photos:
+                tones[roles.get(photo.image_id, "")].add(photo.skin_tone)
+            found |= set() if tones["train"] & tones["test"] else {split}
+        return found
 
     def concept_label(self, scope: str, concept: str) -> bool | None:
         """Malignancy that samples of a concept carry: the one its training photos agree on, else None."""
         labels = {photo.malignant for photo in self.training[scope, concept]}
         return labels.pop() if len(labels) == 1 else None
 
+    @cached_property
     def untestable(self) -> list[Problem]:
         """What keeps splits from being tested: classes and tones without a test photo. It matters where classifiers are trained."""
         settings, dropped = self.config.classify, self.config.drop_concepts

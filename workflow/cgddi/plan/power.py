@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from cgddi.core.images import TONES
+from cgddi.plan.sheets import TONES
 
 RATE, DRAWS, LEVEL = 0.8, 2000, 0.05
 """Share of every tone's photos that the classifier supposed here gets right, test sets drawn, and how seldom chance may look

@@ -28,6 +28,8 @@ TONE_NAMES = {
     **dict.fromkeys(("dark", "56", "5", "6"), "dark"),
 }
 """Accepted tones: groups, DDI's 12, 34 and 56, and Fitzpatrick types 1 to 6."""
+TONES = tuple(dict.fromkeys(TONE_NAMES.values()))
+"""As `core.images.TONES`, which brings image libraries with it."""
 
 MALIGNANT_NAMES = {
     **dict.fromkeys(("true", "1", "yes"), True),
