@@ -212,9 +212,8 @@ class Trainer:
                     self._note({"step": done, **self.losses_by_tone()})
                 if self.preview and self._due(done, settings.grid_every) and self.accelerator.is_main_process:
                     self.preview(done)
-                leave = (
-                    termination is not None and termination.asked
-                )  # asked last: a signal during a preview counts too
+                # Asked last: a signal during a preview counts too.
+                leave = termination is not None and termination.asked
                 if leave or self._due(done, settings.checkpoint_every):
                     self._save(done)
                 if leave:
