@@ -18,13 +18,18 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 COUNT, SIDE, EPOCH, BATCH = 240, 256, 192, 64
-FEW, MANY = 4_096, 20_480
+FEW, MANY = 4_096, 12_288
 """Draws of two runs on a GPU, whose difference in time gives the rate."""
+
+IN_MEMORY, DECODED = ("pictures in memory", 8 << 30), ("decoded at every draw", 0)
+STEPS = (("baseline", 64, (IN_MEMORY, DECODED)), ("baseline", 256, (DECODED,)), ("patchalign", 32, (IN_MEMORY,)))
+"""Train steps measured on a GPU: method, batch, and memory for the pictures."""
 
 
 def _write(root: Path):
@@ -95,8 +100,8 @@ def _row(name: str, unit: str, against: str, setting: str, ours: float, referenc
     return {**found, "against": against, "setting": setting}
 
 
-def run() -> list[dict]:
-    """Rows of the data path, of epochs of a small classifier, and on a GPU of whole train steps."""
+def run() -> Iterator[dict]:
+    """Rows of the data path, of epochs of a small classifier, and on a GPU of whole train steps, as they come."""
     import torch
     from tqdm import tqdm
 
@@ -107,12 +112,13 @@ def run() -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         table = _write(root)
-        rows = [*_data_rows(root, table, cuda), _epochs(root, table, cuda), *(_steps(root, table) if cuda else [])]
+        yield from _data_rows(root, table, cuda)
+        yield from _steps(root, table) if cuda else ()
+        yield _epochs(root, table, cuda)
     torch.set_num_threads(threads)
-    return rows
 
 
-def _data_rows(root: Path, table, cuda: bool) -> list[dict]:
+def _data_rows(root: Path, table, cuda: bool) -> Iterator[dict]:
     """Images per second of the data path at full size."""
     import torch
     from cgddi.stages.classify.augment import augment, random_views
@@ -121,7 +127,7 @@ def _data_rows(root: Path, table, cuda: bool) -> list[dict]:
 
     device = torch.device("cuda" if cuda else "cpu")
     workers = os.cpu_count() if cuda else 0
-    draws, rounds, clock = (8_192, 2, time.perf_counter) if cuda else (COUNT, 5, time.process_time)
+    draws, rounds, clock = (8_192, 1, time.perf_counter) if cuda else (COUNT, 5, time.process_time)
     settings = ClassifySettings()
     cached = settings.model_copy(update={"decoded_cache": str(root / "cache")})
     decoding = Pictures(table, settings, False, max(1, workers), memory=0)
@@ -131,12 +137,13 @@ def _data_rows(root: Path, table, cuda: bool) -> list[dict]:
         for pixels, _ in plain:
             pixels.to(device)
 
-    found = []
-    for how, pictures, augmenting in (
+    ways = [
         ("decoded at every draw and augmented", decoding, True),
-        ("decoded at every draw, augmentation left to the device", decoding, cuda),
         ("from the warm decoded cache, augmentation left to the device", Pictures(table, cached, False, 1), cuda),
-    ):
+    ]
+    if not cuda:
+        ways.insert(1, ("decoded at every draw, augmentation left to the device", decoding, False))
+    for how, pictures, augmenting in ways:
 
         def ours(pictures=pictures, augmenting=augmenting) -> None:
             rng = np.random.default_rng(0)
@@ -151,10 +158,7 @@ def _data_rows(root: Path, table, cuda: bool) -> list[dict]:
 
         fast, slow = _rate(ours, reference, draws, clock, rounds)
         setting = f"{draws} draws of {COUNT} pictures of {SIDE} px, {how}, {workers} workers, {device.type}"
-        found.append(
-            _row("classify_data", "images/s", "ImageFolder on an unpacked folder, augmented", setting, fast, slow)
-        )
-    return found
+        yield _row("classify_data", "images/s", "ImageFolder on an unpacked folder, augmented", setting, fast, slow)
 
 
 def _epochs(root: Path, table, cuda: bool) -> dict:
@@ -196,7 +200,7 @@ def _epochs(root: Path, table, cuda: bool) -> dict:
     return _row("classify_epochs", "epochs/minute", "a plain PyTorch loop", about, fast, slow)
 
 
-def _steps(root: Path, table) -> list[dict]:
+def _steps(root: Path, table) -> Iterator[dict]:
     """Images per second of whole train steps on a GPU, fed with pictures from memory and decoded at every draw."""
     import torch
     from cgddi.stages.classify import train as module
@@ -209,8 +213,7 @@ def _steps(root: Path, table) -> list[dict]:
     texts = {"labels": json.dumps([f"c{n}" for n in range(65)])}
     save_file({"embeddings": torch.randn(65, 768)}, root / "texts.safetensors", texts)
     chosen = Rows(table, table, table, ("benign", "malignant"))
-    found = []
-    for method, batch in (("baseline", 64), ("baseline", 256), ("patchalign", 32)):
+    for method, batch, ways in STEPS:
         settings = ClassifySettings(
             training={"weights": "random", "epochs": 1, "batch_size": batch},
             selection="last",
@@ -218,7 +221,8 @@ def _steps(root: Path, table) -> list[dict]:
         )
         accelerator = module.accelerator_for(settings, None)
         model, _ = build(method, settings, 2, [], pretrained=False)
-        for how, memory in (("pictures in memory", 8 << 30), ("decoded at every draw", 0)):
+        few, many = (FEW, MANY) if method == "baseline" else (FEW // 8, MANY // 8)
+        for how, memory in ways:
             module.Pictures = functools.partial(Pictures, memory=memory)
 
             def seconds(images: int, settings=settings, method=method, model=model, accelerator=accelerator) -> float:
@@ -227,16 +231,14 @@ def _steps(root: Path, table) -> list[dict]:
                 torch.cuda.synchronize()
                 return time.perf_counter() - began
 
-            few, many = (FEW, MANY) if method == "baseline" else (FEW // 2, MANY // 4)
-            seconds(10 * batch)
+            seconds(4 * batch)
             short, long = seconds(few), seconds(many)
             bare = _bare(accelerator, model, batch)
             name = f"{method}, {sum(p.numel() for p in model.parameters()):,} parameters, bf16, 224 px, batch {batch}"
             setting = f"{name}, {how}, {os.cpu_count()} cores, {torch.cuda.get_device_name()}"
             row = _row("classify_step", "images/s", "the bare step", setting, (many - few) / (long - short), bare)
-            found.append({**row, "peak MiB": torch.cuda.max_memory_allocated() >> 20})
+            yield {**row, "peak MiB": torch.cuda.max_memory_allocated() >> 20}
     module.Pictures = Pictures
-    return found
 
 
 def _bare(accelerator, model, batch: int, steps: int = 40) -> float:
