@@ -89,6 +89,15 @@ def test_half_precision_is_close(adm_folder):
         assert 0 < difference < 0.02
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("kind", ["adm_folder", "sd_folder"])
+def test_weights_cast_once_give_what_casting_them_in_every_pass_gives(request, kind, precision):
+    once, always = (backbones.load({"source": str(request.getfixturevalue(kind))}, CPU) for _ in range(2))
+    assert once.in_precision(precision) is once and next(once.unet.parameters()).dtype != torch.float32
+    found, wanted = (run(backbone, 64, precision=precision)[0] for backbone in (once, always))
+    assert found.keys() == wanted.keys() and all(torch.equal(found[block], wanted[block]) for block in found)
+
+
 def test_blocks_that_do_not_exist_are_named_with_the_count(adm_folder, sd_folder):
     for folder, count, blocks in ((adm_folder, 18, (6, 18)), (sd_folder, 4, (0, 6, -1))):
         backbone = backbones.load({"source": str(folder)}, CPU)

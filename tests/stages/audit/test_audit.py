@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import threading
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from cgddi.core.archive import Archive, ArchiveWriter, read_member
 from cgddi.core.errors import UserError
 from cgddi.core.images import SKIN, TONES, decode_png, encode_png
 from cgddi.stages.audit.command import main
-from cgddi.stages.audit.features import draw_by_name, extract
+from cgddi.stages.audit.features import ahead, draw_by_name, extract
 from cgddi.stages.audit.quality import frechet_distance, kernel_distance
 from cgddi.stages.audit.settings import AuditSettings, FeatureSettings
 from cgddi.stages.index.table import build_index, read_roles
@@ -233,7 +234,7 @@ def test_features_from_a_backbone_with_random_and_with_local_weights(tmp_path):
     pictures = [Image.fromarray(np.random.default_rng(n).integers(0, 255, (40, 40, 3), np.uint8)) for n in range(3)]
     settings = FeatureSettings(backbone="test_resnet", weights="random", image_size=32)
     first = extract(pictures, settings, 1)
-    assert first.shape[0] == 3 and np.array_equal(first, extract(pictures, settings, 1))
+    assert first.shape[0] == 3 and np.array_equal(first, extract(pictures, settings, 1, threads=3))
     torch.manual_seed(5)
     model = timm.create_model("test_resnet", num_classes=7).eval()
     save_file(model.state_dict(), tmp_path / "w.safetensors")
@@ -245,6 +246,24 @@ def test_features_from_a_backbone_with_random_and_with_local_weights(tmp_path):
     assert extract(pictures, settings, 1) == pytest.approx(expected.numpy(), abs=1e-4)
     with pytest.raises(UserError, match="another architecture"):
         extract(pictures, settings.model_copy(update={"backbone": "resnet10t"}), 1)
+
+
+def test_threads_keep_the_order_and_work_ahead_a_little():
+    begun, gone_on = [], threading.Event()
+
+    def work(item):
+        begun.append(item)
+        if item == 0:
+            gone_on.wait(10)  # the slowest is still the first
+        elif item == 1:
+            gone_on.set()
+        return 10 * item
+
+    results = ahead(work, iter(range(50)), 2)
+    assert next(results) == 0 and len(begun) <= 9 + 2
+    assert list(results) == [10 * item for item in range(1, 50)] and sorted(begun) == list(range(50))
+    with pytest.raises(ZeroDivisionError):
+        list(ahead(lambda item: 1 / item, [1, 0], 2))
 
 
 def test_drawing_by_name_does_not_depend_on_order():

@@ -43,7 +43,7 @@ def run_features(
     facts = {"stage": "fedd_features", "cohort": spec["cohort"], "batch": spec["batch"], "timestep": spec["timestep"]}
     with runtime.usage_log(metrics, **facts) as usage:
         photos = read_photos(spec["rows"], settings.size, spec["crop"], masks=False)
-        backbone = backbones.load(spec["model"], runtime.start(threads))
+        backbone = backbones.load(spec["model"], runtime.start(threads)).in_precision(settings.precision)
         features = extract(
             backbone,
             photos.images,
@@ -125,24 +125,30 @@ def extract(
     for first in tqdm(range(0, len(images), chunk), desc=f"features t={timestep}", unit="batch"):
         names = images[first : first + chunk]
 
-        def keep(block: int, activations: torch.Tensor, names=names) -> None:
+        seen: dict[int, tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]] = {}
+        shown = not set(showcase).isdisjoint(names)
+
+        def keep(block: int, activations: torch.Tensor, seen=seen, shown=shown) -> None:
             stored = activations.to(torch.float16)
-            vectors = pool(stored.float()).half().cpu() if block in pooled else None
-            copies = stored.cpu() if block in maps else None
-            for place, name in enumerate(names):
-                if not torch.isfinite(stored[place]).all():
+            vectors = pool(stored.float()).half() if block in pooled else None
+            seen[block] = stored.isfinite().flatten(1).all(1), vectors, stored if shown or block in maps else None
+
+        noise = torch.stack([noise_for(seed, "" if shared_noise else name, timestep, shape) for name in names])
+        backbone.run(pixels[first : first + chunk], noise, timestep, blocks, keep, precision)
+        # Only now is anything read back: the device was not waited for at each block.
+        for block, (finite, vectors, stored) in seen.items():
+            vectors, stored = (None if part is None else part.cpu() for part in (vectors, stored))
+            for place, (name, whole) in enumerate(zip(names, finite.tolist(), strict=True)):
+                if not whole:
                     overflown[name].append(block)
                     continue
-                if copies is not None:
-                    features[name].maps[block] = copies[place].contiguous()
+                if block in maps:
+                    features[name].maps[block] = stored[place].contiguous()
                 if vectors is not None:
                     features[name].pooled[block] = vectors[place].clone()
                 if name in showcase:
                     start = seed_for(seed, "fedd kmeans", name, timestep, block)
                     features[name].kmeans[block] = cluster(stored[place], start)
-
-        noise = torch.stack([noise_for(seed, "" if shared_noise else name, timestep, shape) for name in names])
-        backbone.run(pixels[first : first + chunk], noise, timestep, blocks, keep, precision)
     if overflown:
         raise InvalidInput(
             Problem(

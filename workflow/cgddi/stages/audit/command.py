@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         runtime.start(args.threads)  # KID is torchmetrics', and features other than thumbnails come from a network
     with runtime.usage_log(args.metrics, stage="audit", kind=args.kind) as usage:
         index, seed, waived = pd.read_parquet(args.index), int(args.spec.get("seed", 0)), args.spec.get("waived", ())
-        result = audit(args.kind, index, args.photos, settings, seed, waived)
+        result = audit(args.kind, index, args.photos, settings, seed, waived, args.threads)
         usage["images"] = result.get("images", 0)
     if args.kind == "quality":
         result["samples"] = checked_samples(args.index)
@@ -78,7 +78,13 @@ def checked_samples(index: str) -> list[dict[str, Any]]:
 
 
 def audit(
-    kind: str, index, photos: Sequence[str], settings: AuditSettings, seed: int, waived: Sequence[str] = ()
+    kind: str,
+    index,
+    photos: Sequence[str],
+    settings: AuditSettings,
+    seed: int,
+    waived: Sequence[str] = (),
+    threads: int = 1,
 ) -> dict[str, Any]:
     """Findings of one audit.
 
@@ -89,6 +95,7 @@ def audit(
         settings: of stage audit.
         seed: of the spec.
         waived: given images and adapters whose unknown lineage is no leak.
+        threads: that decode pictures, where a GPU works beside them.
     """
     if kind == "leakage":
         from cgddi.stages.audit.leakage import audit_leakage
@@ -101,7 +108,7 @@ def audit(
     if kind == "quality":
         from cgddi.stages.audit.quality import audit_quality
 
-        return audit_quality(index, settings, seed)
+        return audit_quality(index, settings, seed, threads)
     from cgddi.stages.audit.copies import audit_memorisation
 
     return audit_memorisation(index, settings, seed)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,6 +33,18 @@ def load_image(row) -> Image.Image:
         return picture.convert("RGB")
 
 
+def ahead(work: Callable[[Any], Any], items: Iterable[Any], threads: int) -> Iterator[Any]:
+    """Results of `work` in the order of the items, made by threads while those before are used; some are under way at a time."""
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        coming: deque[Future] = deque()
+        for item in items:
+            coming.append(pool.submit(work, item))
+            if len(coming) > 4 * max(1, threads):
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
+
+
 def rows_of(table: pd.DataFrame) -> list:
     """Index rows as named tuples."""
     return list(table.itertuples(index=False))
@@ -43,13 +58,14 @@ def describe(settings: FeatureSettings) -> str:
     return f"{settings.backbone} pooled features, weights {source}, {settings.image_size} px"
 
 
-def extract(pictures: Iterable[Image.Image], settings: FeatureSettings, seed: int) -> np.ndarray:
+def extract(pictures: Iterable[Image.Image], settings: FeatureSettings, seed: int, threads: int = 1) -> np.ndarray:
     """Features of pictures.
 
     Args:
         pictures: RGB images of any size.
         settings: which features.
         seed: of the random weights, where those are asked for.
+        threads: that resample pictures.
 
     Returns:
         float32 (N, D).
@@ -74,16 +90,16 @@ def extract(pictures: Iterable[Image.Image], settings: FeatureSettings, seed: in
         if batch:
             pixels = torch.from_numpy(np.stack(batch)).to(device).permute(0, 3, 1, 2).float() / 255
             with torch.inference_mode():
-                found.append(model((pixels - mean) / std).flatten(1).float().cpu().numpy())
+                found.append(model((pixels - mean) / std).flatten(1).float())
             batch.clear()
 
     side = (settings.image_size, settings.image_size)
-    for picture in pictures:
-        batch.append(np.asarray(picture.resize(side, Image.Resampling.BILINEAR)))
+    for pixels in ahead(lambda picture: np.asarray(picture.resize(side, Image.Resampling.BILINEAR)), pictures, threads):
+        batch.append(pixels)
         if len(batch) == BATCH:
             flush()
     flush()
-    return np.concatenate(found) if found else np.zeros((0, model.num_features), np.float32)
+    return torch.cat(found).cpu().numpy() if found else np.zeros((0, model.num_features), np.float32)
 
 
 def unit(features: np.ndarray, centre: np.ndarray | None = None) -> np.ndarray:

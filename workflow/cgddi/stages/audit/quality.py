@@ -14,7 +14,7 @@ from cgddi.core.archive import Archive
 from cgddi.core.colour import fitted_cuts, rgb_to_lab, skin_angle, tone_of_angle
 from cgddi.core.images import SKIN, TONES, decode_png
 from cgddi.core.seeds import seed_for
-from cgddi.stages.audit.features import describe, draw_by_name, extract, load_image, rows_of
+from cgddi.stages.audit.features import ahead, describe, draw_by_name, extract, load_image, rows_of
 from cgddi.stages.audit.settings import AuditSettings
 
 FLAT, BLACK = 2.0, 8.0
@@ -72,8 +72,8 @@ def kernel_distance(real: np.ndarray, other: np.ndarray, seed: int) -> tuple[flo
     return round(float(mean), 6), round(float(deviation), 6)
 
 
-def audit_quality(index: pd.DataFrame, settings: AuditSettings, seed: int) -> dict[str, Any]:
-    """Quality of the training images by kind and tone.
+def audit_quality(index: pd.DataFrame, settings: AuditSettings, seed: int, threads: int = 1) -> dict[str, Any]:
+    """Quality of the training images by kind and tone; `threads` decode and measure them while a GPU takes their features.
 
     Returns:
         by_kind: kind -> tone -> {images, flat, black, lab_mean, lab_std, fid, kid, kid_std}; flat_images and black_images (ids);
@@ -84,16 +84,22 @@ def audit_quality(index: pd.DataFrame, settings: AuditSettings, seed: int) -> di
     facts = {"flat": [], "black": []}
     colours: list[np.ndarray] = []
 
+    def measure(row):
+        picture = load_image(row)
+        grey = np.asarray(picture.convert("L"), dtype=np.float32)
+        colour = rgb_to_lab(np.asarray(picture.resize((32, 32)))).reshape(-1, 3).mean(axis=0)
+        return picture, float(grey.std()) < FLAT, float(grey.mean()) < BLACK, colour
+
     def pictures():
-        for row in tqdm(rows_of(train), desc="measure quality", unit="image"):
-            picture = load_image(row)
-            grey = np.asarray(picture.convert("L"), dtype=np.float32)
-            facts["flat"].append(float(grey.std()) < FLAT)
-            facts["black"].append(float(grey.mean()) < BLACK)
-            colours.append(rgb_to_lab(np.asarray(picture.resize((32, 32)))).reshape(-1, 3).mean(axis=0))
+        for picture, flat, black, colour in ahead(
+            measure, tqdm(rows_of(train), desc="measure quality", unit="image"), threads
+        ):
+            facts["flat"].append(flat)
+            facts["black"].append(black)
+            colours.append(colour)
             yield picture
 
-    features = extract(pictures(), settings.features, seed)
+    features = extract(pictures(), settings.features, seed, threads)
     train = train.assign(**facts)
     colour = np.asarray(colours).reshape(-1, 3)
     by_kind: dict[str, Any] = {}
