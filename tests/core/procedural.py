@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from cgddi.core.colour import lab_to_rgb, to_uint8
-from cgddi.core.images import LESION, SKIN
+from cgddi.core.colour import lab_to_rgb, rgb_to_lab, to_uint8
+from cgddi.core.images import LESION, MARKER, RULER, SKIN
 from cgddi.toy.scene import draw_skin_colour
-from scipy.ndimage import gaussian_filter, zoom
+from scipy.ndimage import binary_dilation, binary_erosion, distance_transform_edt, gaussian_filter, zoom
 
 
 def skin(seed: int, size: int = 512, tone: str = "light", hairs: int = 25) -> np.ndarray:
@@ -45,6 +45,54 @@ def hole(seed: int, size: int = 512, radius: float = 45) -> np.ndarray:
     angle = np.arctan2(y, x)
     outline = radius * scale * (1 + sum(rng.uniform(-0.15, 0.15) * np.cos(k * angle + k) for k in range(2, 6)))
     return np.where(np.hypot(y, x) < outline, LESION, SKIN).astype(np.uint8)
+
+
+SIGNS = {"blue": (38, -4, -18), "black": (14, 1, 1), "white": (84, 1, 5), "brown": (40, 14, 20)}
+"""CIELAB of the signs of `lesion`: blue-grey veil, black pigment, scale, brown pigment."""
+
+
+def lesion(
+    photo: np.ndarray, seed: int = 0, radius: float = 60, redness: float = 0, ink: bool = False, ruler: bool = False
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """A photo of skin with a brown lesion that holds blue, black and white, its five-class mask, and where each sign is alone.
+
+    Args:
+        photo: (H, H, 3) uint8; lengths are for 512 px and grow and shrink with it.
+        seed: of the outline and the place.
+        radius: of the lesion, in px.
+        redness: how much a* is raised beside the lesion; it falls off over 25 px.
+        ink: two strokes of a pen right beside the lesion.
+        ruler: a strip of white at the lower edge, with black marks.
+    """
+    size = len(photo)
+    scale, mask = size / 512, hole(seed, size, radius)
+    lab, inside = rgb_to_lab(photo), mask == LESION
+    away = distance_transform_edt(~inside) / scale
+    lab[..., 1] += redness * np.exp(-((away / 25) ** 2))
+    y, x = np.argwhere(inside).mean(0)
+    depth = distance_transform_edt(inside) / scale
+    parts = {"brown": inside.copy()}
+    for turn, name in enumerate(("blue", "black", "white")):
+        angle = 2 * np.pi * turn / 3 + seed
+        there = y + np.sin(angle) * radius * scale / 2, x + np.cos(angle) * radius * scale / 2
+        parts[name] = np.hypot(*(np.mgrid[:size, :size] - np.array(there)[:, None, None])) < radius * scale / 4
+    texture = lab - gaussian_filter(lab, (8 * scale, 8 * scale, 0))
+    for name, part in parts.items():
+        soft = gaussian_filter((part & (depth > 0)) * 1.0, 1.2 * scale)[..., None]
+        lab = lab * (1 - soft) + (np.array(SIGNS[name]) + texture * (0.5, 0.2, 0.2)) * soft
+    if ink:
+        rows, columns = np.mgrid[:size, :size]
+        stroke = (away > 4) & (away < 9) & (np.abs(rows - y) < np.abs(columns - x) / 2)
+        lab[stroke] = (30, 25, -40)
+        mask[stroke] = MARKER
+    if ruler:
+        lab[-size // 8 :] = (90, 0, 2)
+        lab[-size // 8 :, :: max(2, size // 32)] = (10, 0, 0)
+        mask[-size // 8 :] = RULER
+    alone = {name: binary_erosion(part & (depth > 6), iterations=round(5 * scale)) for name, part in parts.items()}
+    for name in ("blue", "black", "white"):
+        alone["brown"] &= ~binary_dilation(parts[name], iterations=round(5 * scale))
+    return to_uint8(lab_to_rgb(lab)), mask, alone
 
 
 def octave_contrast(lightness: np.ndarray, part: np.ndarray, scale: float = 1.0) -> list[float]:

@@ -278,6 +278,17 @@ def test_regimes_without_samples_need_no_generator(world):
     assert "lesion_mapped" not in planned_by_snakemake()
 
 
+def test_a_scale_makes_the_transplants_again_that_use_it(world):
+    """Donor and canvas must both have one; the donor is a canvas too."""
+    scales = {"nevus1": "0.05", "melanoma2": "0.1"}
+    write_sheet([row | {"mm_per_px": scales.get(row["image_id"], "")} for row in sheet()])
+    assert planned_by_snakemake() == {"lesion_mapped": 2} | POOLED
+    plan = Plan(load_config("config.yaml"))
+    spec = plan.job("lesion_mapped", canvas_cohort="here", donor="nevus1").spec
+    assert spec["mm_per_px"] == {"nevus1": 0.05, "melanoma2": 0.1}
+    assert "mm_per_px" not in plan.job("lesion_mapped", canvas_cohort="here", donor="nevus2").spec
+
+
 def test_a_cohort_that_cannot_be_tested_is_refused_where_it_is_tested(world):
     """P16: no malignant photo."""
     write_sheet([row | {"malignant": "False"} for row in sheet()])

@@ -58,6 +58,12 @@ def test_a_good_row(folder):
     assert photo.malignant is True and photo.mask == "m.npy" and photo.group == "patient 7" and photo.row == 2
 
 
+def test_a_scale(folder):
+    columns = (*COLUMNS, "mm_per_px")
+    photos = load(sheet({"mm_per_px": "0.05"}, {"image_id": "b", "mm_per_px": ""}, columns=columns)).photos
+    assert [photo.mm_per_px for photo in photos] == [0.05, None]
+
+
 def test_order_concepts_and_mixed(folder):
     rows = [{"image_id": "z"}, {"image_id": "b", "disease": "good-mole"}]
     sheets = load(sheet(*rows, {"image_id": "c", "disease": "worse-mole", "malignant": "0"}))
@@ -148,11 +154,16 @@ def test_optional_columns_may_be_absent(folder):
         ("malignant", "maybe", "no malignancy"),
         ("malignant", "2", "no malignancy"),
         ("disease", "", "is empty"),
+        ("mm_per_px", "0", "no scale"),
+        ("mm_per_px", "fine", "no scale"),
+        ("mm_per_px", "nan", "no scale"),
         ("disease", "bad-mol", "Did you mean 'bad-mole'"),
     ],
 )
 def test_bad_cells_name_row_column_and_remedy(folder, column, cell, words):
-    (problem,) = problems(sheet({}, {"image_id": "second", column: cell}))
+    columns = COLUMNS if column in COLUMNS else (*COLUMNS, column)
+    first = {} if column in COLUMNS else {column: ""}
+    (problem,) = problems(sheet(first, {"image_id": "second", column: cell}, columns=columns))
     assert problem.source == "images.csv" and problem.row == 3 and problem.column == column
     assert words in str(problem) and problem.remedy
 

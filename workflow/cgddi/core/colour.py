@@ -41,6 +41,30 @@ def to_uint8(rgb: np.ndarray) -> np.ndarray:
     return np.rint(rgb * 255.0).clip(0, 255).astype(np.uint8)
 
 
+_LEVEL_OF = np.rint(
+    255 * np.where((light := np.arange(65536) / 65535) <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+).astype(np.uint8)
+"""8-bit sRGB level of linear light in 65,535 steps, which are finer than the darkest level."""
+_UNCLIPPED = _LINEAR[1], _LINEAR[254]
+
+
+def unclipped_rgb(lab: np.ndarray) -> np.ndarray:
+    """8-bit sRGB of CIELAB, (n, 3), without a level of 0 or 255: what would leave the range loses chroma at its own luminance."""
+    lightness = (lab[:, 0] + 16.0) / 116.0
+    f = np.stack([lightness + lab[:, 1] / 500.0, lightness, lightness - lab[:, 2] / 200.0], axis=-1)
+    xyz = np.where(f > _DELTA, f * f * f, (f - 16.0 / 116.0) * (3.0 * _DELTA**2)) * _WHITE
+    linear = xyz @ _FROM_XYZ.T
+    low, high = _UNCLIPPED
+    out = (linear.min(-1) < low) | (linear.max(-1) > high)
+    if out.any():
+        grey = xyz[out, 1:2].clip(low, high)
+        away = linear[out] - grey
+        room = np.where(away > 0, high - grey, low - grey)
+        share = np.divide(room, away, out=np.ones_like(away), where=np.abs(away) > 1e-9)
+        linear[out] = grey + away * share.min(-1, keepdims=True).clip(0, 1)
+    return _LEVEL_OF[np.rint(linear * 65535).astype(np.int64)]
+
+
 def delta_e(one: np.ndarray, two: np.ndarray) -> np.ndarray:
     """Colour difference CIE76: Euclidean distance of (..., 3) CIELAB values; about 2.3 is just noticeable."""
     return np.sqrt(((one - two) ** 2).sum(-1))

@@ -223,6 +223,16 @@ def to_photo(mask: np.ndarray, row: Mapping[str, Any]) -> np.ndarray:
     return whole
 
 
+def shown_side(row: Mapping[str, Any]) -> float:
+    """Side in px of the photo's file that a square picture of working size shows; the geometric mean where it was squeezed.
+
+    Args:
+        row: the photo's manifest row, with `width`, `height` and `crop`.
+    """
+    width, height = row["width"], row["height"]
+    return float(min(width, height)) if row["crop"] == "square" else (width * height) ** 0.5
+
+
 def encode_png(array: np.ndarray) -> bytes:
     """PNG bytes of an (H, W, 3) RGB or (H, W) grey uint8 array: one fixed filter and run-length deflate; lossless.
 

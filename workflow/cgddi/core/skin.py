@@ -6,9 +6,14 @@ Lengths in px are meant for a photo whose longer side is 512 px, and grow and sh
 from __future__ import annotations
 
 import numpy as np
+from PIL import Image
 from scipy import ndimage
 
+from cgddi.core.colour import rgb_to_lab
+
 SIDE = 512
+COARSE, SHADE = 64, 0.5
+"""Longer side in px at which large places are judged, and the weight of lightness there, since skin has shades."""
 MARGIN = 4
 """Plain skin keeps this far from what is no skin."""
 BLOTCH, LEAST_SIGMA = 3.0, 0.7
@@ -59,23 +64,42 @@ def lighting(colour: np.ndarray, skin: np.ndarray, order: int = 2) -> np.ndarray
     return terms @ fit
 
 
-def deviation(lab: np.ndarray, skin: np.ndarray, shown: np.ndarray | None = None) -> np.ndarray:
+def deviation(lab: np.ndarray, skin: np.ndarray, shown: np.ndarray | None = None, order: int = 2) -> np.ndarray:
     """How far (H, W) local colours lie from those of the skin as it is lit there, in CIE76.
 
     Args:
         lab: (H, W, 3) CIELAB.
         skin: (H, W) bool, what the lighting is fitted to.
         shown: (H, W) bool, what local colours are averaged over; None: the skin.
+        order: of the lighting's surface.
     """
     sigma = max(LEAST_SIGMA, BLOTCH * scale_of(lab.shape))
     colour = local_mean(lab, skin if shown is None else shown, sigma)
-    return np.sqrt(((colour - lighting(colour, skin)) ** 2).sum(-1))
+    return np.sqrt(((colour - lighting(colour, skin, order)) ** 2).sum(-1))
 
 
-def unlike(lab: np.ndarray, skin: np.ndarray) -> np.ndarray:
+def unlike(lab: np.ndarray, skin: np.ndarray, order: int = 2) -> np.ndarray:
     """Pixels (H, W) bool of the skin that look like something else: another lesion, ink, hair, cloth."""
-    distance = deviation(lab, skin)
+    distance = deviation(lab, skin, order=order)
     return skin & (distance > max(STRANGE[0], STRANGE[1] * float(np.median(distance[skin]))))
+
+
+def unlike_at_large(rgb: np.ndarray) -> np.ndarray:
+    """Large places (H, W) bool of a photo without any mask that do not look like its skin: lips, an eye, cloth, a dark corner.
+
+    Judged on means over squares, so that hairs, pores and spots do not count.
+
+    Args:
+        rgb: (H, W, 3) uint8.
+    """
+    height, width = rgb.shape[:2]
+    share = min(1.0, COARSE / max(height, width))
+    size = max(1, round(width * share)), max(1, round(height * share))
+    small = rgb_to_lab(np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BOX)))
+    small[..., 0] *= SHADE
+    strange = unlike(small, np.ones(small.shape[:2], bool), order=1)  # a curved surface would follow a band of cloth
+    strange = ndimage.binary_opening(strange, np.ones((3, 3), bool))
+    return np.asarray(Image.fromarray(strange).resize((width, height), Image.Resampling.NEAREST))
 
 
 def plain_skin(lab: np.ndarray, skin: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from pathlib import Path
 from cgddi.core.errors import Problem, UserError
 from cgddi.ingest.diseases import Concept
 from cgddi.ingest.table import Table, check_columns, read_table
-from cgddi.plan.sheets import COLUMNS, MALIGNANT_NAMES, TONE_NAMES, check_images
+from cgddi.plan.sheets import COLUMNS, MALIGNANT_NAMES, MEASURED, TONE_NAMES, check_images
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
 MASK_SUFFIXES = (".npy", ".png")
@@ -219,10 +219,10 @@ def read_folder(
     """
     source = read_table(metadata)
     for column, name in columns.items():
-        if column not in COLUMNS or (source.columns and name not in source.columns):
-            of_sheet, of_table = ", ".join(COLUMNS), ", ".join(source.columns)
+        if column not in (*COLUMNS, *MEASURED) or (source.columns and name not in source.columns):
+            of_sheet, of_table = ", ".join((*COLUMNS, *MEASURED)), ", ".join(source.columns)
             raise UserError(f"--column {column}={name}: the sheet has {of_sheet}; the table has {of_table}.")
-    names = {column: columns.get(column, column) for column in COLUMNS}
+    names = {column: columns.get(column, column) for column in (*COLUMNS, *MEASURED)}
     header = check_columns(source, [names[column] for column in ("file", "disease", "skin_tone")], strict=False)
     table = Table(source.source, list(COLUMNS), problems=source.problems + header)
     incoming = Incoming(table, names)

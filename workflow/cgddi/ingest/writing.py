@@ -14,7 +14,7 @@ from cgddi.ingest.diseases import DISEASE_COLUMNS, Concept, check_diseases
 from cgddi.ingest.names import slugify
 from cgddi.ingest.readers import malignant_name, tone_name
 from cgddi.ingest.table import Table, check_columns, parse_table, read_table
-from cgddi.plan.sheets import COLUMNS, OPTIONAL, REQUIRED, Sheets, check_images
+from cgddi.plan.sheets import COLUMNS, MEASURED, OPTIONAL, REQUIRED, Sheets, check_images
 
 Row = dict[str, str]
 
@@ -26,7 +26,7 @@ def read_existing(path: str | Path) -> list[Row]:
         InvalidInput: it is not a readable image sheet.
     """
     table = read_table(path)
-    if problems := table.problems + check_columns(table, REQUIRED, OPTIONAL):
+    if problems := table.problems + check_columns(table, REQUIRED, (*OPTIONAL, *MEASURED)):
         raise InvalidInput(problems)
     return [{**dict.fromkeys(COLUMNS, ""), **cells} for _, cells in table.rows]
 
@@ -89,7 +89,8 @@ def checked(source: str, rows: Sequence[Row], known: Mapping[str, Concept]) -> t
     Raises:
         InvalidInput: the sheet as a whole has problems, such as ids that differ in case only.
     """
-    text = csv_text(COLUMNS, rows)
+    columns = [*COLUMNS, *(column for column in MEASURED if any(row.get(column) for row in rows))]
+    text = csv_text(columns, [{column: row.get(column, "") for column in columns} for row in rows])
     others = {row["disease"] for row in rows} - set(known)
     concepts = dict(known) | {raw: Concept(slugify(raw), raw, f"<{slugify(raw)}>") for raw in others}
     sheets, problems = check_images(parse_table(source, text), concepts, "the disease sheet")

@@ -95,7 +95,8 @@ class Plan(LabelledPhotos):
         """Hash of what decides the plan: the run's jobs on other nodes must find the same."""
         settings, _ = self.contents.settings(self.config.model_copy(update={"cache": "", "container": None}))
         photos = [
-            (p.image_id, p.cohort, p.concept, p.skin_tone, p.malignant, p.group, bool(p.mask)) for p in self.photos
+            (p.image_id, p.cohort, p.concept, p.skin_tone, p.malignant, p.group, bool(p.mask), p.mm_per_px)
+            for p in self.photos
         ]
         code = {
             stage: __import__(f"{stage_package(stage)}.settings", fromlist=["REVISION"]).REVISION for stage in STAGES
@@ -197,10 +198,11 @@ class Plan(LabelledPhotos):
     def _lesion_mapped(self, canvas_cohort: str, donor: str) -> Job:
         (photos,), labels = self.photo_archives([self.donors[donor]]), self.labels([self.donors[donor]], "concept")
         canvases = self.paths.file("canvases", cohort=canvas_cohort)
-        return Job(
-            self.spec("lesion_mapped", donor=donor, canvas_cohort=canvas_cohort, labels=labels),
-            {"photos": photos, "canvases": canvases},
-        )
+        spec = self.spec("lesion_mapped", donor=donor, canvas_cohort=canvas_cohort, labels=labels)
+        known, scale = self.scales[canvas_cohort], self.donors[donor].mm_per_px
+        if known and scale:  # one of both alone brings nothing to scale
+            spec["mm_per_px"] = known | {donor: scale}
+        return Job(spec, {"photos": photos, "canvases": canvases})
 
     # ---- generators ------------------------------------------------------------------------------
 

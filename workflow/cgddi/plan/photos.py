@@ -199,6 +199,11 @@ class Photos:
         """Photos of a cohort that generate and have a mask file, or get a mask made (which may turn out to be of no use)."""
         return self._masked[cohort]
 
+    @cached_property
+    def scales(self) -> dict[str, dict[str, float]]:
+        """Cohort -> image id -> millimetres per pixel of its photos that may become canvases, where known."""
+        return {c: {p.image_id: p.mm_per_px for p in self.masked(c) if p.mm_per_px} for c in self.canvas_cohorts}
+
     def mask_file(self, photo: Photo) -> str | None:
         """The mask file of the sheet that a masks job reads for a photo."""
         chosen = self.masks_settings(photo.cohort)

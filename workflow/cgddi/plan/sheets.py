@@ -21,6 +21,8 @@ from cgddi.ingest.table import Table, check_columns, read_table
 REQUIRED = ("image_id", "file", "cohort", "disease", "skin_tone", "malignant")
 OPTIONAL = ("mask", "group")
 COLUMNS = (*REQUIRED, *OPTIONAL)
+MEASURED = ("mm_per_px",)
+"""Columns that few sheets have; `cgddi ingest` writes them where a photo has a value."""
 
 TONE_NAMES = {
     **dict.fromkeys(("light", "12", "1", "2"), "light"),
@@ -54,6 +56,7 @@ class Photo:
         mask: path of the five-class mask, or None.
         group: patient or set of near-duplicates, which a split keeps together; None when the photo stands alone.
         row: line in the sheet, the header being line 1.
+        mm_per_px: millimetres of skin that a pixel of the photo's file shows, or None.
     """
 
     image_id: str
@@ -66,6 +69,7 @@ class Photo:
     mask: str | None
     group: str | None
     row: int
+    mm_per_px: float | None = None
 
 
 @dataclass
@@ -135,7 +139,7 @@ def check_images(table: Table, known: dict[str, Concept], diseases: str) -> tupl
         known: raw disease name -> concept; empty when the disease sheet could not be read.
         diseases: the disease sheet's name, for messages.
     """
-    problems = table.problems + check_columns(table, REQUIRED, OPTIONAL)
+    problems = table.problems + check_columns(table, REQUIRED, (*OPTIONAL, *MEASURED))
     photos: list[Photo] = []
     if not set(REQUIRED) <= set(table.columns):
         return Sheets((), {}, table.source), problems
@@ -198,6 +202,7 @@ def _photo(line: int, cells: dict[str, str], slug: str, place: _Places) -> Photo
         mask=place(mask) if mask else None,
         group=cells.get("group") or None,
         row=line,
+        mm_per_px=float(cells["mm_per_px"]) if cells.get("mm_per_px") else None,
     )
 
 
@@ -223,6 +228,19 @@ def _cell_faults(cells: dict[str, str]) -> Iterator[Fault]:
         yield "skin_tone", "is no skin tone", remedy
     if cells["malignant"].casefold() not in MALIGNANT_NAMES:
         yield "malignant", "is no malignancy", "Write True or False, or leave it empty when unknown."
+    if cells.get("mm_per_px") and not _is_scale(cells["mm_per_px"]):
+        remedy = (
+            "Write the millimetres of skin that a pixel of the photo shows, e.g. 0.05, or leave it empty when unknown."
+        )
+        yield "mm_per_px", "is no scale", remedy
+
+
+def _is_scale(text: str) -> bool:
+    """Whether a cell gives millimetres per pixel: from a micrometre to a centimetre."""
+    try:
+        return 0.001 <= float(text) <= 10
+    except ValueError:
+        return False
 
 
 def _id_entry(line: int, cells: dict[str, str]) -> tuple[str, tuple[int, str, str]]:

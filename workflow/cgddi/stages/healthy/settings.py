@@ -8,7 +8,7 @@ from pydantic import Field
 
 from cgddi.core.settings import Precision, Settings, located
 
-REVISION = 3
+REVISION = 4
 
 
 class HealthySettings(Settings):

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from cgddi.core.archive import Archive, ArchiveWriter, sha256
 from cgddi.core.errors import UserError
 from cgddi.core.heal import heal
-from cgddi.core.images import SKIN, decode_png, encode_png
+from cgddi.core.images import SKIN, decode_png, encode_png, shown_side
 from cgddi.core.labels import labelled, labels_of
 from cgddi.core.membrane import blend, match_border
 from cgddi.core.seeds import seed_for
@@ -221,6 +221,7 @@ def _write(archive: ArchiveWriter, job: Job, settings: HealthySettings, cohort: 
             "generator": None,
             "candidates": candidates,
             "painted": round(float((job.region > 0).mean()), 6),
+            "shown_side": shown_side(row),
             "flags": row.get("flags", []),
             "mask_source": row.get("mask_source"),
         },

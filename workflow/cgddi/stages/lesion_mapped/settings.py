@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from cgddi.core.settings import Settings
 
-REVISION = 1
+REVISION = 2
 
 
 class LesionMappedSettings(Settings):
@@ -40,7 +40,23 @@ class LesionMappedSettings(Settings):
     )
     lighting_match: bool = Field(
         True,
-        description="first shift the lesion in CIELAB by the difference of the skin around it there and here (published: no)",
+        description="first bring the lesion into the light of its new place: its skin becomes that skin; blue, black and white "
+        "stay what they are (published: no)",
+    )
+    halo: bool = Field(
+        True,
+        description="redness, scale and pigment beyond the mask fade out as far as they reach, instead of being cut at the mask "
+        "(published: no)",
+    )
+    leave_behind: bool = Field(
+        True,
+        description="ink, rulers, cloth and other lesions beside the lesion stay behind (published: they come along as far as "
+        "the paste reaches)",
+    )
+    plain_places: bool = Field(
+        True,
+        description="where a canvas's mask knows neither background nor ruler, places that do not look like its skin (lips, eyes, "
+        "cloth) are avoided (published: no)",
     )
 
     @field_validator("scale")

@@ -12,13 +12,18 @@ from tqdm import tqdm
 
 from cgddi.core.archive import Archive, ArchiveWriter
 from cgddi.core.errors import UserError
-from cgddi.core.images import LESION, MARKER, SKIN, decode_png, encode_png
+from cgddi.core.images import decode_png, encode_png, shown_side
 from cgddi.core.labels import labelled, labels_of
 from cgddi.core.placement import allowed_positions
 from cgddi.core.seeds import seed_for
-from cgddi.stages.lesion_mapped.blend import Blender
-from cgddi.stages.lesion_mapped.lesion import NoLesion, cut_out, lesion_of
+from cgddi.core.skin import unlike_at_large
+from cgddi.stages.lesion_mapped.blend import VALID, Blender
+from cgddi.stages.lesion_mapped.donor import NoLesion, study
+from cgddi.stages.lesion_mapped.lesion import cut
 from cgddi.stages.lesion_mapped.settings import LesionMappedSettings
+
+LEAST_SCALE = 0.05
+"""A lesion is scaled by no less, and by no more than the inverse."""
 
 
 def load_sized(archive: Archive, row: Mapping[str, Any], size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -38,8 +43,7 @@ class Geometry:
     """Scale and rotation of the lesion on each canvas, drawn by name; one cut-out serves all canvases when nothing varies."""
 
     def __init__(self, photo: np.ndarray, mask: np.ndarray, settings: LesionMappedSettings):
-        lesion_of(mask)  # a donor without a usable lesion is found here, once
-        self._photo, self._mask, self._settings = photo, mask, settings
+        self._donor, self._settings = study(photo, mask, settings), settings
         self.blender = lru_cache(maxsize=1)(self._blender)
 
     def draw(self, seed: int) -> tuple[float, float]:
@@ -51,7 +55,7 @@ class Geometry:
         return float(rng.uniform(low, high)), float(rng.uniform(left, right))
 
     def _blender(self, scale: float, rotation: float) -> Blender:
-        lesion = cut_out(self._photo, self._mask, self._settings, scale, rotation)
+        lesion = cut(self._donor, self._settings, scale, rotation)
         return Blender(lesion, self._settings.blending, self._settings.lighting_match)
 
 
@@ -66,7 +70,8 @@ def map_lesion(
 
     Args:
         spec: the job's spec: donor (image id), its concept (in labels), canvas_cohort, seed.
-        settings: placement and blending.
+        settings: placement and blending. Where the spec knows millimetres per pixel (`mm_per_px`, by image id) of donor and canvas,
+            the lesion is brought to the canvas's scale.
         photos: the masks archive that holds the donor.
         canvases: the cohort's kept canvases.
         output: the archive to write; a sample's key is its canvas, its members are `png` and `mask.png`.
@@ -107,19 +112,26 @@ def _compose(
     canvas_id, cohort = row["key"], spec["canvas_cohort"]
     seed = seed_for(spec["seed"], "lesion_mapped", cohort, donor["key"], canvas_id)
     scale, rotation = geometry.draw(seed_for(seed, "geometry"))
+    to_scale = scale_between(donor, row, spec.get("mm_per_px", {}))
     try:
+        scale *= to_scale or 1
+        if not LEAST_SCALE <= scale <= 1 / LEAST_SCALE:
+            raise NoLesion(f"the lesion would be scaled by {scale:.3g}; look at mm_per_px in the image sheet")
         blender = geometry.blender(scale, rotation)
     except NoLesion as reason:
         archive.skip(canvas_id, str(reason))
         return
     pixels, mask = load_sized(pool, row, settings.image_size)
-    valid = (mask == SKIN) | (mask == LESION) | (mask == MARKER)
+    valid = VALID[mask]
+    looked = settings.plain_places and valid.all()
+    if looked:
+        valid &= ~unlike_at_large(pixels)
     positions = allowed_positions(valid, blender.lesion.runs, settings.padding)
     if not positions.bits:
         archive.skip(canvas_id, _why_not(valid, blender, settings))
         return
     place = positions.draw(np.random.default_rng(seed))
-    blender.paste(pixels, mask, place)
+    light = blender.paste(pixels, mask, place)
     archive.add(
         canvas_id,
         {"png": encode_png(pixels), "mask.png": encode_png(mask)},
@@ -140,9 +152,21 @@ def _compose(
             "scale": round(scale, 6),
             "rotation": round(rotation, 6),
             "lesion_pixels": int(blender.lesion.shape.sum()),
+            "to_scale": to_scale and round(to_scale, 6),
+            "light": light,
+            "halo": round(blender.lesion.halo, 2),
+            "left_behind": blender.lesion.left_behind,
+            "avoided": round(1 - float(valid.mean()), 4) if looked else None,
             "donor_touches_border": "touches_border" in donor.get("flags", ()),
         },
     )
+
+
+def scale_between(donor: Mapping[str, Any], canvas: Mapping[str, Any], known: Mapping[str, float]) -> float | None:
+    """Factor that brings a donor's lesion to a canvas's scale; None where the millimetres per pixel of either are not known."""
+    if donor["key"] not in known or canvas["key"] not in known or not canvas.get("shown_side"):
+        return None
+    return known[donor["key"]] * shown_side(donor) / (known[canvas["key"]] * canvas["shown_side"])
 
 
 def _why_not(valid: np.ndarray, blender: Blender, settings: LesionMappedSettings) -> str:
