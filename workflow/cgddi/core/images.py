@@ -223,12 +223,14 @@ def to_photo(mask: np.ndarray, row: Mapping[str, Any]) -> np.ndarray:
     return whole
 
 
-def shown_side(row: Mapping[str, Any]) -> float:
+def shown_side(row: Mapping[str, Any]) -> float | None:
     """Side in px of the photo's file that a square picture of working size shows; the geometric mean where it was squeezed.
 
     Args:
-        row: the photo's manifest row, with `width`, `height` and `crop`.
+        row: the photo's manifest row, with `width`, `height` and `crop`; without them the side is not known.
     """
+    if "width" not in row:
+        return None
     width, height = row["width"], row["height"]
     return float(min(width, height)) if row["crop"] == "square" else (width * height) ** 0.5
 

@@ -164,9 +164,10 @@ def _compose(
 
 def scale_between(donor: Mapping[str, Any], canvas: Mapping[str, Any], known: Mapping[str, float]) -> float | None:
     """Factor that brings a donor's lesion to a canvas's scale; None where the millimetres per pixel of either are not known."""
-    if donor["key"] not in known or canvas["key"] not in known or not canvas.get("shown_side"):
+    mine, theirs = shown_side(donor), canvas.get("shown_side")
+    if donor["key"] not in known or canvas["key"] not in known or not mine or not theirs:
         return None
-    return known[donor["key"]] * shown_side(donor) / (known[canvas["key"]] * canvas["shown_side"])
+    return known[donor["key"]] * mine / (known[canvas["key"]] * theirs)
 
 
 def _why_not(valid: np.ndarray, blender: Blender, settings: LesionMappedSettings) -> str:
