@@ -61,6 +61,9 @@ def test_same_bytes_and_nothing_learnt_from_the_test(world, tmp_path) -> None:
     probe(spec, folder, tmp_path / "again")
     for name in ("predictions.csv", "record.json"):
         assert (folder / "run" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+    untold = [{name: value for name, value in row.items() if name != "malignant"} for row in spec["test"]]
+    _, blind = probe({**spec, "test": untold}, folder, tmp_path / "blind")
+    assert [x | {"malignant": ""} for x in lines if x["role"] == "test"] == [x for x in blind if x["role"] == "test"]
     _, fewer = probe({**spec, "test": spec["test"][:1]}, folder, tmp_path / "fewer")
     assert [x for x in fewer if x["role"] == "validation"] == [x for x in lines if x["role"] == "validation"]
 
@@ -68,8 +71,8 @@ def test_same_bytes_and_nothing_learnt_from_the_test(world, tmp_path) -> None:
 def broken(spec, name):
     """A spec with one thing wrong; returns the words of the error."""
     if name == "label":
-        spec["test"][2]["malignant"] = None
-        return "test-light-2: malignancy is unknown"
+        spec["validation"][2]["malignant"] = None
+        return "validation-light-2: malignancy is unknown"
     if name == "stranger":
         spec["validation"].append({**spec["train"][0], "image_id": "stranger"})
         return "stranger: no pooled features of block 1, 2"

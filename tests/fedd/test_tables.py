@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -38,7 +39,20 @@ def read(study, name):
     return pd.read_csv(study[0] / f"tables/{name}.csv", dtype={"subset": str, "variant": str}).fillna({"variant": ""})
 
 
-def test_every_table_and_picture_is_written_and_repeats_byte_for_byte(study):
+def untold(folder, root, beside):
+    """A copy of a run's folder as of a network that was not told what its test photos show."""
+    copy = beside / folder.relative_to(root)
+    shutil.copytree(folder, copy)
+    for path in copy.glob("*.csv"):
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        tested = table["role"] != "validation" if "role" in table else slice(None)
+        table.loc[tested, "malignant"] = ""
+        table.to_csv(path, index=False, lineterminator="\n")
+    return copy
+
+
+def test_every_table_and_picture_is_written_and_repeats_byte_for_byte(study, tmp_path):
+    """Also where the networks were not told the labels of the photos they are tested on: the tables are."""
     root, folders, features = study
     facts = json.loads((root / "tables/summary.json").read_text())
     names = "ablation classification gap iou learning masks kmeans paired roc table"
@@ -46,7 +60,9 @@ def test_every_table_and_picture_is_written_and_repeats_byte_for_byte(study):
     assert {path.name for path in (root / "tables").iterdir()} == {*facts["files"], "summary.json"}
     (root / "again").mkdir()
     (root / "again/old.csv").write_text("from a run with other settings")
-    assert tabulate(root / "again", [folder / "record.json" for folder in reversed(folders)], [features]) == 0
+    blind = [untold(folder, root, tmp_path) / "record.json" for folder in reversed(folders)]
+    labels = [{name: row[name] for name in ("image_id", "malignant")} for row in made.test_rows()]
+    assert tabulate(root / "again", blind, [features], labels=labels) == 0
     for name in facts["files"]:
         assert (root / "again" / name).read_bytes() == (root / "tables" / name).read_bytes(), name
     assert not (root / "again/old.csv").exists()

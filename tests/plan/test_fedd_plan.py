@@ -134,6 +134,22 @@ def test_a_setting_reruns_only_what_depends_on_it(folder):
     assert again and {key[1] for key in again} == {"archive"}
 
 
+def test_a_corrected_label_of_a_tested_photo_makes_the_tables_again_and_no_network(folder):
+    """P13, where neither the split nor the study is drawn by labels (`balance: tone`)."""
+    options = {"study": True, "subsets": {**SIZES, "balance": "tone", "further": True}}
+    published = {"main": {"method": "published", "seed": 1, "test": 0.3}}
+    plan = make(options, AUTOMATIC, splits=published)
+    study = plan.fedd.study
+    for image in (study.test[0].image_id, study.further[0].image_id):
+        rows = sheet()
+        (one,) = (row for row in rows if row["image_id"] == image)
+        one["malignant"] = str(one["malignant"] != "True")
+        before = specs(make(options, AUTOMATIC, splits=published))
+        write_sheet(rows)
+        after = specs(make(options, AUTOMATIC, splits=published))
+        assert {stage for stage in changed(before, after) if stage.startswith("fedd")} == {"fedd_tables"}, image
+
+
 def test_growth_elsewhere_leaves_study_and_masks_alone(folder):
     before = specs(make({"study": True}, AUTOMATIC))
     write_sheet([*sheet(), *(row(f"n{n}", "later", n) for n in range(9))])

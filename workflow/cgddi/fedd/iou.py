@@ -74,16 +74,31 @@ def refuse(path: Path, table: pd.DataFrame, checks: Sequence[tuple[str, pd.Serie
         raise InvalidInput(problems)
 
 
-def read_counts(path: Path, absent: str = "undefined") -> MaskRun:
+Labels = Mapping[str, "bool | None"]
+"""Image id -> whether malignant; None: unknown."""
+
+
+def with_labels(table: pd.DataFrame, labels: Labels | None) -> pd.DataFrame:
+    """A run's table, its column malignant (true, false or empty) filled in where the run was not told.
+
+    Args:
+        table: with image_id and malignant. labels: of the photos that it was only tested on.
+    """
+    known = {image: str(label).lower() for image, label in (labels or {}).items() if label is not None}
+    cells = zip(table["image_id"], table["malignant"], strict=True)
+    return table.assign(malignant=[told or known.get(image, "") for image, told in cells])
+
+
+def read_counts(path: Path, absent: str = "undefined", labels: Labels | None = None) -> MaskRun:
     """A run's test.csv (image_id, tone, malignant, class and `PIXEL_COUNTS`; one line per image and class).
 
     Args:
-        path: the file. absent: IoU of a class in neither mask, `undefined` or `zero`.
+        path: the file. absent: IoU of a class in neither mask, `undefined` or `zero`. labels: see `with_labels`.
 
     Raises:
         UserError: not such a table. InvalidInput: a line that cannot be right, an image without all classes.
     """
-    table = read_table(path, ("image_id", "tone", "malignant", "class", *PIXEL_COUNTS))
+    table = with_labels(read_table(path, ("image_id", "tone", "malignant", "class", *PIXEL_COUNTS)), labels)
     counts = table[list(PIXEL_COUNTS)].apply(pd.to_numeric, errors="coerce")
     both, either, ours, real = (counts[name] for name in PIXEL_COUNTS)
     images = table.groupby("image_id")

@@ -195,13 +195,14 @@ class FeddPlan:
         return Job(spec)
 
     def _study_rows(self, subset: str, masks: bool = False) -> dict[str, Any]:
-        parts = {"train": self.study.train[subset], "validation": self.study.validation, "test": self.study.test}
+        """The malignancy of what is only tested is told to the tables alone: a corrected one trains nothing again."""
+        learnt = {"train": self.study.train[subset], "validation": self.study.validation}
         further = self.study.further_masks if masks else self.study.further
-        parts |= {"further": further} if further else {}
-        return {"subset": subset, **{role: self._rows(photos) for role, photos in parts.items()}}
+        tested = {"test": self.study.test} | ({"further": further} if further else {})
+        rows = {role: self._rows(photos, "skin_tone", "malignant") for role, photos in learnt.items()}
+        return {"subset": subset, **rows, **{role: self._rows(photos, "skin_tone") for role, photos in tested.items()}}
 
-    def _rows(self, photos: Iterable[Photo]) -> list[dict[str, Any]]:
-        names = ("skin_tone", "malignant", "concept")
+    def _rows(self, photos: Iterable[Photo], *names: str) -> list[dict[str, Any]]:
         return [{**self.plan.photo(p, p.mask), **{name: getattr(p, name) for name in names}} for p in photos]
 
     def _truth(self) -> dict[str, Any]:
@@ -239,7 +240,10 @@ class FeddPlan:
         self.check()
         sizes = self.settings.subsets.train_per_tone
         subsets = [{"name": name, "per_tone": sizes[name]} for name in self.subsets]
-        facts = {"cohort": self.cohort, "subsets": subsets, **self._geometry}
+        study = self.study
+        tested = {photo.image_id: photo for photo in (*study.test, *study.further, *study.further_masks)}
+        labels = self.plan.labels((tested[image] for image in sorted(tested)), "malignant")
+        facts = {"cohort": self.cohort, "subsets": subsets, "labels": labels, **self._geometry}
         spec, features = (
             self.plan.spec("fedd", self.settings.tables, job="tables", **facts),
             self.features(self.timestep),

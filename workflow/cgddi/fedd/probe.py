@@ -21,13 +21,16 @@ from cgddi.fedd.study import check_both_kinds, open_study, predictions_csv, role
 from cgddi.job import runtime
 from cgddi.job.checkpoint import Checkpoint
 
+LEARNT = ("train", "validation")
+"""Roles of photos whose malignancy a probe is told."""
+
 
 @dataclass(frozen=True)
 class Pooled:
     """Pooled features of the photos of one role.
 
     Args:
-        x: float32 (N, blocks, 512). y: 1 malignant, 0 benign, float32 (N,).
+        x: float32 (N, blocks, 512). y: 1 malignant, 0 benign, float32 (N,); empty where nothing is learnt.
     """
 
     x: torch.Tensor
@@ -64,7 +67,7 @@ def run_probe(
 
     Raises:
         UserError: features of another timestep, a training photo that is also tested, training photos of one class only.
-        InvalidInput: photos without pooled features or known malignancy.
+        InvalidInput: photos without pooled features, or learnt from without known malignancy.
     """
     subset, timestep, seeds = str(spec["subset"]), int(spec["timestep"]), [int(seed) for seed in spec["seeds"]]
     with runtime.usage_log(metrics, stage="fedd_probe", subset=subset, timestep=timestep) as usage:
@@ -114,7 +117,8 @@ def load_pooled(
     rows = [row for role in roles_of(spec) for row in spec[role]]
     problems = [
         Problem(f"image {row['image_id']}", "malignancy is unknown", "Fill in its column malignant.")
-        for row in rows
+        for role in LEARNT
+        for row in spec[role]
         if row["malignant"] is None
     ]
     if problems:
@@ -124,7 +128,7 @@ def load_pooled(
     data = {}
     for role in roles_of(spec):
         x = [torch.stack([files.pooled(row["image_id"], block).float() for block in blocks]) for row in spec[role]]
-        y = [float(row["malignant"]) for row in spec[role]]
+        y = [float(row["malignant"]) for row in spec[role]] if role in LEARNT else []
         data[role] = Pooled(torch.stack(x).to(device), torch.tensor(y, device=device))
     return data
 

@@ -23,7 +23,7 @@ from cgddi.fedd.features.files import FeatureFiles
 from cgddi.job.checkpoint import Checkpoint
 
 Row = Mapping[str, Any]
-"""A photo in a spec: image_id, file, mask, skin_tone, malignant."""
+"""A photo in a spec: image_id, file, mask, skin_tone, and malignant where it is learnt from."""
 
 ROLES = ("train", "validation", "test")
 IOU_COLUMNS = ("image_id", "tone", "malignant", "class", *PIXEL_COUNTS)
@@ -175,10 +175,11 @@ def check_both_kinds(rows: Sequence[Row], subset: str) -> None:
 
 
 def tone_counts(rows: Sequence[Row]) -> dict[str, dict[str, int]]:
-    """Photos by tone: all, and malignant ones."""
+    """Photos by tone: all, and malignant ones where that is told."""
     tones = Counter(row["skin_tone"] for row in rows)
-    malignant = Counter(row["skin_tone"] for row in rows if row["malignant"])
-    return {tone: {"images": tones[tone], "malignant": malignant[tone]} for tone in sorted(tones)}
+    malignant = Counter(row["skin_tone"] for row in rows if row.get("malignant"))
+    told = all("malignant" in row for row in rows)
+    return {tone: {"images": tones[tone]} | ({"malignant": malignant[tone]} if told else {}) for tone in sorted(tones)}
 
 
 # ---- results out -----------------------------------------------------------------------------------------------------
@@ -210,7 +211,7 @@ def predictions_csv(lines: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _head(row: Row) -> dict[str, Any]:
-    malignant = row["malignant"]
+    malignant = row.get("malignant")
     known = "" if malignant is None else str(bool(malignant)).lower()
     return {"image_id": row["image_id"], "tone": row["skin_tone"], "malignant": known}
 
@@ -236,5 +237,5 @@ def pictures(photos: Photos, predicted: np.ndarray, uncertainty: np.ndarray | No
                 parts["uncertainty"] = np.round(np.clip(uncertainty[place], 0, 1) * 255)
             for part, values in parts.items():
                 tensors[f"{name}/{part}"] = torch.from_numpy(np.ascontiguousarray(values, dtype=np.uint8))
-            shown.append({"image_id": name, "tone": tone, "malignant": row["malignant"]})
+            shown.append({"image_id": name, "tone": tone, "malignant": row.get("malignant")})
     return to_bytes(tensors, {"cgddi": canonical({"images": shown})})

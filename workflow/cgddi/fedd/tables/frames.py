@@ -19,6 +19,7 @@ from cgddi.core.images import TONES
 from cgddi.core.metrics import area_under_curve, ratio, run_metrics
 from cgddi.fedd.iou import (
     GROUPS,
+    Labels,
     MaskRun,
     compare_rows,
     gap_row,
@@ -29,6 +30,7 @@ from cgddi.fedd.iou import (
     read_counts,
     read_table,
     refuse,
+    with_labels,
 )
 from cgddi.fedd.study import FURTHER, PREDICTION_COLUMNS
 
@@ -78,11 +80,11 @@ def grouped(runs: Iterable[StudyRun], *names: str) -> Groups:
     return groups
 
 
-def read_runs(folders: Iterable[str | Path], absent: str = "undefined") -> list[StudyRun]:
+def read_runs(folders: Iterable[str | Path], absent: str = "undefined", labels: Labels | None = None) -> list[StudyRun]:
     """Read run folders (or any file in them), in order: FEDD first, then by name, variant, subset and seed.
 
     Args:
-        folders: of the runs. absent: IoU of a class in neither mask (see `TablesSettings.absent_classes`).
+        folders: of the runs. absent: IoU of a class in neither mask (`TablesSettings.absent_classes`). labels: see `with_labels`.
 
     Raises:
         UserError: a folder without a record, or with one of no run of the study, or runs with other test images.
@@ -94,12 +96,12 @@ def read_runs(folders: Iterable[str | Path], absent: str = "undefined") -> list[
         subset = str(record["subset"])
         if "variant" in record or record.get("task") == "segmentation":
             model = FEDD if "variant" in record else record["network"]
-            test = {"test": read_counts(path / "test.csv", absent)}
+            test = {"test": read_counts(path / "test.csv", absent, labels)}
             if FURTHER in record.get("counts", {}):
-                test[FURTHER] = joined(test["test"], read_counts(path / f"{FURTHER}.csv", absent))
+                test[FURTHER] = joined(test["test"], read_counts(path / f"{FURTHER}.csv", absent, labels))
             runs.append(StudyRun(model, record.get("variant", ""), subset, int(record["run_seed"]), path, test))
         else:
-            runs += _read_predictions(path, record, subset)
+            runs += _read_predictions(path, record, subset, labels)
     for kind in (True, False):
         first, *rest = [run for run in runs if run.segments == kind] or [None]
         for run in rest:
@@ -129,9 +131,9 @@ def _record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def _read_predictions(folder: Path, record: Mapping[str, Any], subset: str) -> list[StudyRun]:
+def _read_predictions(folder: Path, record: Mapping[str, Any], subset: str, labels: Labels | None) -> list[StudyRun]:
     path = folder / "predictions.csv"
-    table = read_table(path, PREDICTION_COLUMNS)
+    table = with_labels(read_table(path, PREDICTION_COLUMNS), labels)
     checks = (
         ("probability", pd.to_numeric(table["probability"], errors="coerce").between(0, 1), "not a probability"),
         ("tone", table["tone"].isin(TONES), f"not one of {', '.join(TONES)}"),

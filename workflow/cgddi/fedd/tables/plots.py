@@ -20,7 +20,7 @@ from cgddi.core.figures import COLOURS, GRID, plt, png
 from cgddi.core.images import CLASSES, LESION, TONES
 from cgddi.core.metrics import class_counts
 from cgddi.fedd.features.files import FeatureFiles
-from cgddi.fedd.iou import in_group
+from cgddi.fedd.iou import Labels, in_group
 from cgddi.fedd.tables.frames import FEDD, Groups, StudyRun, setting_of
 
 OWN = {"plain": "#0072b2", "": "#0072b2", "reweight": "#d55e00", "centre": "#56b4e9"}
@@ -232,11 +232,11 @@ def _grid(rows: int, titles: Sequence[str], size: float, fontsize: int):
     return figure, axes
 
 
-def masks_picture(groups: Groups, subset: str) -> bytes | None:
+def masks_picture(groups: Groups, subset: str, labels: Labels | None = None) -> bytes | None:
     """Test images in rows: photo, truth, each segmenter's mask and, for FEDD, how much its networks disagree.
 
     Args:
-        groups: see `segmenters_in_order`. subset: whose segmenters are shown (the largest).
+        groups: see `segmenters_in_order`. subset: whose segmenters are shown (the largest). labels: see `with_labels`.
 
     Returns:
         PNG bytes, or None when no run kept pictures.
@@ -259,7 +259,8 @@ def masks_picture(groups: Groups, subset: str) -> bytes | None:
                 continue
             picture, text = shown[part], ""
             if part == "photo":
-                text = f"{image['tone']}, {({True: 'malignant', False: 'benign'}).get(image['malignant'], '')}"
+                malignant = (labels or {}).get(name, image["malignant"])
+                text = f"{image['tone']}, {({True: 'malignant', False: 'benign'}).get(malignant, '')}"
             elif part == "uncertainty":
                 picture = plt.get_cmap("magma")(picture)[..., :3]
             else:

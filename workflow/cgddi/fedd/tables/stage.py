@@ -34,14 +34,16 @@ def run_tables(
     """Write all tables and pictures of a study; what has no runs has no file, and none is left of an earlier run.
 
     Args:
-        spec: the job's spec: cohort, subsets [{name, per_tone}], timestep and blocks of the segmenter, seed.
+        spec: the job's spec: cohort, subsets [{name, per_tone}], timestep and blocks of the segmenter, seed, and `labels`
+            (image_id and malignant of what is tested, which the networks were not told).
         settings: bootstrap and published data. runs: run folders, or a file in each. features: feature files with K-means pictures.
         output: folder.
 
     Raises:
         UserError: runs of different studies.
     """
-    study = frames.read_runs(runs, settings.absent_classes)
+    labels = {row["image_id"]: row["malignant"] for row in spec.get("labels", [])}
+    study = frames.read_runs(runs, settings.absent_classes, labels)
     per_tone = {str(subset["name"]): int(subset["per_tone"]) for subset in spec["subsets"]}
     per_tone = dict(sorted(per_tone.items(), key=lambda item: (item[1], item[0])))
     bootstrap = Bootstrap(settings.bootstrap, settings.confidence, int(spec["seed"]))
@@ -67,7 +69,7 @@ def run_tables(
     if len(iou):
         files["learning.png"] = plots.learning_curves(iou, per_tone)
         files["gap.png"] = plots.curves({"": gap}, "gap", per_tone, "lesion IoU, light minus dark", 1)
-        files["masks.png"] = plots.masks_picture(segmenters, subsets[-1])
+        files["masks.png"] = plots.masks_picture(segmenters, subsets[-1], labels)
     if len(ablation):
         files["ablation.png"] = plots.ablation_plot(ablation, subsets)
     if len(classification):
