@@ -27,9 +27,14 @@ COUNT, SIDE, EPOCH, BATCH = 240, 256, 192, 64
 FEW, MANY = 4_096, 12_288
 """Draws of two runs on a GPU, whose difference in time gives the rate."""
 
-IN_MEMORY, DECODED = ("pictures in memory", 8 << 30), ("decoded at every draw", 0)
-STEPS = (("baseline", 64, (IN_MEMORY, DECODED)), ("baseline", 256, (DECODED,)), ("patchalign", 32, (IN_MEMORY,)))
-"""Train steps measured on a GPU: method, batch, and memory for the pictures."""
+IN_MEMORY, DECODED = ("pictures in memory", 8 << 30, False), ("decoded at every draw", 0, False)
+GRAPHED = "pictures in memory, the step as a CUDA graph", 8 << 30, True
+STEPS = (
+    ("baseline", 64, (IN_MEMORY, DECODED, GRAPHED)),
+    ("baseline", 256, (DECODED,)),
+    ("patchalign", 32, (IN_MEMORY, GRAPHED)),
+)
+"""Train steps measured on a GPU: method, batch, and how: memory for the pictures, and whether as a graph."""
 
 
 def _write(root: Path):
@@ -222,11 +227,14 @@ def _steps(root: Path, table) -> Iterator[dict]:
         accelerator = module.accelerator_for(settings, None)
         model, _ = build(method, settings, 2, [], pretrained=False)
         few, many = (FEW, MANY) if method == "baseline" else (FEW // 8, MANY // 8)
-        for how, memory in ways:
+        for how, memory, graph in ways:
             module.Pictures = functools.partial(Pictures, memory=memory)
 
-            def seconds(images: int, settings=settings, method=method, model=model, accelerator=accelerator) -> float:
-                began, these = time.perf_counter(), settings.model_copy(update={"images_per_epoch": images})
+            def seconds(
+                images: int, settings=settings, method=method, model=model, accelerator=accelerator, graph=graph
+            ) -> float:
+                these = settings.model_copy(update={"images_per_epoch": images, "cuda_graphs": graph})
+                began = time.perf_counter()
                 module.train(accelerator, model, chosen, REGIMES["real"], method, these, 1, os.cpu_count())
                 torch.cuda.synchronize()
                 return time.perf_counter() - began

@@ -439,3 +439,31 @@ def test_precision_and_processes_are_checked_before_anything_is_read(table):
     three = SimpleNamespace(num_processes=3, device=torch.device("cpu"))
     with pytest.raises(UserError, match="3 processes cannot share a batch of 8 images"):
         train(three, Linear(), rows_of(table), REGIMES["real"], "baseline", settings_for(), 1)
+
+
+def test_recording_a_step_leaves_no_trace(monkeypatch):
+    """The rounds before a graph is recorded run the network: its running means and the random numbers are put back."""
+
+    class Graph:
+        def __init__(self, work, parameters, given):
+            for _ in range(3):
+                work(given)
+            for parameter in parameters:
+                parameter.grad.zero_()
+
+    monkeypatch.setattr(train_module, "GraphedStep", Graph)
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Dropout(0.5))
+
+    def work(given):
+        loss = net(given["pixels"]).square().mean()
+        loss.backward()
+        return loss.detach()
+
+    torch.manual_seed(3)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    pixels, random = torch.rand(2, 3, 8, 8), torch.get_rng_state()
+    train_module.record(work, net, list(net.parameters()), {"pixels": pixels})
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    work({"pixels": torch.rand(2, 3, 8, 8)})
+    assert not torch.equal(net[1].running_mean, before["1.running_mean"]), "it is that step that would change them"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,8 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from cgddi.core.errors import UserError
+from cgddi.diffusion.graphs import GraphedStep
+from cgddi.job import gpu
 from cgddi.job.checkpoint import Checkpoint, random_state, restore_optimizer, restore_random
 from cgddi.stages.classify.augment import augment, normalise, random_views
 from cgddi.stages.classify.data import Pictures
@@ -62,8 +65,9 @@ def accelerator_for(settings: ClassifySettings, log: str | None) -> Accelerator:
     """Device, precision, gradient scaling and processes of a run; TensorBoard events go to the folder `log`.
 
     Raises:
-        UserError: half precision without a GPU.
+        UserError: fp16 without a GPU, bf16 on one that only imitates it.
     """
+    gpu.check_precision(settings.precision, torch)
     mixed = {"fp32": "no"}.get(settings.precision, settings.precision)
     if mixed == "fp16" and not torch.cuda.is_available():
         raise UserError("classify.precision fp16 needs a GPU, and there is none. Set bf16 or fp32.")
@@ -180,11 +184,10 @@ def train(
     held_pictures = None if held is None else Pictures(held, settings, True, threads).load()
     if epochs * count >= len(rows.train):  # else few of them are ever drawn
         pictures.load()
-    labels, tones = (torch.tensor(rows.train[name].to_numpy(), device=device) for name in ("label", "tone_id"))
-    weights = None
+    about = {name: torch.tensor(rows.train[name].to_numpy(), device=device) for name in ("label", "tone_id")}
     if method == "reweighting":
-        weights = torch.from_numpy(reweighing(rows.train["label"].to_numpy(), rows.train["tone_id"].to_numpy()))
-        weights = weights.to(device)
+        weight = reweighing(rows.train["label"].to_numpy(), rows.train["tone_id"].to_numpy())
+        about["weight"] = torch.from_numpy(weight).to(device)
 
     model.to(device, memory_format=torch.channels_last)
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -200,9 +203,21 @@ def train(
         checkpoint.path = None
     for entry in state.history:
         _show(accelerator, entry)
+    names: list[str] = []
+
+    def forward_backward(given: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Loss terms of a batch, detached, in the order of `names`; its gradients are added to the parameters'."""
+        images = _input(augment(given["pixels"], given["views"], settings))
+        terms = network(images, given["label"], given["tone_id"], given.get("weight"))
+        names[:] = terms
+        each = torch.stack([term.float() for term in terms.values()])
+        accelerator.backward(each.sum())
+        return each.detach()
+
     finished = False
     drawn = draws(rows.train, method, settings, regime.ratio, seed, range(state.epoch, epochs))
     several = accelerator.num_processes > 1
+    graph, graphed = None, settings.cuda_graphs and device.type == "cuda" and not several
     with checkpoint.kept(lambda: _state(state, parts), seconds=0 if several else None, at_once=several) as look:
         for places in drawn:
             epoch = state.epoch
@@ -218,15 +233,17 @@ def train(
                 batches, f"epoch {epoch + 1}/{epochs}", **bar, disable=not accelerator.is_main_process
             ):
                 row = which[batch]
-                images = _input(augment(pixels.to(device, non_blocking=True), views[batch], settings))
-                terms = network(images, labels[row], tones[row], None if weights is None else weights[row])
-                optimizer.zero_grad(set_to_none=True)
-                accelerator.backward(torch.stack([term.float() for term in terms.values()]).sum())
+                given = {"pixels": pixels.to(device, non_blocking=True), "views": views[batch]}
+                given |= {name: values[row] for name, values in about.items()}
+                optimizer.zero_grad(set_to_none=graph is None)
+                if graphed and graph is None:
+                    graph = record(forward_backward, model, parameters, given)
+                terms = (graph or forward_backward)(given).double() * len(row)
                 if training.clip_norm:
                     accelerator.clip_grad_norm_(parameters, training.clip_norm)
                 optimizer.step()
-                for name, term in terms.items():
-                    state.sums[name] = state.sums.get(name, 0.0) + term.detach().double() * len(row)
+                for name, term in zip(names, terms.unbind(), strict=True):
+                    state.sums[name] = state.sums.get(name, 0.0) + term
                 state.steps += 1
                 state.images += len(row) * accelerator.num_processes
                 state.batch += 1
@@ -261,6 +278,21 @@ def train(
     if state.best_weights is not None:
         model.load_state_dict(state.best_weights)
     return state
+
+
+def record(
+    work: Callable[[Mapping[str, torch.Tensor]], torch.Tensor],
+    model: nn.Module,
+    parameters: list[nn.Parameter],
+    given: Mapping[str, torch.Tensor],
+) -> GraphedStep:
+    """A step as a CUDA graph; the rounds before its recording leave running means and random numbers as they were."""
+    before, random = {name: value.clone() for name, value in model.named_buffers()}, random_state()
+    graph = GraphedStep(work, parameters, given)
+    for name, value in model.named_buffers():
+        value.copy_(before[name])
+    restore_random(random)
+    return graph
 
 
 def _show(accelerator: Accelerator, entry: dict[str, Any]) -> None:
