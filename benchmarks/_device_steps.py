@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,19 +16,6 @@ from benchmarks._device import BATCH, DEVICE, LORA, STEPS, TOKEN, WORK, model, n
 
 
 # -- training -----------------------------------------------------------------------------------------------------------------
-@contextlib.contextmanager
-def way(how: str) -> Iterator[dict[str, object]]:
-    """Settings of a way to train: "plain", "graph", or either "+ contiguous" (pictures laid out channel by channel)."""
-    from cgddi.diffusion.backbone import Backbone
-
-    before = Backbone.form
-    Backbone.form = torch.contiguous_format if "contiguous" in how else before
-    try:
-        yield {"cuda_graphs": "graph" in how}
-    finally:
-        Backbone.form = before
-
-
 def lora_seconds(steps: int, **settings: object) -> tuple[float, float]:
     """Seconds per step of the stage's function, and of all of it."""
     from cgddi.diffusion import train
@@ -58,9 +44,9 @@ def lora() -> None:
     with tried("bare lora step"):
         bare = _engine.timed(lora_step.bare_step(model(), size, count, DEVICE), STEPS, 10)
         note("lora step", way="bare", ms=round(bare * 1e3, 2))
-    for how in ("plain", "graph", "graph + contiguous"):
-        with tried(f"lora step {how}"), way(how) as settings:
-            step, whole = lora_seconds(STEPS, **settings)
+    for how in ("plain", "graph"):
+        with tried(f"lora step {how}"):
+            step, whole = lora_seconds(STEPS, cuda_graphs=how == "graph")
             facts = {"ms": round(step * 1e3, 2), "of_bare": round(bare / step, 3), "s_of_750": round(750 * step, 1)}
             note("lora step", way=how, **facts, all_s=round(whole, 1))
 
@@ -87,8 +73,9 @@ def token() -> None:
         note("token step", way="bare", ms=round(bare * 1e3, 2))
     for how, parts in (("plain", 1), ("graph", 1), ("graph", 4)):
         parts = min(parts, TOKEN["batch"])
-        with tried(f"token step {how} in {parts}"), way(how) as settings:
-            step = token_seconds(batch=TOKEN["batch"] // parts, accumulation=parts, **settings)
+        with tried(f"token step {how} in {parts}"):
+            graphs = {"cuda_graphs": how == "graph"}
+            step = token_seconds(batch=TOKEN["batch"] // parts, accumulation=parts, **graphs)
             facts = {"ms": round(step * 1e3, 2), "of_bare": round(bare / step, 3), "s_of_500": round(500 * step, 1)}
             note("token step", way=how, parts=parts, **facts)
 
@@ -146,13 +133,12 @@ def sampling() -> None:
     """Batches with an adapter on the weights, decoding, and diffusers' pipeline."""
     from cgddi.diffusion.adapters import apply
 
-    for how, batches in (("contiguous", [BATCH]), ("plain", [BATCH, 2 * BATCH])):
-        with tried(f"sampling {how}"), way(how):
-            backbone = _engine.backbone(model(), DEVICE)
-            applied = apply(backbone, random_adapter(backbone))
-            for batch in batches:
-                _sampled(how, batch, backbone)
-            applied.remove()
+    backbone = _engine.backbone(model(), DEVICE)
+    with tried("sampling"):
+        applied = apply(backbone, random_adapter(backbone))
+        for batch in (BATCH, 2 * BATCH):
+            _sampled("adapter on the weights", batch, backbone)
+        applied.remove()
     with tried("decode"):
         x = torch.randn(BATCH, *backbone.latent_shape(TOKEN["image_size"]), device=DEVICE)
         note("decode", batch=BATCH, ms=round(seconds(lambda: backbone.decode(x)) * 1e3, 1))

@@ -85,6 +85,25 @@ def file_sha256(path: str | Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+_KNOWN: dict[str, list[Any]] = {}
+"""Path -> [size, time of change in ns, SHA-256], of files that the process which steers the run has read."""
+
+
+def know_digests(memory: Path) -> None:
+    """Take up what the plan has read (`.plan/digests.json`), so that no job reads a model of gigabytes only to name it."""
+    with suppress(OSError, ValueError, TypeError):
+        _KNOWN.update(json.loads(memory.read_text(encoding="ascii")))
+
+
+def known_sha256(path: Path) -> str:
+    """SHA-256 of a file; read only where it is not, by size and time, one that the plan or this process has read."""
+    status = path.stat()
+    stamp, known = [status.st_size, status.st_mtime_ns], _KNOWN.get(str(path))
+    if known is None or known[:2] != stamp:
+        _KNOWN[str(path)] = known = [*stamp, file_sha256(path)]
+    return known[2]
+
+
 def temporary_beside(path: Path, alone: bool = True) -> Path:
     """A hidden name beside a file, unlike that of any other process, thread or node that writes it too.
 

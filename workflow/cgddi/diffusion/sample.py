@@ -174,9 +174,10 @@ def write_grid(
         guidance_rescale=0.5 if backbone.schedule.ends_in_noise else 0.0,
     )
     columns = settings.grid_columns
-    sampler = Sampler(backbone, how, settings.image_size, columns, backbone.empty_negative(""))
+    sampler = Sampler(backbone, how, settings.image_size, columns * len(TONES), backbone.empty_negative(""))
     texts = [prompt.format(token=spec["concept"]["token"], tone=tone) for tone in TONES]
     prompts = backbone.encode_prompts(texts).to("cpu")
     seeds = [seed_for(spec["seed"], "grid", column) for column in range(columns)]
-    rows = [sampler.draw(prompts[[number] * columns], seeds, None, None) for number in range(len(TONES))]
-    write_atomic(path, encode_png(tile(torch.cat(rows).cpu().numpy(), columns)))
+    rows = [number for number in range(len(TONES)) for _ in range(columns)]
+    images = sampler.draw(prompts[rows], seeds * len(TONES), None, None)
+    write_atomic(path, encode_png(tile(images.cpu().numpy(), columns)))

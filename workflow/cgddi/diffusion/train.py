@@ -210,7 +210,10 @@ class Trainer:
                     self._write_line(done, bar)
                 if self._due(done, settings.validate_every):
                     self._note({"step": done, **self.losses_by_tone()})
-                if self.preview and self._due(done, settings.grid_every) and self.accelerator.is_main_process:
+                due = (
+                    self._due(done, settings.grid_every) and done < settings.steps
+                )  # the result gets a grid of its own
+                if self.preview and due and self.accelerator.is_main_process:
                     self.preview(done)
                 # Asked last: a signal during a preview counts too.
                 leave = termination is not None and termination.asked

@@ -11,14 +11,13 @@ import os
 import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
-from cgddi.core.archive import canonical, file_sha256, sha256, write_atomic
+from cgddi.core.archive import canonical, known_sha256, sha256, write_atomic
 from cgddi.core.errors import UserError
 
 DTYPES = {
@@ -229,7 +228,7 @@ def model_index(folder: Path) -> dict[str, Any]:
 def component_digests(folder: Path, variant: str | None = None) -> dict[str, str]:
     """Content hash of each component's files; equal models at different places hash equally.
 
-    Hub snapshots link to blobs named by their SHA-256, which is taken as it is; other files are hashed once per process.
+    Hub snapshots link to blobs named by their SHA-256, which is taken as it is; others were read by the plan, or are read now.
 
     Args:
         folder: the model folder.
@@ -257,13 +256,7 @@ def _digest_of(path: Path) -> str:
     target = os.path.basename(os.path.realpath(path))
     if path.is_symlink() and BLOB.fullmatch(target):
         return target
-    status = path.stat()
-    return _hash(str(path.resolve()), status.st_size, status.st_mtime_ns)
-
-
-@lru_cache(maxsize=256)
-def _hash(path: str, size: int, changed: int) -> str:
-    return file_sha256(path)
+    return known_sha256(path)
 
 
 def check_base(path: str | Path, metadata: Mapping[str, str], digest: str | None) -> None:

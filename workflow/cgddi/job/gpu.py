@@ -18,7 +18,7 @@ SMALLER = {
     "masks": "lower `masks.sam3.batch_size`",
     "classify": "lower `classify.training.batch_size`",
     "fedd_features": "lower `fedd.features.batch`",
-    "fedd_segmenter": "lower `fedd.segmenter.batch_size`",
+    "fedd_segmenter": "lower `fedd.segmenter.batch_pixels`",
     "fedd_baseline": "lower `fedd.baselines.batch_size`",
 }
 """The key that makes a stage's jobs need less memory of a GPU."""

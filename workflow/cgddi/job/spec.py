@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from cgddi.core.archive import canonical, file_sha256, sha256
+from cgddi.core.archive import canonical, file_sha256, know_digests, sha256
 from cgddi.core.errors import InvalidInput, Problem, UserError
 
 Settings = TypeVar("Settings", bound=BaseModel)
@@ -44,6 +44,8 @@ def read_spec(path: str | Path) -> Spec:
         raise UserError(f"--spec {path}: no spec and no record. Give the file the workflow wrote below .plan.")
     plan = next((above / ".plan" for above in Path(path).absolute().parents if (above / ".plan").is_dir()), None)
     beside = _beside(plan)
+    if plan:
+        know_digests(plan / "digests.json")
     spec = Spec(_placed(planned, beside["places"]))
     own = beside["neutral"].get(sha256(canonical(planned.get("settings")))[:16], {})
     if own:

@@ -115,6 +115,11 @@ def train_lora(
         backbone.denoiser, settings.target_modules, settings.rank, settings.alpha, slug, seed
     )
     checkpoint = Checkpoint(state, "lora", made_from)
+
+    def preview(step: int) -> None:
+        if step < settings.steps:  # the finished adapter gets its picture below
+            write_grid(log.path(f"{step:06d}.png"), backbone, job.spec, settings, settings.prompt)
+
     log = TrainingLog(accelerator, logs)
     trainer = Trainer(
         accelerator,
@@ -127,7 +132,7 @@ def train_lora(
         checkpoint,
         log,
         f"lora {slug}",
-        logs and (lambda step: write_grid(log.path(f"{step:06d}.png"), backbone, job.spec, settings, settings.prompt)),
+        preview if logs else None,
     )
     try:
         history = trainer.run()
