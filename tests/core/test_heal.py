@@ -9,8 +9,10 @@ import pytest
 from cgddi.core.colour import delta_e, lab_to_rgb, rgb_to_lab, to_uint8
 from cgddi.core.heal import Patchwork, Places, cut, heal, parts
 from cgddi.core.images import LESION, SKIN
+from cgddi.core.membrane import Membrane
 from cgddi.core.skin import plain_skin, unlike
 from cgddi.stages.healthy.region import painted_region
+from scipy.ndimage import gaussian_filter
 
 from tests.core.procedural import hole, octave_contrast, skin
 
@@ -102,6 +104,30 @@ def test_odd_photos_are_healed_or_recorded(case):
     assert (healed.picture[region == 0] == photo[region == 0]).all()
     assert (healed.smooth > 0) == (case == "no skin") and (healed.pieces == 0) == (case == "no skin")
     assert healed.picture[mask == LESION].mean() > 30, "no black is left"
+
+
+def test_a_membrane_is_the_dense_solution_of_its_equation():
+    """The equation written pixel by pixel, without the squares far from the edge and from a seam, and solved whole."""
+    rng, region = np.random.default_rng(0), np.zeros((50, 52), bool)
+    region[3:47, 4:] = True  # one side is the array's own
+    region[20:23, 20:30] = False
+    values, steps = gaussian_filter(rng.uniform(0, 100, region.shape), 3), np.zeros(region.shape)
+    steps[30, 10:40], steps[31, 10:40] = 4, -4
+    number = {place: n for n, place in enumerate(map(tuple, np.argwhere(region)))}
+    matrix, right = np.zeros((len(number), len(number))), np.zeros(len(number))
+    for (y, x), n in number.items():
+        right[n] += steps[y, x]
+        for there in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
+            if 0 <= there[0] < 50 and 0 <= there[1] < 52:
+                matrix[n, n] += 1
+                if there in number:
+                    matrix[n, number[there]] -= 1
+                else:
+                    right[n] += values[there]
+    truth = np.linalg.solve(matrix, right)
+    found = Membrane(region, steps != 0)(values[..., None], steps[..., None])[:, 0]
+    assert np.ptp(truth) > 10 and np.abs(found - truth).max() < 0.05
+    assert Membrane(region)._spread.shape[1] < 0.85 * len(number), "fewer unknowns than pixels"
 
 
 def brute_cut(old, new, fixed, overlap):

@@ -287,7 +287,8 @@ class Patchwork:
         paint[piece < 0] = 0
         changed = piece != 0
         if changed.any():
-            paint[changed] += Membrane(changed)(np.zeros_like(paint), self._steps(paint, piece, window))
+            steps = self._steps(paint, piece, window)
+            paint[changed] += Membrane(changed, (steps != 0).any(-1))(np.zeros_like(paint), steps)
         colours = np.where(changed[..., None], 0, photo[window])
         colours[changed] = to_uint8(lab_to_rgb(paint[changed]))
         return colours[self.part[window]]
