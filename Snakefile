@@ -27,12 +27,14 @@ except ModuleNotFoundError:
     ) from None
 from cgddi.core.errors import InvalidInput, UserError
 from cgddi.fedd.settings import Variant
+from cgddi.job import slurm
 from cgddi.job.store import prune
 from cgddi.fedd.plan import STUDY
 from cgddi.plan.config import snakemake_config
-from cgddi.plan.models import unlocked
+from cgddi.plan.models import absent, unlocked
 from cgddi.plan.jobs import Plan
 from cgddi.plan.paths import safe_pattern
+from cgddi.plan.sharing import unwritable
 from cgddi.plan.specs import STAGES, rework
 from cgddi.stages.classify.settings import LADDER
 from cgddi.watch.cost import hours_again, predict_at_start
@@ -46,8 +48,9 @@ except UserError as error:
     raise WorkflowError(str(error)) from None
 PATHS = PLAN.paths
 R = PATHS.root
+UNLOCKED = unlocked(PLAN.config)
 if workflow.is_main_process:
-    for line in (*PLAN.notes(), *unlocked(PLAN.config)):
+    for line in (*PLAN.notes(), *UNLOCKED):
         logger.warning(line)
 
 

@@ -4,7 +4,8 @@ Ideal: every GPU works from the first second to the last, and a job costs nothin
 the number of jobs, not with their length, so it is measured on short jobs and also told for jobs of 60 s, the shortest of a
 real run. On this machine through leases (65 chains); on a real SLURM too, where root and `slurm-wlm` are there. There, two
 sizes tell what each job costs (sbatch, srun and Snakemake's two starts on the node) from what each run costs once (the last
-question about a job's state), and from these follows the makespan of 65 chains of 60-second jobs.
+question about a job's state), and from these follows the makespan of 65 chains of 60-second jobs. Last, where the queue is long:
+the same jobs in two allocations of two GPUs each (profiles/allocations), which the cluster gives only after a while.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ GPUS = 4
 SNAKEFILE = """
 import sys
 
+from cgddi.job import slurm
+
+if workflow.is_main_process:
+    slurm.install(held=config["allocations"])
 CHAINS = range(int(config["chains"]))
 JOB = f"{sys.executable} -m cgddi.cli lease -- sleep {config['seconds']} && echo $CUDA_VISIBLE_DEVICES > "
 
@@ -58,21 +63,34 @@ rule semantic:
 """
 
 
-def makespan(chains: int, seconds: float, *arguments: str) -> float:
+QUEUE = 120
+"""Seconds that an allocation waits in the queue, for the figures of 65 chains."""
+
+
+def makespan(chains: int, seconds: float, *arguments: str, queued: float | None = None) -> float:
     """Seconds from the start of Snakemake to its end.
 
     Args:
         chains: concepts; each is three jobs, one after another.
         seconds: length of a job.
         arguments: for snakemake.
+        queued: seconds that two allocations of half the GPUs wait in the queue, asked for at the start; None: none are asked for.
     """
     with tempfile.TemporaryDirectory(prefix="cgddi-fanout-") as folder:
         (Path(folder) / "Snakefile").write_text(SNAKEFILE)
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SNAKEMAKE_"))}
         environment |= {"PYTHONPATH": str(ROOT / "workflow"), "CGDDI_LEASE_DIR": f"{folder}/leases"}
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(GPUS)))
-        command = [sys.executable, "-m", "snakemake", *arguments, "--config", f"chains={chains}", f"seconds={seconds}"]
+        values = [f"chains={chains}", f"seconds={seconds}", f"allocations={queued is not None}"]
+        command = [sys.executable, "-m", "snakemake", *arguments, "--config", *values]
         began = time.monotonic()
+        if queued is not None:
+            hold = {**environment, "PYTHON": sys.executable, "IDLE": "20"}
+            del hold["CUDA_VISIBLE_DEVICES"]
+            options = [f"--begin=now+{queued:g}", f"--gpus-per-node={GPUS // 2}", f"--output={folder}/work.log"]
+            for _ in range(2):
+                work = ["sbatch", *options, str(ROOT / "profiles/allocations/work.sh")]
+                subprocess.run(work, cwd=folder, env=hold, check=True, capture_output=True)
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
         took = time.monotonic() - began
         if done.returncode or len(list(Path(folder, "semantic").iterdir())) != chains:
@@ -85,8 +103,10 @@ def waves(chains: int) -> int:
     return math.ceil(3 * chains / GPUS)
 
 
-def figures(where: str, chains: int, seconds: float, took: float, per_job: float, once: float) -> dict:
-    """One row: the makespan as a multiple of the ideal, as measured, and for 65 chains of 60-second jobs."""
+def figures(
+    where: str, chains: int, seconds: float, took: float, per_job: float, once: float, queue: float = 0
+) -> dict:
+    """One row: the makespan as a multiple of the ideal, as measured, and for 65 chains of 60-second jobs after a queue's wait."""
     ideal = waves(chains) * seconds
     return {
         "name": f"fanout ({where})",
@@ -98,7 +118,8 @@ def figures(where: str, chains: int, seconds: float, took: float, per_job: float
         "makespan_over_ideal": round(took / ideal, 3),
         "overhead_per_job_s": round(per_job, 2),
         "overhead_once_s": round(once, 1),
-        "makespan_over_ideal_65_chains_60s": round(1 + per_job / 60 + once / (waves(65) * 60), 3),
+        "queue_s": queue,
+        "makespan_over_ideal_65_chains_60s": round(1 + per_job / 60 + (once + queue) / (waves(65) * 60), 3),
         "load_average": round(os.getloadavg()[1], 1),
     }
 
@@ -116,10 +137,15 @@ def run() -> list[dict]:
         try:
             with Slurm():
                 short, long = (makespan(chains, seconds, *slurm) for chains in (few, many))
+                held = ["--profile", str(ROOT / "profiles" / "allocations")]
+                some, more = (makespan(chains, seconds, *held, queued=10) for chains in (few, many))
         except NoCluster as reason:
             print(f"fanout: no SLURM ({reason})", file=sys.stderr)
         else:
             per_job = (long - short) / (waves(many) - waves(few)) - seconds
             once = max(0, short - waves(few) * (seconds + per_job))
             rows.append(figures("SLURM", many, seconds, long, per_job, once))
+            per_job = (more - some) / (waves(many) - waves(few)) - seconds
+            once = max(0, some - 10 - waves(few) * (seconds + per_job))
+            rows.append(figures("SLURM, two allocations", many, seconds, more, per_job, once, QUEUE))
     return rows

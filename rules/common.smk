@@ -10,6 +10,8 @@ CGDDI = " ".join(
     [
         f"PYTHONPATH={shlex.quote(os.path.dirname(os.path.dirname(cgddi.__file__)))}",
         f"MPLCONFIGDIR={shlex.quote(PLAN.config.cache)}/matplotlib",
+        # Where all models are fetched, no job asks the hub, which a node may not reach.
+        *([] if UNLOCKED else ["HF_HUB_OFFLINE=1"]),
         "python" if workflow.deployment_settings.deployment_method else shlex.quote(sys.executable),
         "-m cgddi.cli",
     ]
@@ -114,8 +116,13 @@ def urgency(name):
             unlimit_starts(workflow.scheduling_settings)
             # `snakemake --summary` and `cgddi status` plan without an executor.
             real = workflow.executor_plugin is not None and not workflow.dryrun
+            running = {job.rule.name for job in workflow.dag.needrun_jobs()} if real and not workflow.touch else ()
+            problems = absent(PLAN.config, running)
+            if problems := [*problems, *(unwritable(R, PLAN.config.cache) if real else [])]:
+                stop(InvalidInput(problems))
             PLAN.begin(real)
             if real:
+                slurm.install(R, PLAN.config.cache, held=PLAN.config.allocations)
                 prune(PLAN.config.cache, PLAN.config.cache_gb)
             again = Counter(
                 job.rule.name
@@ -133,13 +140,16 @@ def urgency(name):
 
 
 def gb(size, step=None):
-    """Memory in MB that grows with each attempt; half a GB of it is for the Snakemake that runs the job on its node."""
-    return lambda wildcards, attempt: int(512 + 1024 * (size + (attempt - 1) * (step or size)))
+    """Memory in MB that grows with each attempt, up to what the site gives; half a GB of it is for the Snakemake that runs the job on
+    its node."""
+    most = PLAN.config.max_mem or sys.maxsize
+    return lambda wildcards, attempt: min(most, int(512 + 1024 * (size + (attempt - 1) * (step or size))))
 
 
 def minutes(count):
-    """Run time limit in minutes that doubles with each attempt."""
-    return lambda wildcards, attempt: count * 2 ** (attempt - 1)
+    """Run time limit in minutes that doubles with each attempt, up to what the site gives: a training goes on at the next one."""
+    most = PLAN.config.max_runtime or sys.maxsize
+    return lambda wildcards, attempt: min(most, count * 2 ** (attempt - 1))
 
 
 def cohorts_by(source):

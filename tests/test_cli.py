@@ -16,6 +16,8 @@ from cgddi.plan.code import ROOT
 from cgddi.plan.config import Config, load_config
 from PIL import Image
 
+from tests.hub import Hub
+
 
 def run(*arguments: str, cwd=None) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", "cgddi.cli", *arguments], capture_output=True, text=True, cwd=cwd)
@@ -62,7 +64,7 @@ def test_init_writes_a_folder_whose_next_commands_work(tmp_path):
     assert len((folder / "config/config.yaml").read_text().splitlines()) <= 15
     assert load_config(folder / "config/config.yaml").models == Config().models
     commands = re.findall(r"^    (.*)$", said.stdout, re.M)
-    assert [shlex.split(line)[0] for line in commands] == ["cd", "cgddi", "cgddi", "snakemake"]
+    assert [shlex.split(line)[0] for line in commands] == ["cd", *["cgddi"] * 3, "snakemake"]
     header, first, second = (folder / "photos.csv").read_text().splitlines()
     rows = [header]
     for number in range(48):
@@ -78,7 +80,9 @@ def test_init_writes_a_folder_whose_next_commands_work(tmp_path):
     (folder / "photos.csv").write_text("\n".join(rows) + "\n")
     script = "\n".join(["set -e", *commands])
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
-    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, env={"PATH": path})
+    with Hub.of_config(Config()) as hub:
+        env = {"PATH": path, **hub.environment(tmp_path / "home")}
+        done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     assert "48 photos" in done.stdout and re.search(r"^classify +9$", done.stdout, re.M)
     again = run("init", "my study", cwd=tmp_path)

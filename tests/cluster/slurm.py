@@ -6,9 +6,11 @@ Everything is stopped by the pid of the process that was started; nothing is loo
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import os
+import re
 import shutil
 import signal
 import socket
@@ -62,7 +64,8 @@ def _free_port() -> int:
 
 
 class Slurm:
-    """Two nodes (node1, node2) x two fake GPUs x 8 CPUs x 64 GB; partition `night` preempts `main`. Use as a context manager.
+    """Two nodes (node1, node2) x two fake GPUs x 8 CPUs x 64 GB; partition `night` preempts `main`, whose jobs are queued
+    again, and `scrap`, whose jobs are not; `brief` gives three minutes and 4 GB. Use as a context manager.
 
     Args:
         folder: where its state, logs and fake devices lie; a new temporary one by default.
@@ -150,6 +153,8 @@ GresTypes=gpu
 {nodes}
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1
 PartitionName=night Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10
+PartitionName=scrap Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=CANCEL
+PartitionName=brief Nodes=ALL MaxTime=3 MaxMemPerNode=4000 State=UP PriorityTier=1
 """
         )
         (CONFIG / "gres.conf").write_text(
@@ -188,7 +193,7 @@ PartitionName=night Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10
             user="munge",
         )
         self._wait(lambda: (munge / "munge.socket").exists(), "munged did not start")
-        self._launch("slurmctld", "slurmctld", "-D")
+        self.start_controller()
         for node in ("node1", "node2"):
             self.start_node(node)
         self._wait(lambda: self.states() == {"node1": "IDLE", "node2": "IDLE"}, "the nodes did not come up")
@@ -200,6 +205,43 @@ PartitionName=night Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10
                 logs = "\n".join(p.read_text(errors="replace")[-800:] for p in sorted((self.folder / "log").iterdir()))
                 raise NoCluster(f"{complaint} within {seconds:g} s:\n{logs}")
             time.sleep(0.2)
+
+    def start_controller(self) -> None:
+        """Start the controller; it knows its jobs again."""
+        self._launch("slurmctld", "slurmctld", "-D")
+
+    def stop_controller(self) -> None:
+        """The controller goes away, as for an update: no command of SLURM gets an answer, what runs goes on."""
+        daemon = self.daemons.pop("slurmctld")
+        daemon.terminate()
+        daemon.wait(30)
+
+    def set(self, **settings: object) -> None:
+        """Change settings of the running cluster, e.g. MinJobAge."""
+        path = CONFIG / "slurm.conf"
+        text = path.read_text()
+        for key, value in settings.items():
+            text = re.sub(rf"^{key}=.*$", f"{key}={value}", text, flags=re.M)
+        path.write_text(text)
+        subprocess.run(["scontrol", "reconfigure"], check=True, timeout=60)
+
+    def _of_node(self, node: str) -> list[int]:
+        steps = [int(pid) for pid in step_daemons(self.folder / "spool" / node)]
+        return [self.daemons[node].pid, *(pid for step in steps for pid in (step, *descendants(step)))]
+
+    def hang_node(self, node: str) -> list[int]:
+        """A node stops answering, with all its jobs; the processes that stand still, for `thaw`."""
+        pids = self._of_node(node)
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        return pids
+
+    @staticmethod
+    def thaw(pids: list[int]) -> None:
+        """A hung node goes on where it was."""
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
     def start_node(self, node: str) -> None:
         """Start a node's daemon."""

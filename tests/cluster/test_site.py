@@ -25,7 +25,7 @@ def test_every_site_line_is_valid_yaml_once_its_mark_is_removed():
     gpu = live["set-resources"]["healthy"]
     assert set(gpu) == {"slurm_partition", "gpu_model", "constraint", "gpu", "gres"}
     assert all(live["set-resources"][rule] == gpu for rule in ("embedding", "lora", "semantic", "classify"))
-    assert live["software-deployment-method"] == "apptainer" and live["config"] == ["container=cgddi.sif"]
+    assert live["software-deployment-method"] == "apptainer" and live["config"][0] == "container=cgddi.sif"
     assert {"precommand", "apptainer-args"} <= set(live)
 
 

@@ -180,7 +180,14 @@ def test_sheet_problems_end_with_status_2(folder, capsys):
     assert "--diseases" in capsys.readouterr().err
 
 
-def test_the_config_names_the_sheets_and_the_policy(folder, monkeypatch, capsys):
+@pytest.fixture
+def photos_only(monkeypatch):
+    """Two photos are no run: what else stands against one is for tests/watch/test_start.py."""
+    for name, nothing in (("absent", []), ("check_plan", []), ("check_start", ([], [], []))):
+        monkeypatch.setattr(f"cgddi.watch.check.{name}", lambda *_, nothing=nothing: nothing)
+
+
+def test_the_config_names_the_sheets_and_the_policy(folder, photos_only, capsys):
     sheet()
     (folder / "d.csv").write_text("raw,concept\nmole,spot\nwart,spot\n")
     (folder / "config.yaml").write_text("images: images.csv\ndiseases: d.csv\nmixed_malignancy: split\n")
@@ -189,7 +196,7 @@ def test_the_config_names_the_sheets_and_the_policy(folder, monkeypatch, capsys)
     assert main(["check", "--configfile", "config.yaml", "--mixed-malignancy", "error"]) == 2
 
 
-def test_the_config_names_mask_ids_for_all_and_for_one_cohort(folder, capsys):
+def test_the_config_names_mask_ids_for_all_and_for_one_cohort(folder, photos_only, capsys):
     mask = np.zeros((30, 40), np.uint8)
     mask[3:9, 3:9] = 255
     sheet(save_picture(mask))

@@ -31,6 +31,7 @@ ASKED = {
         "after a crash or a copy: end orphaned jobs, unlock, check all results and let Snakemake know of them",
     ),
     "masks-export": ("cgddi.stages.masks.export_command", "write masks at photo size as png files, to correct by hand"),
+    "work": ("cgddi.job.pool", "run jobs of a run inside a SLURM allocation that is held (profiles/allocations)"),
     "lease": ("cgddi.job.lease", "run a command on a GPU of this node that no other run holds"),
 }
 """What a person asks: command -> (module with `main(argv)`, what it does)."""

@@ -61,6 +61,7 @@ def write_folder(folder: Path) -> list[str]:
     workflow = shlex.quote(str(ROOT / "Snakefile"))
     return [
         "cgddi ingest folder --table photos.csv --images photos --write-diseases config/diseases.csv --output config/images.csv",
+        "cgddi fetch",
         "cgddi check",
         f"snakemake --snakefile {workflow} -n",
     ]

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,7 +69,8 @@ class MadeStore:
             about = json.loads(head)
             if about["sha256"] != sha256(body) or about["key"] != path.name:
                 return None
-            os.utime(path)  # what is used last is pruned last
+            with suppress(OSError):  # another user's
+                os.utime(path)  # what is used last is pruned last
         except (OSError, ValueError, KeyError, TypeError):
             return None
         files, start = {}, 0

@@ -125,6 +125,17 @@ class Config(Settings):
         description="image that the jobs run in with `--software-deployment-method apptainer`: a .sif file or docker://...; a "
         "site names its own in its profile",
     )
+    max_runtime: int | None = neutral(
+        None,
+        ge=1,
+        description="minutes that no job asks for more of, a later attempt neither; a site names its own in its profile",
+    )
+    max_mem: int | None = neutral(
+        None, ge=1024, description="MB of memory that no job asks for more of; a site names its own in its profile"
+    )
+    allocations: bool = neutral(
+        False, description="run cluster jobs inside allocations that `cgddi work` holds; profiles/allocations sets it"
+    )
     seed: int = Field(2026, ge=0, description="the project's seed; every draw derives from it and from its own name")
     images: str = Field("config/images.csv", description="image sheet, written by `cgddi ingest`")
     diseases: str = Field("builtin:ddi", description="disease sheet, or builtin:ddi, builtin:fitzpatrick17k")

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from cgddi.core.archive import canonical, file_sha256, sha256, write_atomic
 from cgddi.core.errors import UserError
 from cgddi.core.settings import is_located, is_neutral
+from cgddi.plan import intact
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 SECONDS = 2
@@ -116,10 +117,10 @@ class Contents:
             variant: of the weights, e.g. fp16.
 
         Raises:
-            UserError: the source is a path, but no folder.
+            UserError: the source is a path, but no folder, or its files are not whole.
         """
         if os.path.isdir(source):
-            return {"source": self.folder(source), "variant": variant}
+            return {"source": self.folder(source, variant), "variant": variant}
         if source.startswith((".", "/", "~")):
             raise UserError(f"models: {source} is no folder. Download the model there, or name a hub id in the config.")
         if revision and COMMIT.fullmatch(revision):
@@ -127,8 +128,12 @@ class Contents:
             return {"source": f"commit:{revision}", "variant": variant}
         return {"source": source, "revision": revision, "variant": variant}
 
-    def folder(self, folder: str) -> str:
-        """What stands for a model's folder in a spec: "commit:..." where it is a download of the hub's, else "folder:..."."""
+    def folder(self, folder: str, variant: str | None = None) -> str:
+        """What stands for a model's folder in a spec: "commit:..." where it is a download of the hub's, else "folder:...".
+
+        Raises:
+            UserError: its files are not whole (see `plan.intact`); found once, and remembered by content.
+        """
         files = {
             str(path.relative_to(folder)): path
             for path in sorted(Path(folder).rglob("*"))
@@ -141,7 +146,13 @@ class Contents:
             token = f"commit:{commit}"
         else:
             token = f"folder:{spec_hash([[name, self._digest(path)] for name, path in files.items()])}"
+        key = f"whole:{intact.VERSION}:{variant}:{token}"
+        if key not in self._known:
+            self._known[key] = [0, 0, "; ".join(intact.faults(folder, variant))]
+            self._changed = True
         self.save()
+        if wrong := self._known[key][2]:
+            raise UserError(f"model {folder}: {wrong}. Download it again, or name another.")
         self.places[token] = {"source": folder, "revision": None}
         return token
 
@@ -200,6 +211,8 @@ class Contents:
         if not isinstance(value, str):
             return value
         if os.path.isfile(value):
+            if value.endswith(".safetensors") and (wrong := intact.file_fault(value)):
+                raise UserError(f"{value}: {wrong}. Download it again, or name another.")
             return self.file(value)
         if os.path.isdir(value):
             return self.folder(value)

@@ -11,6 +11,7 @@ from cgddi.core.archive import canonical, sha256
 from cgddi.core.errors import InvalidInput
 from cgddi.fedd.plan import FeddPlan
 from cgddi.plan import given
+from cgddi.plan.checked import Checked
 from cgddi.plan.code import PACKAGE
 from cgddi.plan.config import Config, Model
 from cgddi.plan.content import Contents, spec_hash
@@ -37,16 +38,20 @@ class Plan(LabelledPhotos):
     """
 
     def __init__(self, config: Config, main: bool = False):
-        if config.only_concepts:
-            config = config.model_copy(update={"results": f"{config.results}/{only_name(config.only_concepts)}"})
+        config = config.model_copy(update={"results": results_of(config)})
         super().__init__(config)
-        self.contents = Contents(Path(config.results) / ".plan/digests.json", main)
+        self.contents = contents_of(config.results, main)
         self.specs = SpecFiles(config.results, self.contents, main)
         self.fedd = FeddPlan(self)
         if problems := self.fedd.why_impossible():
             raise InvalidInput(problems)
         _ = self.verdicts  # a mistake in it is told now
         self._sections: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
+        if main and (checked := Checked(self.contents)).path.exists():
+            self._read_photos()
+            ids = [(photo, self.masks_settings(photo.cohort).id_map) for photo in self.photos]
+            if problems := checked.problems(ids, config.images):
+                raise InvalidInput(problems)
         self._jobs: dict[tuple[str, tuple[str, ...]], Job] = {}
 
     # ---- specs -------------------------------------------------------------------------------------
@@ -427,6 +432,16 @@ class Plan(LabelledPhotos):
         return Job(
             self.spec("export", **({"labels": self.test_labels} if "real" in self.config.export.kinds else {})), inputs
         )
+
+
+def results_of(config: Config) -> str:
+    """The folder of a configuration's results: one of its own where it is for some concepts only."""
+    return f"{config.results}/{only_name(config.only_concepts)}" if config.only_concepts else config.results
+
+
+def contents_of(results: str, main: bool = False) -> Contents:
+    """What files hold, as a results folder remembers it; main: whether what is read now is remembered too."""
+    return Contents(Path(results) / ".plan/digests.json", main)
 
 
 def only_name(concepts: Iterable[str]) -> str:

@@ -4,20 +4,33 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cgddi.core.errors import InvalidInput
+from cgddi.core.errors import InvalidInput, Problem
 from cgddi.plan.config import Config, Model
 from cgddi.plan.configfile import read
+from cgddi.plan.intact import faults, hub_home, snapshot
 from cgddi.stages.classify.settings import Training, training_of
 
 LOCK = Path("models.lock.yaml")
 """Name as the config has it -> commit."""
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
+READERS = {
+    "models.base": ("embedding", "lora", "semantic"),
+    "models.inpainting": ("healthy",),
+    "models.fedd": ("fedd_features",),
+    "models.sam3": ("sam3_masks",),
+    "healthy.prior": ("healthy",),
+    "adapters": ("semantic",),
+    "classify": ("classify",),
+    "audit.features": ("audit", "audit_pictures"),
+    "fedd.baselines": ("fedd_baseline",),
+}
+"""Key that names models, or what it begins with -> rules whose jobs read them."""
 
 
 @dataclass(frozen=True)
@@ -39,16 +52,21 @@ class HubModel:
     files: tuple[str, ...] = ()
 
 
-def named_models(config: Config) -> Iterator[HubModel]:
-    """The hub models of a config, those only that its jobs read; local folders and files are none."""
+def used_models(config: Config) -> dict[str, bool]:
+    """Key below `models` -> whether any job reads that model."""
     sources = {config.masks.source, *(config.masks_of(name).source for name in config.cohorts)}
-    study, generated = config.fedd.study, bool(config.sources & {"healthy", "lesion_mapped", "semantic"})
-    used = {
+    generated = bool(config.sources & {"healthy", "lesion_mapped", "semantic"})
+    return {
         "base": "semantic" in config.sources,
         "inpainting": config.healthy.method != "heal" and generated,
-        "fedd": study or "fedd" in sources,
+        "fedd": config.fedd.study or "fedd" in sources,
         "sam3": "sam3" in sources,
     }
+
+
+def named_models(config: Config) -> Iterator[HubModel]:
+    """The hub models of a config, those only that its jobs read; local folders and files are none."""
+    used, study = used_models(config), config.fedd.study
     for part, wanted in used.items():
         model: Model = getattr(config.models, part)
         if wanted and is_hub(model.source):
@@ -151,18 +169,55 @@ def locked(config: Config, lock: Mapping[str, str] | None = None) -> Config:
         for slug, adapter in config.adapters.items()
         for commit in [lock.get(_name(adapter.source, adapter.revision)) if is_hub(adapter.source) else None]
     }
+    baselines, files = config.fedd.baselines, dict(config.fedd.baselines.weight_files)
+    for network in baselines.classification:
+        if baselines.weights_of("classification", network) == "hub" and (commit := lock.get(f"timm:{network}")):
+            files[f"classification/{network}"] = f"hub@{commit}"
+    fedd = config.fedd.model_copy(update={"baselines": baselines.model_copy(update={"weight_files": files})})
     update = {"models": models, "healthy": healthy, "audit": audit, "classify": classify, "adapters": adapters}
-    return config.model_copy(update=update)
+    return config.model_copy(update=update | {"fedd": fedd})
 
 
 def unlocked(config: Config) -> list[str]:
     """A warning where models have no commit yet, so that their weights may change under a run; else nothing."""
     lock = read_lock()
-    names = {m.name for m in named_models(config) if m.kind != "smp" and not m.key.startswith("fedd.baselines")}
-    names = sorted(name for name in names if name not in lock and not COMMIT.fullmatch(name.partition("@")[2]))
+    names = sorted({m.name for m in named_models(config) if not _commit(m, lock)})
     if not names:
         return []
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return [
         f"No commit is noted of {', '.join(names[:5])}{more}: run `cgddi fetch`, which downloads them and writes {LOCK}."
     ]
+
+
+def _commit(model: HubModel, lock: Mapping[str, str]) -> str | None:
+    named = model.name.partition("@")[2]
+    return named if COMMIT.fullmatch(named) else lock.get(model.name)
+
+
+def absent(config: Config, rules: Collection[str] | None = None) -> list[Problem]:
+    """Hub models that a run would not find whole on this disk, each with its key.
+
+    Args:
+        config: as read, or with commits in the place of revisions.
+        rules: only what jobs of these read; None: all.
+    """
+    lock, problems = read_lock(), []
+    for model in named_models(config):
+        readers = next(rules for key, rules in READERS.items() if model.key.startswith(key))
+        if rules is not None and not {*rules} & {*readers}:
+            continue
+        commit = _commit(model, lock)
+        folder = snapshot(model.name, commit)
+        again = f"Run `cgddi fetch`, with the jobs' HF_HOME (now {hub_home()})."
+        if folder is None:
+            problems.append(config.problem(model.key, f"{model.name.split('@')[0]} is not on this disk", again))
+            continue
+        if model.kind == "adapter":
+            wrong = [f"{name} is missing" for name in model.files if not (folder / name).exists()]
+        else:
+            parts = ("tokenizer", "text_encoder") if model.kind == "text encoder" else ()
+            wrong = faults(folder, model.variant, parts)
+        remedy = f"Delete {folder} and run `cgddi fetch` again." if wrong else ""
+        problems += [config.problem(model.key, f"{model.name.split('@')[0]}: {text}", remedy) for text in wrong]
+    return problems

@@ -16,7 +16,7 @@ from cgddi.plan import given
 from cgddi.plan.config import Cohort, Config
 from cgddi.plan.models import locked
 from cgddi.plan.paths import Paths
-from cgddi.plan.sheets import Concept, Photo, check_files, load_sheets, padded
+from cgddi.plan.sheets import Concept, Photo, check_files, check_same_file, load_sheets, padded
 from cgddi.plan.splits import SplitSettings, assign, taking_part
 from cgddi.stages.canvases.verdicts import read_review, read_verdicts
 from cgddi.stages.masks.settings import MasksSettings
@@ -44,7 +44,7 @@ class Photos:
             cohorts[photo.cohort].append(photo)
         self.by_cohort = {name: cohorts[name] for name in sorted(cohorts, key=lambda c: (-len(cohorts[c]), c))}
         """Cohort -> its photos, the largest cohort first."""
-        problems = check_files(sheets)
+        problems = [*check_files(sheets), *check_same_file(sheets)]
         problems += [
             config.problem(key, "no such concept", "Name slugs of the disease sheet.", slug)
             for key in ("only_concepts", "drop_concepts")

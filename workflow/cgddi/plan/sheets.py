@@ -98,19 +98,34 @@ class Folders:
     """Which files exist, by listing each folder once: 16,000 photos cost one listing, also on a network file system."""
 
     def __init__(self) -> None:
-        self._names: dict[str, frozenset[str]] = {}
+        self._names: dict[str, dict[str, bool]] = {}
+        """Folder -> names in it -> whether that is a link."""
+        self._real: dict[str, str] = {}
 
     def holds(self, path: str) -> bool:
         """Whether a file or folder of that path exists."""
         folder, name = os.path.split(path)
         if name in ("", ".", ".."):
             return os.path.exists(path)
+        return name in self._listed(folder)
+
+    def _listed(self, folder: str) -> dict[str, bool]:
         if folder not in self._names:
             try:
-                self._names[folder] = frozenset(os.listdir(folder or "."))
+                with os.scandir(folder or ".") as entries:
+                    self._names[folder] = {entry.name: entry.is_symlink() for entry in entries}
             except OSError:
-                self._names[folder] = frozenset()
-        return name in self._names[folder]
+                self._names[folder] = {}
+        return self._names[folder]
+
+    def real(self, path: str) -> str:
+        """The path without links and detours: equal for two names of one file."""
+        folder, name = os.path.split(path)
+        if name in ("", ".", "..") or self._listed(folder).get(name, True):
+            return os.path.realpath(path)
+        if folder not in self._real:
+            self._real[folder] = os.path.realpath(folder)
+        return os.path.join(self._real[folder], name)
 
 
 def load_sheets(images: str | Path, diseases: str | Path) -> Sheets:
@@ -277,4 +292,19 @@ def check_files(sheets: Sheets) -> list[Problem]:
             if path is not None and not folders.holds(path):
                 place = {"row": photo.row, "column": column, "value": path}
                 problems.append(Problem(sheets.source, "no such file", remedy, **place))
+    return problems
+
+
+def check_same_file(sheets: Sheets) -> list[Problem]:
+    """Photo or mask files that stand in more than one row: one picture under two ids leaks from training to test."""
+    folders, problems = Folders(), []
+    for column in ("file", "mask"):
+        seen: dict[str, Photo] = {}
+        for photo in sheets.photos:
+            if path := getattr(photo, column):
+                first = seen.setdefault(folders.real(path), photo)
+                if first is not photo:
+                    message = f"this file stands in row {first.row} too"
+                    place = {"row": photo.row, "column": column, "value": path}
+                    problems.append(Problem(sheets.source, message, "Keep one row per picture.", **place))
     return problems

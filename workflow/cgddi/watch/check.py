@@ -1,10 +1,14 @@
-"""Check the software, the config and its sheets, and look into every photo, mask, given archive and adapter; report every problem
-at once.
+"""Check all that a run stands on, before it starts, and report every problem at once.
+
+The software and this machine's GPU and disks; the config and its sheets; every photo and mask, each read once (what was found is
+remembered by content, and `snakemake` refuses what was refused here); models, each file opened; given archives and adapters; the
+plan itself; and with a SLURM profile, whether the cluster can give what the jobs will ask for.
 
     cgddi check                                    as `snakemake` would run: with config/config.yaml
-    cgddi check --configfile my.yaml
-    cgddi check --images images.csv --diseases builtin:ddi
+    cgddi check --configfile my.yaml --profile slurm
+    cgddi check --images images.csv --diseases builtin:ddi      the sheets, photos and masks only
 
+On a cluster, run it on the login node, and once on a GPU node (`srun --gpus=1 cgddi check`), which alone knows its driver and card.
 Exit status 0: nothing stands against a run (warnings may be printed); 2: problems.
 """
 
@@ -13,22 +17,24 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import sys
-from collections import defaultdict
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-import cgddi
 from cgddi.core.archive import Archive
 from cgddi.core.errors import InvalidInput, Problem, UserError
 from cgddi.ingest.mask_check import check_photo, id_map
+from cgddi.plan.checked import Checked, told
 from cgddi.plan.config import DEFAULT_FILE, Config, config_option, load_config
-from cgddi.plan.sheets import Photo, Sheets, load_sheets
+from cgddi.plan.jobs import Plan, contents_of, results_of
+from cgddi.plan.models import absent, is_hub, named_models, used_models
+from cgddi.plan.sheets import Photo, Sheets, check_same_file, load_sheets
+from cgddi.watch import machine, site
+from cgddi.watch.dag import ask_snakemake, read_jobs
 
 POLICIES = ("error", "unlabelled", "split")
 
@@ -49,27 +55,12 @@ def check_mixed(sheets: Sheets) -> list[Problem]:
     return problems
 
 
-def check_same_file(sheets: Sheets) -> list[Problem]:
-    """Photo or mask files that stand in more than one row: one picture under two ids leaks from training to test."""
-    problems = []
-    for column in ("file", "mask"):
-        rows: dict[str, list[Photo]] = defaultdict(list)
-        for photo in sheets.photos:
-            if path := getattr(photo, column):
-                rows[os.path.realpath(path)].append(photo)
-        for photos in rows.values():
-            if len(photos) > 1:
-                message = f"this file stands in row {photos[0].row} too"
-                place = {"row": photos[1].row, "column": column, "value": getattr(photos[1], column)}
-                problems.append(Problem(sheets.source, message, "Keep one row per picture.", **place))
-    return problems
-
-
 def check_contents(
     sheets: Sheets,
     ids: IdMap = None,
     threads: int = 1,
     cohort_ids: Mapping[str, IdMap] | None = None,
+    checked: Checked | None = None,
 ) -> tuple[list[Problem], list[Problem]]:
     """Problems and warnings of all photos and masks, in the order of the sheet.
 
@@ -78,15 +69,26 @@ def check_contents(
         ids: value in a mask file -> class id (see `mask_check.id_map`).
         threads: threads that read photos.
         cohort_ids: the same for cohorts whose masks differ.
+        checked: what was found before and is found now, by content; None remembers nothing.
     """
     special = cohort_ids or {}
 
-    def one(photo: Photo) -> tuple[list[Problem], list[Problem]]:
-        return check_photo(photo, sheets.source, special.get(photo.cohort, ids))
+    def one(photo: Photo) -> list[tuple[str, Problem]]:
+        own = special.get(photo.cohort, ids)
+        there = checked is not None and all(os.path.isfile(path) for path in (photo.file, photo.mask) if path)
+        if there and (known := checked.get(photo, own)) is not None:
+            return [(finding[0], told(photo, finding, sheets.source)) for finding in known]
+        found = dict(zip(("problem", "warning"), check_photo(photo, sheets.source, own), strict=True))
+        pairs = [(kind, problem) for kind, problems in found.items() for problem in problems]
+        if there:
+            checked.put(photo, own, [(kind, p.column, p.message, p.remedy) for kind, p in pairs])
+        return pairs
 
     with ThreadPoolExecutor(max(1, threads)) as pool:
         found = list(tqdm(pool.map(one, sheets.photos), total=len(sheets.photos), desc="check", unit="photo"))
-    return [p for problems, _ in found for p in problems], [w for _, warnings in found for w in warnings]
+    if checked is not None:
+        checked.save()
+    return tuple([p for pairs in found for kind, p in pairs if kind == wanted] for wanted in ("problem", "warning"))
 
 
 def check(
@@ -96,13 +98,14 @@ def check(
     mixed: str = "error",
     threads: int = 1,
     cohort_ids: Mapping[str, IdMap] | None = None,
+    checked: Checked | None = None,
 ) -> tuple[Sheets | None, list[Problem], list[Problem]]:
-    """Check everything.
+    """Check the sheets, photos and masks.
 
     Args:
         images: the image sheet.
         diseases: the disease sheet or a built-in one.
-        ids, threads, cohort_ids: see `check_contents`.
+        ids, threads, cohort_ids, checked: see `check_contents`.
         mixed: policy for concepts with both malignancies: "error" makes them problems, any other one warnings.
 
     Returns:
@@ -112,7 +115,7 @@ def check(
         sheets = load_sheets(images, diseases)
     except InvalidInput as error:
         return None, list(error.problems), []
-    problems, warnings = check_contents(sheets, ids, threads, cohort_ids)
+    problems, warnings = check_contents(sheets, ids, threads, cohort_ids, checked)
     problems += check_same_file(sheets)
     (problems if mixed == "error" else warnings).extend(check_mixed(sheets))
     return sheets, sorted(problems, key=lambda p: p.row or 0), warnings
@@ -159,21 +162,59 @@ def _json(text: str) -> object:
         raise argparse.ArgumentTypeError(f"is no JSON: {error}") from error
 
 
-def software() -> str:
-    """Versions that a bug report needs, and whether torch sees a GPU, in one line."""
-    names = ("snakemake", "torch", "diffusers")
-    found = [f"cgddi {cgddi.__version__}"]
-    for name in names:
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            found.append(f"no {name}")
-    if "no torch" in found:
-        return f"Python {platform.python_version()}, {', '.join(found)}"
-    import torch
+def check_plan(config: Config) -> list[Problem]:
+    """What planning itself refuses: names in the config, the review file, splits, local models that are not there or not whole."""
+    try:
+        plan = Plan(config)
+    except InvalidInput as error:
+        return list(error.problems)
+    except UserError as error:
+        return [config.problem("", str(error), "")]
+    problems = []
+    for part, used in used_models(config).items():
+        model = getattr(config.models, part)
+        if used and not is_hub(model.source):
+            try:
+                plan.model(model)
+            except UserError as error:
+                problems.append(_parted(config, f"models.{part}", error))
+    try:
+        _ = plan.digest  # reads each file that a key names
+    except UserError as error:
+        problems.append(_parted(config, "", error))
+    return problems
 
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return f"Python {platform.python_version()}, {', '.join(found)}; torch sees {device}"
+
+def _parted(config: Config, key: str, error: UserError) -> Problem:
+    message, _, remedy = str(error).rpartition(". ")
+    return config.problem(key, message, remedy)
+
+
+def check_start(
+    config: Config, configfiles: list[str], profile: str | None
+) -> tuple[list[str], list[Problem], list[Problem]]:
+    """What is said, problems and warnings of the run as Snakemake plans it: room on the disks, and what the cluster gives.
+
+    Args:
+        config: the config. configfiles: its files. profile: as for `snakemake --profile`.
+    """
+
+    def look(dag: Any, plan: Plan) -> tuple[list[Any], Any]:
+        return read_jobs(dag, plan), site.asked(dag.jobs, dag.workflow.globals["RETRIES"]) if profile else None
+
+    try:
+        plan, (jobs, wanted) = ask_snakemake(configfiles, look=look, profile=profile)
+    except UserError as error:
+        return [], [Problem("the plan", str(error).strip(), "")], []
+    lines, problems, warnings = machine.disk_problems(plan, jobs)
+    if any(job.stage in ("classify", "fairness") for job in jobs):
+        problems += plan.untestable()
+    if profile:
+        known = site.partitions()
+        problems += site.problems(wanted, known)
+        lines += site.notes(wanted, known)
+    warnings += machine.home_warnings(any(True for _ in named_models(config)), bool(profile))
+    return lines, problems, warnings
 
 
 def main(argv: list[str]) -> int:
@@ -182,6 +223,9 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="cgddi check", description=__doc__, formatter_class=raw)
     config_option(parser)
     parser.set_defaults(configfile=None)
+    parser.add_argument(
+        "--profile", help="as for snakemake: a SLURM profile, whose jobs are held against what the cluster gives"
+    )
     parser.add_argument("--images", help="image sheet, instead of the config's")
     parser.add_argument(
         "--diseases", help="disease sheet, or builtin:ddi, builtin:fitzpatrick17k; instead of the config's"
@@ -196,23 +240,35 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads that read photos")
     args = parser.parse_args(argv)
     images, diseases, mixed = args.images, args.diseases, args.mixed_malignancy
-    ids, cohort_ids, config = id_map(args.mask_ids), {}, None
-    print(software())
+    ids, cohort_ids, config, checked = id_map(args.mask_ids), {}, None, None
+    print(machine.software())
     if not args.configfile and bool(images) != bool(diseases):
         raise UserError("give --images and --diseases together, or --configfile")
+    configfiles = args.configfile or [DEFAULT_FILE]
     if args.configfile or not images:
-        config = load_config(*(args.configfile or [DEFAULT_FILE]))
+        config = load_config(*configfiles)
         images, diseases = images or config.images, diseases or config.diseases
         mixed = mixed or config.mixed_malignancy
+        checked = Checked(contents_of(results_of(config), True))
         if args.mask_ids is None:
             ids = config.masks.id_map
             cohort_ids = {name: config.masks_of(name).id_map for name in config.cohorts}
-    sheets, problems, warnings = check(images, diseases, ids, mixed or "error", args.threads, cohort_ids)
+    sheets, problems, warnings = check(images, diseases, ids, mixed or "error", args.threads, cohort_ids, checked)
+    lines: list[str] = []
     if config is not None:
-        found, more = check_given(config)
-        problems, warnings = [*problems, *found], [*warnings, *more]
+        checked.contents.save()
+        for found, more in (machine.versions(), (machine.gpu_problems(config), []), check_given(config)):
+            problems, warnings = [*problems, *found], [*warnings, *more]
+        said = {str(problem) for problem in problems} | {(p.row, p.column) for p in problems if p.row}
+        more = [*absent(config), *check_plan(config)]
+        problems += [p for p in more if str(p) not in said and (p.row, p.column) not in said]
+        if not problems:
+            lines, problems, more = check_start(config, configfiles, args.profile)
+            warnings += more
     for warning in warnings:
         print(f"warning: {warning}")
+    for line in lines:
+        print(line)
     if problems:
         print(InvalidInput(problems, shown=1000), file=sys.stderr)
         return 2

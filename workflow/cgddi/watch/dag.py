@@ -70,7 +70,10 @@ class Job:
 
 
 def ask_snakemake(
-    configfiles: Sequence[str], targets: Iterable[str] = (), look: Callable[[Any, Plan], Any] | None = None
+    configfiles: Sequence[str],
+    targets: Iterable[str] = (),
+    look: Callable[[Any, Plan], Any] | None = None,
+    profile: str | None = None,
 ) -> tuple[Plan, Any]:
     """The plan of a configuration in the working directory and all its jobs, upstream before downstream.
 
@@ -78,6 +81,7 @@ def ask_snakemake(
         configfiles: as for `snakemake --configfile`.
         targets: as for snakemake; none: the whole workflow.
         look: what to do with Snakemake's DAG and the plan; by default `read_jobs`.
+        profile: as for `snakemake --profile`: what it says of config keys and of the resources that jobs ask for.
 
     Raises:
         UserError: the configuration or its sheets have problems, or Snakemake cannot plan.
@@ -89,13 +93,23 @@ def ask_snakemake(
 
     load_config(*configfiles)  # a mistake in them is told with its file and place
     words = ["--snakefile", str(SNAKEFILE), "--configfile", *map(str, configfiles), "--cores", "1"]
+    words += ["--profile", profile] if profile else []
     said = io.StringIO()
     try:
         # Quiet: it tells which profile it uses, and warns of what `status` shows anyway.
         with contextlib.redirect_stderr(said), SnakemakeApi(OutputSettings(dryrun=True)) as api:
-            _, args = cli.parse_args(words)
+            try:
+                _, args = cli.parse_args(words)
+            except SystemExit:
+                raise UserError(said.getvalue().strip().rpartition("\n")[2]) from None
             workflow_api = api.workflow(
-                ResourceSettings(cores=1), ConfigSettings(configfiles=args.configfile), snakefile=SNAKEFILE
+                ResourceSettings(
+                    cores=1,
+                    overwrite_resources=args.set_resources if profile else {},
+                    default_resources=args.default_resources if profile else None,
+                ),
+                ConfigSettings(config=cli.parse_config(args.config) if profile else {}, configfiles=args.configfile),
+                snakefile=SNAKEFILE,
             )
             workflow_api.dag(
                 DAGSettings(
@@ -110,6 +124,7 @@ def ask_snakemake(
             workflow._build_dag()
             plan = workflow.globals["PLAN"]
             workflow.globals["TOLD"].append(True)  # `status` and `repair` say it themselves
+            workflow.globals["RETRIES"] = args.retries or 0
             return plan, (look or read_jobs)(workflow.dag, plan)
     except WorkflowError as error:
         raise UserError(str(error)) from error

@@ -11,7 +11,6 @@ are fetched as safetensors only. What is there is not fetched again, and a stopp
 from __future__ import annotations
 
 import argparse
-import re
 import shutil
 import sys
 from collections.abc import Iterable
@@ -22,6 +21,7 @@ import yaml
 from cgddi.core.archive import write_atomic
 from cgddi.core.errors import UserError
 from cgddi.plan.config import config_option, load_config
+from cgddi.plan.intact import file_fault, variant_of
 from cgddi.plan.models import LOCK, HubModel, is_hub, named_models, read_lock
 
 TEXTS = (".json", ".txt", ".model", ".jinja")
@@ -86,7 +86,7 @@ def chosen_files(model: HubModel, names: Iterable[str]) -> list[str]:
         if file.endswith(".safetensors") or ".safetensors.index" in file:
             if model.kind == "pipeline" and not folder:
                 continue  # all weights in one file, for other programs
-            stem, variant = _variant(file)
+            stem, variant = variant_of(file)
             weights.setdefault((folder, stem), {}).setdefault(variant, []).append(name)
         elif file.endswith(TEXTS):
             found.append(name)
@@ -95,13 +95,6 @@ def chosen_files(model: HubModel, names: Iterable[str]) -> list[str]:
     if not any(name.endswith(".safetensors") for name in found):
         raise UserError(f"{model.key}: {model.name} has no safetensors weights. Name a model that has.")
     return sorted(found)
-
-
-def _variant(file: str) -> tuple[str, str]:
-    """("diffusion_pytorch_model", "fp16") of diffusion_pytorch_model.fp16-00001-of-00002.safetensors and the like."""
-    stem = re.sub(r"-\d+-of-\d+", "", file)
-    parts = [part for part in stem.split(".") if part not in ("safetensors", "index", "json")]
-    return parts[0], ".".join(parts[1:])
 
 
 def fetch(model: HubModel, commit: str | None, dry_run: bool = False) -> tuple[str, int, int]:
@@ -135,8 +128,9 @@ def fetch(model: HubModel, commit: str | None, dry_run: bool = False) -> tuple[s
                 "folder on a larger disk (for the jobs too)."
             )
         if not dry_run:
-            # What asks for no commit (the study's baselines) finds the newest one of the cache by this reference.
-            snapshot_download(source, revision=commit or revision, allow_patterns=names)
+            folder = snapshot_download(source, revision=commit or revision, allow_patterns=names)
+            if wrong := [f"{name} {fault}" for name in names if folder and (fault := file_fault(Path(folder, name)))]:
+                raise UserError(f"{model.name}: {'; '.join(wrong[:5])}. Delete {folder} and run the command again.")
         return info.sha, sum(sizes[name] for name in names), needed
     except UserError:
         raise
@@ -199,7 +193,7 @@ def main(argv: list[str] | None = None) -> int:
             total += needed
             done = "needed" if args.dry_run else "fetched"
             print(f"{name} ({model.key}): {size(whole)}, {size(needed)} {done}, commit {commit[:12]}", flush=True)
-            if not args.dry_run and not name.endswith(commit) and model.kind != "smp":
+            if not args.dry_run and not name.endswith(commit):
                 lock[name] = commit
                 write_lock(lock)
     print(

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from cgddi.core.errors import UserError
+from cgddi.job.slurm import refused_file
 from cgddi.plan.config import config_option
 from cgddi.watch.dag import Job, ask_snakemake
 from cgddi.watch.repair import cluster_jobs, controllers
@@ -93,9 +94,19 @@ class Survey:
             except UserError:
                 self.cluster = None
 
+    def refused(self, job: Job) -> str | None:
+        """What SLURM answers to a job's submission, where it does not take it for now (see `job.slurm`)."""
+        words = [f"rule_{job.rule}", *(["wildcards", *job.wildcards.values()] if job.wildcards else [])]
+        try:
+            return refused_file(self.folder, "_".join(words).replace("/", "_")).read_text()
+        except OSError:
+            return None
+
     def state(self, job: Job) -> tuple[str, str]:
         """State of a job, and why."""
         marked = [path for path in job.outputs if path in self.markers]
+        if self.alive and job.planned and (refused := self.refused(job)):
+            return "queued", f"SLURM takes no more jobs for now, and is asked again: {refused}"
         if marked:
             number = self.markers[marked[0]]
             if number is not None and self.cluster is None:
