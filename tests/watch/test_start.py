@@ -16,9 +16,10 @@ from cgddi.plan import intact
 from cgddi.plan.config import Config, load_config
 from cgddi.plan.models import absent, read_lock
 from cgddi.watch import machine, site
+from cgddi.watch.dag import SNAKEFILE
 
 from tests.hub import COMMIT, Hub
-from tests.watch.world import CONCEPTS, SNAKEFILE, TONES, write_sheet
+from tests.watch.world import CONCEPTS, TONES, write_sheet
 
 ROOT = SNAKEFILE.parent
 TOY = ROOT / "config/toy/model"
