@@ -208,7 +208,7 @@ def check_start(
         return [], [Problem("the plan", str(error).strip(), "")], []
     lines, problems, warnings = machine.disk_problems(plan, jobs)
     if any(job.stage in ("classify", "fairness") for job in jobs):
-        problems += plan.untestable()
+        problems += plan.untestable
     if profile:
         known = site.partitions()
         problems += site.problems(wanted, known)
