@@ -1,5 +1,6 @@
 """Archives: deterministic, atomic, readable by any tar or WebDataset reader, and checked against their manifest."""
 
+import hashlib
 import io
 import json
 import os
@@ -9,9 +10,19 @@ import tempfile
 import numpy as np
 import pytest
 from cgddi.core import archive as archive_module
-from cgddi.core.archive import Archive, ArchiveWriter, canonical, write_atomic
+from cgddi.core.archive import (
+    Archive,
+    ArchiveWriter,
+    canonical,
+    is_whole,
+    output_name,
+    record_for,
+    write_atomic,
+    write_record,
+)
 from cgddi.core.errors import UserError
 from cgddi.core.images import decode_png, encode_png
+from cgddi.job.spec import Spec
 
 SPEC = {"stage": "masks", "settings": {"size": 8}, "seed": 1, "versions": {"numpy": "2"}}
 
@@ -73,6 +84,65 @@ def test_what_killed_writers_left_is_removed_by_the_next(tmp_path):
 def test_unsafe_keys_are_refused(tmp_path, key):
     with pytest.raises(ValueError), ArchiveWriter(tmp_path / "a.tar", SPEC) as out:
         out.add(key, {"png": b"x"}, {})
+
+
+def test_a_key_stands_once(tmp_path):
+    with pytest.raises(ValueError, match="not unique"), ArchiveWriter(tmp_path / "a.tar", SPEC) as out:
+        out.add("k", {"png": b"x"}, {})
+        out.add("k", {"png": b"y"}, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_archive_whose_record_cannot_be_written_leaves_no_part_of_itself(tmp_path, monkeypatch):
+    """Nor of the one before: a new tar beside an old record would be a mixture."""
+    write(tmp_path / "a.tar")
+
+    def full(*_):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(archive_module, "write_record", full)
+    with pytest.raises(OSError, match="full"):
+        write(tmp_path / "a.tar", 2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_record_holds_what_was_planned_and_the_hashes_of_all_that_was_read(tmp_path):
+    """Of a spec with the places of its photos: the contents that were planned; inputs that the plan names and the job adds."""
+    spec = Spec(stage="x", rows=["photo.png"])
+    spec.planned = {"stage": "x", "rows": ["sha256:1"]}
+    for name in ("a", "b", "c"):
+        (tmp_path / name).write_text(name)
+    spec.inputs = {"one": str(tmp_path / "c"), "many": [str(tmp_path / "b"), str(tmp_path / "gone")]}
+    record = record_for(spec, [tmp_path / "a"], images=3)
+    assert record["spec"] == spec.planned and record["images"] == 3
+    hashes = {str(tmp_path / name): hashlib.sha256(name.encode()).hexdigest() for name in "abc"}
+    assert record["inputs"] == hashes and list(record["inputs"]) == sorted(hashes)
+    write_record(tmp_path / "x.json", record, [tmp_path / "a"])
+    assert json.loads((tmp_path / "x.json").read_text())["outputs"] == {
+        "a": {"bytes": 1, "sha256": hashes[f"{tmp_path}/a"]}
+    }
+    assert output_name("f/x.json", "f/x.tar") == ".tar" and output_name("f/record.json", "f/y.csv") == "y.csv"
+
+
+def test_the_notes_of_another_user_on_a_shared_node_are_not_believed(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "node"))
+    (tmp_path / "node").mkdir()
+    (tmp_path / "f").write_text("f")
+    digest = hashlib.sha256(b"f").hexdigest()
+    assert is_whole(tmp_path / "f", digest) and not is_whole(tmp_path / "f", "0" * 64)
+    os.utime(tmp_path / "f", ns=(1, 1))
+    (tmp_path / "f").write_text("g")
+    os.utime(tmp_path / "f", ns=(1, 1))
+    assert not is_whole(tmp_path / "f", digest), "its time was another when it was whole"
+    (tmp_path / "f").write_text("f")
+    assert is_whole(tmp_path / "f", digest)
+    status = (tmp_path / "f").stat()
+    (tmp_path / "f").write_text("h")
+    os.utime(tmp_path / "f", ns=(status.st_atime_ns, status.st_mtime_ns))
+    user = os.getuid()
+    (tmp_path / f"node/cgddi-{user + 1}").symlink_to(tmp_path / f"node/cgddi-{user}")
+    monkeypatch.setattr(os, "getuid", lambda: user + 1)
+    assert not is_whole(tmp_path / "f", digest), "a folder that is not this user's says nothing"
 
 
 def test_a_changed_image_is_noticed(tmp_path):
@@ -165,3 +235,20 @@ def test_atomic_write_replaces_whole(tmp_path):
     write_atomic(tmp_path / "x" / "f", "one")
     write_atomic(tmp_path / "x" / "f", io.BytesIO(b"two").read())
     assert (tmp_path / "x" / "f").read_bytes() == b"two" and len(list((tmp_path / "x").iterdir())) == 1
+
+
+def test_a_write_is_on_the_disk_before_it_takes_the_name_and_leaves_nothing_where_it_fails(tmp_path, monkeypatch):
+    done, sync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda *args: done.append("fsync") or sync(*args))
+    monkeypatch.setattr(os, "replace", lambda *args: done.append("replace") or replace(*args))
+    (tmp_path / ".a[1].0123456789ab.tmp").write_bytes(b"of a killed writer")
+    write_atomic(tmp_path / "a[1]", "whole")
+    assert done == ["fsync", "replace"] and [path.name for path in tmp_path.iterdir()] == ["a[1]"]
+
+    def broken():
+        yield b"half"
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_atomic(tmp_path / "a[1]", broken())
+    assert (tmp_path / "a[1]").read_text() == "whole" and len(list(tmp_path.iterdir())) == 1

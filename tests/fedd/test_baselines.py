@@ -88,6 +88,8 @@ def test_a_classifier_learns_malignancy(study, tmp_path):
         assert table["block"].isna().all() and set(table["role"]) == {"validation", "test"}
         means = table[table["role"] == "test"].groupby("malignant")["probability"].mean()
         gaps.append(means[True] - means[False])
+        if gaps[-1] > 0.2:
+            break
     assert max(gaps) > 0.2
     used = json.loads(metrics.read_text().splitlines()[-1])
     assert used["steps"] > 0 and used["images"] == 6 * used["steps"] and used["network"] == "mobilenetv2_100"

@@ -65,6 +65,42 @@ def test_a_live_run_is_left_alone_and_a_killed_ones_jobs_are_ended(killed, capsy
     assert "nothing to repair" in capsys.readouterr().out
 
 
+def test_a_job_that_will_not_end_is_ended_by_force(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    real = repair._gone
+    monkeypatch.setattr(repair, "_gone", lambda find, seconds=90: real(find, 1))
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); open('deaf', 'w'); time.sleep(60)"
+    command = [sys.executable, "-c", deaf, "cgddi.cli", "lora", "--spec", "results/x/.plan/lora/a.json"]
+    with subprocess.Popen(command, cwd=tmp_path) as job:
+        until((tmp_path / "deaf").exists, "the job does not start")
+        assert repair.repair(tmp_path) == ["ended 1 job(s) of the dead run on this machine"]
+        assert job.wait(5) == -signal.SIGKILL
+
+
+SQUEUE = """#!/bin/sh
+[ -z "$SQUEUE_SAYS" ] || { echo "$SQUEUE_SAYS" >&2; exit 1; }
+echo "7|RUNNING|None|cgddi_run|rule_lora_wildcards_x|$PWD"
+echo "8|PENDING|Priority|cgddi_run|rule_lora|$PWD/another"
+echo "9|RUNNING|None|mine|bash|$PWD"
+echo "slurm_load_jobs: a line of another kind"
+"""
+
+
+def test_cluster_jobs_are_those_that_a_run_in_this_folder_submitted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "squeue").write_text(SQUEUE)
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert repair.cluster_jobs(tmp_path) == [
+        {"id": "7", "state": "RUNNING", "reason": "None", "what": "rule_lora_wildcards_x"}
+    ]
+    monkeypatch.setenv("SQUEUE_SAYS", "cannot find a configuration source")
+    assert repair.cluster_jobs(tmp_path) == [], "no cluster's machine"
+    monkeypatch.setenv("SQUEUE_SAYS", "Socket timed out")
+    with pytest.raises(UserError, match="squeue failed: Socket timed out"):
+        repair.cluster_jobs(tmp_path)
+
+
 def test_other_folders_are_not_touched(killed, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     until(lambda: repair.orphans(killed.folder), lambda: f"the job does not start:\n{killed.log}")

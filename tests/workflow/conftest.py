@@ -74,11 +74,13 @@ SECRETS = {
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> Path:
-    """The small toy world after a whole run, by a user with secrets in the environment and an empty home (`../home`)."""
+    """The small toy world after a whole run, by a user with secrets in the environment and an empty home (`../home`); what
+    Snakemake said, at its most talkative, is in `../said`."""
     folder = small_world(tmp_path_factory.mktemp("finished") / "work")
     home = folder.parent / "home"
     home.mkdir()
-    snakemake(folder, *RUN, "--cores", str(os.cpu_count()), env=SECRETS | {"HOME": str(home)})
+    done = snakemake(folder, *RUN, "--cores", str(os.cpu_count()), "--verbose", env=SECRETS | {"HOME": str(home)})
+    (folder.parent / "said").write_text(done.stdout + done.stderr)
     return folder
 
 

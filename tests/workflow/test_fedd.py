@@ -1,5 +1,5 @@
-"""A shrunken run of the toy world with automatic masks: the segmenter's masks feed healthy skin and lesion mapping, and the study
-is tabulated and reported."""
+"""A shrunken run of the toy world with automatic masks: the study and the masks of its segmenter. In `make test-all` it goes on to
+the end: these feed healthy skin and lesion mapping, and the study is reported."""
 
 import csv
 import json
@@ -48,11 +48,22 @@ def write(folder, changes=None):
     (folder / "config.yaml").write_text(yaml.safe_dump(configuration(changes or {})))
 
 
+OWN = ("--until", "fedd_tables", "fedd_masks", "masks")
+"""The rules of the study and of masks, and what they need."""
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The working directory after a whole run."""
+    """The working directory after a run of the study and of all masks."""
     folder = small_world(tmp_path_factory.mktemp("fedd") / "work")
     write(folder)
+    snakemake(folder, *RUN, "--cores", "2", *OWN)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(folder):
+    """The same after the run has gone on to its end."""
     snakemake(folder, *RUN, "--cores", "2")
     return folder
 
@@ -84,7 +95,33 @@ def test_masks_come_from_the_segmenter(folder, results):
     assert human and {row["mask_source"] for row in human} == {"human"}
 
 
-def test_healthy_skin_and_mapping_use_them(results):
+def test_the_tables(results):
+    tables = results / "fedd/tables"
+    with open(tables / "iou.csv", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert {row["class"] for row in rows} >= {"lesion", "skin", "mean"}
+    assert json.loads((tables / "summary.json").read_text())["spec"]["cohort"] == "toy"
+    assert (tables / "masks.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("changes", "rules"),
+    [
+        ({}, {}),
+        ({"fedd": {"probe": {"epochs": 6}}}, {"fedd_probe": 1, "fedd_tables": 1}),
+        ({"fedd": {"tables": {"bootstrap": 21}}}, {"fedd_tables": 1}),
+    ],
+)
+def test_features_are_never_computed_again_for_another_setting(folder, changes, rules):
+    write(folder, changes)
+    try:
+        assert counts(folder, *RUN, *OWN) == rules
+    finally:
+        write(folder)
+
+
+@pytest.mark.slow
+def test_healthy_skin_and_mapping_use_them(whole, results):
     own = [archive for archive in archives(results, "masks") if archive.path.name.startswith(f"{CONCEPT}.")]
     of_concept = {row["image_id"]: row for archive in own for row in archive.rows}
     usable = {image for image, row in of_concept.items() if row["has_mask"]}
@@ -96,32 +133,9 @@ def test_healthy_skin_and_mapping_use_them(results):
     assert made and made <= usable
 
 
-def test_tables_and_the_reports_section(results):
-    tables = results / "fedd/tables"
-    with open(tables / "iou.csv", newline="") as handle:
-        rows = list(csv.DictReader(handle))
-    assert {row["class"] for row in rows} >= {"lesion", "skin", "mean"}
-    assert json.loads((tables / "summary.json").read_text())["spec"]["cohort"] == "toy"
-    assert (tables / "masks.png").stat().st_size > 1000
+@pytest.mark.slow
+def test_the_report_has_a_section_nothing_is_left_to_do_and_status_says_so(whole, results):
     assert "FEDD" in (results / "report/index.html").read_text()
-
-
-def test_nothing_is_left_to_do_and_status_says_so(folder):
-    assert counts(folder, *RUN) == {}
-    text = cgddi(folder, "status", "--configfile", "config.yaml")
+    assert counts(whole, *RUN) == {}
+    text = cgddi(whole, "status", "--configfile", "config.yaml")
     assert "done" in text and "missing" not in text and "stale" not in text
-
-
-@pytest.mark.parametrize(
-    ("changes", "rules"),
-    [
-        ({"fedd": {"probe": {"epochs": 6}}}, {"fedd_probe", "fedd_tables", "published", "report"}),
-        ({"fedd": {"tables": {"bootstrap": 21}}}, {"fedd_tables", "published", "report"}),
-    ],
-)
-def test_features_are_never_computed_again_for_another_setting(folder, changes, rules):
-    write(folder, changes)
-    try:
-        assert set(counts(folder, *RUN)) == rules
-    finally:
-        write(folder)

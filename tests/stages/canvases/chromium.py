@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 
 
-def find() -> str | None:
-    """The browser's path; as root on Debian it is installed when missing. None: there is none and it cannot be installed."""
+def find(install: bool = True) -> str | None:
+    """The browser's path; None where there is none, and it is not to be or cannot be installed (which needs root on Debian)."""
     for name in ("chromium", "chromium-browser", "google-chrome"):
         if shutil.which(name):
             return shutil.which(name)
-    if os.geteuid() == 0 and shutil.which("apt-get"):
+    if install and os.geteuid() == 0 and shutil.which("apt-get"):
         subprocess.run(["apt-get", "update", "-qq"], capture_output=True, timeout=300, check=False)
         subprocess.run(["apt-get", "install", "-y", "-qq", "chromium"], capture_output=True, timeout=300, check=False)
     return shutil.which("chromium")

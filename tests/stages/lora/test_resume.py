@@ -176,6 +176,7 @@ def test_sigterm_after_the_last_step_keeps_all_of_them(world, tmp_path, monkeypa
     assert lines[0] == lines[1] and not list(state.iterdir())
 
 
+@pytest.mark.slow
 def test_a_real_kill_9_of_the_command(world, tmp_path):
     """The command itself, killed by the kernel while it trains."""
     job = world.job(steps=40, checkpoint_every=5)
