@@ -68,6 +68,14 @@ def test_a_new_disease_pays_only_for_its_own_jobs(copy):
     assert {rule: n for rule, n in found.items() if rule not in rest} == POOLED
 
 
+def test_what_snakemake_has_forgotten_is_found_right_by_its_records(copy):
+    """Every result of every stage: records name all files, with the plan's spec and true hashes."""
+    shutil.rmtree(copy / ".snakemake")
+    said = cgddi(copy, "repair", "--configfile", "config.yaml")
+    assert "results are right" in said and "cannot be judged" not in said and "descend" not in said, said
+    assert counts(copy, *RUN) == {}
+
+
 def test_a_fresh_copy_with_new_times_reruns_nothing(finished, tmp_path):
     """Copied without keeping the times, as a sync tool or a checkout does."""
     folder = tmp_path / "fresh"
