@@ -1,6 +1,7 @@
 """FEDD in the plan: which jobs there are, what each depends on, and what is refused before anything runs."""
 
 import csv
+from pathlib import Path
 
 import pytest
 from cgddi.core.errors import InvalidInput
@@ -8,7 +9,7 @@ from cgddi.fedd.plan import STUDY
 from cgddi.plan.config import load_config, parse_config
 from cgddi.plan.jobs import Plan
 
-from tests.plan.walk import counts, jobs
+from tests.plan.walk import counts, jobs, write_model
 
 TONES = ("light", "medium", "dark")
 SIZES = {"train_per_tone": {"5": 2, "20": 4}, "validation_per_tone": 2, "test_per_tone": 2}
@@ -18,18 +19,18 @@ SIZES = {"train_per_tone": {"5": 2, "20": 4}, "validation_per_tone": 2, "test_pe
 def folder(tmp_path, monkeypatch):
     """A working directory: cohort `clinic` with masks, cohort `archive` without, and a model's folder."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "photo.png").write_bytes(b"photo")
-    (tmp_path / "mask.npy").write_bytes(b"mask")
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model/config.json").write_text("{}")
+    write_model(tmp_path / "model")
     rows = [row(f"c{n}", "clinic", n) for n in range(60)] + [row(f"a{n}", "archive", n, mask="") for n in range(12)]
     write_sheet(rows)
     (tmp_path / "diseases.csv").write_text("raw,concept,slug,token\nnevus,nevus,nevus,<nevus>\nwart,wart,wart,<wart>\n")
     return tmp_path
 
 
-def row(image, cohort, n, mask="mask.npy"):
-    facts = {"image_id": image, "file": "photo.png", "cohort": cohort, "disease": "nevus" if n % 2 else "wart"}
+def row(image, cohort, n, mask=None):
+    mask = f"{image}.npy" if mask is None else mask
+    for name in filter(None, (f"{image}.png", mask)):
+        Path(name).write_bytes(name.encode())
+    facts = {"image_id": image, "file": f"{image}.png", "cohort": cohort, "disease": "nevus" if n % 2 else "wart"}
     return {**facts, "skin_tone": TONES[n % 3], "malignant": str(n % 2 == 0), "mask": mask}
 
 

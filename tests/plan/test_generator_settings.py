@@ -8,7 +8,7 @@ from cgddi.plan.config import Config, load_config, parse_config
 from tests.watch.world import run_snakemake, set_config
 
 PUBLISHED = {
-    "embedding": {"images": "all", "tone_exponent": 0, "precision": "fp16"},
+    "embedding": {"images": "all", "tone_exponent": 0, "batch": 4, "accumulation": 4, "precision": "fp16"},
     "lora": {"learning_rate": 5e-6, "priors": "published", "hflip": 0, "precision": "fp16"},
     "semantic": {"sampler": "pndm", "steps": 100, "precision": "fp16", "check": False},
 }
@@ -36,7 +36,7 @@ BAD = [
         "lora",
         "accumulation 2 x num_processes 3 must divide instances",
     ),
-    ({"embedding": {"num_processes": 8}}, "embedding", "num_processes 8 must divide batch (4)"),
+    ({"embedding": {"num_processes": 3}}, "embedding", "num_processes 3 must divide batch (16)"),
     (
         {"lora": {"instances": 8, "priors_per_step": 2, "accumulation": 4}},
         "lora",

@@ -11,7 +11,7 @@ from cgddi.plan.code import ROOT
 from cgddi.plan.config import load_config
 from cgddi.plan.jobs import Plan
 
-from tests.plan.walk import counts, job_of, jobs
+from tests.plan.walk import counts, job_of, jobs, write_model
 
 TONES = ("light", "medium", "dark")
 DDI = {"nevus": 24, "melanoma": 15, "wart": 12, "scar": 3, "keloid": 1}
@@ -25,10 +25,16 @@ def rows_of(cohort, sizes):
     for disease, size in sizes.items():
         for _ in range(size):
             n += 1
-            facts = {"image_id": f"{cohort}{n:04d}", "file": "photo.png", "cohort": cohort, "disease": disease}
+            facts = {"image_id": f"{cohort}{n:04d}", "file": f"{cohort}{n:04d}.png", "cohort": cohort}
+            facts["disease"] = disease
             malignant = str(disease == "melanoma")
             made.append(
-                {**facts, "skin_tone": TONES[n % 3], "malignant": malignant, "mask": "mask.npy" if n % 2 else ""}
+                {
+                    **facts,
+                    "skin_tone": TONES[n % 3],
+                    "malignant": malignant,
+                    "mask": f"{cohort}{n:04d}.npy" if n % 2 else "",
+                }
             )
     return made
 
@@ -64,18 +70,18 @@ def folder(tmp_path_factory):
     """A working directory with sheets of both data sets' shape at the names that the overlays give."""
     folder = tmp_path_factory.mktemp("paper")
     (folder / "config").mkdir()
-    (folder / "photo.png").write_bytes(b"photo")
-    (folder / "mask.npy").write_bytes(b"mask")
     ddi, f17k = rows_of("ddi", DDI), rows_of("f17k", F17K)
     f17k = [row | {"mask": ""} for row in f17k]
+    for row in ddi + f17k:
+        for name in filter(None, (row["file"], row["mask"])):
+            (folder / name).write_bytes(name.encode())
     write(folder / "config/images.csv", ddi)
     write(folder / "config/images-f17k.csv", f17k)
     write(folder / "config/images-both.csv", ddi + f17k)
     names = [{"raw": name, "concept": name} for name in sorted({*DDI, *F17K})]
     for name in ("diseases", "diseases-both"):
         write(folder / f"config/{name}.csv", names)
-    (folder / "models/adm-256-uncond").mkdir(parents=True)
-    (folder / "models/adm-256-uncond/config.json").write_text("{}")
+    write_model(folder / "models/adm-256-uncond")
     write_labels(folder / "data/ddi_labels", [row["image_id"] for row in ddi if row["mask"]])
     (folder / "names.yaml").write_text("diseases: config/diseases.csv\nsample_min_images: 2\n")
     return folder

@@ -26,9 +26,11 @@ def sheet(tmp_path) -> str:
     for cohort in ("ddi", "f17k", "clinic"):
         for d, disease in enumerate(["melanoma", "melanocytic-nevi", "verruca-vulgaris"]):
             for tone in ("12", "34", "56"):
-                rows += [f"{cohort}{d}{tone}{n},x.png,{cohort},{disease},{tone},{d == 0},x.npy," for n in range(8)]
-    for name in ("x.png", "x.npy"):
-        (tmp_path / name).touch()
+                names = [f"{cohort}{d}{tone}{n}" for n in range(8)]
+                rows += [f"{name},{name}.png,{cohort},{disease},{tone},{d == 0},{name}.npy," for name in names]
+                for name in names:
+                    for end in ("png", "npy"):
+                        (tmp_path / f"{name}.{end}").write_text(name)
     path = tmp_path / "images.csv"
     path.write_text("\n".join(rows) + "\n")
     return str(path)

@@ -89,24 +89,25 @@ def test_a_spreadsheet_that_takes_zeros_from_ids_changes_nothing(world):
     write_sheet([row | {"image_id": str(int(row["image_id"]))} for row in sheet()])
     after = Plan(load_config("config.yaml")).photos
     assert [photo.image_id for photo in before] == [photo.image_id for photo in after] == sorted(names.values())
-    write_sheet([*sheet(), sheet()[0] | {"image_id": "000001"}])
+    shutil.copy(sheet()[0]["file"], "photos/another.png")
+    write_sheet([*sheet(), sheet()[0] | {"image_id": "000001", "file": "photos/another.png", "mask": ""}])
     ids = {photo.image_id for photo in Plan(load_config("config.yaml")).photos}
     assert {"1", "000001"} <= ids, "two photos keep their names where they are not unique otherwise"
 
 
 def hub_folder(folder: Path, commit: str, changed: bool = False) -> Path:
     """A folder as `hf download --local-dir` leaves it."""
-    weights, config = b"weights" * 99, b'{"_class_name": "StableDiffusionPipeline"}'
+    content, config = walk.weights(1), b'{"_class_name": "StableDiffusionPipeline"}'
     for name, data, etag in (
-        ("unet/model.safetensors", weights, hashlib.sha256(weights).hexdigest()),
+        ("unet/model.safetensors", content, hashlib.sha256(content).hexdigest()),
         ("model_index.json", config, hashlib.sha1(b"blob %d\0" % len(config) + config).hexdigest()),
     ):
         note = folder / ".cache/huggingface/download" / f"{name}.metadata"
-        for path, content in ((folder / name, data), (note, f"{commit}\n{etag}\n1700000000.0\n".encode())):
+        for path, text in ((folder / name, data), (note, f"{commit}\n{etag}\n1700000000.0\n".encode())):
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
+            path.write_bytes(text)
     if changed:
-        (folder / "unet/model.safetensors").write_bytes(weights[::-1])
+        (folder / "unet/model.safetensors").write_bytes(walk.weights(2))
         older(folder / "unet/model.safetensors")
     return folder
 
@@ -142,19 +143,19 @@ def test_a_downloaded_model_is_the_hubs_and_a_changed_one_is_not(world):
 def test_a_model_is_what_its_folder_holds(world):
     """P7: weights swapped in place for others of the same size, with an older time. P8: named by another path."""
     Path("model").mkdir()
-    for name, text in (("config.json", "{}"), ("unet.safetensors", "weights")):
-        Path("model", name).write_text(text)
+    for name, content in (("config.json", b"{}"), ("unet.safetensors", walk.weights(1))):
+        Path("model", name).write_bytes(content)
     first = model_of(source="./model")
     assert model_of(source=str(Path("model").absolute())) == first
     os.rename("model", "weights")
     assert model_of(source="weights") == first
-    Path("weights/unet.safetensors").write_text("WEIGHTS")
+    Path("weights/unet.safetensors").write_bytes(walk.weights(2))
     older("weights/unet.safetensors")
     assert model_of(source="weights") != first
 
 
 def test_a_file_named_in_the_settings_counts_by_content(world):
-    Path("own.safetensors").write_text("weights")
+    Path("own.safetensors").write_bytes(walk.weights(1))
     set_config(audit={"features": {"weights": "own.safetensors"}})
     first = Plan(load_config("config.yaml"))
     spec = first.job("audit", split="main", kind="quality").spec

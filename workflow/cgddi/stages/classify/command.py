@@ -180,7 +180,11 @@ def run(spec: dict[str, Any], settings: ClassifySettings, regime: Regime, leakag
     start = {name: value.contiguous() for name, value in (state.start_weights or {}).items()}
     write_atomic(out / "start.safetensors", save(start, metadata))
     write_atomic(out / "predictions.csv", predictions_csv(rows, probabilities, settings.task))
-    write_record(out / "record.json", record, [out / name for name in ("weights.safetensors", "predictions.csv", "start.safetensors")])
+    write_record(
+        out / "record.json",
+        record,
+        [out / name for name in ("weights.safetensors", "predictions.csv", "start.safetensors")],
+    )
     checkpoint.remove()
 
 
