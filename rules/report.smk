@@ -1,7 +1,7 @@
 # Report: one HTML page with the pictures, the audits and the tables.
 #
 # In:  fairness tables, audits, sample sheets, the index and the images it points into; the tables of a FEDD study
-# Out: report/index.html, report/record.json
+# Out: report/index.html, report/real-or-made.html, report/record.json; the pictures of both pages lie in report/pictures
 
 
 rule report:

@@ -9,10 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from cgddi.cli import main
+from cgddi.core.archive import Archive, ArchiveWriter
 from cgddi.core.images import TONES, encode_png
 from cgddi.stages.index.table import build_index, read_roles
 from cgddi.stages.report import page as page_module
 from cgddi.stages.report import tables
+from cgddi.stages.report.pictures import PictureFolder, sheets
+from PIL import Image
 
 from tests.stages.audit.test_pictures import audit, write_later, write_masks
 from tests.stages.index.world import make_world
@@ -88,16 +91,18 @@ def test_the_page_shows_fairness_concepts_audits_and_counts(files):
     assert "<title>A &lt;title&gt;</title>" in text and "&lt;b&gt;held out&lt;/b&gt;" not in text.split("<pre>")[0]
     assert "<b>held out</b>" not in text, "names are no markup"
     fairness = text[text.index('<h2 id="fairness">') : text.index('<h2 id="concepts">')]
-    assert fairness.count("data:image/png;base64,") == fairness.count("</figcaption>") == 3
+    assert fairness.count('src="pictures/') == fairness.count("</figcaption>") == 3
     assert "<td>by_tone of it</td>" in fairness and "<td>0.123</td>" in fairness and "U-Net†" in fairness
     assert "By rarity of the disease" in fairness and "Regimes compared" not in fairness, "nothing to pair"
     assert 'href="../review/index.html"' in text
     sheet = text[text.index("<h3>nevus") : text.index("Sample sheets")]
     per_kind = re.findall(r'alt="nevus, (\w+), ([^"]+)"', sheet)
-    assert per_kind.count(("light", "real")) == 4, "of five"
-    assert {kind for _, kind in per_kind} == {"real", "semantic", "lesion_mapped"}
-    assert all(name in sheet for name in ("real photos (training)", "sampled by the adapter", "transplanted lesions"))
-    assert "<h3>melanoma" not in text, "no samples, no sheet"
+    assert per_kind.count(("light", "real")) == per_kind.count(("light", "healthy")) == 4, "of five"
+    assert {kind for _, kind in per_kind} == {"real", "healthy", "semantic", "lesion_mapped"}
+    assert all(name in sheet for name in ("real photos (training)", "passed the check", "transplanted lesions"))
+    assert "<h3>melanoma" not in text, "nothing made, no sheet"
+    (donor,) = set(re.findall(r"<figcaption>(\w+) on \w+</figcaption>", sheet)) & {"nel0"}
+    assert re.search(r'title="semantic/toy/nevus[^"]* · canvas \w+ · generator toy/nevus"', sheet)
     assert "lora" not in sheet and "main / nevus</figcaption>" in text
     audits = text[text.index('<h2 id="audits">') : text.index('<h2 id="counts">')]
     for name in ("Leakage gate", "Tone asked for", "Quality against real photos", "Memorisation: "):
@@ -111,7 +116,7 @@ def test_the_page_shows_the_study_and_the_masks(files):
     folder, options = files
     text = page(folder, options)
     part = text[text.index('<h2 id="fedd">') : text.index('<h2 id="audits">')]
-    assert part.count("data:image/png;base64,") == 7 + 3 * 4 * 3
+    assert part.count('src="pictures/') == 7 + 3 * 4 * 3
     assert "The FEDD study on cohort clinic" in part and "<br>(published 0.78‡)" in part
     assert (
         "13 photos; 3 photo(s) the segmenter learnt from are left out; 1 without a used automatic mask (dark 1)" in part
@@ -128,6 +133,53 @@ def test_what_nobody_wrote_has_no_section(files):
     assert 'id="fedd"' not in text and "#fedd" not in text and "Review page" not in text and 'id="healthy"' not in text
     only = page(folder, options, masks=None)
     assert "The FEDD study" in only and "Automatic masks" not in only
+
+
+def test_pictures_lie_beside_the_page_and_none_that_it_does_not_name(files):
+    folder, options = files
+    old = folder / "out/pictures/0123456789abcdef.webp"
+    old.parent.mkdir(parents=True, exist_ok=True)
+    old.write_bytes(b"of an earlier page")
+    text = page(folder, options)
+    named = set(re.findall(r'(?:src|href)="pictures/([^"]+)"', text))
+    quiz = (folder / "out/real-or-made.html").read_text()
+    named |= set(re.findall(r'"source": "pictures/([^"]+)"', quiz))
+    assert named == {file.name for file in old.parent.iterdir()} and "data:image" not in text
+    with Image.open(old.parent / min(named)) as picture:
+        assert picture.format == "WEBP"
+    before = {file: file.stat().st_mtime_ns for file in old.parent.iterdir()}
+    page(folder, options)
+    assert before == {file: file.stat().st_mtime_ns for file in old.parent.iterdir()}, "nothing is written twice"
+    # 65 concepts with four pictures of five kinds in three tones
+    sheet = text[text.index("<h3>nevus") : text.index("Sample sheets")]
+    assert len(sheet) / sheet.count("<figure>") * 65 * 60 < 2.5e6
+
+
+def test_failed_samples_are_shown_with_the_reason(tmp_path):
+    samples = tmp_path / "samples.tar"
+    with ArchiveWriter(samples, {"stage": "semantic"}) as archive:
+        for number, faults in enumerate(({}, {"no lesion": "colour difference 2.1, real lesions have <6.0>"})):
+            row = {"id": f"semantic/main/c/wart/{number}", "kind": "semantic", "concept": "wart", "tone": "dark"}
+            row |= {
+                "used": not faults,
+                "faults": faults,
+                "scores": {"presence": 2.1},
+                "seed": 77 + number,
+                "canvas": "k",
+            }
+            archive.add(str(number), {"png": encode_png(np.full((8, 8, 3), 50 * number, np.uint8))}, row)
+    (passed, _) = Archive(samples).rows
+    index = pd.DataFrame(
+        [{**passed, "role": "train", "archive": str(samples), "start": passed["members"]["png"][0],
+          "size": passed["members"]["png"][1], "image_id": None, "donor": None}]
+    )  # fmt: skip
+    folder = PictureFolder(tmp_path / "index.html")
+    sheet = sheets(index, [samples], folder)["wart"]
+    (good,), (bad,) = sheet["semantic"]["dark"], sheet["failed"]["dark"]
+    assert good.caption == "0" and "seed 77" in good.details and good.source != bad.source
+    assert bad.caption == "colour difference 2.1, real lesions have <6.0>" and "presence 2.1" in bad.details
+    only_failed = sheets(index.iloc[:0], [samples], folder)
+    assert only_failed["wart"]["failed"]["dark"] == [bad], "also where none passed"
 
 
 def write(path, lines):

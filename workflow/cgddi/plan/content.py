@@ -208,6 +208,8 @@ class Contents:
     def _located(self, value: Any) -> Any:
         if isinstance(value, dict):
             return {key: self._located(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self._located(item) for item in value]
         if not isinstance(value, str):
             return value
         if os.path.isfile(value):

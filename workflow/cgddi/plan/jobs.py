@@ -410,6 +410,7 @@ class Plan(LabelledPhotos):
             "audits": [self._audit_file(split, kind) for split in splits for kind in KINDS],
             "index": [self.paths.file("index", split=split) for split in splits],
             "samples": [self.paths.file("lora", "samples", scope=s, concept=c) for s, c in generated],
+            "semantic": self.all_samples() if "semantic" in self.sources else [],
             "review": self.paths.file("review") if self.generated else "",
             "published": self.paths.file("published"),
             "ladder": self.paths.file("ladder") if self.config.runs.ladder else "",
@@ -452,5 +453,5 @@ def only_name(concepts: Iterable[str]) -> str:
 
 def _pages(stage: str) -> str:
     """Hash of a stage's page templates: another one makes another page."""
-    files = sorted((PACKAGE / "stages" / stage).rglob("*.html"))
+    files = sorted((PACKAGE / "stages" / stage).rglob("*.html*"))
     return spec_hash([[path.name, sha256(path.read_bytes())] for path in files])

@@ -69,7 +69,7 @@ RESULTS = {
         "summary",
     ),
     "published": Result("published", {"page": "/index.html", "table": "/published.csv", "record": "/record.json"}),
-    "report": Result("report", {"page": "/index.html", "record": "/record.json"}),
+    "report": Result("report", {"page": "/index.html", "quiz": "/real-or-made.html", "record": "/record.json"}),
     "export": Result("export", {"card": "/README.md", "record": "/record.json"}),
     "fedd_features": Result(
         "fedd/features/{cohort}/t{timestep}/{features_batch}", {"features": ".safetensors", "record": ".json"}

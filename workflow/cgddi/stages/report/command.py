@@ -1,4 +1,7 @@
-"""Write the HTML report of a run: counts, pictures, audits, fairness tables and plots, on one self-contained page."""
+"""Write the HTML report of a run: counts, pictures, audits, fairness tables and plots.
+
+Its pictures lie beside the page, in `pictures`. Beside it too: `real-or-made.html`, on which a person judges pictures.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--audits", nargs="+", required=True, help="audit/<split>/<kind>.json")
     parser.add_argument("--index", nargs="+", required=True, help="index/<split>.parquet")
     parser.add_argument("--samples", nargs="*", default=[], help="lora/<scope>/<concept>/samples.png")
+    parser.add_argument(
+        "--semantic", nargs="*", default=[], help="archives of samples, for those that failed the check"
+    )
     parser.add_argument("--review", help="review/index.html, which the page links")
     parser.add_argument("--published", help="published/index.html, which the page links")
     parser.add_argument("--ladder", help="ladder/summary.json; its table and curves lie beside it")
@@ -29,13 +35,14 @@ def main(argv: list[str]) -> int:
     with without_gc():
         from cgddi.stages.report.page import write_page
 
-    write_page(args.spec, args, args.output)
+    quiz = write_page(args.spec, args, args.output)
     inputs = [
         args.summary,
         *args.audits,
         *args.index,
         *args.samples,
+        *args.semantic,
         *filter(None, (args.review, args.published, args.ladder, args.healthy, args.masks, args.fedd)),
     ]
-    write_record(Path(args.output).with_name("record.json"), record_for(args.spec, inputs), [args.output])
+    write_record(Path(args.output).with_name("record.json"), record_for(args.spec, inputs), [args.output, quiz])
     return 0

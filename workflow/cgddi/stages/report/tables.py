@@ -230,3 +230,12 @@ def plan_and_fact(logs: Path) -> tuple[str, str] | None:
     device = f"rates recorded on {chosen['device']}" if chosen["device"] else "no rate recorded yet"
     when = chosen["when"][:16].replace("T", " ")
     return f"Predicted on {when} UTC, {device}.", html(table, short)
+
+
+def discernment_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """How well readers tell made pictures from real ones (see `cgddi.stages.report.readers.discernment`)."""
+    frame = pd.DataFrame(rows, columns=["kind", "tone", "made", "real", "readers", "auc", "low", "high"])
+    frame["95 % interval"] = [
+        "" if pd.isna(row.low) else f"{row.low:.2f} to {row.high:.2f}" for row in frame.itertuples(index=False)
+    ]
+    return html(frame.drop(columns=["low", "high"]).rename(columns={"auc": "AUC"}), "%.2f")

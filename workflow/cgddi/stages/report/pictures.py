@@ -1,0 +1,155 @@
+"""Pictures beside the page: WebP files named by their content, and the sheets of them that the page shows."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from PIL import Image
+
+from cgddi.core.archive import Archive, read_member, sha256, write_atomic
+from cgddi.core.images import TONES
+
+LARGEST, QUALITY = 512, 82
+"""Longer side in px of photographs beside the page, and their WebP quality."""
+PER_CELL = 4
+"""Pictures per kind and tone on a concept's sheet."""
+FAILED = "failed"
+KINDS = {
+    "real": "real photos (training)",
+    "healthy": "healed canvases of these photos",
+    "lesion_mapped": "transplanted lesions",
+    "semantic": "sampled by the adapter, passed the check",
+    FAILED: "sampled by the adapter, failed the check",
+}
+"""Kinds on a concept's sheet in the order of the page, and what it calls them."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as the page shows it.
+
+    Args:
+        source: its file, relative to the page.
+        width, height: of the file, in px.
+        caption: a few words under it.
+        details: the rest that is known of it, shown beside it when it is opened large.
+    """
+
+    source: str
+    width: int
+    height: int
+    caption: str = ""
+    details: str = ""
+
+
+class PictureFolder:
+    """The folder `pictures` beside a page. A picture that lies there already is not written again."""
+
+    def __init__(self, page: str | Path):
+        self.page = Path(page)
+        self.folder = self.page.parent / "pictures"
+        self.named: set[str] = set()
+
+    def add(
+        self,
+        data: bytes | str | Path,
+        caption: str = "",
+        details: str = "",
+        side: int | None = LARGEST,
+        square: bool = False,
+    ) -> Picture:
+        """Write a picture and name it.
+
+        Args:
+            data: an image file's bytes, or its path.
+            side: longer side in px that it is shrunk to; None: drawn pictures (plots), which are kept without loss.
+            square: resampled to side x side, also where it is smaller.
+        """
+        data = data if isinstance(data, bytes) else Path(data).read_bytes()
+        name = f"{sha256(data + f'{side} {square} {QUALITY}'.encode())[:16]}.webp"
+        file = self.folder / name
+        self.named.add(name)
+        if file.is_file():
+            with Image.open(file) as known:
+                return Picture(f"pictures/{name}", *known.size, caption, details)
+        with Image.open(io.BytesIO(data)) as image:
+            picture = image.convert("RGB")
+        if square:
+            picture = picture.resize((side, side), Image.Resampling.LANCZOS)
+        elif side is not None:
+            picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        picture.save(buffer, "WEBP", lossless=side is None, quality=QUALITY, method=4)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(file, buffer.getvalue())
+        return Picture(f"pictures/{name}", *picture.size, caption, details)
+
+    def sweep(self) -> None:
+        """Delete what an earlier page showed and this one does not."""
+        for file in self.folder.glob("*.webp"):
+            if file.name not in self.named:
+                file.unlink()
+
+
+def chosen(rows: Iterable[Mapping[str, Any]], count: int = PER_CELL) -> list[Mapping[str, Any]]:
+    """At most so many rows, drawn by the hash of their names, so that a page shows the same ones each time."""
+    return sorted(sorted(rows, key=lambda row: sha256(str(row["id"])))[:count], key=lambda row: str(row["id"]))
+
+
+def sheets(
+    index: pd.DataFrame, samples: Sequence[str | Path], folder: PictureFolder
+) -> dict[str, dict[str, dict[str, list[Picture]]]]:
+    """Concept -> kind -> tone -> pictures of a split's training images.
+
+    Args:
+        index: the split's index, with labels.
+        samples: archives of samples, which hold what failed too.
+        folder: where the pictures are written.
+    """
+    learnt = index[index["role"] == "train"]
+    concept_of = dict(index.loc[index["kind"] == "real", ["image_id", "concept"]].itertuples(index=False))
+    learnt = learnt.assign(sheet=learnt["canvas"].map(concept_of).where(learnt["kind"] == "healthy", learnt["concept"]))
+    failed: dict[str, list[dict[str, Any]]] = {}
+    generated = learnt.loc[learnt["kind"].isin(["semantic", "lesion_mapped"]), "concept"]
+    for archive in map(Archive, samples):
+        for row in archive.rows:
+            if row.get("faults"):
+                start, size = row["members"]["png"]
+                placed = {**row, "archive": archive.path, "start": start, "size": size}
+                failed.setdefault(row["concept"], []).append(placed)
+    cells: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    for slug in sorted({*generated, *failed}):
+        mine = learnt[learnt["sheet"] == slug]
+        for kind in KINDS:
+            rows = failed.get(slug, []) if kind == FAILED else mine[mine["kind"] == kind].to_dict("records")
+            for tone in TONES:
+                cells[slug, kind, tone] = chosen(row for row in rows if row["tone"] == tone)
+    wanted = {row["id"] for rows in cells.values() for row in rows if row["kind"] == "semantic"}
+    details = {row["id"]: row for archive in map(Archive, samples) for row in archive.rows if row["id"] in wanted}
+    found: dict[str, dict[str, dict[str, list[Picture]]]] = {}
+    for (slug, kind, tone), rows in cells.items():
+        shown = [_shown(row, details.get(row["id"], row), folder) for row in rows]
+        found.setdefault(slug, {}).setdefault(kind, {})[tone] = shown
+    return found
+
+
+def _shown(row: Mapping[str, Any], known: Mapping[str, Any], folder: PictureFolder) -> Picture:
+    """A picture with its name, or the reason why it failed, under it, and what its manifest knows of how it was made."""
+    facts = {name: known.get(name) for name in ("donor", "canvas", "generator", "prompt", "seed")}
+    parts = [str(row["id"]), *(f"{name} {value}" for name, value in facts.items() if _is_told(value))]
+    parts += [f"{name} {value}" for name, value in (known.get("scores") or {}).items() if _is_told(value)]
+    faults = known.get("faults") or {}
+    name = str(row["id"]).rpartition("/")[2]
+    caption = "; ".join(faults.values() if isinstance(faults, Mapping) else faults) or {
+        "lesion_mapped": f"{known.get('donor')} on {known.get('canvas')}"
+    }.get(row["kind"], name)
+    return folder.add(read_member(row["archive"], row["start"], row["size"]), caption, " · ".join(parts))
+
+
+def _is_told(value: Any) -> bool:
+    return value is not None and value == value and value != ""
