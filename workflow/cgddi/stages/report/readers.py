@@ -16,7 +16,6 @@ import pandas as pd
 from cgddi.core.archive import read_member, sha256, write_atomic
 from cgddi.core.errors import InvalidInput, Problem
 from cgddi.core.images import TONES
-from cgddi.core.intervals import auc_interval, placements
 from cgddi.stages.report.pictures import PictureFolder, chosen
 
 MADE = {"healthy": "healed canvas", "lesion_mapped": "transplant", "semantic": "sample"}
@@ -92,6 +91,11 @@ def discernment(rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
     Returns:
         Rows with kind, tone, made, real (pictures), readers, auc and its interval low and high; None where one side is missing.
     """
+    from cgddi.core.intervals import (
+        auc_interval,
+        placements,
+    )  # scipy's distributions, which no other part of the page needs
+
     last = {(row["reader"], row["picture"]): row for row in rows}
     readers = sorted({reader for reader, _ in last})
     facts: dict[str, tuple[str, str]] = {row["picture"]: (row["kind"], row["tone"]) for row in rows}
