@@ -254,7 +254,7 @@ def table(lines: list[Line], gpus: int) -> list[str]:
     guessed = [line.stage for line in lines if not line.measured]
     if guessed:
         found.append(
-            f"\n* No job has finished yet: {', '.join(guessed)}. Counted at default rates, the paper's on an NVIDIA L4 or a guess (an H100 needs a twentieth to a fortieth for tokens, adapters and samples), "
-            "which can be several times off. Run one disease first (only_concepts)."
+            f"\n* No job has finished yet: {', '.join(guessed)}. Counted at default rates, the paper's on an "
+            "NVIDIA L4 or a guess (an H100 needs a twentieth to a fortieth for tokens, adapters and samples), which can be several times off. Run one disease first (only_concepts)."
         )
     return found
