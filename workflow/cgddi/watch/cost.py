@@ -255,6 +255,7 @@ def table(lines: list[Line], gpus: int) -> list[str]:
     if guessed:
         found.append(
             f"\n* No job has finished yet: {', '.join(guessed)}. Counted at default rates, the paper's on an "
-            "NVIDIA L4 or a guess (an H100 needs a twentieth to a fortieth for tokens, adapters and samples), which can be several times off. Run one disease first (only_concepts)."
+            "NVIDIA L4 or a guess (an H100 needs a twentieth to a fortieth for tokens, adapters and samples), which can be "
+            "several times off. Run one disease first (only_concepts)."
         )
     return found
