@@ -196,6 +196,10 @@ def spec(stage: str, model: Path, images: list[str], slug: str = "c", **settings
     }
 
 
+BLOCK = 5
+"""Steps from one look at the clock to the next; the device is waited for at each."""
+
+
 class Enough(Exception):
     """The measured steps are done."""
 
@@ -214,6 +218,8 @@ class Clock:
         return self
 
     def update(self, *_):
+        if torch.cuda.is_available() and len(self.stamps) % BLOCK == 0:
+            torch.cuda.synchronize()  # else the time would be that of naming the work
         self.stamps.append(now())
         if self.steps and len(self.stamps) >= self.steps:
             raise Enough
@@ -230,21 +236,19 @@ class Clock:
     def close(self):
         return None
 
-    def seconds(self, warm: int, block: int = 5) -> float:
-        """Seconds per step of the fastest block after `warm` steps: other work on the machine can only add."""
-        marks = self.stamps[warm::block]
-        return min(b - a for a, b in zip(marks, marks[1:], strict=False)) / block
+    def seconds(self, warm: int) -> float:
+        """Seconds per step of the fastest block after `warm` steps (whole blocks): other work on the machine can only add."""
+        marks = self.stamps[warm::BLOCK]
+        return min(b - a for a, b in zip(marks, marks[1:], strict=False)) / BLOCK
 
 
-def timed(step, steps: int, warm: int, block: int = 5) -> float:
-    """Seconds of a function called in a loop, the device drained after each block."""
+def timed(step, steps: int, warm: int) -> float:
+    """Seconds of a function called in a loop, by the fastest block."""
     clock = Clock()
-    for number in range(steps):
+    for _ in range(steps):
         step()
-        if torch.cuda.is_available() and number % block == 0:
-            torch.cuda.synchronize()
         clock.update()
-    return clock.seconds(warm, block)
+    return clock.seconds(warm)
 
 
 @contextlib.contextmanager
