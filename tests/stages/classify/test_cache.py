@@ -132,6 +132,20 @@ def test_a_job_killed_while_it_fills_leaves_whole_slots(table, tmp_path, monkeyp
     assert torch.equal(found, everything(Pictures(table, PLAIN, False, 1)))
 
 
+def test_records_of_lost_pixels_do_not_name_those_that_come_in_their_place(table, tmp_path, monkeypatch, capsys):
+    """Pixels lost, and the next job, which wants others, killed between pixels and records."""
+    expected = everything(with_cache(tmp_path, table.iloc[:60]))
+    pixels, _ = parts(tmp_path)
+    with open(pixels, "r+b") as file:
+        file.truncate(10 * expected[0].numel())
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(cache.os, "fsync", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with_cache(tmp_path, table.iloc[60:])
+    capsys.readouterr()
+    assert torch.equal(everything(with_cache(tmp_path, table.iloc[:60])), expected)
+    assert "damaged" not in capsys.readouterr().err
+
+
 def test_several_processes_fill_one_cache(table, tmp_path):
     table.to_parquet(tmp_path / "rows.parquet")
     code = f"""if True:
