@@ -178,7 +178,8 @@ def classify() -> None:
                 images_per_s=round(batch / _engine.timed(step, 30, 10), 1),
             )
     with tried("classify_data"):
-        from benchmarks import classify_data
-
-        for row in classify_data.run():
-            note("classifier data", **{k if k != "name" else "of": v for k, v in row.items()})
+        # A process of its own, as in the workflow: each decoding process imports the main module, and this one's imports torch.
+        argv = [sys.executable, "-m", "benchmarks", "classify_data", "--json"]
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as rows:
+            for row in rows.stdout:
+                note("classifier data", **{k if k != "name" else "of": v for k, v in json.loads(row).items()})
