@@ -55,7 +55,7 @@ def paper_scale(folder: Path) -> Path:
 def multiply(folder: Path, config: Path, count: int) -> Path:
     """Write the sheets of `count` times the diseases and images of a paper-scale config; return their config.
 
-    Each further set has its own image ids, raw names and concepts, and the files of the first.
+    Each further set has its own image ids, raw names and concepts, and links to the files of the first.
     """
     values = yaml.safe_load(config.read_text())
     diseases, _ = read_diseases(values["diseases"])
@@ -66,7 +66,8 @@ def multiply(folder: Path, config: Path, count: int) -> Path:
         writer.writeheader()
         for k in range(count):
             writer.writerows(
-                row | {"image_id": f"{row['image_id']}-{k}", "disease": f"{row['disease']} {k}"} for row in rows
+                {**_linked(folder, row, k), "image_id": f"{row['image_id']}-{k}", "disease": f"{row['disease']} {k}"}
+                for row in rows
             )
     with open(folder / f"diseases{count}.csv", "w", newline="") as handle:
         writer = csv.writer(handle)
@@ -77,6 +78,18 @@ def multiply(folder: Path, config: Path, count: int) -> Path:
     path = folder / f"config{count}.yaml"
     path.write_text(yaml.safe_dump(values))
     return path
+
+
+def _linked(folder: Path, row: dict[str, str], k: int | str) -> dict[str, str]:
+    """A row with links of its own to its files: two rows of one file are refused."""
+    names = {}
+    for column in ("file", "mask"):
+        if row[column]:
+            path = Path(row[column])
+            names[column] = str(path.with_name(f"{path.stem}-{k}{path.suffix}"))
+            (folder / names[column]).unlink(missing_ok=True)
+            os.link(folder / path, folder / names[column])
+    return row | names
 
 
 def outputs(folder: Path, config: Path) -> list[Path]:
@@ -99,7 +112,10 @@ def add_disease(folder: Path) -> None:
         rows = list(csv.DictReader(handle))
     masked = [row for row in rows if row["mask"]][:3]
     for number, row in enumerate(masked):
-        rows.append(row | {"image_id": f"new{number}", "cohort": "ddi-2", "disease": "acne-cystic", "group": ""})
+        rows.append(
+            _linked(folder, row, "new")
+            | {"image_id": f"new{number}", "cohort": "ddi-2", "disease": "acne-cystic", "group": ""}
+        )
     with open(folder / "images.csv", "w", newline="") as handle:
         writer = csv.DictWriter(handle, rows[0])
         writer.writeheader()
