@@ -161,6 +161,16 @@ def test_a_failure_while_nothing_can_be_written_is_no_attempt(site, monkeypatch)
     assert slurm.states("run1") == {"7": "FAILED"}, "its next failure is its own"
 
 
+def test_an_end_that_snakemake_could_not_note_is_told_later(site, monkeypatch):
+    submitted()
+    answer("squeue", 'echo "7|COMPLETED"')
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith("results") and access(path, mode))
+    assert slurm.states("run1") == {"7": "RUNNING"}
+    monkeypatch.setattr(os, "access", access)
+    assert slurm.states("run1") == {"7": "COMPLETED"}
+
+
 def test_sacct_is_answered_as_squeue_and_other_questions_are_slurms(site):
     submitted()
     answer("squeue", 'echo "7|COMPLETED"')

@@ -6,8 +6,8 @@ names before SLURM's own; each runs this file, which asks SLURM's own command an
 
 - sbatch: where SLURM takes no more jobs now (a submit limit, a controller that restarts), waits and tries again;
 - squeue, and sacct asked for a run: where SLURM does not answer, says that jobs are as before; puts back into the queue, under its
-  number, a job that was preempted or lost its node, and one that failed while its folders could not be written; of a job that
-  SLURM has forgotten says that it has ended, and leaves the rest to its results.
+  number, a job that was preempted or lost its node, and one that failed while its folders could not be written; tells of no end
+  before they can; of a job that SLURM has forgotten says that it has ended, and leaves the rest to its results.
 
 Runs as a file by itself, with nothing but the standard library.
 """
@@ -190,8 +190,9 @@ def states(run: str) -> dict:
         if facts.get("final"):
             told[number] = facts["state"]
             continue
-        if state in FAILED and not writable:
-            changed[number] = {"held": True}
+        if state in (*FAILED, "COMPLETED") and not writable:
+            # Snakemake notes a job's end in its files' times: where it cannot, it dies with a traceback.
+            changed[number] = {"held": state in FAILED}
             told[number] = "RUNNING"
         elif state in AGAIN or (state in FAILED and facts.get("held")):
             told[number] = _queued_again(number, state)
