@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+from cgddi.core.errors import InvalidInput
 from cgddi.plan.sheets import Photo
 from cgddi.plan.splits import SplitSettings, assign, draw_stratified, gaps, published_test
 from hypothesis import given, settings
@@ -123,3 +124,47 @@ def test_the_published_split_follows_the_numbers_of_photos_not_their_rows():
     rows = sorted(photos, key=lambda p: p.image_id)
     roles = assign(rows, "development", SplitSettings(method="published", validation=0))
     assert {image for image, role in roles.items() if role == "test"} == set(test)
+
+
+def frozen(tmp_path, roles, extra=()):
+    path = tmp_path / "split.csv"
+    path.write_text("image_id,role\n" + "".join(f"{image},{role}\n" for image, role in [*roles.items(), *extra]))
+    return SplitSettings(method="file", file=str(path))
+
+
+def test_a_split_of_a_file_stays_when_labels_are_corrected(tmp_path):
+    """A stratified one is drawn by labels: this keeps the one that a run was made with."""
+    photos = many()
+    drawn = assign(photos, "development", SplitSettings())
+    left_out = next(iter(drawn))
+    settings = frozen(tmp_path, drawn | {left_out: ""}, [("999999", "test")])
+    corrected = [replace(p, malignant=p.malignant != (n % 5 == 0)) for n, p in enumerate(photos)]
+    assert assign(corrected, "development", SplitSettings()) != drawn
+    expected = {image: role for image, role in drawn.items() if image != left_out}
+    assert assign(corrected, "development", settings) == assign(photos, "evaluation", settings) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image_id,role\n000000,train\n", "no row for 2 photo.s. of cohort ddi: 000001, 000002"),
+        (
+            "image_id,role\n000000,train\n000001,Test\n000002,test\n",
+            "row 3, column role: no role of a split .found 'Test'",
+        ),
+        ("image,role\n000000,train\n", "column 'image_id' is missing"),
+        (None, "no such file"),
+    ],
+)
+def test_a_split_s_file_that_says_too_little_is_named(tmp_path, text, message):
+    path = tmp_path / "split.csv"
+    if text:
+        path.write_text(text)
+    with pytest.raises(InvalidInput, match=message):
+        assign(many(3), "development", SplitSettings(method="file", file=str(path)))
+
+
+@pytest.mark.parametrize("values", [{"method": "file"}, {"file": "split.csv"}])
+def test_a_file_and_its_method_go_together(values):
+    with pytest.raises(ValueError, match="go together"):
+        SplitSettings(**values)

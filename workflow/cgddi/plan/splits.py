@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from cgddi.core.errors import InvalidInput, Problem
 from cgddi.core.seeds import seed_for
 from cgddi.core.settings import Settings
+from cgddi.ingest.table import check_columns, read_table
 from cgddi.plan.sheets import Photo
 
 ROLES = ("train", "validation", "test")
@@ -24,11 +26,17 @@ ROLES = ("train", "validation", "test")
 class SplitSettings(Settings):
     """How one named split assigns photos."""
 
-    method: Literal["published", "stratified", "holdout", "cohorts", "out_of_tone"] = Field(
+    method: Literal["published", "stratified", "holdout", "cohorts", "out_of_tone", "file"] = Field(
         "stratified",
         description="published: scikit-learn's train_test_split over photos in the order of their numbers (FairDisCo, PatchAlign); "
         "stratified: by tone and malignancy, groups together, every concept keeps a training image; holdout: cohorts with "
-        "role `evaluation` are the test; cohorts: test_cohorts are the test; out_of_tone: photos of test_tones are the test",
+        "role `evaluation` are the test; cohorts: test_cohorts are the test; out_of_tone: photos of test_tones are the test; file: "
+        "as `file` says",
+    )
+    file: str | None = Field(
+        None,
+        description="method file: csv with image_id and role (train, validation, test; empty: takes no part), a row for each "
+        "photo, for instance a copy of a run's `splits/<split>/<cohort>.csv`: so a corrected label moves no photo",
     )
     seed: int = Field(12140420, description="seed of the assignment (published single split: 12140420)")
     test: float = Field(0.2, gt=0, lt=1, description="share of a cohort's photos in the test (published: 0.2)")
@@ -44,6 +52,32 @@ class SplitSettings(Settings):
     test_tones: tuple[str, ...] = Field(
         (), description="method out_of_tone: these tones are the test; the others train"
     )
+
+    @model_validator(mode="after")
+    def _a_file_for_its_method(self) -> SplitSettings:
+        if (self.method == "file") != (self.file is not None):
+            raise ValueError("`method: file` and `file: <csv with image_id and role>` go together")
+        return self
+
+
+def read_roles(path: str) -> dict[str, str]:
+    """Roles of a split's file by image id.
+
+    Raises:
+        InvalidInput: it cannot be read, or rows of it say something else than a role.
+    """
+    table = read_table(path)
+    problems = [*table.problems, *check_columns(table, ("image_id", "role"), strict=False)]
+    if not problems:
+        remedy = f"Write {', '.join(ROLES)}, or nothing for a photo that takes no part."
+        problems = [
+            Problem(path, "no role of a split", remedy, row=line, column="role", value=row["role"])
+            for line, row in table.rows
+            if row["role"] not in (*ROLES, "")
+        ]
+    if problems:
+        raise InvalidInput(problems)
+    return {row["image_id"]: row["role"] for _, row in table.rows}
 
 
 def _number(image_id: str) -> list[tuple[int, str]]:
@@ -104,6 +138,15 @@ def assign(
     """
     cohort = photos[0].cohort if photos else ""
     ids = [photo.image_id for photo in photos]
+    if settings.method == "file":
+        roles = read_roles(settings.file)
+        if missing := [image for image in ids if image not in roles]:
+            named = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+            text = f"no row for {len(missing)} photo(s) of cohort {cohort}: {named}"
+            raise InvalidInput(
+                [Problem(settings.file, text, "Add them, with an empty role where they are to take no part.")]
+            )
+        return {image: roles[image] for image in ids if roles[image]}
     if settings.method == "cohorts":
         test = set(ids) if cohort in settings.test_cohorts else set()
     elif settings.method == "holdout":
