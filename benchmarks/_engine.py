@@ -79,8 +79,8 @@ def toy_model(folder: Path) -> Path:
     return _save(folder, parts)
 
 
-def sd21_model(folder: Path) -> Path:
-    """Stable Diffusion 2.1 base's architecture (its published configs) with random weights, in diffusers layout."""
+def sd21_model(folder: Path, weights: bool = True) -> Path:
+    """Stable Diffusion 2.1 base's architecture (its published configs) with random weights, or none, in diffusers layout."""
     from cgddi.toy.denoiser import build_tokenizer
     from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -97,7 +97,7 @@ def sd21_model(folder: Path) -> Path:
     tokenizer = CLIPTokenizer.from_pretrained(where, model_max_length=77)
     tokenizer.save_pretrained(where)
     place = "cuda" if torch.cuda.is_available() else "cpu"
-    with torch.device(place):
+    with torch.device(place if weights else "meta"):
         unet = UNet2DConditionModel(
             sample_size=64,
             attention_head_dim=[5, 10, 20, 20],
@@ -134,12 +134,17 @@ def sd21_model(folder: Path) -> Path:
         set_alpha_to_one=False,
         steps_offset=1,
     )
-    return _save(folder, {"text_encoder": text, "unet": unet, "vae": vae, "scheduler": scheduler})
+    return _save(folder, {"text_encoder": text, "unet": unet, "vae": vae, "scheduler": scheduler}, weights)
 
 
-def _save(folder: Path, parts: dict) -> Path:
+def _save(folder: Path, parts: dict, weights: bool = True) -> Path:
     for name, part in parts.items():
-        part.save_pretrained(folder / name)
+        if weights or name == "scheduler":
+            part.save_pretrained(folder / name)
+        elif name == "text_encoder":
+            part.config.save_pretrained(folder / name)
+        else:
+            part.save_config(folder / name)
     index = {name: [type(part).__module__.split(".")[0], type(part).__name__] for name, part in parts.items()}
     index |= {
         "tokenizer": ["transformers", "CLIPTokenizer"],

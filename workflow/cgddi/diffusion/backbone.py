@@ -22,6 +22,10 @@ from cgddi.job.gpu import check_precision
 from cgddi.job.runtime import torch_dtype
 
 
+DECODED = 4
+"""Latents that a GPU decodes at once: four fill it, and the autoencoder takes the more memory the more there are."""
+
+
 @dataclass(frozen=True)
 class Prompts:
     """Encoded prompts.
@@ -56,6 +60,21 @@ class Prompts:
 
 DECODED = 4
 """Images that the autoencoder decodes at a time: at 512 px sixteen would take more memory than the denoiser does."""
+
+
+class One:
+    """A divisor of 1 that costs nothing."""
+
+    def __rtruediv__(self, value: torch.Tensor) -> torch.Tensor:
+        return value
+
+
+def skip_divisions_by_one(model: torch.nn.Module) -> None:
+    """diffusers' blocks divide what they put out by a factor, which is 1 in Stable Diffusion: a pass over memory each, and back."""
+    for module in model.modules():
+        for name in ("output_scale_factor", "rescale_output_factor"):
+            if getattr(module, name, None) == 1:
+                setattr(module, name, One())
 
 
 class Backbone:
@@ -97,6 +116,7 @@ class Backbone:
         self.form = torch.contiguous_format if self.device.type == "cuda" else torch.channels_last
         for module in (self.denoiser, self.vae):
             module.to(memory_format=self.form)
+            skip_divisions_by_one(module)
         if self.device.type == "cuda":
             torch.set_float32_matmul_precision("high")
             torch.utils.deterministic.fill_uninitialized_memory = False
@@ -155,20 +175,25 @@ class Backbone:
             raise UserError(f"image_size {size} is not a multiple of {step}, which this base model needs.")
         return self.vae.config.latent_channels, size // self.factor, size // self.factor
 
-    @torch.no_grad()
     def encode_images(self, pixels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `posterior`, on the CPU."""
+        mean, std = self.posterior(pixels)
+        return mean.cpu(), std.cpu()
+
+    @torch.no_grad()
+    def posterior(self, pixels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Posterior mean and standard deviation of the latents, in the denoiser's units.
 
         Args:
             pixels: (B, H, W, 3) uint8 RGB.
 
         Returns:
-            Two (B, C, h, w) float32 tensors on the CPU; a draw is mean + std * noise.
+            Two (B, C, h, w) float32 tensors on the device; a draw is mean + std * noise.
         """
         values = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
         posterior = self.vae.encode(values.to(self.vae.dtype)).latent_dist
         scale, shift = self.vae.config.scaling_factor, self.vae.config.shift_factor or 0
-        return (posterior.mean.float().cpu() - shift) * scale, posterior.std.float().cpu() * scale
+        return (posterior.mean.float() - shift) * scale, posterior.std.float() * scale
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:

@@ -370,6 +370,8 @@ class TrainingData:
         return [self.photos[number].id for number in images]
 
     def _send(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor on the device; from pinned memory, since another copy would wait for the step before."""
+        tensor = tensor.pin_memory() if self.device.type == "cuda" else tensor
         return tensor.to(self.device, non_blocking=True)
 
 

@@ -9,7 +9,7 @@ equal numbers of processes give equal bytes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -76,6 +76,9 @@ def training_job(model: type[Settings], spec: Mapping[str, Any]) -> tuple[Settin
 class Network(nn.Module):
     """The frozen denoiser with what is trained in it, or in the text encoders: what accelerate prepares.
 
+    A denoiser in half precision runs as it is, without autocast: that would cast each layer's trained weights by themselves, and
+    norms to float32 and back. Trained float32 weights in it are copied to its type once per pass instead.
+
     Args:
         backbone: the model.
         encode: prompt numbers (B,) -> encoded prompts, differentiable where a token is trained.
@@ -85,10 +88,46 @@ class Network(nn.Module):
         super().__init__()
         self.backbone, self.encode = backbone, encode
         self.denoiser, self.text_encoders = backbone.denoiser, nn.ModuleList(backbone.text_encoders)
+        self.wide = [
+            (module._parameters, name, parameter)
+            for module in self.denoiser.modules()
+            for name, parameter in module._parameters.items()
+            if parameter is not None and parameter.requires_grad and parameter.dtype != backbone.dtype
+        ]
 
     def forward(self, noisy: torch.Tensor, timesteps: torch.Tensor, prompt: torch.Tensor) -> torch.Tensor:
         """Prediction (B, C, h, w) for noisy latents (B, C, h, w), timesteps (B,) and prompt numbers (B,)."""
-        return self.backbone.denoise(noisy, timesteps, self.encode(prompt))
+        prompts, kind = self.encode(prompt), self.backbone.dtype
+        if kind == torch.float32:
+            return self.backbone.denoise(noisy, timesteps, prompts)
+        copies = _Copies.apply(kind, *(parameter for *_, parameter in self.wide)) if self.wide else ()
+        try:
+            for (holder, name, _), copy in zip(self.wide, copies, strict=True):
+                holder[name] = copy
+            with torch.autocast(noisy.device.type, enabled=False):
+                return self.backbone.denoise(noisy, timesteps, prompts)
+        finally:
+            for holder, name, parameter in self.wide:
+                holder[name] = parameter
+
+
+class _Copies(torch.autograd.Function):
+    """Tensors in another number type, all by one operator, and so their gradients."""
+
+    @staticmethod
+    def forward(ctx, kind: torch.dtype, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        ctx.kinds = [tensor.dtype for tensor in tensors]
+        return tuple(_cast(tensors, [kind] * len(tensors)))
+
+    @staticmethod
+    def backward(ctx, *grads: torch.Tensor):
+        return None, *_cast(grads, ctx.kinds)
+
+
+def _cast(tensors: Sequence[torch.Tensor], kinds: Sequence[torch.dtype]) -> list[torch.Tensor]:
+    made = [torch.empty_like(tensor, dtype=kind) for tensor, kind in zip(tensors, kinds, strict=True)]
+    torch._foreach_copy_(made, list(tensors))
+    return made
 
 
 @dataclass
@@ -174,7 +213,8 @@ class Trainer:
         noisy = self.schedule.add_noise(batch["latents"], batch["noise"], batch["timesteps"])
         predicted = self.network(noisy, batch["timesteps"], batch["prompt"])
         target = self.schedule.target(batch["latents"], batch["noise"], batch["timesteps"])
-        each = ((predicted.float() - target).square() * batch.get("weights", 1)).mean(dim=(1, 2, 3))
+        error = (predicted.float() - target).square()
+        each = (error * batch["weights"] if "weights" in batch else error).mean(dim=(1, 2, 3))
         kinds = zip(self.data.streams, each.split(self.data.counts), strict=True)
         self.accelerator.backward(sum(stream.weight * of_kind.mean() for stream, of_kind in kinds))
         return each.detach()

@@ -172,7 +172,7 @@ class LatentBackbone(FeatureBackbone):
         return self.model.latent_shape(size)
 
     def encode(self, pixels: np.ndarray) -> torch.Tensor:
-        return self.model.encode_images(pixels.transpose(0, 2, 3, 1))[0].to(self.model.device)
+        return self.model.posterior(pixels.transpose(0, 2, 3, 1))[0]
 
     def denoise(self, noisy: torch.Tensor, steps: torch.Tensor) -> None:
         self.model.denoise(noisy, steps, diffusion.Prompts.cat([self.prompt] * len(noisy)))

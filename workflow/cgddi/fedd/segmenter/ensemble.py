@@ -124,10 +124,13 @@ class BestStates:
         """Keep the members whose loss (E,) at this step is their lowest."""
         better = (losses < self.lowest) & (step - self.chosen <= self.patience)
         self.lowest, self.chosen[better] = torch.where(better, losses, self.lowest), step
+        if not better.any():
+            return
+        chosen = better.to(self.model.last.bias.device)[:, None]
         for name, value in self.model.state_dict().items():
             if value.ndim:  # the batch norms' counter of batches is of no use
                 kept, new = (t.view(self.model.members, -1) for t in (self.states[name], value))
-                kept[better.to(value.device)] = new[better.to(value.device)]
+                torch.where(chosen, new, kept, out=kept)  # a mask as an index would have to be read back
 
     def stop(self, step: int) -> bool:
         """Whether no member can find a lower loss any more."""
@@ -228,13 +231,13 @@ class Segmenter:
         stacked = [block_map.to(self.networks.first.weight)[None] for block_map in chosen]
         size, first = self.facts["size"], self.networks.first
         weight, bias = first.weight.flatten(0, 1), first.bias.flatten()
-        mask = torch.empty(size, size, dtype=torch.uint8)
-        uncertainty = torch.empty(size, size)
+        mask = torch.empty(size, size, dtype=torch.uint8, device=weight.device)
+        uncertainty = torch.empty(size, size, device=weight.device)
         for rows, hidden in lowres.strips(weight, bias, stacked, size, STRIP):
             height = hidden.shape[2]
             pixels = hidden[0].permute(1, 2, 0).reshape(height * size, self.networks.members, -1)
             mask[rows], uncertainty[rows] = (part.view(height, size) for part in vote(self.networks.rest(pixels)))
-        return mask.numpy(), uncertainty.numpy()
+        return mask.cpu().numpy(), uncertainty.cpu().numpy()
 
     def save(self, path: str | Path) -> None:
         """Write the weights as safetensors; the facts stand in the header under `cgddi`."""
@@ -289,4 +292,4 @@ def vote(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     chosen = (votes + 0.5 * logits.softmax(2).mean(1)).argmax(1)
     most = math.log(min(members, classes)) or 1.0
     share = votes / members
-    return chosen.to(torch.uint8).cpu(), (torch.special.entr(share).sum(1) / most).clamp(0, 1).cpu()
+    return chosen.to(torch.uint8), (torch.special.entr(share).sum(1) / most).clamp(0, 1)

@@ -225,7 +225,7 @@ def check(networks: EnsembleMLP, held: ValidationPixels) -> tuple[torch.Tensor, 
     logits = torch.cat([networks.shared(part) for part in held.x.split(4096)])
     each = held.y[:, None].expand(logits.shape[:2])
     loss = functional.cross_entropy(logits.movedim(2, 1), each, reduction="none")
-    predicted = vote(logits)[0].to(held.y.device)
+    predicted = vote(logits)[0]
     losses, iou = [], []
     for tone in range(len(TONES)):
         mine = held.tone == tone

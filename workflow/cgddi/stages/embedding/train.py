@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,23 +90,13 @@ def train_token(
     stream = ImageStream(seed, photos, captions, settings.tone_exponent, count)
     parts = settings.accumulation * accelerator.num_processes
     data = TrainingData(backbone, Store(cache), [stream], settings, parts)
-    ids = backbone.tokenize(data.prompts)
-
-    def encode(wanted: torch.Tensor) -> Prompts:
-        with torch.autocast(
-            backbone.device.type, enabled=False
-        ):  # the text encoder is float32, whatever the denoiser is
-            if len(data.prompts) <= len(wanted):  # every prompt once, then looked up: cheaper than one per sample
-                return backbone.encode_ids(ids)[wanted]
-            return backbone.encode_ids([batch[wanted] for batch in ids])
-
     checkpoint = Checkpoint(state, "embedding", made_from)
     log = TrainingLog(accelerator, logs)
     trainer = Trainer(
         accelerator,
         backbone,
         data,
-        encode,
+        prompt_encoder(backbone, data.prompts),
         {f"rows.{number}": value for number, value in enumerate(rows)},
         settings,
         settings.lr,
@@ -135,6 +125,20 @@ def train_token(
     record = _write_made(job, kept.put(files, facts))
     checkpoint.remove()
     return record
+
+
+def prompt_encoder(backbone: Backbone, prompts: Sequence[str]) -> Callable[[torch.Tensor], Prompts]:
+    """Prompt numbers (B,) -> encoded prompts, through which the token's rows get their gradients."""
+    ids = backbone.tokenize(prompts)
+
+    def encode(wanted: torch.Tensor) -> Prompts:
+        # The text encoder is float32, whatever the denoiser is.
+        with torch.autocast(backbone.device.type, enabled=False):
+            if len(prompts) <= len(wanted):  # every prompt once, then looked up: cheaper than one per sample
+                return backbone.encode_ids(ids)[wanted]
+            return backbone.encode_ids([batch[wanted] for batch in ids])
+
+    return encode
 
 
 def _write_made(job: TokenJob, made: Made) -> dict[str, Any]:

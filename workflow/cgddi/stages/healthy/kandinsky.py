@@ -64,15 +64,16 @@ def inpaint_batch(
     hint = torch.cat([known_latents * known, known], dim=1)
     hint = torch.cat([hint, hint]) if guided else hint
     scheduler = decoder.scheduler
-    scheduler.set_timesteps(steps, device=device)
+    scheduler.set_timesteps(steps)  # on the CPU, where the solver reads them without waiting for the device
     rows, columns = downscale_height_and_width(height, width, decoder.movq_scale_factor)
     shape = (count, decoder.movq.config.latent_channels, rows, columns)
     latents = noise = decoder.prepare_latents(shape, dtype, device, generators, None, scheduler)
     times = scheduler.timesteps
+    sent = times.to(device)
     for number, time in enumerate(times):
         doubled = torch.cat([latents, latents]) if guided else latents
         model_input = torch.cat([doubled, hint], dim=1)
-        predicted = decoder.unet(model_input, time, None, added_cond_kwargs=condition, return_dict=False)[0]
+        predicted = decoder.unet(model_input, sent[number], None, added_cond_kwargs=condition, return_dict=False)[0]
         if guided:
             predicted, variance = predicted.split(latents.shape[1], dim=1)
             plain, prompted = predicted.chunk(2)
@@ -82,7 +83,7 @@ def inpaint_batch(
         latents = scheduler.step(predicted, time, latents, generator=generators)[0]
         kept = known_latents
         if number + 1 < len(times):
-            kept = scheduler.add_noise(known_latents, noise, times[number + 1 : number + 2])
+            kept = scheduler.add_noise(known_latents, noise, sent[number + 1 : number + 2])
         latents = known * kept + (1 - known) * latents
     images = decoder.movq.decode(latents, force_not_quantize=True)["sample"]
     return (images * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).float().cpu().numpy()
