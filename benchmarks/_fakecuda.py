@@ -22,7 +22,11 @@ from unittest import mock
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import (
+    TorchDispatchMode,
+    _disable_current_modes,
+    _get_current_dispatch_mode_stack,
+)
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -91,9 +95,9 @@ class FakeDevice(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-        wanted = kwargs.get("device")
-        on_device = wanted is not None and torch.device(wanted).type == "cuda"
+        leaves = tree_leaves((args, kwargs))
+        given = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        on_device = any(isinstance(leaf, torch.device) and leaf.type == "cuda" for leaf in leaves)
         if not on_device and not any(isinstance(tensor, FakeTensor) for tensor in given):
             with unset_fake_temporarily():
                 return func(*args, **kwargs)
@@ -215,8 +219,13 @@ def _as_wanted(grad: torch.Tensor, wanted: Any) -> torch.Tensor:
     return grad if grad.dtype == wanted.dtype else grad.to(wanted.dtype)
 
 
+_attention = nn.functional.scaled_dot_product_attention
+
+
 def attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **_):
     """What an Ampere or newer GPU picks: flash in half precision without a mask, else the memory-efficient kernel."""
+    if not isinstance(query, FakeTensor):
+        return _attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale)
     if torch.is_autocast_enabled("cuda"):
         query, key, value = (part.to(torch.get_autocast_dtype("cuda")) for part in (query, key, value))
     aten, masked = torch.ops.aten, attn_mask is not None
@@ -257,6 +266,18 @@ def pretend() -> Iterator[FakeDevice]:
         made.pinned_here = True
         return made
 
+    def reading(real: Callable) -> Callable:
+        def read(tensor: torch.Tensor) -> Any:
+            if not isinstance(tensor, FakeTensor):
+                return real(tensor)
+            for mode in _get_current_dispatch_mode_stack():
+                if isinstance(mode, FakeDevice):
+                    mode._waits([tensor])
+            with _disable_current_modes():
+                return real(torch.ones(tensor.shape, dtype=tensor.dtype))
+
+        return read
+
     AcceleratorState._reset_state(True)
     PartialState(cpu=True)
     PartialState._shared_state["device"] = CUDA
@@ -264,6 +285,9 @@ def pretend() -> Iterator[FakeDevice]:
         "torch.nn.Module.to": _module_to(nn.Module.to),
         "torch.Tensor.backward": backward,
         "torch.Tensor.pin_memory": pin,
+        "torch.Tensor.tolist": reading(torch.Tensor.tolist),
+        "torch._subclasses.fake_tensor.FakeTensor.tolist": reading(torch.Tensor.tolist),
+        "torch.Tensor.numpy": reading(torch.Tensor.numpy),
         "torch.nn.functional.scaled_dot_product_attention": attention,
         "torch.utils._foreach_utils._foreach_supported_types": [torch.Tensor, nn.Parameter, FakeTensor],
         "torch.cuda.amp.common.amp_definitely_not_available": lambda: False,

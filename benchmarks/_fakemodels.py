@@ -121,13 +121,15 @@ def sampling(model, batch: int, size: int, **settings) -> tuple[Callable, Callab
     from cgddi.diffusion.backbone import Prompts
     from cgddi.diffusion.sample import Sampler, SampleSettings
 
-    prompts = model.encode_prompts(["an image of skin", ""])
-    sampler = Sampler(model, SampleSettings(**settings), size, batch, prompts[[1]])
+    width = model.denoiser.config.cross_attention_dim
+    pooled = torch.zeros(1, model.text_encoders[-1].config.projection_dim) if model.family == "sdxl" else None
+    prompt = Prompts(torch.zeros(1, 77, width), pooled)
+    sampler = Sampler(model, SampleSettings(**settings), size, batch, prompt)
     shape = batch, *model.latent_shape(size)
     latents, step = torch.empty(shape, device=CUDA), torch.empty((), dtype=torch.int64, device=CUDA)
-    both = Prompts.cat([prompts[[1] * batch], prompts[[0] * batch]]).to(model.dtype)
+    both = prompt[[0] * 2 * batch].to(CUDA, model.dtype)
 
     def draw() -> torch.Tensor:
-        return sampler.draw(prompts[[0] * batch].to("cpu"), list(range(batch)), torch.zeros(shape), torch.ones(shape))
+        return sampler.draw(prompt[[0] * batch], list(range(batch)), torch.zeros(shape), torch.ones(shape))
 
     return draw, lambda: sampler._guided(latents, step, both), lambda: model.decode(latents)
