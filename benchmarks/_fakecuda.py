@@ -33,18 +33,19 @@ from torch.utils.flop_counter import FlopCounterMode
 CUDA = torch.device("cuda:0")
 PRODUCT = str(Path(__file__).resolve().parents[1] / "workflow")
 
+
 @functools.cache
 def _is_composite(func: torch._ops.OpOverload) -> bool:
     """Whether an operator is nothing but a sequence of others (the CPU's kernels tell: torch may be built without the GPU's)."""
     keys = torch._C.DispatchKey
-    return func.has_kernel_for_dispatch_key(keys.CompositeImplicitAutograd) and not func.has_kernel_for_dispatch_key(keys.CPU)
+    return func.has_kernel_for_dispatch_key(keys.CompositeImplicitAutograd) and not func.has_kernel_for_dispatch_key(
+        keys.CPU
+    )
 
 
-NO_KERNEL = set(
-    "view _unsafe_view t transpose permute expand slice select split unsqueeze squeeze detach alias split_with_sizes as_strided "
-    "unbind chunk _reshape_alias empty empty_like empty_strided lift_fresh unflatten narrow diagonal unfold new_empty lift "
-    "result_type new_empty_strided is_same_size device dtype layout resolve_conj resolve_neg view_as_real real".split()
-)
+NO_KERNEL = """view _unsafe_view t transpose permute expand slice select split unsqueeze squeeze detach alias split_with_sizes
+as_strided unbind chunk _reshape_alias empty empty_like empty_strided lift_fresh unflatten narrow diagonal unfold new_empty lift
+result_type new_empty_strided is_same_size device dtype layout resolve_conj resolve_neg view_as_real real"""
 """Operators that only describe memory anew, or reserve it."""
 
 
@@ -133,7 +134,7 @@ class FakeDevice(TorchDispatchMode):
             if out and tensor.device.type == "cpu" and (tensor.dim() or copies):  # a number alone goes with the kernel
                 size = tensor.numel() * tensor.element_size()
                 (seen.pinned if hasattr(tensor, "pinned_here") else seen.to_device).append(size)
-        if name in NO_KERNEL:
+        if name in NO_KERNEL.split():
             return
         seen.operators += 1
         seen.by_op[name] += 1
@@ -192,7 +193,9 @@ def backward(loss: torch.Tensor, *_: Any, **__: Any) -> None:
             call = node.apply if hasattr(node, "apply") else node
             found = call(*inputs) if grads else (None,) * len(node.next_functions)
             found = found if isinstance(found, tuple) else (found,)
-            found = found[len(found) - len(node.next_functions) :]  # without those of leading arguments that are no tensors
+            found = found[
+                len(found) - len(node.next_functions) :
+            ]  # without those of leading arguments that are no tensors
             for (following, number), grad in zip(node.next_functions, found, strict=True):
                 if following is None:
                     continue

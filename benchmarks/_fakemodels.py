@@ -86,7 +86,7 @@ def lora_trainer(model, **settings):
 
     how = LoraSettings(cuda_graphs=False, **settings)
     model.add_token("<c>", [torch.zeros(1, encoder.config.hidden_size) for encoder in model.text_encoders])
-    ours, priors = photos(3, how.image_size, "p"), photos(3, how.image_size, "c")
+    ours, priors = photos(1, how.image_size, "p"), photos(1, how.image_size, "c")
     streams = [
         ImageStream(1, ours, [[caption(how.prompt, one, how, "<c>")] for one in ours], 1.0, how.instances),
         ImageStream(2, priors, [[caption(how.class_prompt, one, how)] for one in priors], 1.0, how.priors_per_step),
@@ -110,7 +110,7 @@ def token_trainer(model, **settings):
     how = EmbeddingSettings(cuda_graphs=False, **settings)
     start = [torch.zeros(how.vectors, encoder.config.hidden_size) for encoder in model.text_encoders]
     rows = {f"rows.{number}": holder.rows for number, holder in enumerate(model.add_token("<c>", start))}
-    ours = photos(3, how.image_size, "p")
+    ours = photos(1, how.image_size, "p")
     captions = [[caption(template, photo, how, "<c>") for template in how.prompts] for photo in ours]
     streams = [ImageStream(1, ours, captions, 1.0, how.batch * how.accumulation)]
     return _trainer(model, how, streams, lambda data: prompt_encoder(model, data.prompts), lambda: rows, how.lr)

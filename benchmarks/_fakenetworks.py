@@ -82,7 +82,9 @@ def features(folder: Path | None, size: int = 256, precision: str = "fp32", batc
             unet = UNet2DModel(**adm.unet_config())
         with mock.patch.object(backbones, "_scheduler", lambda _: adm.scheduler()):
             model = backbones.PixelBackbone.__new__(backbones.PixelBackbone)
-            backbones.FeatureBackbone.__init__(model, fake_parameters(unet.eval().requires_grad_(False)), "", Path(), CUDA)
+            backbones.FeatureBackbone.__init__(
+                model, fake_parameters(unet.eval().requires_grad_(False)), "", Path(), CUDA
+            )
         unet.to(memory_format=torch.channels_last)
     else:
         loaded = mock.patch.object(backbones.diffusion, "load", lambda *_: _fakemodels.backbone(folder, "fp32"))

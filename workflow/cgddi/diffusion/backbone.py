@@ -22,10 +22,6 @@ from cgddi.job.gpu import check_precision
 from cgddi.job.runtime import torch_dtype
 
 
-DECODED = 4
-"""Latents that a GPU decodes at once: four fill it, and the autoencoder takes the more memory the more there are."""
-
-
 @dataclass(frozen=True)
 class Prompts:
     """Encoded prompts.
