@@ -13,7 +13,7 @@ from torch import nn
 from cgddi.core.archive import sha256
 from cgddi.core.errors import UserError
 from cgddi.core.seeds import seed_for
-from cgddi.diffusion.backbone import Backbone
+from cgddi.diffusion.backbone import Backbone, One
 from cgddi.diffusion.dialects import to_diffusers
 from cgddi.diffusion.weights import check_base, read_tensors, stored_tensors, to_bytes
 
@@ -79,6 +79,8 @@ def add_lora(
     denoiser.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers), adapter_name="default")
     modules, parameters = dict(denoiser.named_modules()), {}
     for name in layers:
+        if modules[name].scaling["default"] == 1:
+            modules[name].scaling["default"] = One()
         down, up = (getattr(modules[name], part)["default"].weight for part in ("lora_A", "lora_B"))
         for parameter in (down, up):
             parameter.data = parameter.data.float()

@@ -59,10 +59,12 @@ DECODED = 4
 
 
 class One:
-    """A divisor of 1 that costs nothing."""
+    """A factor or divisor of 1 that costs a tensor no pass over memory."""
 
     def __rtruediv__(self, value: torch.Tensor) -> torch.Tensor:
         return value
+
+    __rmul__ = __rtruediv__
 
 
 def skip_divisions_by_one(model: torch.nn.Module) -> None:

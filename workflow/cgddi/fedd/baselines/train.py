@@ -209,7 +209,8 @@ def train(
             for batch in torch.randperm(len(photos)).split(settings.batch_size):
                 if len(batch) == 1 < len(photos):
                     continue  # batch normalisation needs two
-                views, targets = pixels[batch], labels[batch]
+                chosen = batch.to(accelerator.device)  # as an index on the CPU it would be sent twice
+                views, targets = pixels[chosen], labels[chosen]
                 if settings.augment:
                     views, targets = augmented(views, targets)
                 loss = loss_function(model(to_input(views)), targets)
