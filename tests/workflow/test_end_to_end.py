@@ -1,6 +1,5 @@
 """The shrunken toy world, from photos to the report: what a run leaves behind."""
 
-import base64
 import csv
 import json
 import re
@@ -17,6 +16,8 @@ from cgddi.core.images import decode_png
 
 from tests.workflow.conftest import RUN
 from tests.workflow.paper_scale import cgddi, snakemake
+
+PAGES = ("index.html", "real-or-made.html")
 
 
 @pytest.fixture(scope="module")
@@ -130,9 +131,12 @@ def test_the_report_is_one_page_with_pictures_of_every_sampled_concept(results):
     page = (results / "report/index.html").read_text()
     slugs = {path.stem for path in (results / "semantic").rglob("*.tar")}
     assert slugs and all(f"<h3>{slug} " in page for slug in slugs)
-    pictures = re.findall(r"data:image/png;base64,([A-Za-z0-9+/=]+)", page)
-    assert len(pictures) > 30 and all(base64.b64decode(p).startswith(b"\x89PNG") for p in pictures)
-    assert not re.search(r'(src|href)="(?!data:|#|\.\./(review|published)/index\.html)', page)
+    made = results / "report/pictures"
+    named = {p: set(re.findall(r"pictures/(\w+\.webp)", (results / "report" / p).read_text())) for p in PAGES}
+    assert len(named["index.html"]) > 30 and set.union(*named.values()) == {file.name for file in made.iterdir()}
+    assert all(file.read_bytes()[8:12] == b"WEBP" for file in made.iterdir())
+    others = set(re.findall(r'(?:src|href)="((?!data:|#|pictures/)[^"]*)"', page))
+    assert {"real-or-made.html"} <= others <= {"real-or-made.html", "../review/index.html", "../published/index.html"}
 
 
 def test_a_job_runs_by_itself_on_files_and_gives_the_same_bytes(finished, results, tmp_path):
