@@ -6,8 +6,9 @@ import hashlib
 import json
 
 import pytest
+import torch
 from cgddi.core import archive
-from cgddi.diffusion.weights import component_digests
+from cgddi.diffusion.weights import component_digests, stored_tensors, write_tensors
 
 
 @pytest.fixture
@@ -46,3 +47,14 @@ def test_a_memory_that_cannot_be_read_is_none(model, tmp_path, text):
         (tmp_path / "digests.json").write_text(text)
     archive.know_digests(tmp_path / "digests.json")
     assert archive.known_sha256(model) == hashlib.sha256(b"0123").hexdigest()
+
+
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_weights_in_pieces_are_read_in_the_variant_in_use(tmp_path, variant):
+    """Both variants beside each other, each in two pieces, named as diffusers names them now and as it did."""
+    for value, names in {1: ("m-{}", "m-{}"), 2: ("m.fp16-{}", "m-{}.fp16")}.items():
+        for piece, (name, form) in enumerate(zip("ab", names, strict=True), 1):
+            file = tmp_path / f"{form.format(f'0000{piece}-of-00002')}.safetensors"
+            write_tensors(file, {name: torch.full((2,), value)})
+    found = stored_tensors(tmp_path, ["a", "b", "absent"], variant)
+    assert {name: value.tolist() for name, value in found.items()} == dict.fromkeys("ab", [2, 2] if variant else [1, 1])

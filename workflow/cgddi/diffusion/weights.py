@@ -248,8 +248,8 @@ def component_digests(folder: Path, variant: str | None = None) -> dict[str, str
 
 
 def _is_of_variant(path: Path, variant: str | None) -> bool:
-    named = path.stem.rpartition(".")[2] if "." in path.stem else None
-    return named == variant or "-of-" in path.stem
+    stem = re.sub(r"-\d+-of-\d+", "", path.stem)  # a piece of several
+    return (stem.rpartition(".")[2] if "." in stem else None) == variant
 
 
 def _digest_of(path: Path) -> str:
