@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 from cgddi.core.errors import UserError
+from cgddi.core.images import TONES
 from cgddi.job.runtime import usage_log
 from cgddi.plan.config import load_config
+from cgddi.plan.jobs import Plan
 from cgddi.watch import cost
 
 from tests.watch.world import CONFIG, run_snakemake, set_config
@@ -42,14 +44,16 @@ def test_cost_multiplies_recorded_rates_with_the_plans_work(world, capsys):
     cpu = {"stage": "embedding", "steps": 1, "seconds": 30, "device": "cpu"}
     metrics("embedding", [cpu, cpu, cpu, cpu])  # more jobs on it, but less time
     metrics("masks", [{"stage": "masks", "images": 1, "seconds": 99999, "device": "cpu"}])  # take no GPU here
-    metrics("classify", [{"stage": "classify", "seconds": 7200, **GPU}])
+    trained = {"stage": "classify", "method": "baseline", "images": 1000, **GPU}
+    metrics("classify", [trained | {"seconds": 4}, trained | {"seconds": 900, "method": "patchalign"}])
     metrics("audit", [{"stage": "audit", "kind": "tone", "seconds": 99999, "device": "cpu"}])
     found = ask(capsys)
     assert found["lora"] == {
         "stage": "lora", "jobs": 3, "left": 3, "unit": "steps", "rate": 3.0, "measured": 3,
         "hours": 3 * 300 / 3600, "hours_left": 3 * 300 / 3600, "device": "NVIDIA A100",
     }  # fmt: skip
-    assert found["classify"]["hours"] == 2 and found["classify"]["left"] == 1
+    # The one classifier, a baseline: 15 epochs of 4,096 images.
+    assert found["classify"]["hours"] == pytest.approx(15 * 4096 * 4 / 1000 / 3600) and found["classify"]["left"] == 1
     # Without a record: the paper's 40 minutes, by its steps.
     assert found["embedding"]["measured"] == 0
     assert found["embedding"]["hours"] == pytest.approx(3 * 50 * (40 * 60 / 500) / 3600)
@@ -84,12 +88,41 @@ def test_failed_starts_are_no_rates(world, capsys):
     lines = path.read_text().splitlines()
     assert [json.loads(line)["failed"] for line in lines] == ["RuntimeError"] * 4
     assert ask(capsys)["classify"]["measured"] == 0
-    with usage_log(path, stage="classify"):
-        pass
+    with usage_log(path, stage="classify", method="baseline") as usage:
+        usage.update(images=30)
     row = json.loads(path.read_text().splitlines()[-1])
     path.write_text("\n".join([*lines, json.dumps(row | {"seconds": 60.0})]))
     found = ask(capsys)["classify"]
-    assert (found["measured"], found["rate"]) == (1, 60)
+    assert (found["measured"], found["rate"]) == (1, 2)
+
+
+def test_a_classifier_costs_its_images_by_its_method(world, capsys):
+    """Two methods with a rate each, and one without; an epoch of so many draws, or of every image there is."""
+    set_config(runs={"methods": ["baseline", "patchalign"], "regimes": ["real", "synthetic", "synthetic_real"]})
+    trained = {"stage": "classify", "images": 100, **GPU}
+    lines = [trained | {"method": "baseline", "seconds": 1}, trained | {"method": "patchalign", "seconds": 7}]
+    metrics("classify", lines)
+    found = ask(capsys)["classify"]
+    # Regime synthetic_real takes the last 5 epochs of those it starts from.
+    images = {"baseline": (15 + 15 + 5) * 4096, "patchalign": (20 + 20 + 5) * 4096}
+    assert found["hours"] * 3600 == pytest.approx(images["baseline"] * 0.01 + images["patchalign"] * 0.07)
+    assert found["rate"] == pytest.approx(found["hours"] * 3600 / sum(images.values())) and found["measured"] == 2
+    metrics("classify", lines[:1])
+    found = ask(capsys)["classify"]
+    assert found["hours"] * 3600 == pytest.approx(images["baseline"] * 0.01 + images["patchalign"] / 150)
+    assert found["measured"] == 0
+
+    set_config(
+        runs={"methods": ["baseline"], "regimes": ["real", "synthetic"]},
+        classify={"images_per_epoch": None},
+        semantic={"per_tone": 2},
+    )
+    plan = Plan(load_config("config.yaml"))
+    learnt = [image for image, role in plan.roles["main"].items() if role == "train"]
+    masked = [photo.image_id for photo in plan.photos if photo.mask and photo.image_id in learnt]
+    samples = 3 * sum(min(2, [p.skin_tone for p in plan.photos if p.image_id in masked].count(t)) for t in TONES)
+    everything = len(learnt) + (len(masked) + len(masked) ** 2 + samples)
+    assert ask(capsys)["classify"]["hours"] * 3600 == pytest.approx(15 * 0.01 * everything)
 
 
 def test_a_run_that_ends_in_the_report_keeps_what_it_is_predicted_to_take(world):

@@ -89,7 +89,7 @@ def usage_log(path: str | Path | None, **facts: Any):
             facts.update(monitor.facts)
             for unit in ("images", "steps"):
                 if facts.get(unit):
-                    facts[f"{unit}_per_second"] = round(facts[unit] / facts["seconds"], 3)
+                    facts[f"{unit}_per_second"] = round(facts[unit] / max(facts["seconds"], 1e-3), 3)
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             with open(path, "a") as log:
                 log.write(json.dumps(facts) + "\n")

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from cgddi.core.errors import UserError
 from cgddi.job.runtime import read_usage
 from cgddi.plan.config import config_option
+from cgddi.stages.classify.settings import regime_of, training_of
 from cgddi.watch.dag import Job, ask_snakemake, read_jobs
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 UNITS = {
     **dict.fromkeys(("embedding", "lora"), "steps"),
-    **dict.fromkeys(("masks", "healthy", "semantic", "fedd_features"), "images"),
+    **dict.fromkeys(("masks", "healthy", "semantic", "fedd_features", "classify"), "images"),
 }
 """Stage -> what its work is counted in; jobs of other stages are alike enough to count them whole."""
 UNET_CALL = 116 / 73
@@ -40,12 +41,13 @@ UNET_CALL = 116 / 73
 
 @dataclass(frozen=True)
 class Used:
-    """What one finished job used: its stage, device, seconds, and its work in the stage's unit."""
+    """What one finished job used: its stage, device, seconds, its work in the stage's unit, and a classifier's method."""
 
     stage: str
     device: str
     seconds: float
     amount: float
+    method: str | None = None
 
 
 def recorded(folders: Iterable[str | Path]) -> list[Used]:
@@ -58,7 +60,9 @@ def recorded(folders: Iterable[str | Path]) -> list[Used]:
         stage, seconds = facts["stage"], float(facts["seconds"])
         amount = float(facts.get(UNITS[stage]) or 0) if stage in UNITS else 1.0
         if seconds > 0 and amount > 0 and not facts.get("failed") and facts.get("kind") in (None, "quality"):
-            found.append(Used(stage, str(facts["device"]), seconds, amount))
+            found.append(
+                Used(stage, str(facts["device"]), seconds, amount, facts.get("method") if stage == "classify" else None)
+            )
     return found
 
 
@@ -72,12 +76,13 @@ def main_device(used: Iterable[Used], jobs: Iterable[Job]) -> str | None:
     return max(by_device, key=lambda name: by_device[name], default=None)
 
 
-def default_rate(plan: Plan, stage: str) -> float:
-    """Seconds per unit of a stage that no job has recorded yet.
+def default_rate(plan: Plan, stage: str, method: str | None = None) -> float:
+    """Seconds per unit of a stage, and of a classifier's method, that no job has recorded yet.
 
     Embedding and LoRA: the paper's 40 and 33 minutes a run on an NVIDIA L4, at its 500 and 750 steps. Sampling and inpainting: its
-    116 s an image, by the calls of the UNet that this configuration makes. The rest is a guess: half an hour a classifier or
-    segmenter, a quarter of an hour an audit, a second for the mask or the features of an image.
+    116 s an image, by the calls of the UNet that this configuration makes. The rest is a guess: 1,000 images a second trained on by
+    a ResNet-18 and 150 by PatchAlign's ViT, half an hour a segmenter, a quarter of an hour an audit, a second for the mask or the
+    features of an image.
     """
     config = plan.config
     return {
@@ -85,6 +90,7 @@ def default_rate(plan: Plan, stage: str) -> float:
         "lora": 33 * 60 / 750,
         "semantic": UNET_CALL * config.semantic.steps * config.semantic.strength,
         "healthy": 2.0 if config.healthy.method == "heal" else UNET_CALL * config.healthy.steps,
+        "classify": 1 / 150 if method == "patchalign" else 1 / 1000,
         "audit": 900.0,
         "masks": 1.0,
         "fedd_features": 1.0,
@@ -101,6 +107,8 @@ def amount(job: Job, plan: Plan) -> int:
         return int(spec["settings"]["steps"])
     if job.stage == "semantic":
         return samples(plan, job.wildcards["scope"], job.wildcards["canvas_cohort"])
+    if job.stage == "classify":
+        return trained_on(plan, spec)
     if unit == "images":
         return len(next(spec[key] for key in ("rows", "images") if key in spec))
     return 1
@@ -117,12 +125,33 @@ def samples(plan: Plan, scope: str, cohort: str) -> int:
     return sum(min(count, settings.per_tone or count) for count in wanted)
 
 
+def trained_on(plan: Plan, spec: dict[str, Any]) -> int:
+    """Images that a classifier's training goes through, in all its epochs.
+
+    Where an epoch is every image (`images_per_epoch: null`), they are as many as the plan can know: every canvas kept, every sample
+    passed.
+    """
+    settings, regime, split = plan.config.classify, regime_of(spec), spec["split"]
+    epochs = settings.finetune_epochs if regime.init else training_of(settings, spec["method"]).epochs
+    if settings.images_per_epoch:
+        return epochs * settings.images_per_epoch
+    scope, roles = plan.scope_of(split), plan.roles[split]
+    canvases = {c: sum(roles.get(p.image_id) == "train" for p in plan.masked(c)) for c in plan.canvas_cohorts}
+    images = {
+        "real": sum(role == "train" for role in roles.values()),
+        "healthy": sum(canvases.values()),
+        "lesion_mapped": sum(canvases[c] for c, donor in plan.pairs if roles.get(donor.image_id) == "train"),
+        "semantic": sum(samples(plan, scope, cohort) for of, cohort, _ in plan.samples if of == scope),
+    }
+    return epochs * sum(images[source] for source in regime.sources)
+
+
 @dataclass(frozen=True)
 class Line:
     """Cost of one stage: jobs and GPU hours of the whole plan and of what is left.
 
     Args:
-        measured: finished jobs behind the rate; 0 where the rate is the default one.
+        measured: finished jobs behind the rate, which is a mean over the work where methods differ; 0 where any rate is a default.
     """
 
     stage: str
@@ -144,22 +173,27 @@ def predict(plan: Plan, jobs: Iterable[Job], used: Iterable[Used], device: str |
         used: what finished jobs used.
         device: the model of device whose rates count.
     """
-    rates: dict[str, list[float]] = defaultdict(list)
+    rates: dict[tuple[str, str | None], list[float]] = defaultdict(list)
     for done in used:
         if done.device == device:
-            rates[done.stage].append(done.seconds / done.amount)
+            rates[done.stage, done.method].append(done.seconds / done.amount)
     by_stage: dict[str, list[Job]] = defaultdict(list)
     for job in jobs:
         if job.gpu:
             by_stage[job.stage].append(job)
     lines = []
     for stage, of_stage in by_stage.items():
-        seen = rates[stage]
-        rate = median(seen) if seen else default_rate(plan, stage)
+        method_of = {job: job.spec["method"] if stage == "classify" else None for job in of_stage}
+        methods = set(method_of.values())
+        measured = {method: len(rates[stage, method]) for method in methods}
+        rate = {m: median(rates[stage, m]) if measured[m] else default_rate(plan, stage, m) for m in methods}
+        work = {job: amount(job, plan) for job in of_stage}
+        seconds = {job: rate[method_of[job]] * work[job] for job in of_stage}
         left = [job for job in of_stage if job.planned]
-        hours, hours_left = (rate * sum(amount(job, plan) for job in some) / 3600 for some in (of_stage, left))
-        unit = UNITS.get(stage, "jobs")
-        lines.append(Line(stage, len(of_stage), len(left), unit, rate, len(seen), hours, hours_left))
+        hours, hours_left = (sum(seconds[job] for job in some) / 3600 for some in (of_stage, left))
+        mean = sum(seconds.values()) / max(sum(work.values()), 1)
+        known = sum(measured.values()) if all(measured.values()) else 0
+        lines.append(Line(stage, len(of_stage), len(left), UNITS.get(stage, "jobs"), mean, known, hours, hours_left))
     return lines
 
 
