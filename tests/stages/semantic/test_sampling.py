@@ -19,6 +19,7 @@ from cgddi.stages.semantic import sample
 from cgddi.stages.semantic.settings import SemanticSettings
 
 from tests.diffusion import tiny
+from tests.stages.semantic.test_recipe import seed_of
 
 
 def draw(world, output, cache=None, canvases=None, **settings):
@@ -124,6 +125,8 @@ def test_black_images_are_drawn_again_and_recorded(world, tmp_path, monkeypatch)
     ((key, seed),) = archive.record["redrawn"].items()
     row = archive.rows[1]
     assert row["key"] == key and row["seed"] == seed and calls[1] == [seed] and decode_png(archive.read(row)).max() > 2
+    first = seed_of(7, "semantic", "nevus", row["canvas"], row["tone"], 0)
+    assert calls[0][1] == first and seed == seed_of(first, "redraw", 1)
 
 
 def test_images_that_stay_black_stop_the_job(world, tmp_path, monkeypatch):
