@@ -20,7 +20,7 @@ from functools import cache
 from multiprocessing import get_context
 
 import numpy as np
-from cgddi.core import disparity, intervals
+from cgddi.core import disparity, intervals, inversion
 from cgddi.core.bootstrap import stratified_weights
 from cgddi.core.images import TONES
 from cgddi.core.metrics import area_under_curve, run_metrics
@@ -272,18 +272,18 @@ def exact_disparity(answers: Answers, metric: str) -> tuple[float, float]:
     figure = disparity.figures_for(2)[metric]
     families = [answers.families[name] for name in figure.families]
     value = disparity.VALUE[figure.value]
-    grids = [disparity.rate_grid(family) for family in families]
+    grids = [inversion.rate_grid(family) for family in families]
     if len(grids) == 1:
         rates, deviance, tested = grids[0].rates, grids[0].deviance, value(grids[0].low, grids[0].high)
     else:
-        profiles = [disparity.family_profile(grid, value, 30) for grid in grids]
+        profiles = [inversion.family_profile(grid, value, 30) for grid in grids]
         i, j = (part.ravel() for part in np.indices([len(p.value) for p in profiles]))
         rates = np.concatenate([profiles[0].rates[i], profiles[1].rates[j]], 1)
         deviance = profiles[0].deviance[i] + profiles[1].deviance[j]
         tested = disparity.value_of(figure, rates.transpose(1, 2, 0))
     region = deviance <= chi2.ppf(0.999, 3 * len(grids)) + deviance.min()
     rates, tested = rates[region], tested[region]
-    drawn = disparity.value_of(figure, disparity.draw(families, rates, DRAWS, 0)[1]).mean(1)
+    drawn = disparity.value_of(figure, inversion.draw(families, rates, DRAWS, 0)[1]).mean(1)
     measured = disparity.measured_value(figure, families)
     tail = (1 - CONFIDENCE) / 2 - 0.0005
     kept = ((drawn >= measured - 1e-9).mean(1) > tail) & ((drawn <= measured + 1e-9).mean(1) > tail)

@@ -6,16 +6,12 @@ from itertools import product
 
 import numpy as np
 import pytest
-from cgddi.core.disparity import (
-    VALUE,
-    Family,
-    Figure,
+from cgddi.core.disparity import VALUE, Family, Figure, families_of, figures_for, measured_value
+from cgddi.core.inversion import (
     by_chance,
     disparities,
     draw,
-    families_of,
     family_profile,
-    figures_for,
     invert,
     joint_profile,
     pooled_rate,
@@ -43,8 +39,6 @@ def test_families_give_the_figures_of_the_tables(classes):
     probability = np.full((len(labels), classes), 1 / classes)
     runs = [run_metrics(labels, p.astype(int), probability, tones, np.ones((1, len(labels)))) for p in predicted]
     for name, figure in figures_for(classes).items():
-        from cgddi.core.disparity import measured_value
-
         measured = measured_value(figure, [families[family] for family in figure.families])
         expected = np.mean([run[name, "all"][0] for run in runs])
         assert measured == pytest.approx(expected), name

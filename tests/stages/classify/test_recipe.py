@@ -1,5 +1,5 @@
-"""What decides a classifier's numbers, on uneven data, against computations of their own: who is drawn and how often, the steps
-of the optimiser, the epoch that is chosen, and when fine-tuning stops."""
+"""What decides a classifier's numbers, on uneven data, against computations of their own: the steps of the optimiser, the
+weights of images, the epoch that is chosen, and when fine-tuning stops."""
 
 from __future__ import annotations
 
@@ -11,149 +11,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from cgddi.core.archive import ArchiveWriter
 from cgddi.core.errors import UserError
-from cgddi.core.images import encode_png
 from cgddi.stages.classify import train as train_module
 from cgddi.stages.classify.augment import augment, normalise, random_views
 from cgddi.stages.classify.data import Pictures
 from cgddi.stages.classify.methods import build
-from cgddi.stages.classify.rows import Rows, draws, sampling_weights
+from cgddi.stages.classify.rows import Rows, draws
 from cgddi.stages.classify.settings import DEFAULTS, REGIMES, ClassifySettings, LabelTexts, Regime, training_of
 from cgddi.stages.classify.train import accelerator_for, predict, score, train
 from safetensors.torch import save_file
 
-CELLS = {  # (kind, tone, label, concept): images
-    ("real", "light", 0, "nevus"): 9,
-    ("real", "light", 0, "wart"): 2,
-    ("real", "light", 1, "melanoma"): 3,
-    ("real", "medium", 0, "nevus"): 4,
-    ("real", "medium", 1, "melanoma"): 1,
-    ("real", "dark", 0, "wart"): 1,
-    ("real", "dark", 1, "melanoma"): 1,
-    ("real", "dark", 1, "lymphoma"): 2,
-    ("semantic", "light", 0, "nevus"): 11,
-    ("semantic", "dark", 1, "lymphoma"): 5,
-    ("healthy", "dark", 0, "healthy"): 6,
-}
-TONES = {"light": 0, "medium": 1, "dark": 2}
-SIDE = 16
-NET = {"epochs": 5, "batch_size": 8, "learning_rate": 0.02, "lr_step": 2, "lr_gamma": 0.5, "clip_norm": 15.0}
-
-
-@pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    """Rows of `CELLS`, with pictures."""
-    path = tmp_path_factory.mktemp("cells") / "p.tar"
-    rows, rng = [], np.random.default_rng(0)
-    with ArchiveWriter(path, {"stage": "masks"}) as archive:
-        for (kind, tone, label, concept), count in CELLS.items():
-            for _ in range(count):
-                name = f"i{len(rows):03d}"
-                colour = np.array([230, 180, 90]) - 60 * TONES[tone] + 40 * label
-                picture = (colour + rng.normal(0, 12, (SIDE, SIDE, 3))).clip(0, 255).astype(np.uint8)
-                archive.add(name, {"png": encode_png(picture)}, {"id": name})
-                about = {"id": name, "image_id": name, "kind": kind, "tone": tone, "label": label, "concept": concept}
-                rows.append({**about, "tone_id": TONES[tone], "archive": str(path)})
-    made = [json.loads(line) for line in path.with_suffix(".jsonl").read_text().splitlines()]
-    places = [(*line["members"]["png"], line["sha256"]) for line in made]
-    return pd.DataFrame(rows).join(pd.DataFrame(places, columns=["start", "size", "sha256"]))
-
-
-def chances(ratio, groups):
-    """Chance of one image of each cell by enumeration: first (with a ratio) the side, then group within group, then the image."""
-    found = {}
-    for cell in CELLS:
-        chance, inside = 1.0, list(CELLS)
-        if ratio is not None:
-            chance *= (ratio if cell[0] == "real" else 1) / (1 + ratio)
-            inside = [c for c in inside if (c[0] == "real") == (cell[0] == "real")]
-        for group in groups:
-            chance /= len({tuple(c[k] for k in group) for c in inside})
-            inside = [c for c in inside if all(c[k] == cell[k] for k in group)]
-        found[cell] = chance / sum(CELLS[c] for c in inside)
-    return found
-
-
-GROUPS = {"none": [], "class": [(2,)], "tone_class": [(1, 2)], "tone_class_concept": [(1, 2), (3,)]}
-
-
-@pytest.mark.parametrize("sampler", GROUPS)
-@pytest.mark.parametrize("ratio", [None, 0.25, 1.0, 3.0])
-def test_every_image_has_the_chance_that_its_groups_give_it(table, sampler, ratio):
-    expected = chances(ratio, GROUPS[sampler])
-    found = sampling_weights(table, sampler, ratio)
-    cells = list(zip(table["kind"], table["tone"], table["label"], table["concept"], strict=True))
-    assert np.allclose(found, [expected[cell] for cell in cells], rtol=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("method", "sampler", "ratio", "groups"),
-    [
-        ("baseline", "class", None, [(2,)]),
-        ("fairdisco", "class", 1.0, [(2,)]),
-        ("patchalign", "tone_class_concept", 3.0, [(1, 2), (3,)]),
-        ("resampling", "class", None, [(1, 2)]),
-        ("resampling", "none", 0.5, [(1, 2)]),
-    ],
-)
-def test_epochs_draw_with_replacement_by_these_chances(table, method, sampler, ratio, groups):
-    settings = ClassifySettings(sampler=sampler, images_per_epoch=30000)
-    [drawn] = draws(table, method, settings, ratio, 5, range(1))
-    expected = chances(ratio, groups)
-    cells = list(zip(table["kind"], table["tone"], table["label"], table["concept"], strict=True))
-    found = np.bincount(drawn, minlength=len(table)) / 30000
-    assert np.allclose(found, [expected[cell] for cell in cells], atol=0.006)
-
-
-def test_an_epoch_draws_as_many_images_as_there_are_or_as_it_is_told(table):
-    first, second = draws(table, "baseline", ClassifySettings(images_per_epoch=None), None, 5, range(2))
-    assert len(first) == len(second) == len(table) and not np.array_equal(first, second)
-    assert len(set(first)) < len(first), "with replacement"
-    [again] = draws(table, "baseline", ClassifySettings(images_per_epoch=None), None, 5, [1])
-    assert np.array_equal(again, second), "an epoch's draws depend on its number, not on those before it"
-    [other] = draws(table, "baseline", ClassifySettings(images_per_epoch=None), None, 6, [1])
-    assert not np.array_equal(other, second)
-    [some] = draws(table, "baseline", ClassifySettings(images_per_epoch=17), None, 5, [0])
-    assert len(some) == 17
-
-
-def test_reweighting_draws_every_image_before_any_comes_again(table):
-    n = len(table)
-    for count, most in ((n, 1), (2 * n + 7, 3)):
-        [drawn] = draws(table, "reweighting", ClassifySettings(images_per_epoch=count), None, 1, [0])
-        times = np.bincount(drawn, minlength=n)
-        assert len(drawn) == count and times.max() == most and times.min() == count // n
-        assert sorted(drawn[:n]) == list(range(n)) and list(drawn[:n]) != list(range(n))
-
-
-class Linear(torch.nn.Module):
-    """A linear classifier that notes the batches it is given."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.layer = torch.nn.Linear(3 * SIDE * SIDE, 2)
-        self.seen = []
-
-    def forward(self, images):
-        return self.layer(images.flatten(1))
-
-    def losses(self, images, labels, tones, weight=None):
-        self.seen.append((labels.tolist(), tones.tolist(), None if weight is None else weight.tolist()))
-        each = torch.nn.functional.cross_entropy(self(images), labels, reduction="none")
-        return {"class": each.mean() if weight is None else (each * weight).sum() / weight.sum()}
-
-
-def settings_for(**more):
-    given = {"image_size": SIDE, "resize": SIDE, "precision": "fp32", "selection": "last", "training": NET}
-    given["images_per_epoch"] = None
-    return ClassifySettings(**{**given, **more})
-
-
-def rows_of(table, held=None):
-    held = table if held is None else held
-    return Rows(table, held, held, ("benign", "malignant"))
+from tests.stages.classify.cells import NET, Linear, rows_of, settings_for
 
 
 def by_hand(table, settings, rate, epochs, step, gamma, clip):
@@ -238,16 +106,6 @@ def test_reweighting_weighs_each_image_by_its_cell(table):
     assert joint == Counter(zip(table["tone_id"], table["label"], strict=True))
     raw = [tone[t] * label[y] / n / joint[t, y] for t, y in zip(tones, labels, strict=True)]
     assert weights == pytest.approx(np.array(raw) / np.mean(raw), rel=1e-5)
-
-
-def test_training_draws_by_the_ratio_of_its_regime(table):
-    """Photos of medium skin are real ones only: 5 of 23 real images, of 45 in all."""
-    settings = settings_for(sampler="none", images_per_epoch=4000, training={**NET, "epochs": 1, "batch_size": 500})
-    for ratio, share in ((None, 5 / 45), (3.0, 0.75 * 5 / 23)):
-        model, regime = Linear(), Regime(name="r", sources=("real", "semantic"), ratio=ratio)
-        train(accelerator_for(settings, None), model, rows_of(table), regime, "baseline", settings, 3)
-        tones = [tone for _, batch, _ in model.seen for tone in batch]
-        assert len(tones) == 4000 and tones.count(1) / 4000 == pytest.approx(share, abs=0.02)
 
 
 def held_out():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from cgddi.core.disparity import Disparity
+from cgddi.core.inversion import Disparity
 from cgddi.stages.fairness.compare import compare, discordant, holm, paired_table
 from cgddi.stages.fairness.estimates import Answers, correlations, disparity_difference
 from cgddi.stages.fairness.predictions import gather, read_run

@@ -21,7 +21,7 @@ from cgddi.stages.classify.settings import ClassifySettings, Regime
 from cgddi.stages.index.command import main
 from cgddi.stages.index.table import build_index, read_roles
 
-from tests.stages.index.world import make_world, picture, spec_file
+from tests.stages.index.world import CONCEPTS, make_world, picture, spec_file
 
 PIXELS = AuditSettings.model_validate({"features": {"weights": "pixels"}, "near_duplicates": "off"})
 
@@ -132,6 +132,23 @@ def test_malignancy_that_is_not_told_is_that_of_the_training_photos_or_missing(w
     found = dict(zip(table["id"].str.rpartition("/")[2], table["malignant"], strict=True))
     assert bool(found["told"]) and bool(found["agreed"])
     assert pd.isna(found["stranger"]) and pd.isna(found["healthy"])
+
+
+@pytest.mark.parametrize(
+    ("photo", "label", "agreed"), [("mel0", None, None), ("mel0", False, None), ("mel4", False, True)],
+    ids=["unknown of one", "one is benign", "a test photo is benign"],
+)  # fmt: skip
+def test_the_training_photos_agree_where_each_is_known_and_says_the_same(world, tmp_path, photo, label, agreed):
+    labels = {
+        image: {"concept": concept, "tone": tone, "malignant": CONCEPTS[concept]}
+        for image, (tone, concept) in world.facts.items()
+    }
+    assert labels[photo]["malignant"] and world.roles["mel0"] == "train" and world.roles["mel4"] == "test"
+    labels[photo]["malignant"] = label
+    cases = {"asked": (image("semantic", generator="clean", concept="melanoma"), "")}
+    table, _ = indexed(world, tmp_path, cases, labels=labels)
+    (found,) = table["malignant"][table["source"] == "release"]
+    assert (None if pd.isna(found) else bool(found)) is agreed
 
 
 def test_a_concept_that_the_run_splits_by_malignancy_is_found_by_its_part(world, tmp_path):

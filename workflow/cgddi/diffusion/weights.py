@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from cgddi.core.archive import canonical, known_sha256, sha256, write_atomic
 from cgddi.core.errors import UserError
+from cgddi.core.variants import variant_of
 
 DTYPES = {
     **{torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"},
@@ -108,7 +109,7 @@ def stored_tensors(folder: Path, names: Sequence[str], variant: str | None = Non
     """
     wanted, found = set(names), {}
     for path in sorted(folder.glob("*.safetensors")):
-        if _is_of_variant(path, variant):
+        if variant_of(path.name)[1] == (variant or ""):
             with safe_open(path, framework="pt") as handle:
                 found |= {name: handle.get_tensor(name) for name in wanted & set(handle.keys())}
     return found
@@ -238,18 +239,13 @@ def component_digests(folder: Path, variant: str | None = None) -> dict[str, str
     for part in COMPONENTS:
         facts = {}
         for path in sorted((folder / part).glob("*")):
-            if path.suffix == ".safetensors" and not _is_of_variant(path, variant):
+            if path.suffix == ".safetensors" and variant_of(path.name)[1] != (variant or ""):
                 continue
             if path.is_file() and path.suffix in (".json", ".txt", ".safetensors"):
                 facts[path.name] = _digest_of(path)
         if facts:
             digests[part] = sha256(canonical(facts))
     return digests
-
-
-def _is_of_variant(path: Path, variant: str | None) -> bool:
-    stem = re.sub(r"-\d+-of-\d+", "", path.stem)  # a piece of several
-    return (stem.rpartition(".")[2] if "." in stem else None) == variant
 
 
 def _digest_of(path: Path) -> str:

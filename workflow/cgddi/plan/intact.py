@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from cgddi.core.variants import variant_of
+
 VERSION = 1
 """Raised when this module finds other faults: what was remembered of a model is then looked at again."""
 OPTIONAL = ("safety_checker", "feature_extractor", "requires_safety_checker", "image_encoder")
@@ -56,13 +58,6 @@ def _tensors_fault(path: Path) -> str | None:
             return "is no safetensors file: its header cannot be read"
     whole = 8 + length + max(ends, default=0)
     return None if size == whole else f"has {size} bytes instead of {whole}: its download was cut short"
-
-
-def variant_of(file: str) -> tuple[str, str]:
-    """("diffusion_pytorch_model", "fp16") of diffusion_pytorch_model.fp16-00001-of-00002.safetensors and the like."""
-    stem = re.sub(r"-\d+-of-\d+", "", file)
-    parts = [part for part in stem.split(".") if part not in ("safetensors", "index", "json")]
-    return parts[0], ".".join(parts[1:])
 
 
 def faults(folder: str | Path, variant: str | None = None, parts: Iterable[str] = ()) -> list[str]:

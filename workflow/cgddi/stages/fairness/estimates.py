@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from cgddi.core.bootstrap import Run, Setting, stratified_weights
-from cgddi.core.disparity import Disparity, disparities, families_of
+from cgddi.core.disparity import families_of
 from cgddi.core.images import TONES
 from cgddi.core.intervals import (
     Estimated,
@@ -22,6 +22,7 @@ from cgddi.core.intervals import (
     strata_interval,
     within_bounds,
 )
+from cgddi.core.inversion import Disparity, disparities
 from cgddi.core.metrics import confusion, demographic_disparity, equality_of_opportunity, predictive_quality_disparity
 
 NONE: Interval = (float("nan"), float("nan"))
@@ -164,7 +165,7 @@ def _f1_influence(answers: Answers, here: np.ndarray) -> np.ndarray:
 
 
 def disparities_of(answers: Answers, confidence: float, count: int, seed: int) -> dict[str, Disparity | None]:
-    """Every figure that compares tones; see `cgddi.core.disparity.disparities`."""
+    """Every figure that compares tones; see `cgddi.core.inversion.disparities`."""
     return disparities(answers.families, answers.classes, confidence, count, seed)
 
 

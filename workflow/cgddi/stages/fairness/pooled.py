@@ -3,7 +3,7 @@
 A data set's figure is the mean over its classifiers' seeds. Intervals are Student's over data sets, so that they cover the draw of
 photos, of generators, of classifiers and of test images alike; differences between regimes are paired by data set. They are about
 the mean over all data sets of what a test set of this size measures: of figures that compare tones (PQD, DPM, EOM) that is less
-than what they are on all photos (see `cgddi.core.disparity`), on both sides of a difference.
+than what they are on all photos (see `cgddi.core.inversion`), on both sides of a difference.
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from cgddi.core.bootstrap import Run, Setting
-from cgddi.core.disparity import Disparity
 from cgddi.core.images import TONES
 from cgddi.core.intervals import share_interval
+from cgddi.core.inversion import Disparity
 from cgddi.core.metrics import confusion, equality_of_opportunity, run_metrics
 from cgddi.core.seeds import seed_for
 from cgddi.stages.fairness.estimates import NONE, Answers, disparities_of, interval_of, photo_keys
