@@ -93,6 +93,12 @@ class Chromium:
         self.call("Page.navigate", url=page.as_uri())
         self.wait("document.readyState === 'complete' && location.protocol === 'file:'")
 
+    def resize(self, width: int, height: int, dark: bool = False) -> None:
+        """Lay the page out in a window of so many CSS px; dark: for a person who prefers dark colours."""
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.call("Emulation.setEmulatedMedia", features=[scheme])
+
     def evaluate(self, expression: str):
         """A JavaScript expression's value."""
         result = self.call("Runtime.evaluate", expression=expression, returnByValue=True)

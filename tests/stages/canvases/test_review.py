@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 
+import numpy as np
 import pytest
 from cgddi.cli import main
 from cgddi.core.archive import Archive
 from cgddi.core.errors import InvalidInput
 from cgddi.stages.canvases.review import write_page
-from cgddi.stages.canvases.verdicts import read_review, read_verdicts
+from cgddi.stages.canvases.verdicts import read_review, verdicts_of
 
 from tests.stages.canvases.chromium import Chromium, find
 from tests.stages.lesion_mapped.world import photo, run, spec_of, write_samples
@@ -57,12 +58,17 @@ def browser(tmp_path, request):
     chromium.close()
 
 
-def test_the_page_is_one_file_that_asks_for_nothing_else(healthy, tmp_path):
-    assert write_page(healthy, tmp_path / "review.html", canvases=canvases_of(healthy)) == 5
-    text = (tmp_path / "review.html").read_text()
-    assert not re.search(r"(src|href)=[\"'](?!data:)", text) and "http" not in text
-    write_page(healthy, tmp_path / "again.html", canvases=canvases_of(healthy))
-    assert (tmp_path / "again.html").read_text() == text
+def test_the_page_asks_for_nothing_but_the_pictures_beside_it(healthy, tmp_path):
+    page = tmp_path / "review.html"
+    assert write_page(healthy, page, canvases=canvases_of(healthy)) == 5
+    text = page.read_text()
+    assert not re.search(r"(src|href)=[\"']", text) and "http" not in text
+    named = {source for card in cards_of(page).values() for _, source, *_ in card["pictures"]}
+    assert named == {f"pictures/{file.name}" for file in (tmp_path / "pictures").iterdir()} and len(named) == 15
+    written = {file: file.stat().st_mtime_ns for file in (tmp_path / "pictures").iterdir()}
+    write_page(healthy, page, canvases=canvases_of(healthy))
+    assert page.read_text() == text
+    assert written == {file: file.stat().st_mtime_ns for file in (tmp_path / "pictures").iterdir()}
 
 
 def cards_of(page):
@@ -92,15 +98,14 @@ def test_keys_decide_and_the_exported_csv_steers_the_next_run(healthy, tmp_path,
     assert main(["review", "--healthy", *map(str, healthy), "--output", str(page)]) == 0
     browser.open(page)
     assert browser.evaluate("document.querySelectorAll('.card').length") == 5
-    assert browser.evaluate("[...document.images].every(i => i.src.startsWith('data:image/jpeg'))")
     for key in ("k", "d", "n", "d", "p", "p"):  # c0 kept, c1 discarded, c2 passed over, c3 discarded, and back to c2
         browser.press(key)
     assert browser.evaluate("document.querySelector('.card.current').dataset.id") == "c/c2"
-    for key in ("d", "u", "k", "ArrowLeft", "u", "d"):  # c2 discarded; c3 undone, kept, come back to, undone, discarded
+    for key in ("d", "c", "k", "ArrowLeft", "c", "d"):  # c2 discarded; c3 cleared, kept, come back to, cleared, discarded
         browser.press(key)
     browser.evaluate(
         "const n = document.querySelector('[data-id=\"c/c1\"] input'); n.value = 'blurred, \"odd\"'; "
-        "n.dispatchEvent(new Event('input'))"
+        "n.dispatchEvent(new Event('input')); n.dispatchEvent(new Event('change'))"
     )
     assert "4 of 5 decided" in browser.evaluate("document.getElementById('count').textContent")
     browser.press("e")
@@ -112,7 +117,7 @@ def test_keys_decide_and_the_exported_csv_steers_the_next_run(healthy, tmp_path,
         "c2,c,discard,",
         "c3,c,discard,",
     ]
-    verdicts = read_verdicts(exported)
+    verdicts = verdicts_of(read_review(exported))
     assert verdicts == {"c": {"c0": "keep", "c1": "discard", "c2": "discard", "c3": "discard"}}
     pools = []
     for given in ({}, verdicts["c"]):
@@ -155,6 +160,107 @@ def test_an_earlier_review_is_shown_as_decided(healthy, tmp_path, browser):
     assert read_review(csv)[0]["note"] == "a, b"
 
 
+COUNT = "document.getElementById('count').textContent"
+SHOWN = "[...document.querySelectorAll('.card')].map(c => c.dataset.id).join(' ')"
+
+
+def exported(browser):
+    (browser.downloads / "review.csv").unlink(missing_ok=True)
+    browser.evaluate("document.getElementById('export').click()")
+    return browser.downloaded("review.csv").read_text().splitlines()[1:]
+
+
+def test_what_was_decided_stays_when_a_cohort_comes_and_is_exported_with_the_earlier_csv(healthy, tmp_path, browser):
+    """L7: verdicts of a csv, of this browser, notes alone; also of images that the page does not show."""
+    page = tmp_path / "review.html"
+    write_page(healthy[:1], page, canvases=canvases_of(healthy)[:1])
+    browser.open(page)
+    browser.press("k")
+    browser.evaluate(
+        "const n = document.querySelector('[data-id=\"c/c1\"] input'); n.focus(); n.value = 'ask Ana'; "
+        "n.dispatchEvent(new Event('input')); n.dispatchEvent(new Event('change'))"
+    )
+    assert exported(browser) == ["c0,c,keep,", "c1,c,,ask Ana"], "a note without a verdict is kept"
+    rows = [
+        {"image_id": image, "cohort": cohort, "verdict": verdict, "note": note}
+        for image, cohort, verdict, note in (
+            ("c0", "c", "discard", "second look"),  # said elsewhere: the csv holds, and the page says what the browser had
+            ("c2", "c", "keep", ""),
+            ("gone", "older", "discard", "of another page"),
+        )
+    ]
+    write_page(healthy, page, canvases=canvases_of(healthy), review=rows)
+    browser.open(page)
+    assert browser.evaluate(COUNT) == "5 shown, 2 of 5 decided; 1 of images that are not here are exported too"
+    everything = ["c0,c,discard,second look", "c1,c,,ask Ana", "c2,c,keep,", "gone,older,discard,of another page"]
+    assert exported(browser) == everything
+    odd = browser.evaluate("document.querySelector('[data-id=\"c/c0\"] .odd').textContent")
+    assert odd == "review.csv says so; in this browser it was: keep "
+    browser.press("k")  # changed here after the csv: stays though the page is made with the old csv again
+    browser.open(page)
+    assert exported(browser)[0] == "c0,c,keep,second look"
+    csv = tmp_path / "all.csv"
+    csv.write_text("image_id,cohort,verdict,note\n" + "\n".join(everything) + "\n")
+    assert [row["verdict"] for row in read_review(csv)] == ["discard", "", "keep", "discard"]
+    assert verdicts_of(read_review(csv)) == {"c": {"c0": "discard", "c2": "keep"}, "older": {"gone": "discard"}}
+
+
+def test_another_reviewers_csv_fills_what_is_open(healthy, tmp_path, browser):
+    page = tmp_path / "review.html"
+    write_page(healthy, page, canvases=canvases_of(healthy))
+    browser.open(page)
+    browser.press("d")
+    text = 'image_id,cohort,verdict,note\r\nc0,c,keep,theirs\r\nc3,c,discard,"a, ""b""\nc"\r\nz,far,keep,\r\n'
+    browser.evaluate(f"merge({json.dumps(text)})")
+    assert browser.evaluate(COUNT).endswith("; 1 added, 1 kept as they are here")
+    assert "\n".join(exported(browser)) == 'c0,c,discard,\nc3,c,discard,"a, ""b""\nc"\nz,far,keep,'
+
+
+def test_the_last_action_is_undone_as_one(healthy, tmp_path, browser):
+    page = tmp_path / "review.html"
+    write_page(healthy, page, canvases=canvases_of(healthy))
+    browser.open(page)
+    browser.press("d")
+    browser.evaluate("document.getElementById('accept').click()")
+    assert len(exported(browser)) == 5
+    browser.press("u")
+    assert exported(browser) == ["c0,c,discard,"]
+    browser.press("u")
+    assert exported(browser) == [] and browser.evaluate("document.getElementById('undo').disabled")
+    assert browser.evaluate("document.querySelector('.card.current').dataset.id") == "c/c0"
+
+
+def test_doubtful_images_come_first_and_pictures_open_full_size(healthy, tmp_path, browser):
+    page = tmp_path / "review.html"
+    write_page(healthy, page, canvases=canvases_of(healthy))
+    shares = {f"{card['cohort']}/{key}": card["share"] for key, card in cards_of(page).items()}
+    browser.open(page)
+    browser.evaluate("const o = document.getElementById('order'); o.value = 'doubt'; o.dispatchEvent(new Event('change'))")
+    assert browser.evaluate(SHOWN).split() == sorted(shares, key=lambda card: abs(np.log(shares[card])))
+    browser.press("z")
+    assert browser.evaluate("document.querySelector('dialog').open")
+    browser.wait("document.querySelector('dialog img').naturalWidth === 64")
+    assert browser.evaluate("document.querySelector('dialog img').clientWidth") > 300
+    assert "result" in browser.evaluate("document.querySelector('dialog img').alt")
+    browser.press("ArrowLeft")
+    assert "region" in browser.evaluate("document.querySelector('dialog img').alt")
+    browser.press("k")
+    first, second, *_ = browser.evaluate(SHOWN).split()
+    said = browser.evaluate("document.querySelector('dialog img').alt")
+    assert said == f"region of {second.split('/')[1]}", "the next image, the same kind of picture"
+    assert exported(browser) == [",".join([*reversed(first.split("/")), "keep", ""])]
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_no_sideways_scroll_and_every_picture_has_words(healthy, tmp_path, browser, width):
+    page = tmp_path / "review.html"
+    write_page(healthy, page, canvases=canvases_of(healthy))
+    browser.resize(width, 800)
+    browser.open(page)
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    assert browser.evaluate("[...document.images].every(i => i.closest('dialog') || i.alt)")
+
+
 def test_masks_are_shown_and_filtered_by_flag_and_source(tmp_path, browser):
     rows = [{"mask_source": "fedd", "flags": ["several_parts"], "uncertainty": 0.12}, {"mask_source": "human"}]
     samples = [(f"m{number}", *photo(number, 64, lesion=0.03), row) for number, row in enumerate(rows)]
@@ -185,10 +291,10 @@ def test_masks_are_shown_and_filtered_by_flag_and_source(tmp_path, browser):
 
 def test_every_mistake_in_a_review_is_reported_at_once(tmp_path):
     path = tmp_path / "review.csv"
-    path.write_text("image_id,cohort,verdict,note\na,c,maybe,\na,c,keep,\n,c,keep,\nb,c,keep,x,y\nc,c,discard,\n")
+    path.write_text("image_id,cohort,verdict,note\nz,c,,only a note\na,c,maybe,\na,c,keep,\n,c,keep,\nb,c,keep,x,y\nc,c,discard,\n")
     with pytest.raises(InvalidInput) as error:
         read_review(path)
-    assert [problem.row for problem in error.value.problems] == [2, 3, 4, 5]
+    assert [problem.row for problem in error.value.problems] == [3, 4, 5, 6]
     path.write_text("image_id,verdict\na,keep\n")
     with pytest.raises(InvalidInput, match="They must be image_id, cohort, verdict, note"):
         read_review(path)

@@ -15,7 +15,7 @@ import pytest
 from cgddi.core.archive import Archive, ArchiveWriter
 from cgddi.core.errors import InvalidInput
 from cgddi.core.images import TONES, encode_png
-from cgddi.stages.report.pictures import PictureFolder
+from cgddi.core.pictures import PictureFolder
 from cgddi.stages.report.readers import COLUMNS, discernment, read_answers, write_quiz
 from PIL import Image
 from sklearn.metrics import roc_auc_score

@@ -14,7 +14,8 @@ from cgddi.core.images import TONES, encode_png
 from cgddi.stages.index.table import build_index, read_roles
 from cgddi.stages.report import page as page_module
 from cgddi.stages.report import tables
-from cgddi.stages.report.pictures import PictureFolder, sheets
+from cgddi.core.pictures import PictureFolder
+from cgddi.stages.report.pictures import sheets
 from PIL import Image
 
 from tests.stages.audit.test_pictures import audit, write_later, write_masks
@@ -176,8 +177,8 @@ def test_failed_samples_are_shown_with_the_reason(tmp_path):
     folder = PictureFolder(tmp_path / "index.html")
     sheet = sheets(index, [samples], folder)["wart"]
     (good,), (bad,) = sheet["semantic"]["dark"], sheet["failed"]["dark"]
-    assert good.caption == "0" and "seed 77" in good.details and good.source != bad.source
-    assert bad.caption == "colour difference 2.1, real lesions have <6.0>" and "presence 2.1" in bad.details
+    assert good.caption == "0" and good.facts["seed"] == 77 and good.source != bad.source
+    assert bad.caption == "colour difference 2.1, real lesions have <6.0>" and bad.facts["presence"] == 2.1
     only_failed = sheets(index.iloc[:0], [samples], folder)
     assert only_failed["wart"]["failed"]["dark"] == [bad], "also where none passed"
 

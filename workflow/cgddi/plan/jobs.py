@@ -194,7 +194,7 @@ class Plan(LabelledPhotos):
             "canvases": [self.paths.file("canvases", "record", cohort=cohort) for cohort in self.canvas_cohorts],
         }
         spec = {"stage": "review", "revision": revision("canvases"), "template": _pages("canvases")}
-        return Job(spec, inputs)
+        return Job(spec | ({"reviewed": self.reviewed} if self.reviewed else {}), inputs)
 
     def _canvases(self, cohort: str) -> Job:
         verdicts = self.verdicts.get(cohort, {})

@@ -18,7 +18,7 @@ from cgddi.plan.models import locked
 from cgddi.plan.paths import Paths
 from cgddi.plan.sheets import Concept, Photo, check_files, check_same_file, load_sheets, padded
 from cgddi.plan.splits import SplitSettings, assign, taking_part
-from cgddi.stages.canvases.verdicts import read_review, read_verdicts
+from cgddi.stages.canvases.verdicts import read_review, verdicts_of
 from cgddi.stages.masks.settings import MasksSettings
 
 
@@ -313,31 +313,26 @@ class Photos:
     # ---- results --------------------------------------------------------------------------------------
 
     @cached_property
-    def verdicts(self) -> dict[str, dict[str, str]]:
-        """cohort -> image_id -> keep or discard, from the review file."""
+    def reviewed(self) -> list[dict[str, str]]:
+        """Rows of the review file (image_id, cohort, verdict, note), notes without a verdict too."""
         if self.config.review is None:
-            return {}
+            return []
         cohort_of = {p.image_id: p.cohort for p in self.photos}
-
-        def named(image_id: str) -> str:
-            return image_id if image_id in cohort_of else padded(image_id)
-
-        problems = [
-            Problem(
-                self.config.review,
-                "no such photo in the image sheet",
-                "Remove the row.",
-                line,
-                "image_id",
-                row["image_id"],
-            )
-            for line, row in enumerate(read_review(self.config.review), start=2)
-            if cohort_of.get(named(row["image_id"])) != row["cohort"]
-        ]
+        rows, problems = [], []
+        for line, row in enumerate(read_review(self.config.review), start=2):
+            image = row["image_id"]
+            rows.append(row | {"image_id": image if image in cohort_of else padded(image)})
+            if cohort_of.get(rows[-1]["image_id"]) != row["cohort"]:
+                message = "no such photo in the image sheet"
+                problems.append(Problem(self.config.review, message, "Remove the row.", line, "image_id", image))
         if problems:
             raise InvalidInput(problems)
-        verdicts = read_verdicts(self.config.review)
-        return {c: {named(i): verdict for i, verdict in rows.items()} for c, rows in verdicts.items()}
+        return sorted(rows, key=lambda row: (row["cohort"], row["image_id"]))
+
+    @cached_property
+    def verdicts(self) -> dict[str, dict[str, str]]:
+        """cohort -> image_id -> keep or discard, from the review file."""
+        return verdicts_of(self.reviewed)
 
     def photo_archives(self, photos: Iterable[Photo]) -> list[str]:
         """Masks archives that hold the given photos."""

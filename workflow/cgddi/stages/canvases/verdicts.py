@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from cgddi.core.errors import InvalidInput, Problem
@@ -12,7 +13,8 @@ VERDICTS = ("keep", "discard")
 
 
 def read_review(path: str | Path) -> list[dict[str, str]]:
-    """Rows of the csv the review page exports: image_id, cohort, verdict ("keep" or "discard") and note.
+    """Rows of the csv the review page exports: image_id, cohort, verdict ("keep", "discard" or, where there is a note alone, "") and
+    note.
 
     Raises:
         InvalidInput: missing or unknown columns, a verdict that is neither keep nor discard, an image judged twice; all at once.
@@ -41,10 +43,9 @@ def read_review(path: str | Path) -> list[dict[str, str]]:
             problems.append(
                 Problem(source, "image_id and cohort must not be empty", "Fill them or drop the row.", row=number)
             )
-        elif row["verdict"] not in VERDICTS:
-            problems.append(
-                Problem(source, "no such verdict", "Write keep or discard.", number, "verdict", row["verdict"])
-            )
+        elif row["verdict"] not in (*VERDICTS, ""):
+            remedy = "Write keep or discard, or nothing beside a note."
+            problems.append(Problem(source, "no such verdict", remedy, number, "verdict", row["verdict"]))
         elif image in seen:
             problems.append(
                 Problem(source, "image judged twice", "Keep one of its rows.", number, "image_id", image[1])
@@ -55,9 +56,10 @@ def read_review(path: str | Path) -> list[dict[str, str]]:
     return rows
 
 
-def read_verdicts(path: str | Path) -> dict[str, dict[str, str]]:
-    """Verdicts of a review by cohort, {cohort: {image_id: "keep" or "discard"}}; errors as in `read_review`."""
+def verdicts_of(rows: Iterable[Mapping[str, str]]) -> dict[str, dict[str, str]]:
+    """Verdicts of a review's rows by cohort, {cohort: {image_id: "keep" or "discard"}}; a note alone is none."""
     by_cohort: dict[str, dict[str, str]] = {}
-    for row in read_review(path):
-        by_cohort.setdefault(row["cohort"], {})[row["image_id"]] = row["verdict"]
+    for row in rows:
+        if row["verdict"]:
+            by_cohort.setdefault(row["cohort"], {})[row["image_id"]] = row["verdict"]
     return by_cohort

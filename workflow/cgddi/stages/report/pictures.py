@@ -1,21 +1,17 @@
-"""Pictures beside the page: WebP files named by their content, and the sheets of them that the page shows."""
+"""The sheets of pictures that the page shows: by concept, kind and skin tone."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from PIL import Image
 
-from cgddi.core.archive import Archive, read_member, sha256, write_atomic
+from cgddi.core.archive import Archive, read_member, sha256
 from cgddi.core.images import TONES
+from cgddi.core.pictures import Picture, PictureFolder
 
-LARGEST, QUALITY = 512, 82
-"""Longer side in px of photographs beside the page, and their WebP quality."""
 PER_CELL = 4
 """Pictures per kind and tone on a concept's sheet."""
 FAILED = "failed"
@@ -27,73 +23,6 @@ KINDS = {
     FAILED: "sampled by the adapter, failed the check",
 }
 """Kinds on a concept's sheet in the order of the page, and what it calls them."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture as the page shows it.
-
-    Args:
-        source: its file, relative to the page.
-        width, height: of the file, in px.
-        caption: a few words under it.
-        details: the rest that is known of it, shown beside it when it is opened large.
-    """
-
-    source: str
-    width: int
-    height: int
-    caption: str = ""
-    details: str = ""
-
-
-class PictureFolder:
-    """The folder `pictures` beside a page. A picture that lies there already is not written again."""
-
-    def __init__(self, page: str | Path):
-        self.page = Path(page)
-        self.folder = self.page.parent / "pictures"
-        self.named: set[str] = set()
-
-    def add(
-        self,
-        data: bytes | str | Path,
-        caption: str = "",
-        details: str = "",
-        side: int | None = LARGEST,
-        square: bool = False,
-    ) -> Picture:
-        """Write a picture and name it.
-
-        Args:
-            data: an image file's bytes, or its path.
-            side: longer side in px that it is shrunk to; None: drawn pictures (plots), which are kept without loss.
-            square: resampled to side x side, also where it is smaller.
-        """
-        data = data if isinstance(data, bytes) else Path(data).read_bytes()
-        name = f"{sha256(data + f'{side} {square} {QUALITY}'.encode())[:16]}.webp"
-        file = self.folder / name
-        self.named.add(name)
-        if file.is_file():
-            with Image.open(file) as known:
-                return Picture(f"pictures/{name}", *known.size, caption, details)
-        with Image.open(io.BytesIO(data)) as image:
-            picture = image.convert("RGB")
-        if square:
-            picture = picture.resize((side, side), Image.Resampling.LANCZOS)
-        elif side is not None:
-            picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-        buffer = io.BytesIO()
-        picture.save(buffer, "WEBP", lossless=side is None, quality=QUALITY, method=4)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(file, buffer.getvalue())
-        return Picture(f"pictures/{name}", *picture.size, caption, details)
-
-    def sweep(self) -> None:
-        """Delete what an earlier page showed and this one does not."""
-        for file in self.folder.glob("*.webp"):
-            if file.name not in self.named:
-                file.unlink()
 
 
 def chosen(rows: Iterable[Mapping[str, Any]], count: int = PER_CELL) -> list[Mapping[str, Any]]:
@@ -141,14 +70,14 @@ def sheets(
 def _shown(row: Mapping[str, Any], known: Mapping[str, Any], folder: PictureFolder) -> Picture:
     """A picture with its name, or the reason why it failed, under it, and what its manifest knows of how it was made."""
     facts = {name: known.get(name) for name in ("donor", "canvas", "generator", "prompt", "seed")}
-    parts = [str(row["id"]), *(f"{name} {value}" for name, value in facts.items() if _is_told(value))]
-    parts += [f"{name} {value}" for name, value in (known.get("scores") or {}).items() if _is_told(value)]
+    facts = {"id": str(row["id"])} | facts | (known.get("scores") or {})
     faults = known.get("faults") or {}
     name = str(row["id"]).rpartition("/")[2]
     caption = "; ".join(faults.values() if isinstance(faults, Mapping) else faults) or {
         "lesion_mapped": f"{known.get('donor')} on {known.get('canvas')}"
     }.get(row["kind"], name)
-    return folder.add(read_member(row["archive"], row["start"], row["size"]), caption, " · ".join(parts))
+    facts = {name: value for name, value in facts.items() if _is_told(value)}
+    return folder.add(read_member(row["archive"], row["start"], row["size"]), caption, facts)
 
 
 def _is_told(value: Any) -> bool:

@@ -16,7 +16,8 @@ import pandas as pd
 from cgddi.core.archive import read_member, sha256, write_atomic
 from cgddi.core.errors import InvalidInput, Problem
 from cgddi.core.images import TONES
-from cgddi.stages.report.pictures import PictureFolder, chosen
+from cgddi.core.pictures import PictureFolder
+from cgddi.stages.report.pictures import chosen
 
 MADE = {"healthy": "healed canvas", "lesion_mapped": "transplant", "semantic": "sample"}
 PER_CELL = 4
