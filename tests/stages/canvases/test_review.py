@@ -101,7 +101,14 @@ def test_keys_decide_and_the_exported_csv_steers_the_next_run(healthy, tmp_path,
     for key in ("k", "d", "n", "d", "p", "p"):  # c0 kept, c1 discarded, c2 passed over, c3 discarded, and back to c2
         browser.press(key)
     assert browser.evaluate("document.querySelector('.card.current').dataset.id") == "c/c2"
-    for key in ("d", "c", "k", "ArrowLeft", "c", "d"):  # c2 discarded; c3 cleared, kept, come back to, cleared, discarded
+    for key in (
+        "d",
+        "c",
+        "k",
+        "ArrowLeft",
+        "c",
+        "d",
+    ):  # c2 discarded; c3 cleared, kept, come back to, cleared, discarded
         browser.press(key)
     browser.evaluate(
         "const n = document.querySelector('[data-id=\"c/c1\"] input'); n.value = 'blurred, \"odd\"'; "
@@ -184,7 +191,12 @@ def test_what_was_decided_stays_when_a_cohort_comes_and_is_exported_with_the_ear
     rows = [
         {"image_id": image, "cohort": cohort, "verdict": verdict, "note": note}
         for image, cohort, verdict, note in (
-            ("c0", "c", "discard", "second look"),  # said elsewhere: the csv holds, and the page says what the browser had
+            (
+                "c0",
+                "c",
+                "discard",
+                "second look",
+            ),  # said elsewhere: the csv holds, and the page says what the browser had
             ("c2", "c", "keep", ""),
             ("gone", "older", "discard", "of another page"),
         )
@@ -235,7 +247,9 @@ def test_doubtful_images_come_first_and_pictures_open_full_size(healthy, tmp_pat
     write_page(healthy, page, canvases=canvases_of(healthy))
     shares = {f"{card['cohort']}/{key}": card["share"] for key, card in cards_of(page).items()}
     browser.open(page)
-    browser.evaluate("const o = document.getElementById('order'); o.value = 'doubt'; o.dispatchEvent(new Event('change'))")
+    browser.evaluate(
+        "const o = document.getElementById('order'); o.value = 'doubt'; o.dispatchEvent(new Event('change'))"
+    )
     assert browser.evaluate(SHOWN).split() == sorted(shares, key=lambda card: abs(np.log(shares[card])))
     browser.press("z")
     assert browser.evaluate("document.querySelector('dialog').open")
@@ -291,7 +305,9 @@ def test_masks_are_shown_and_filtered_by_flag_and_source(tmp_path, browser):
 
 def test_every_mistake_in_a_review_is_reported_at_once(tmp_path):
     path = tmp_path / "review.csv"
-    path.write_text("image_id,cohort,verdict,note\nz,c,,only a note\na,c,maybe,\na,c,keep,\n,c,keep,\nb,c,keep,x,y\nc,c,discard,\n")
+    path.write_text(
+        "image_id,cohort,verdict,note\nz,c,,only a note\na,c,maybe,\na,c,keep,\n,c,keep,\nb,c,keep,x,y\nc,c,discard,\n"
+    )
     with pytest.raises(InvalidInput) as error:
         read_review(path)
     assert [problem.row for problem in error.value.problems] == [3, 4, 5, 6]

@@ -190,7 +190,7 @@ def test_the_review_page_shows_mask_source_flags_and_doubt(tmp_path):
     text = (tmp_path / "r.html").read_text()
     data = json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', text, re.S)[1])
     (card,) = data["cards"]
-    assert [name for name, _ in card["pictures"]] == ["original", "mask", "uncertainty", "region", "result"]
+    assert [name for name, *_ in card["pictures"]] == ["original", "mask", "uncertainty", "region", "result"]
     assert card["mask"]["mask_source"] == "fedd" and "touches_border" in card["mask"]["flags"]
     assert card["mask"]["lesion_uncertainty"] == round(128 / 255, 4)
     assert data["left_out"] == [{"cohort": "c", "id": "000001", "reason": "its mask by fedd is not used (no_lesion)"}]

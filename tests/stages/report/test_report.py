@@ -103,7 +103,7 @@ def test_the_page_shows_fairness_concepts_audits_and_counts(files):
     assert all(name in sheet for name in ("real photos (training)", "passed the check", "transplanted lesions"))
     assert "<h3>melanoma" not in text, "nothing made, no sheet"
     (donor,) = set(re.findall(r"<figcaption>(\w+) on \w+</figcaption>", sheet)) & {"nel0"}
-    assert re.search(r'title="semantic/toy/nevus[^"]* · canvas \w+ · generator toy/nevus"', sheet)
+    assert re.search(r'title="id semantic/toy/nevus[^"]* · canvas \w+ · generator toy/nevus"', sheet)
     assert "lora" not in sheet and "main / nevus</figcaption>" in text
     audits = text[text.index('<h2 id="audits">') : text.index('<h2 id="counts">')]
     for name in ("Leakage gate", "Tone asked for", "Quality against real photos", "Memorisation: "):
