@@ -11,10 +11,10 @@ import pytest
 from cgddi.cli import main
 from cgddi.core.archive import Archive, ArchiveWriter
 from cgddi.core.images import TONES, encode_png
+from cgddi.core.pictures import PictureFolder
 from cgddi.stages.index.table import build_index, read_roles
 from cgddi.stages.report import page as page_module
 from cgddi.stages.report import tables
-from cgddi.core.pictures import PictureFolder
 from cgddi.stages.report.pictures import sheets
 from PIL import Image
 

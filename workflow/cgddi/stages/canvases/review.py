@@ -2,9 +2,9 @@
 
 It shows original, mask, painted region and result beside the triage's scores and verdict (of the canvases archives, where they are
 given), with the mask's source, flags and (where it has one) uncertainty; lists the photos that gave no image, with the reason;
-works by mouse or keys, filters by cohort, tone, disease, mask and verdict, sorts by doubt, and exports review.csv (image_id, cohort,
-verdict, note) with every verdict and note of an earlier one. Name that file in the config: its verdicts override the triage, image
-by image, and only what depends on them runs again.
+works by mouse or keys, filters by cohort, tone, disease, mask and verdict, sorts by doubt, and exports review.csv (image_id,
+cohort, verdict, note) with every verdict and note of an earlier one. Name that file in the config: its verdicts override the
+triage, image by image, and only what depends on them runs again.
 """
 
 from __future__ import annotations

@@ -13,8 +13,7 @@ VERDICTS = ("keep", "discard")
 
 
 def read_review(path: str | Path) -> list[dict[str, str]]:
-    """Rows of the csv the review page exports: image_id, cohort, verdict ("keep", "discard" or, where there is a note alone, "") and
-    note.
+    """Rows of the csv the review page exports: image_id, cohort, verdict ("keep", "discard", or "" beside a note alone) and note.
 
     Raises:
         InvalidInput: missing or unknown columns, a verdict that is neither keep nor discard, an image judged twice; all at once.
