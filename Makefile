@@ -49,7 +49,7 @@ data/toy/images.csv: | $(READY)
 	    --masks data/toy/test/masks --diseases config/toy/diseases.csv --cohort toy-test --prefix test- --append --output $@.part
 	mv $@.part $@
 
-## Real, synthetic and synthetic then real on five toy worlds, each with its own generators (about an hour on 4 cores).
+## Real, synthetic and synthetic then real beside controls on five toy worlds, each with its own generators (two hours on 2 cores).
 claim: $(READY)
 	$(BIN)/cgddi toy-claim
 	@echo "Tables: results/claim/claim.md"

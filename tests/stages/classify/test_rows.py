@@ -269,11 +269,39 @@ def test_settings_resolve_own_over_shared_over_published():
         {"name": "a", "sources": ("real",), "real_fraction": 0.1, "real_per_tone": 10},
         {"name": "A b", "sources": ("real",)},
         {"name": "a", "sources": ("real",), "colour": 1},
+        {"name": "a", "sources": ("real",), "labels": "shuffled"},
     ],
 )
 def test_regimes_that_make_no_sense_are_refused(bad):
     with pytest.raises(ValidationError):
         Regime(**bad)
+
+
+def test_shuffled_lesions_tell_nothing_and_keep_their_numbers(index):
+    own = choose_rows(index, REGIMES["synthetic"], SETTINGS, 1).train.set_index("id")
+    control = Regime(name="c", sources=REGIMES["synthetic"].sources, labels="shuffled")
+    rows = choose_rows(index, control, SETTINGS, 1).train.set_index("id").loc[own.index]
+    assert (rows["label"] == rows["concept"].map({**CONCEPTS, "healthy": False})).all(), "label and concept go together"
+    assert (rows["label"] == rows["malignant"].fillna(False)).all()
+    for (kind, tone), before in own.groupby(["kind", "tone"]):
+        after = rows.loc[before.index]
+        assert sorted(after["concept"]) == sorted(before["concept"]), (kind, tone)
+        assert (after["concept"] == before["concept"]).all() == (kind == "healthy")
+    lesions = own["kind"] != "healthy"
+    agree = (own["label"] == rows["label"])[lesions].mean()
+    assert abs(agree - 0.5) < 3 * np.sqrt(0.25 / lesions.sum()), "half the lesions are malignant: no better than a coin"
+    others = [choose_rows(index, control, SETTINGS, seed).train.set_index("id")["label"] for seed in (1, 2)]
+    assert (others[0].loc[own.index] == rows["label"]).all() and (others[1].loc[own.index] != rows["label"]).any()
+
+
+def test_healthy_skin_is_called_what_its_photo_showed(index):
+    rows = choose_rows(index, Regime(name="c", sources=("healthy",), labels="canvas"), SETTINGS, 1).train
+    shown = index[index["kind"] == "real"].set_index("image_id")["concept"]
+    assert len(rows) and (rows["concept"].to_numpy() == shown.loc[rows["canvas"]].to_numpy()).all()
+    assert (rows["label"] == rows["concept"].map(CONCEPTS)).all() and rows["label"].nunique() == 2
+    stray = index.assign(canvas=index["canvas"].mask(index["id"] == rows["id"].iloc[0], "not-a-training-photo"))
+    left = choose_rows(stray, Regime(name="c", sources=("healthy",), labels="canvas"), SETTINGS, 1).train
+    assert list(left["id"]) == list(rows["id"].iloc[1:])
 
 
 def test_rows_do_not_depend_on_the_order_of_the_index(index):

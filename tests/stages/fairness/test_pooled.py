@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,6 +141,10 @@ def test_one_command_pools_the_results_of_all_data_seeds(tmp_path, monkeypatch, 
         claim.main([*order, "1", "4"])
     with pytest.raises(UserError, match="two or more different"):
         claim.main([*order, "1"])
+    with open("results/claim/.lock") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another `cgddi toy-claim` is at work"):
+            claim.main([*order, "1", "2"])
 
 
 def test_each_data_seed_has_a_world_a_config_and_results_of_its_own(tmp_path, monkeypatch):
@@ -148,10 +154,8 @@ def test_each_data_seed_has_a_world_a_config_and_results_of_its_own(tmp_path, mo
     class Done:
         returncode = 0
 
-    monkeypatch.setattr(claim.subprocess, "run", lambda command: asked.append(command) or Done)
-    monkeypatch.setattr(
-        claim, "pool", lambda *_: (tmp_path / "out").mkdir() or (tmp_path / "out/claim.md").write_text("")
-    )
+    monkeypatch.setattr(claim.subprocess, "run", lambda command, **_: asked.append(command) or Done)
+    monkeypatch.setattr(claim, "pool", lambda *_: (tmp_path / "out/claim.md").write_text(""))
     places = ["--data", str(tmp_path / "data"), "--output", str(tmp_path / "out"), "--preset", "small"]
     assert claim.main(["--seeds", "3", "4", *places]) == 0
     sheets = [(tmp_path / "data" / seed / "images.csv").read_text() for seed in "34"]
@@ -163,5 +167,7 @@ def test_each_data_seed_has_a_world_a_config_and_results_of_its_own(tmp_path, mo
 
     planned = subprocess.run([*asked[0][:-2], "-n", *asked[0][-2:]], capture_output=True, text=True)
     assert planned.returncode == 0, planned.stderr
+    jobs = dict(re.findall(r"^(\w+) +(\d+)$", planned.stdout, re.M))
+    assert jobs["classify"] == str(8 * 3), "the controls too, three seeds each"
     assert str(tmp_path / "out/3/fairness/summary.json") == asked[0][-1]
     assert {path.name for path in (tmp_path / "out/3").iterdir()} == {".plan"}, "nothing was run"

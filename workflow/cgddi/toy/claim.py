@@ -1,14 +1,16 @@
 """The claim, tested: do synthetic images make the classifier more accurate and fairer in the toy world?
 
 For every data seed: a toy world of its own (photos to learn from, and 450 balanced test photos), its own generators and
-classifiers, by the real workflow. Then the figures of all data seeds are pooled: OUTPUT/claim.csv, claim_paired.csv,
-claim_by_seed.csv, claim.md and claim.png. What is there already is not made again.
+classifiers, by the real workflow, controls among them (config/toy/claim.yaml). Then the figures of all data seeds are pooled:
+OUTPUT/claim.csv, claim_paired.csv, claim_by_seed.csv, claim.md and claim.png. What is there already is not made again, also after
+a kill: the same command goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import io
 import os
 import subprocess
@@ -43,19 +45,20 @@ def write_data(folder: Path, seed: int, diseases: str, preset: str) -> Path:
     return sheet
 
 
-def run_seed(seed: int, args: argparse.Namespace) -> Path:
-    """All classifiers of one data seed by the workflow; returns the folder of its results."""
+def run_seed(seed: int, diseases: str, args: argparse.Namespace, lock: int) -> Path:
+    """All classifiers of one data seed by the workflow, which keeps the lock open too; returns the folder of its results."""
     import yaml
 
-    base = yaml.safe_load(Path(args.configfile).read_text(encoding="utf-8"))
     results = args.output / str(seed)
-    sheet = write_data(args.data / str(seed), seed, base["diseases"], args.preset)
+    sheet = write_data(args.data / str(seed), seed, diseases, args.preset)
     override = args.data / f"{seed}.yaml"
     own = {"results": str(results), "images": str(sheet), "seed": seed}
     write_atomic(override, yaml.safe_dump(own, sort_keys=False))
     command = [sys.executable, "-m", "snakemake", "--profile", "profiles/local-cpu", "--cores", str(args.cores)]
-    command += ["--configfile", args.configfile, str(override), "--", f"{results}/fairness/summary.json"]
-    if subprocess.run(command).returncode:
+    # a killed Snakemake leaves its own lock behind; ours falls with its last holder
+    command += ["--nolock", *(["-n"] if args.dry_run else []), "--configfile", *args.configfile, str(override)]
+    command += ["--", f"{results}/fairness/summary.json"]
+    if subprocess.run(command, pass_fds=[lock]).returncode:
         raise UserError(f"data seed {seed}: the workflow failed (its logs: {results}/logs). Fix it and run this again.")
     return results
 
@@ -89,7 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="cgddi toy-claim", description=__doc__, formatter_class=raw)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5], help="data seeds (default: 1 2 3 4 5)")
-    parser.add_argument("--configfile", default="config/toy/config.yaml", help="config that every data seed shares")
+    shared = ["config/toy/config.yaml", "config/toy/claim.yaml"]
+    parser.add_argument("--configfile", nargs="+", default=shared, help="config files that all data seeds share")
     parser.add_argument("--preset", default="demo", choices=["demo", "small"], help="size of each toy world")
     parser.add_argument("--data", type=Path, default=Path("data/claim"), help="folder of the worlds")
     parser.add_argument(
@@ -97,17 +101,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--cores", default="all", help="cores that the workflow may use")
     parser.add_argument("--tables-only", action="store_true", help="pool what is there, train nothing")
+    parser.add_argument(
+        "-n", "--dry-run", action="store_true", help="write the worlds and list the jobs, train nothing"
+    )
     args = parser.parse_args(argv)
     if len(set(args.seeds)) < 2 or min(args.seeds) < 0:
         raise UserError("--seeds takes two or more different whole numbers, none negative.")
-    if not Path(args.configfile).is_file() or not Path("Snakefile").is_file():
-        raise UserError(f"{args.configfile} or Snakefile is not here: run this in the repository's root.")
-    import yaml
+    if not Path("Snakefile").is_file():
+        raise UserError("There is no Snakefile here: run this in the repository's root.")
+    from cgddi.plan.configfile import read
 
-    shared = yaml.safe_load(Path(args.configfile).read_text(encoding="utf-8"))
-    folders = {}
-    for seed in args.seeds:
-        folders[str(seed)] = args.output / str(seed) if args.tables_only else run_seed(seed, args)
-    pool(folders, shared.get("fairness", {}), args.output)
+    shared = read(args.configfile).values
+    args.output.mkdir(parents=True, exist_ok=True)
+    with open(args.output / ".lock", "w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{args.output}: another `cgddi toy-claim` is at work here. Wait for it, or give --output."
+            ) from None
+        folders = {}
+        for seed in args.seeds:
+            own = args.output / str(seed)
+            folders[str(seed)] = own if args.tables_only else run_seed(seed, shared["diseases"], args, handle.fileno())
+        if args.dry_run:
+            return 0
+        pool(folders, shared.get("fairness", {}), args.output)
     print((args.output / "claim.md").read_text(encoding="utf-8"))
     return 0

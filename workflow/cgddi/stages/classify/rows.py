@@ -82,6 +82,8 @@ def choose_rows(
         made = _synthetic_subset(made, regime, settings.min_concept_images, sizes, known, bool(unused), left_out)
         if regime.synthetic_per_real is not None:
             made = _by_name(made, seed).head(round(regime.synthetic_per_real * len(used_real)))
+        if regime.labels != "own":
+            made = _relabelled(made, train_real, regime.labels, seed)
         if made.empty:
             raise UserError(
                 f"regime {regime.name}: no synthetic image is left to train on ({left_out}). Lower min_concept_images or make "
@@ -189,6 +191,22 @@ def _synthetic_subset(rows, regime: Regime, least: int, sizes: pd.Series, known:
             strange = rows["generator"].isin(saw_more)
             left_out["generator saw images outside the real images used"] = int(strange.sum())
             rows = rows[~strange]
+    return rows
+
+
+def _relabelled(rows: pd.DataFrame, photos: pd.DataFrame, labels: str, seed: int) -> pd.DataFrame:
+    """Synthetic images with the labels of a negative control (see `Regime.labels`): class, malignancy and concept together.
+
+    Args:
+        photos: the real training photos. Images on a canvas of another photo, whose label is unknown, are left out of `canvas`.
+    """
+    rows = rows.sort_values("id", ignore_index=True)
+    names = ["label", "malignant", "concept"]
+    if labels == "canvas":
+        rows = rows[rows["canvas"].isin(photos["image_id"])]
+        return rows.assign(**photos.set_index("image_id").loc[rows["canvas"], names].set_index(rows.index))
+    for _, group in rows[rows["kind"] != "healthy"].groupby(["tone", "kind"]):
+        rows.loc[group.index, names] = _by_name(group, seed)[names].set_index(group.index)
     return rows
 
 

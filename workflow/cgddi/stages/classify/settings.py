@@ -52,6 +52,12 @@ class Regime(Settings):
         description="learning curves: semantic images of generators that saw real images outside the subset are used, and every "
         "table is marked (any), or left out (inside); donors and canvases are always inside",
     )
+    labels: Literal["own", "shuffled", "canvas"] = Field(
+        "own",
+        description="negative controls: synthetic images with lesions change labels among those of their tone and kind (shuffled), "
+        "or every synthetic image has the label of the photo that its canvas was made of (canvas; with `sources: [healthy]` "
+        "healthy skin is called diseased)",
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> Regime:
@@ -61,6 +67,8 @@ class Regime(Settings):
             raise ValueError("a ratio needs a synthetic source")
         if self.ratio is not None and "real" not in self.sources:
             raise ValueError("a ratio needs the real source")
+        if self.labels != "own" and set(self.sources) <= {"real"}:
+            raise ValueError("labels of real photos are their own: a control needs a synthetic source")
         if self.real_fraction is not None and self.real_per_tone is not None:
             raise ValueError("give real_fraction or real_per_tone, not both")
         return self
