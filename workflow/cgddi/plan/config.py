@@ -5,9 +5,10 @@ from __future__ import annotations
 import posixpath
 import re
 from argparse import ArgumentParser
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
@@ -90,7 +91,9 @@ class Runs(Settings):
         {},
         description="regimes of one method, instead of `regimes` (paper: the baseline learns from real photos alone)",
     )
-    seeds: tuple[int, ...] = Field((0, 1, 2, 3, 4), min_length=1, description="seeds of the training runs")
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (0, 1, 2, 3, 4), min_length=1, description="seeds of the training runs"
+    )
     ladder: bool = Field(
         False,
         description="whether `all` and the report hold the ladder of synthetic images per real one (target `ladder`)",
@@ -98,6 +101,15 @@ class Runs(Settings):
     splits: tuple[str, ...] | None = Field(
         None, description="names of the splits that take part; null: all of `splits`"
     )
+
+    @field_validator("methods", "regimes", "seeds", "splits")
+    @classmethod
+    def _each_once(cls, value: tuple | None) -> tuple | None:
+        """A run named twice would count twice in every table."""
+        for one, times in Counter(value or ()).items():
+            if times > 1:
+                raise ValueError(f"{one!r} stands here {times} times; name it once")
+        return value
 
     def of(self, method: str) -> tuple[str, ...]:
         """Regimes that a method is trained on."""
