@@ -62,7 +62,8 @@ def test_a_live_run_is_left_alone_and_a_killed_ones_jobs_are_ended(killed, capsy
         other.kill()
         other.wait()
     assert repair.main([]) == 0
-    assert "nothing to repair" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "nothing to repair" in text and "no results were checked: give --configfile" in text
 
 
 def test_a_job_that_will_not_end_is_ended_by_force(tmp_path, monkeypatch):

@@ -153,6 +153,8 @@ def main(argv: list[str]) -> int:
             print(
                 f"{DEFAULT_FILE} cannot be planned, so no results were checked: give --configfile. {str(error).splitlines()[0]}"
             )
+    else:
+        print(f"{DEFAULT_FILE} is not here, so no results were checked: give --configfile.")
     print("Start snakemake again with the same command: it makes what is missing or wrong, and nothing else.")
     return 0
 
