@@ -214,3 +214,21 @@ def test_a_pinned_backbone_asks_the_hub_for_its_commit(monkeypatch):
 def test_the_default_config_is_locked_as_a_whole():
     lock = {model.name: A for model in named_models(Config())}
     assert not [m for m in named_models(locked(Config(), lock)) if m.name in lock]
+
+
+def test_weights_for_quality_come_from_a_file_or_from_the_hub(tmp_path):
+    place = {"inception": "owner/weights/fid.safetensors@v1", "lpips": "owner/weights/lpips.safetensors"}
+    config = parse_config(SMALL | {"audit": SMALL["audit"] | place})
+    found = {m.key: (m.name, m.files) for m in named_models(config) if m.key.startswith("audit")}
+    assert found == {
+        "audit.inception": ("owner/weights@v1", ("fid.safetensors",)),
+        "audit.lpips": ("owner/weights", ("lpips.safetensors",)),
+    }
+    audit = locked(config, {"owner/weights@v1": A, "owner/weights": B}).audit
+    assert audit.inception == f"owner/weights/fid.safetensors@{A}" and audit.lpips.endswith(f"lpips.safetensors@{B}")
+    model = next(m for m in named_models(config) if m.key == "audit.lpips")
+    assert chosen_files(model, ["README.md", "lpips.safetensors", "fid.safetensors"]) == ["lpips.safetensors"]
+    with pytest.raises(UserError, match=r"audit.lpips: owner/weights has no lpips.safetensors, but README.md"):
+        chosen_files(model, ["README.md"])
+    local = parse_config({"audit": {"inception": "models/fid.safetensors", "lpips": None}})
+    assert not [m for m in named_models(local) if m.key == "audit.inception"], "a file on this disk, or nowhere"

@@ -6,12 +6,13 @@ import csv
 
 import pytest
 import yaml
+from cgddi.core.errors import InvalidInput
 from cgddi.core.published import SEEDS, TABLES
 from cgddi.plan.code import ROOT
 from cgddi.plan.config import load_config
 from cgddi.plan.jobs import Plan
 
-from tests.plan.walk import counts, job_of, jobs, write_model
+from tests.plan.walk import counts, job_of, jobs, weights, write_model
 
 TONES = ("light", "medium", "dark")
 DDI = {"nevus": 24, "melanoma": 15, "wart": 12, "scar": 3, "keloid": 1}
@@ -82,6 +83,8 @@ def folder(tmp_path_factory):
     for name in ("diseases", "diseases-both"):
         write(folder / f"config/{name}.csv", names)
     write_model(folder / "models/adm-256-uncond")
+    for name in ("inception-fid", "lpips-alex"):
+        (folder / f"models/{name}.safetensors").write_bytes(weights(1))
     write_labels(folder / "data/ddi_labels", [row["image_id"] for row in ddi if row["mask"]])
     (folder / "names.yaml").write_text("diseases: config/diseases.csv\nsample_min_images: 2\n")
     return folder
@@ -256,3 +259,20 @@ def test_overlays_share_what_they_agree_on_and_keep_their_tables_apart(planned, 
         changed = {path for path in changed if "melanoma" not in path}
     assert {path: (left[path], right[path]) for path in changed} == {}
     assert all("/tables/" in path for path in (set(left) ^ set(right)) if "fairness" in path or "published" in path)
+
+
+def test_weights_for_quality_are_missed_before_anything_runs_and_concern_that_audit_alone(folder, planned):
+    plan = planned["quality"][0]
+    spec = plan.job("audit", split="s4242", kind="quality").spec
+    assert spec["settings"]["inception"].startswith("sha256:"), "what the file holds"
+    test = {image for image, role in plan.roles["s4242"].items() if role == "test"}
+    assert {row["image_id"] for row in spec["labels"]} == test and all(row["tone"] for row in spec["labels"])
+    for kind in ("leakage", "tone", "memorisation"):
+        other = plan.job("audit", split="s4242", kind=kind).spec
+        assert other == planned["ddi"][0].job("audit", split="s4242", kind=kind).spec and "labels" not in other
+    (folder / "gone.yaml").write_text("audit: { lpips: models/gone.safetensors }\n")
+    paper = ROOT / "config/paper"
+    gone = Plan(load_config(paper / "base.yaml", paper / "quality.yaml", "names.yaml", "gone.yaml"))
+    with pytest.raises(InvalidInput, match=r"audit.lpips.*gone.safetensors is not there.*`cgddi audit convert`"):
+        gone.job("published")
+        gone.job("audit", split="s4242", kind="quality")

@@ -17,7 +17,7 @@ from cgddi.core.errors import UserError
 from cgddi.core.images import SKIN, TONES, decode_png, encode_png
 from cgddi.stages.audit.command import main
 from cgddi.stages.audit.features import ahead, draw_by_name, extract
-from cgddi.stages.audit.quality import frechet_distance, kernel_distance
+from cgddi.stages.audit.quality import frechet_distance, held_out, kernel_distance
 from cgddi.stages.audit.settings import AuditSettings, FeatureSettings
 from cgddi.stages.index.table import build_index, read_roles
 from PIL import Image
@@ -61,7 +61,10 @@ def world(tmp_path_factory):
 
 def audit(world, folder, kind, seed=1, **settings):
     settings = {"features": {"weights": "pixels"}, "ita_cuts": CUTS, **settings}
-    spec = {"stage": "audit", "seed": seed, "split": "toy", "versions": {}, "settings": settings}
+    index = pd.read_parquet(world.root / "i.parquet")
+    held = index[(index["kind"] == "real") & (index["role"] != "train")]
+    labels = [{"image_id": row.image_id, "tone": row.tone} for row in held.itertuples()]
+    spec = {"stage": "audit", "seed": seed, "split": "toy", "versions": {}, "settings": settings, "labels": labels}
     (folder / "spec.json").write_text(json.dumps(spec))
     args = [kind, "--spec", str(folder / "spec.json"), "--index", str(world.root / "i.parquet"), "--threads", "1"]
     main([*args, "--photos", *world.photos, "--output", str(folder / "found.json")])
@@ -133,13 +136,19 @@ def test_flat_and_black_pictures_and_colours(world, tmp_path):
     assert cell["lab_std"] == pytest.approx(np.std(lab, 0), abs=0.01)
 
 
-def test_distances_are_to_real_training_photos_of_the_same_tone(world, tmp_path):
+def test_distances_are_to_held_out_photos_of_the_same_tone(world, tmp_path):
     world, index = world
     found = audit(world, tmp_path, "quality")
-    assert found["features"] == "16x16 colour thumbnails" and "fid" not in found["by_kind"]["real"]["dark"]
-    for kind, tone in (("semantic", "light"), ("lesion_mapped", "dark")):
-        real, other = (thumbnails(training(index, kind=k, tone=tone)) for k in ("real", kind))
+    held = index[(index["kind"] == "real") & (index["role"] != "train")]
+    assert found["features"] == "16x16 colour thumbnails" and found["perceptual"] is None
+    assert found["held_out"] == {"images": len(held), "seen_by_generators": 0}
+    train = training(index)
+    for kind, tone in (("semantic", "light"), ("lesion_mapped", "dark"), ("real", "dark"), ("all", "medium")):
+        chosen = train[(train["kind"] != "real") if kind == "all" else (train["kind"] == kind)]
+        chosen = chosen[chosen["tone"] == tone].reset_index(drop=True)
+        real, other = thumbnails(held[held["tone"] == tone]), thumbnails(chosen)
         cell = found["by_kind"][kind][tone]
+        assert cell["images"] == len(other) and cell["lpips"] is None
         assert cell["real_images"] == len(real)
         centred = [x - x.mean(0) for x in (real, other)]
         a, b = (x.T @ x / (len(x) - 1) for x in centred)
@@ -147,16 +156,35 @@ def test_distances_are_to_real_training_photos_of_the_same_tone(world, tmp_path)
         root = np.sqrt(np.linalg.eigvals(centred[0] @ b @ centred[0].T / (len(real) - 1)).real.clip(0)).sum()
         fid = ((real.mean(0) - other.mean(0)) ** 2).sum() + np.trace(a) + np.trace(b) - 2 * root
         assert cell["fid"] == pytest.approx(fid, rel=1e-3)
-        assert (
-            np.isfinite(cell["kid"])
-            and cell["kid"] != audit(world, tmp_path, "quality", 2)["by_kind"][kind][tone]["kid"]
-        )
+        assert np.isfinite(cell["kid"])
+    assert cell["kid"] != audit(world, tmp_path, "quality", 2)["by_kind"]["all"]["medium"]["kid"], "drawn by the seed"
+
+
+def test_photos_that_taught_a_generator_are_not_compared_with_unless_all_did(world):
+    index = world[1]
+    held = index[(index["kind"] == "real") & (index["role"] != "train")]
+    labels = {row.image_id: {"tone": row.tone, "concept": row.concept, "malignant": False} for row in held.itertuples()}
+    hidden = index.assign(tone=index["tone"].where(index["role"] != "test"))
+    used, counts = held_out(hidden, labels)
+    assert set(used["image_id"]) == set(held["image_id"]) and dict(
+        zip(used["image_id"], used["tone"], strict=True)
+    ) == {image: label["tone"] for image, label in labels.items()}
+    assert len(held_out(hidden, {})[0]) == (held["role"] == "validation").sum(), "of unknown tone"
+    taught = set(held["image_id"][:3])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cgddi.stages.audit.quality.generator_images", lambda rows: {"toy/nevus": taught})
+        used, counts = held_out(index, labels)
+        assert set(used["image_id"]) == set(held["image_id"]) - taught
+        assert counts == {"images": len(held) - 3, "seen_by_generators": 0}
+        patch.setattr("cgddi.stages.audit.quality.generator_images", lambda rows: {"toy/nevus": set(held["image_id"])})
+        used, counts = held_out(index, labels)
+        assert counts == {"images": len(held), "seen_by_generators": len(held)} == counts | {"images": len(used)}
 
 
 def test_at_most_so_many_images_of_a_kind_and_tone_are_measured(world, tmp_path):
     for kind in ("tone", "quality"):
         found = audit(world[0], tmp_path, kind, images_per_tone=3)
-        assert {cell["images"] for cells in found["by_kind"].values() for cell in cells.values()} == {3}
+        assert {c["images"] for name, by in found["by_kind"].items() for c in by.values() if name != "all"} == {3}
     assert audit(world[0], tmp_path, "memorisation", images_per_tone=3)["images"] == 9
 
 

@@ -164,12 +164,17 @@ def test_images_are_counted_by_the_data_sets_of_donor_and_canvas(tmp_path):
 def test_quality_says_what_it_was_measured_with(tmp_path):
     fid = {"light": 50, "medium": 40, "dark": 60}
     tones = {tone: {"images": 9, "fid": value, "kid": 0.01, "kid_std": 0.1} for tone, value in fid.items()}
-    audit = {"by_kind": {"semantic": tones, "real": {"dark": {"images": 3}}}, "features": {"backbone": "resnet18"}}
+    audit = {"by_kind": {"semantic": tones, "real": {"dark": {"images": 3}}}, "features": "resnet18 pooled features"}
+    audit["held_out"] = {"images": 12, "seen_by_generators": 0}
     (tmp_path / "quality.json").write_text(json.dumps(audit))
     cells, page = make(tmp_path, "quality", "--quality", tmp_path / "quality.json")
     row = one(cells, metric="fid", regime="semantic", group="dark")
     assert (row["published"], row["value"], row["difference"]) == (132, 60, -72)
-    assert "other features" in row["differs"] and "not held-out ones" in row["differs"]
+    assert "other features" in row["differs"] and "generators have not seen" in row["differs"]
+    audit |= {"features": "Inception-v3 of 2015, 299 px", "held_out": {"images": 12, "seen_by_generators": 12}}
+    (tmp_path / "quality.json").write_text(json.dumps(audit))
+    cells, _ = make(tmp_path, "quality", "--quality", tmp_path / "quality.json")
+    assert pd.isna(one(cells, metric="fid", regime="semantic", group="dark")["differs"])
     assert "132.00" in page and "60.00" in page
 
 

@@ -106,7 +106,7 @@ def test_the_page_shows_fairness_concepts_audits_and_counts(files):
     assert re.search(r'title="id semantic/toy/nevus[^"]* · canvas \w+ · generator toy/nevus"', sheet)
     assert "lora" not in sheet and "main / nevus</figcaption>" in text
     audits = text[text.index('<h2 id="audits">') : text.index('<h2 id="counts">')]
-    for name in ("Leakage gate", "Tone asked for", "Quality against real photos", "Memorisation: "):
+    for name in ("Leakage gate", "Tone asked for", "Quality against held-out real photos", "Memorisation: "):
         assert name in audits
     index = pd.read_parquet(folder / "main.parquet")
     counted = text[text.index('<h2 id="counts">') :]

@@ -219,7 +219,10 @@ class Contents:
         if os.path.isdir(value):
             return self.folder(value)
         source, _, revision = value.partition("@")
-        return self.model(source, revision)["source"] if "/" in source and COMMIT.fullmatch(revision) else value
+        whole = (
+            "/" in source and COMMIT.fullmatch(revision) and not source.endswith(".safetensors")
+        )  # a file stays as named
+        return self.model(source, revision)["source"] if whole else value
 
 
 def _git_hash(path: str) -> str:

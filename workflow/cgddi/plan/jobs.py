@@ -20,10 +20,13 @@ from cgddi.plan.paths import RESULTS
 from cgddi.plan.power import count_photos, power_note
 from cgddi.plan.sheets import Photo
 from cgddi.plan.specs import STAGES, Files, Job, SpecFiles, revision, stage_package
+from cgddi.stages.audit.settings import hub_file
 from cgddi.stages.classify.settings import LADDER
 from cgddi.stages.masks.settings import Sam3Settings
 
 KINDS = ("leakage", "quality", "tone", "memorisation")
+HELD_OUT = ("validation", "test")
+REMEDY = "Write it with `cgddi audit convert`, or name `owner/name/file.safetensors` on the hub."
 
 
 class Plan(LabelledPhotos):
@@ -298,8 +301,25 @@ class Plan(LabelledPhotos):
 
     def _audit(self, split: str, kind: str) -> Job:
         inputs = {"index": self.paths.file("index", split=split), "photos": self.all_photos(self.split_cohorts(split))}
-        waived = {"waived": w} if kind == "leakage" and (w := self.given_images.get("waived")) else {}
-        return Job(self.spec("audit", kind=kind, split=split, **waived), inputs)
+        facts = {"waived": w} if kind == "leakage" and (w := self.given_images.get("waived")) else {}
+        settings = self.config.audit
+        if kind == "quality":
+            self._check_weights()
+            roles = self.roles[split]
+            facts["labels"] = self.labels((p for p in self.photos if roles.get(p.image_id) in HELD_OUT), "tone")
+        else:  # weights for quality alone: they must not make the gate run again, and with it the classifiers
+            settings = settings.model_copy(update={"inception": None, "lpips": None})
+        return Job(self.spec("audit", settings, kind=kind, split=split, **facts), inputs)
+
+    def _check_weights(self) -> None:
+        """Refuse weights for quality that are not there, before anything runs."""
+        problems = [
+            self.config.problem(f"audit.{key}", f"{source} is not there", REMEDY)
+            for key in ("inception", "lpips")
+            if (source := getattr(self.config.audit, key)) and not hub_file(source) and not Path(source).is_file()
+        ]
+        if problems:
+            raise InvalidInput(problems)
 
     def _leakage(self, split: str) -> Job:
         return self._audit(split, "leakage")
@@ -354,6 +374,7 @@ class Plan(LabelledPhotos):
     def _published(self) -> Job:
         table, split = self.config.published.table, next(iter(self.config.splits))
         wanted = [table] if table else ["ddi", "quality", *(["fedd"] if self.config.fedd.study else [])]
+        of_ddi = {self.config.fairness.published.get(cohort) for cohort in self.split_cohorts(split)} == {"ddi"}
         made = [
             *(self.all_canvases() if "healthy" in self.sources else []),
             *(self.all_mapped() if "lesion_mapped" in self.sources else []),
@@ -361,7 +382,7 @@ class Plan(LabelledPhotos):
         ]
         inputs = {
             "summary": self.paths.file("fairness") if not {*wanted} <= {"quality", "fedd"} else "",
-            "quality": self._audit_file(split, "quality") if "quality" in wanted else "",
+            "quality": self._audit_file(split, "quality") if "quality" in wanted and of_ddi else "",
             "images": made if {*wanted} & {"quality", "f17k", "cross"} else [],
             "fedd": self.paths.file("fedd_tables") if "fedd" in wanted else "",
         }

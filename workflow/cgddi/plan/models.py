@@ -13,6 +13,7 @@ from cgddi.core.errors import InvalidInput, Problem
 from cgddi.plan.config import Config, Model
 from cgddi.plan.configfile import read
 from cgddi.plan.intact import faults, hub_home, snapshot
+from cgddi.stages.audit.settings import hub_file
 from cgddi.stages.classify.settings import Training, training_of
 
 LOCK = Path("models.lock.yaml")
@@ -27,7 +28,7 @@ READERS = {
     "healthy.prior": ("healthy",),
     "adapters": ("semantic",),
     "classify": ("classify",),
-    "audit.features": ("audit", "audit_pictures"),
+    "audit": ("audit", "audit_pictures"),
     "fedd.baselines": ("fedd_baseline",),
 }
 """Key that names models, or what it begins with -> rules whose jobs read them."""
@@ -42,12 +43,12 @@ class HubModel:
         name: hub id, `id@revision` where the config names one, or `timm:backbone`: its key in the lock file.
         kind: which of its files are read.
         variant: weights variant, e.g. fp16.
-        files: of a given adapter, the files that are read.
+        files: of kind "files" (a given adapter, weights in one file), those that are read.
     """
 
     key: str
     name: str
-    kind: Literal["pipeline", "text encoder", "transformers", "timm", "smp", "adapter"]
+    kind: Literal["pipeline", "text encoder", "transformers", "timm", "smp", "files"]
     variant: str | None = None
     files: tuple[str, ...] = ()
 
@@ -75,7 +76,7 @@ def named_models(config: Config) -> Iterator[HubModel]:
     for slug, adapter in config.adapters.items() if "semantic" in config.sources else ():
         if is_hub(adapter.source) and not adapter.is_file:
             name = _name(adapter.source, adapter.revision)
-            yield HubModel(f"adapters.{slug}", name, "adapter", files=adapter.files)
+            yield HubModel(f"adapters.{slug}", name, "files", files=adapter.files)
     healthy = config.healthy
     if used["inpainting"] and "kandinsky" in config.models.inpainting.source.lower() and is_hub(healthy.prior):
         yield HubModel("healthy.prior", _name(healthy.prior, healthy.prior_revision), "pipeline")
@@ -87,6 +88,9 @@ def named_models(config: Config) -> Iterator[HubModel]:
             yield HubModel(f"classify (method {method})", f"timm:{training.backbone}", "timm")
         elif is_hub(training.weights):
             yield HubModel(f"classify (method {method})", training.weights, "timm")
+    for key in ("inception", "lpips"):
+        if (place := hub_file(getattr(config.audit, key) or "")) and not Path(getattr(config.audit, key)).exists():
+            yield HubModel(f"audit.{key}", _name(place[0], place[2]), "files", files=(place[1],))
     if config.audit.features.weights == "hub":
         yield HubModel("audit.features", f"timm:{config.audit.features.backbone}", "timm")
     baselines = config.fedd.baselines
@@ -151,6 +155,9 @@ def locked(config: Config, lock: Mapping[str, str] | None = None) -> Config:
     if commit := lock.get(f"timm:{audit.features.backbone}") if audit.features.weights == "hub" else None:
         features = audit.features.model_copy(update={"weights": f"hub@{commit}"})
         audit = audit.model_copy(update={"features": features})
+    for key in ("inception", "lpips"):
+        if (place := hub_file(getattr(audit, key) or "")) and (commit := lock.get(_name(place[0], place[2]))):
+            audit = audit.model_copy(update={key: f"{place[0]}/{place[1]}@{commit}"})
     if is_hub(texts := _text_encoder(config)):
         commit = lock.get(texts)
         update = {"text_encoder": f"{texts.split('@')[0]}@{commit}" if commit else texts}
@@ -213,7 +220,7 @@ def absent(config: Config, rules: Collection[str] | None = None) -> list[Problem
         if folder is None:
             problems.append(config.problem(model.key, f"{model.name.split('@')[0]} is not on this disk", again))
             continue
-        if model.kind == "adapter":
+        if model.kind == "files":
             wrong = [f"{name} is missing" for name in model.files if not (folder / name).exists()]
         else:
             parts = ("tokenizer", "text_encoder") if model.kind == "text encoder" else ()

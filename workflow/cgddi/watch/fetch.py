@@ -71,7 +71,7 @@ def chosen_files(model: HubModel, names: Iterable[str]) -> list[str]:
         names = sorted(names)
         if absent := sorted({*model.files} - {*names}):
             raise UserError(
-                f"{model.key}: {model.name} has no {absent[0]}, but {', '.join(names[:8])}. Correct `weights` and `embedding`."
+                f"{model.key}: {model.name} has no {absent[0]}, but {', '.join(names[:8])}. Correct the file's name."
             )
         return sorted(model.files)
     if model.kind in ("timm", "smp"):

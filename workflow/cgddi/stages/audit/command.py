@@ -1,20 +1,24 @@
 """Audit the images a split may train on, or the pictures of the whole run.
 
 Of a split, KIND is one of: leakage (fails when a training image descends from, equals or nearly equals a held-out one), quality
-(flat and black images, colours, FID and KID by tone), tone (skin tone measured against the tone asked for), memorisation (nearest
-training image of each semantic image). Of the run: healthy (its skin beside a baseline without a model) or masks (what the masks
-are worth; automatic ones against human ones).
+(flat and black images, colours; FID, KID and LPIPS by tone), tone (skin tone measured against the tone asked for), memorisation
+(nearest training image of each semantic image). Of the run: healthy (its skin beside a baseline without a model) or masks (what the
+masks are worth; automatic ones against human ones). `cgddi audit convert` turns published weights of FID's Inception or of LPIPS
+into safetensors, once.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cgddi.core.archive import Archive, record_for, write_record
 from cgddi.core.errors import UserError
+from cgddi.core.labels import labels_of
 from cgddi.job.command import stage_parser
 from cgddi.job.imports import without_gc
 from cgddi.job.spec import settings_of
@@ -23,6 +27,9 @@ from cgddi.stages.audit.settings import KINDS, PICTURES, AuditSettings
 
 def main(argv: list[str] | None = None) -> int:
     """Run `cgddi audit KIND`; status 2 when the leakage gate stops the build."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["convert"]:
+        return convert_weights(argv[1:])
     parser = stage_parser("audit", __doc__)
     parser.add_argument("kind", choices=(*KINDS, *PICTURES), help="which audit")
     parser.add_argument("--index", help="index of the split (.parquet)")
@@ -55,7 +62,8 @@ def main(argv: list[str] | None = None) -> int:
         runtime.start(args.threads)  # KID is torchmetrics', and features other than thumbnails come from a network
     with runtime.usage_log(args.metrics, stage="audit", kind=args.kind) as usage:
         index, seed, waived = pd.read_parquet(args.index), int(args.spec.get("seed", 0)), args.spec.get("waived", ())
-        result = audit(args.kind, index, args.photos, settings, seed, waived, args.threads)
+        labels = labels_of(args.spec)
+        result = audit(args.kind, index, args.photos, settings, seed, waived, args.threads, labels)
         usage["images"] = result.get("images", 0)
     if args.kind == "quality":
         result["samples"] = checked_samples(args.index)
@@ -68,6 +76,27 @@ def main(argv: list[str] | None = None) -> int:
         write_record(failed, record)
         raise UserError(f"{explain(result)}\nAll rows are in {failed}.")
     write_record(args.output, record)
+    return 0
+
+
+def convert_weights(argv: Sequence[str]) -> int:
+    """Turn weights as they were published into a .safetensors file, for `audit.inception` or `audit.lpips`.
+
+    FID's Inception is pt_inception-2015-12-05-6726825d.pth (pytorch-fid's release `fid_weights`), LPIPS' trunk torchvision's
+    alexnet-owt-7be5be79.pth (or vgg16-397923af.pth); which one it is is told by its tensors. Only tensors are read; no code runs.
+    """
+    parser = argparse.ArgumentParser(
+        "cgddi audit convert",
+        description=convert_weights.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--checkpoint", required=True, help="the published file (.pth)")
+    parser.add_argument("--output", required=True, help="the .safetensors file to write")
+    args = parser.parse_args(argv)
+    from cgddi.stages.audit.networks import convert
+
+    kind = convert(args.checkpoint, args.output)
+    print(f"{args.output}: {kind}, for audit.{'inception' if kind == 'inception' else 'lpips'}")
     return 0
 
 
@@ -85,6 +114,7 @@ def audit(
     seed: int,
     waived: Sequence[str] = (),
     threads: int = 1,
+    labels: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Findings of one audit.
 
@@ -96,6 +126,7 @@ def audit(
         seed: of the spec.
         waived: given images and adapters whose unknown lineage is no leak.
         threads: that decode pictures, where a GPU works beside them.
+        labels: image id -> tone of the held-out photos, for quality.
     """
     if kind == "leakage":
         from cgddi.stages.audit.leakage import audit_leakage
@@ -108,7 +139,7 @@ def audit(
     if kind == "quality":
         from cgddi.stages.audit.quality import audit_quality
 
-        return audit_quality(index, settings, seed, threads)
+        return audit_quality(index, settings, seed, threads, labels)
     from cgddi.stages.audit.copies import audit_memorisation
 
     return audit_memorisation(index, settings, seed)

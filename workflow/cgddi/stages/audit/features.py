@@ -80,26 +80,50 @@ def extract(pictures: Iterable[Image.Image], settings: FeatureSettings, seed: in
 
     torch.manual_seed(seed)
     model, _ = create_backbone(settings.backbone, settings.weights, image_size=settings.image_size)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    side = (settings.image_size, settings.image_size)
+
+    def prepare(picture: Image.Image) -> np.ndarray:
+        return np.asarray(picture.resize(side, Image.Resampling.BILINEAR))
+
+    def run(pixels):
+        return model((pixels.float() / 255 - mean.to(pixels.device)) / std.to(pixels.device)).flatten(1)
+
+    found = run_network(model, run, ahead(prepare, pictures, threads))
+    return found if len(found) else np.zeros((0, model.num_features), np.float32)
+
+
+def run_network(model, run: Callable[[Any], Any], pictures: Iterable[np.ndarray]) -> np.ndarray:
+    """What a network says of pictures, `BATCH` of one size at a time, on the GPU where there is one.
+
+    Args:
+        model: the network, which is moved there. run: (N, 3, H, W) uint8 to (N, D). pictures: (H, W, 3) uint8 each.
+
+    Returns:
+        float32 (N, D); (0,) where there is no picture.
+    """
+    import torch
+
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.eval().to(device)
-    mean = torch.tensor(MEAN, device=device)[:, None, None]
-    std = torch.tensor(STD, device=device)[:, None, None]
     found, batch = [], []
 
     def flush() -> None:
         if batch:
-            pixels = torch.from_numpy(np.stack(batch)).to(device).permute(0, 3, 1, 2).float() / 255
             with torch.inference_mode():
-                found.append(model((pixels - mean) / std).flatten(1).float())
+                found.append(
+                    run(torch.from_numpy(np.stack(batch)).to(device).permute(0, 3, 1, 2)).float().cpu().numpy()
+                )
             batch.clear()
 
-    side = (settings.image_size, settings.image_size)
-    for pixels in ahead(lambda picture: np.asarray(picture.resize(side, Image.Resampling.BILINEAR)), pictures, threads):
+    for pixels in pictures:
+        if batch and batch[0].shape != pixels.shape:
+            flush()
         batch.append(pixels)
         if len(batch) == BATCH:
             flush()
     flush()
-    return torch.cat(found).cpu().numpy() if found else np.zeros((0, model.num_features), np.float32)
+    return np.concatenate(found) if found else np.zeros(0, np.float32)
 
 
 def unit(features: np.ndarray, centre: np.ndarray | None = None) -> np.ndarray:

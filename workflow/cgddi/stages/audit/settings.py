@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from pydantic import Field
 
 from cgddi.core.settings import Settings, located
 
-REVISION = 3
+REVISION = 4
 
 KINDS = ("leakage", "quality", "tone", "memorisation")
 """The audits of a split: `cgddi audit KIND`."""
 PICTURES = ("healthy", "masks")
 """The audits of the whole run, which write an archive of examples."""
+
+
+HUB_FILE = re.compile(r"([\w-]+/[\w.-]+)/([\w./-]+\.safetensors)(?:@(.+))?")
+
+
+def hub_file(source: str) -> tuple[str, str, str | None] | None:
+    """(hub id, file, revision) of `owner/name/file.safetensors[@revision]`; None where it is no such place."""
+    place = HUB_FILE.fullmatch(source)
+    return (place[1], place[2], place[3]) if place else None
 
 
 class FeatureSettings(Settings):
@@ -55,7 +65,17 @@ class AuditSettings(Settings):
         "alike of 91,000 pairs of different photos reach 0.985)",
     )
     features: FeatureSettings = Field(
-        FeatureSettings(), description="features for near-duplicates, memorisation, FID and KID"
+        FeatureSettings(),
+        description="features for near-duplicates and memorisation, and for FID and KID where `inception` is not given",
+    )
+    inception: str | None = located(
+        None,
+        description="weights of the Inception of FID and KID as they are published: a .safetensors file that `cgddi audit convert` "
+        "wrote, or `owner/name/file.safetensors` on the hub. None: both are measured on `features`, which no other paper's can be "
+        "compared with",
+    )
+    lpips: str | None = located(
+        None, description="the same for LPIPS: AlexNet's weights, or VGG16's. None: it is not measured"
     )
     ita_cuts: tuple[float, float] | None = Field(
         None,

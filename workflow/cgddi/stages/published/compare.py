@@ -153,8 +153,8 @@ def _quality(path: str) -> dict[tuple[str, ...], Ours]:
     differs = []
     if "inception" not in json.dumps(audit.get("features", "")).lower():
         differs.append(f"other features ({audit.get('features')})")
-    if not audit.get("held_out"):
-        differs.append("against the real training photos of the tone, not held-out ones")
+    if not audit["held_out"]["seen_by_generators"]:
+        differs.append("generators have not seen the photos compared with")
     found: dict[tuple[str, ...], Ours] = {}
     for kind, tones in audit["by_kind"].items():
         for metric in ("fid", "kid", "lpips"):

@@ -85,12 +85,29 @@ def _tone(found: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _quality(found: Mapping[str, Any]) -> tuple[str, str]:
-    keys = ("images", "real_images", "fid", "kid", "kid_std", "black", "flat")
+    keys = [
+        "images",
+        "real_images",
+        "fid",
+        "kid",
+        "kid_std",
+        *(["lpips"] if found["perceptual"] else []),
+        "black",
+        "flat",
+    ]
     table = _by_kind_and_tone(found, lambda cell: {key: cell.get(key) for key in keys})
+    if seen := found["held_out"]["seen_by_generators"]:
+        table += (
+            f"<p>Generators learnt from all {seen} photos that images are compared with (generator_scope: all).</p>"
+        )
     if found.get("samples"):
         table += "<p>Samples by what came of their check (docs/samples.md); those that failed are not learnt from.</p>"
         table += html(pd.DataFrame([_checked(row) for row in found["samples"]]))
-    return f"Quality against real photos of the same tone; features: {found['features']}", table
+    measures = "; ".join(filter(None, (found["features"], found["perceptual"])))
+    caption = (
+        f"Quality against held-out real photos of the same tone ({measures}); `real`: training photos, for comparison"
+    )
+    return caption, table
 
 
 def _checked(row: Mapping[str, Any]) -> dict[str, Any]:
