@@ -11,7 +11,7 @@ from cgddi.core.errors import InvalidInput, UserError
 from cgddi.stages.index.command import main
 from cgddi.stages.index.table import build_index, read_roles
 
-from tests.stages.index.world import make_world, spec_file
+from tests.stages.index.world import CONCEPTS, make_world, spec_file
 
 SPEC = {"stage": "index", "seed": 1, "split": "toy"}
 
@@ -223,3 +223,16 @@ def test_samples_that_failed_their_check_are_not_learnt_from_and_are_counted(wor
     assert set(table.loc[table["kind"] == "semantic", "id"]) == {"semantic/passed", "semantic/unchecked"}
     assert facts["dropped"] == {"semantic: failed its check": 1}
     assert facts["samples"] == [{"concept": "nevus", "cohort": "toy", "tone": "dark", **counts}]
+
+
+def test_a_composite_is_as_malignant_as_the_sheet_says_of_its_donor(world):
+    labels = {
+        image: {"concept": concept, "tone": tone, "malignant": CONCEPTS[concept]}
+        for image, (tone, concept) in world.facts.items()
+    }
+    plain, _ = build_index(read_roles([world.split]), world.photos, [*world.mapped, *world.semantic])
+    donor = plain["donor"].dropna().iloc[0]
+    labels[donor]["malignant"] = not labels[donor]["malignant"]
+    table, _ = build_index(read_roles([world.split]), world.photos, [*world.mapped, *world.semantic], labels=labels)
+    changed = table.set_index("id")["malignant"] != plain.set_index("id")["malignant"]
+    assert set(table["id"][(table["donor"] == donor) | (table["image_id"] == donor)]) == set(changed.index[changed])

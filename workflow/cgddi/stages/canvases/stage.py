@@ -93,7 +93,7 @@ def decide(
         them least), verdict (keep or discard), by (review or triage), proposed (the triage's verdict), and faults (its reasons).
     """
     judged = {method: judge(each["triage"], settings.triage) for method, each in candidates.items()}
-    method = min(judged, key=lambda name: (bool(judged[name].reasons), judged[name].worst))
+    method = min(judged, key=lambda name: judged[name].worst)  # above 1 where there is a fault, and only there
     reasons = judged[method].reasons
     proposed = "discard" if reasons else "keep"
     by = "review" if reviewed else "triage"
