@@ -46,8 +46,8 @@ def tokenizer(folder: Path):
     return build_tokenizer(WORDS, folder)
 
 
-def text_config(size: int, **more):
-    """A small CLIP text model's config."""
+def text_config(size: int, tokens: int = MAX_TOKENS, **more):
+    """A small CLIP text model's config, for a vocabulary of a size and prompts of so many tokens."""
     from transformers import CLIPTextConfig
 
     return CLIPTextConfig(
@@ -56,7 +56,7 @@ def text_config(size: int, **more):
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=2,
-        max_position_embeddings=MAX_TOKENS,
+        max_position_embeddings=tokens,
         bos_token_id=size - 2,
         eos_token_id=size - 1,
         pad_token_id=size - 1,

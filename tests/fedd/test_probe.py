@@ -2,31 +2,19 @@
 
 import copy
 import csv
-import json
 
 import pytest
 from cgddi.core.errors import InvalidInput, UserError
-from cgddi.fedd.command import main
 from sklearn.metrics import roc_auc_score
 
-from tests.fedd.specs import spec_file
+from tests.fedd.specs import train
 from tests.fedd.study import make_study
 
 PER_TONE = {"train": 10, "validation": 6, "test": 6}
 
 
-def probe(spec, folder, output, features="features.safetensors"):
-    argv = [
-        "probe",
-        "--spec",
-        spec_file(spec, output),
-        "--features",
-        str(folder / features),
-        "--output-dir",
-        str(output),
-    ]
-    assert main([*argv, "--threads", "1"]) == 0
-    record = json.loads((output / "record.json").read_text())
+def probe(spec, features, output):
+    record = train("probe", spec, features, output)
     with open(output / "predictions.csv", newline="") as handle:
         return record, list(csv.DictReader(handle))
 

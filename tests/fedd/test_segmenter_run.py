@@ -2,13 +2,13 @@
 
 import copy
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from cgddi.core.bootstrap import Bootstrap
 from cgddi.core.errors import InvalidInput, UserError
-from cgddi.fedd.command import main
 from cgddi.fedd.features.files import FeatureFiles
 from cgddi.fedd.iou import iou_rows, read_counts
 from cgddi.fedd.segmenter.ensemble import load
@@ -16,24 +16,13 @@ from cgddi.fedd.segmenter.pixels import PixelSampler, load_pixels, validation_pi
 from cgddi.fedd.study import Photos
 from safetensors import safe_open
 
-from tests.fedd.specs import spec_file
+from tests.fedd.specs import train
 from tests.fedd.study import SIZE, make_study, truth_of
 
 PER_TONE = {"train": 4, "validation": 2, "test": 2}
 
 
-def segment(spec, folder, output, features="features.safetensors"):
-    argv = [
-        "segmenter",
-        "--spec",
-        spec_file(spec, output),
-        "--features",
-        str(folder / features),
-        "--output-dir",
-        str(output),
-    ]
-    assert main([*argv, "--threads", "1"]) == 0
-    return json.loads((output / "record.json").read_text())
+segment = partial(train, "segmenter")
 
 
 def iou(output) -> dict[tuple[str, str], float]:

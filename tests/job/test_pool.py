@@ -108,6 +108,7 @@ def test_an_allocation_that_ends_gives_its_jobs_back_after_a_word_to_them(pool, 
     while not os.path.exists("begun"):
         time.sleep(0.02)
     worker.leave()
+    assert (pool.folder / f"waiting/{number}").exists(), "at once, and not where somebody finds that it is dead"
     assert pool.states() == {number: "PENDING"} and Path("saved").read_text() == "saved\n"
     monkeypatch.setenv("SLURM_JOB_END_TIME", str(time.time() + MARGIN - 5))
     done, worker = work(pool)

@@ -13,6 +13,7 @@ from cgddi.plan.jobs import Plan
 
 from tests.watch.test_agreement import said
 from tests.watch.world import (
+    POOLED,
     finish,
     planned_by_snakemake,
     row,
@@ -23,8 +24,6 @@ from tests.watch.world import (
     write_world,
 )
 
-POOLED = {"index": 1, "leakage": 1, "audit": 3, "classify": 1, "fairness": 1, "published": 1, "report": 1}
-"""Jobs that stand on all images of one split."""
 TABLES = {"fairness": 1, "published": 1, "report": 1}
 SPLITS = {
     "main": {"method": "cohorts", "test_cohorts": ["second", "clinic"], "validation": 0},

@@ -15,6 +15,7 @@ from cgddi.plan.jobs import Plan
 
 from tests.plan import walk
 from tests.watch.world import (
+    POOLED,
     jobs,
     make,
     planned_by_snakemake,
@@ -27,7 +28,6 @@ from tests.watch.world import (
 from tests.workflow.dryrun import counts
 from tests.workflow.paper_scale import snakemake
 
-POOLED = {"index": 1, "leakage": 1, "audit": 3, "classify": 1, "fairness": 1, "published": 1, "report": 1}
 ADAPTERS = {"lora": 3, "semantic": 3} | POOLED
 CANVASES = {"review": 1, "calibration": 1, "canvases": 1, "audit_pictures": 1, "lesion_mapped": 18} | ADAPTERS
 

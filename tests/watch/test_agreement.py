@@ -12,10 +12,8 @@ from cgddi.plan.specs import revision
 from cgddi.stages.report import settings as report_settings
 from cgddi.watch import cost, status, why
 
-from tests.watch.world import CONFIG, jobs, later, planned_by_snakemake, row, set_config, sheet, write_sheet
+from tests.watch.world import CONFIG, POOLED, jobs, later, planned_by_snakemake, row, set_config, sheet, write_sheet
 
-POOLED = {"index": 1, "leakage": 1, "audit": 3, "classify": 1, "fairness": 1, "published": 1, "report": 1}
-"""Jobs that stand on all images of a split."""
 CANVASES = {
     "review": 1,
     "calibration": 1,

@@ -21,6 +21,8 @@ from tests.workflow.dryrun import counts, in_process
 CONFIG = ("--configfile", "config.yaml")
 CONCEPTS = {"melanoma": True, "nevus": False, "acne": False}
 TONES = ("light", "medium", "dark")
+POOLED = {"index": 1, "leakage": 1, "audit": 3, "classify": 1, "fairness": 1, "published": 1, "report": 1}
+"""Jobs that stand on all images of a split."""
 VALUES = {
     "results": "results",
     "images": "images.csv",

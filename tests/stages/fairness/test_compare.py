@@ -114,13 +114,13 @@ def test_a_real_difference_is_found_and_none_where_there_is_none(tmp_path):
 
 
 def test_differences_of_compared_tones_are_recovered_from_their_intervals():
-    """Zou and Donner's limits by hand: halves 0.2 and 0.1 below, 0.05 and 0.1 above, correlation 0.5."""
+    """Zou and Donner's limits by hand: the first 0.2 below and 0.05 above, the second 0.05 and 0.1, correlation 0.5."""
     first = Disparity(0.6, 0.8, 0.85, 0, 0, 0)
-    second = Disparity(0.65, 0.75, 0.85, 0, 0, 0)
+    second = Disparity(0.7, 0.75, 0.85, 0, 0, 0)
     low, value, high = disparity_difference(first, second, 0.5)
     assert value == pytest.approx(0.05)
     assert low == pytest.approx(0.05 - np.sqrt(0.04 + 0.01 - 2 * 0.5 * 0.02))
-    assert high == pytest.approx(0.05 + np.sqrt(0.0025 + 0.01 - 2 * 0.5 * 0.005))
+    assert high == pytest.approx(0.05 + np.sqrt(0.0025 + 0.0025 - 2 * 0.5 * 0.0025))
 
 
 def test_regimes_that_answer_alike_have_correlated_figures(tmp_path):

@@ -222,7 +222,7 @@ class Killed(BaseException):
 def test_a_killed_batch_goes_on_and_a_corrected_mask_costs_its_own_photo_to_the_same_bytes(models, tmp_path):
     """Five photos in groups of two; the third call dies. Then one mask is larger by a few pixels."""
     source, settings = models["sd-9"]
-    settings = settings.model_copy(update={"batch_size": 2})
+    settings = settings.model_copy(update={"batch_size": 2, "method": "diffusion"})
     model = {"source": str(source), "revision": None, "variant": None}
     spec = {"cohort": "c", "batch": "b.000", "images": [f"p{n}" for n in range(5)], "seed": 7}
     samples = [(f"p{n}", *photo(n, 64, lesion=0.04), {}) for n in range(5)]

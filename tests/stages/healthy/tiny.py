@@ -7,7 +7,9 @@ from pathlib import Path
 
 import torch
 
-HIDDEN, TOKENS = 32, 24
+from tests.diffusion.tiny import HIDDEN, text_config
+
+TOKENS = 24
 
 
 def _tokenizer(folder: Path):
@@ -21,23 +23,6 @@ def _tokenizer(folder: Path):
     (folder / "merges.txt").write_text("#version: 0.2\n")
     tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=TOKENS)
     return tokenizer, len(words)
-
-
-def _text_config(size: int):
-    from transformers import CLIPTextConfig
-
-    return CLIPTextConfig(
-        vocab_size=size,
-        hidden_size=HIDDEN,
-        projection_dim=HIDDEN,
-        intermediate_size=37,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=TOKENS,
-        bos_token_id=size - 2,
-        eos_token_id=size - 1,
-        pad_token_id=size - 1,
-    )
 
 
 def stable_diffusion(folder: Path, channels: int = 4) -> Path:
@@ -62,7 +47,7 @@ def stable_diffusion(folder: Path, channels: int = 4) -> Path:
             norm_num_groups=4,
             layers_per_block=1,
         ),
-        text_encoder=CLIPTextModel(_text_config(size)),
+        text_encoder=CLIPTextModel(text_config(size, TOKENS)),
         tokenizer=tokenizer,
         unet=UNet2DConditionModel(
             sample_size=16,
@@ -119,7 +104,7 @@ def kandinsky(folder: Path) -> tuple[Path, Path, Path]:
             num_attention_heads=2, attention_head_dim=12, embedding_dim=HIDDEN, num_layers=1, num_embeddings=TOKENS
         ),
         image_encoder=CLIPVisionModelWithProjection(vision),
-        text_encoder=CLIPTextModelWithProjection(_text_config(size)),
+        text_encoder=CLIPTextModelWithProjection(text_config(size, TOKENS, projection_dim=HIDDEN)),
         tokenizer=tokenizer,
         scheduler=UnCLIPScheduler(
             variance_type="fixed_small_log", prediction_type="sample", clip_sample=True, clip_sample_range=5.0
