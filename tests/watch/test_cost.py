@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cgddi.core.errors import UserError
@@ -10,6 +11,8 @@ from cgddi.core.images import TONES
 from cgddi.job.runtime import usage_log
 from cgddi.plan.config import load_config
 from cgddi.plan.jobs import Plan
+from cgddi.stages.semantic.draws import choose_canvases, draws
+from cgddi.stages.semantic.settings import SemanticSettings
 from cgddi.watch import cost
 
 from tests.watch.world import CONFIG, run_snakemake, set_config
@@ -123,6 +126,32 @@ def test_a_classifier_costs_its_images_by_its_method(world, capsys):
     samples = 3 * sum(min(2, [p.skin_tone for p in plan.photos if p.image_id in masked].count(t)) for t in TONES)
     everything = len(learnt) + (len(masked) + len(masked) ** 2 + samples)
     assert ask(capsys)["classify"]["hours"] * 3600 == pytest.approx(15 * 0.01 * everything)
+
+
+@pytest.mark.parametrize("scope", ["main", "all"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"per_tone": 4},
+        {"max_canvases": 3, "repeats": 2},
+        {"max_canvases": 3, "per_tone": 7, "repeats": 4},
+        {"canvas_tones": "same", "repeats": 2},
+        {"canvas_tones": "same", "per_tone": 3, "repeats": 2},
+    ],
+)
+def test_samples_are_counted_as_the_stage_draws_them(scope, settings):
+    """Uneven tones; photos of the test are no canvases of a split's own generators."""
+    settings = SemanticSettings(**settings)
+    tones = ["light"] * 5 + ["medium"] * 2 + ["dark"] * 4
+    roles = {f"p{n}": "test" if n % 5 == 0 else "train" for n in range(len(tones))}
+    photos = [SimpleNamespace(image_id=f"p{n}", id=f"p{n}", skin_tone=t, tone=t) for n, t in enumerate(tones)]
+    plan = SimpleNamespace(
+        config=SimpleNamespace(semantic=settings), roles={"main": roles}, masked={"here": photos}.__getitem__
+    )
+    learnt = [photo for photo in photos if scope == "all" or roles[photo.id] == "train"]
+    canvases = choose_canvases(learnt, settings.max_canvases, 7, "nevus")
+    assert cost.samples(plan, scope, "here") == len(draws(canvases, settings, 7, "nevus"))
 
 
 def test_a_run_that_ends_in_the_report_keeps_what_it_is_predicted_to_take(world):

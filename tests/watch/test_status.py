@@ -124,6 +124,9 @@ def test_a_failure_is_told_by_its_log_or_by_slurm(world):
     slurm.mkdir(parents=True)
     (slurm / "7.log").write_text("building\nslurmstepd: error: Detected 1 oom_kill event\ngoodbye\n")
     later(slurm / "7.log", 120)
+    before = world / ".snakemake/slurm_logs/rule_lora/all_acne/6.log"  # of an earlier try, which ended otherwise
+    before.parent.mkdir()
+    before.write_text("slurmstepd: error: Detected 1 oom_kill event\n")
     found = states(world)
     assert found["lora", "acne"] == ("failed", "cgddi lora: the loss is NaN.")
     assert found["lora", "nevus"] == ("failed", "it ended without a word: results/logs/lora/all/nevus.log is empty")
