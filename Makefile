@@ -4,20 +4,30 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DEV := $(VENV)/.ready-dev
 PLAN := .venv-plan
 CGDDI = PYTHONPATH=$(CURDIR)/workflow $(BIN)/python -m cgddi.cli
 DEMO := --profile profiles/local-cpu --configfile config/toy/config.yaml
 
-.PHONY: demo demo-fedd dry-run claim test test-all lint bench profiles toy-model env clean-demo
+.PHONY: demo demo-fedd dry-run claim test test-all lint bench profiles toy-model env dev clean-demo
 
+## What a run needs (docs/install.md: its size, and TORCH_INDEX=URL for a torch from another index, as one without CUDA).
 env: $(READY)
 
-$(READY): requirements.txt pyproject.toml
+$(READY): requirements.txt requirements.lock pyproject.toml
 	@echo "Making the environment in $(VENV) (a few minutes the first time)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install -r requirements.txt
+	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --index-url $(TORCH_INDEX) $(shell grep -E '^torch(vision)?==' requirements.txt))
+	$(BIN)/python -m pip install --requirement requirements.txt --constraint requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+## What tests, linters and benchmarks need beside it.
+dev: $(DEV)
+
+$(DEV): $(READY) requirements-dev.txt
+	$(BIN)/python -m pip install --requirement requirements-dev.txt --constraint requirements.lock
 	touch $@
 
 ## The toy world from photos to the fairness table, on CPU; ends with a report.
@@ -57,18 +67,18 @@ claim: $(READY)
 ## Two workers of one thread each: faster than one worker of two.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
-test: $(READY) lint
+test: $(DEV) lint
 	$(PYTEST) -m "not slow" --durations=15
 
-test-all: $(READY) lint
+test-all: $(DEV) lint
 	$(PYTEST) --durations=30
 
-lint: $(READY)
+lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/snakefmt --check Snakefile rules
 
-bench: $(READY)
+bench: $(DEV)
 	$(BIN)/python -m benchmarks all
 
 ## `snakemake --profile slurm` looks in the working directory: put a link to each profile there.

@@ -158,8 +158,25 @@ def test_snakemake_commands_plan(command, tree):
     run(tree, "make -o .venv/.ready profiles >/dev/null; " + command + ("" if " -n" in command else " -n"))
 
 
+@pytest.mark.parametrize("command", [c for c in OURS if c.startswith("hf ")])
+def test_hub_commands_reach_the_hubs_door(command, tree):
+    """Their words are understood and their folder is read: offline, the first thing they miss is the hub."""
+    export = tree / shlex.split(command)[3]
+    export.mkdir(parents=True, exist_ok=True)
+    (export / "README.md").write_text("card")
+    environment = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "HF_TOKEN": "hf_none",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    done = subprocess.run(["bash", "-c", command], cwd=tree, capture_output=True, text=True, env=environment)
+    assert done.returncode and "/api/repos/create: offline mode is enabled" in done.stdout + done.stderr
+    assert "--private" in command
+
+
 def test_nothing_else_is_asked_of_the_reader():
-    rest = [c for c in OURS if not c.startswith(("make ", "cgddi ", "snakemake", "python -m", "printf "))]
+    rest = [c for c in OURS if not c.startswith(("make ", "cgddi ", "snakemake", "python -m", "printf ", "hf "))]
     assert rest == []
 
 

@@ -1,4 +1,4 @@
-"""Pinned versions: one list, from which the others must not drift."""
+"""Pinned versions: what is imported is pinned, what is pinned is locked, and no list drifts from another."""
 
 import ast
 import re
@@ -9,9 +9,15 @@ import pytest
 from cgddi.cli import COMMANDS
 from cgddi.plan.code import ROOT
 
-from tests.plan import pins
+from tests.plan import lock, pins
 
 PINS = dict(re.findall(r"^([A-Za-z0-9._-]+)==(\S+)$", (ROOT / "requirements.txt").read_text(), re.M))
+UNIMPORTED = {
+    "tensorboard": "torch.utils.tensorboard",
+    "tokenizers": "what transformers reads prompts with: its version decides a token's number",
+    "snakemake-executor-plugin-slurm": "profiles/slurm",
+}
+"""Pins of requirements.txt that no line of the code imports, with who does."""
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "envs").glob("*.yaml")), ids=lambda path: path.name)
@@ -27,8 +33,53 @@ def test_what_planning_needs_has_the_locks_pins():
 
 
 def test_no_floating_requirement():
-    lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and not line.startswith("#")]
-    assert len(PINS) == len(lines)
+    for name in ("requirements.txt", "requirements-dev.txt", "requirements-plan.txt", "requirements.lock"):
+        lines = [line for line in (ROOT / name).read_text().splitlines() if line and not line.startswith(("#", "-r "))]
+        assert len(lock.direct(ROOT / name)) == len(lines), name
+
+
+def imported(*files) -> dict[str, str]:
+    """Distribution that gives it -> a file that imports it, for all that files of this project import from elsewhere."""
+    providers, found = metadata.packages_distributions(), {}
+    for path in files:
+        tree = ast.parse(path.read_text()) if path.suffix == ".py" else None
+        names = (
+            re.findall(r"^\s*(?:import|from) (\w+)", path.read_text(), re.M)
+            if tree is None
+            else [a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names]
+            + [n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and not n.level and n.module]
+        )
+        for name in {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) - {"cgddi", "tests", "benchmarks"}:
+            if not path.with_name(f"{name}.py").is_file():  # a script's neighbour
+                found.update({lock.normal_name(each): str(path) for each in providers.get(name, [name])})
+    return found
+
+
+def test_what_a_run_imports_is_pinned_and_nothing_else_is():
+    code = [*(ROOT / "workflow").rglob("*.py"), *(ROOT / "rules").glob("*.smk"), ROOT / "Snakefile"]
+    asked, pinned = imported(*code), {lock.normal_name(name) for name in PINS}
+    asked.pop("wandb", None)  # an extra
+    snakemake_own = {"snakemake-interface-logger-plugins", "snakemake-interface-common"}
+    assert {name: path for name, path in asked.items() if name not in pinned | snakemake_own} == {}
+    assert pinned - asked.keys() == set(UNIMPORTED)
+
+
+def test_what_tests_and_benchmarks_import_is_pinned_and_no_user_installs_it():
+    tools = {"ruff", "shfmt-py", "snakefmt", "pytest-xdist", "packaging"}
+    asked = imported(*(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py"))
+    dev = set(lock.direct(ROOT / "requirements-dev.txt"))
+    pinned = {lock.normal_name(name) for name in PINS}
+    assert {n: path for n, path in asked.items() if n not in dev | pinned | tools | {"wandb"}} == {}
+    assert dev <= asked.keys() | tools and not dev & pinned
+
+
+def test_the_lock_has_all_that_the_pins_bring_along():
+    locked = lock.direct(lock.LOCK)
+    pinned = lock.direct(ROOT / "requirements.txt") | lock.direct(ROOT / "requirements-dev.txt")
+    assert pinned.items() <= locked.items()
+    there = lock.tree(set(pinned))
+    assert there.keys() - locked.keys() == set(), "`python -m tests.plan.lock` writes it anew"
+    assert len(locked) > 3 * len(pinned)
 
 
 def third_party(module: str) -> dict[str, str]:

@@ -194,16 +194,27 @@ def test_status_says_done(finished):
 
 
 def test_export_writes_a_data_set_and_a_private_card(copy):
+    """Its readers: tests/stages/export."""
+    import pyarrow.parquet as pq
+
     snakemake(copy, *RUN, "--cores", "1", "export")
     folder = copy / "results/toy/export"
     head = yaml.safe_load((folder / "README.md").read_text().split("---")[1])
-    assert {c["config_name"] for c in head["configs"]} == {"healthy", "lesion_mapped", "semantic"}
+    kinds = ["healthy", "lesion_mapped", "semantic"]
+    assert [c["config_name"] for c in head["configs"]] == ["default", *kinds]
     assert "Private" in (folder / "README.md").read_text()
-    shards = sorted((folder / "data").rglob("*.tar"))
+    index = pd.read_parquet(copy / "results/toy/index/main.parquet")
+    for kind in kinds:
+        rows = [row for path in (folder / "data" / kind).glob("*.parquet") for row in pq.read_table(path).to_pylist()]
+        assert sorted(row["id"] for row in rows) == sorted(index["id"][index["kind"] == kind])
+        assert {row["prompt"] is None for row in rows} == {kind != "semantic"}
+        assert {row["mask"] is None for row in rows} == {kind == "semantic"}
+        assert all(row["scores"] for row in rows)
+    shards = sorted((folder / "webdataset").rglob("*.tar"))
     with tarfile.open(shards[0]) as tar:
-        assert tar.getnames()[:2] == ["0000000.json", "0000000.png"]
-        assert json.load(tar.extractfile("0000000.json"))["kind"] == "healthy"
-    assert list((folder / "adapters").rglob("pytorch_lora_weights.safetensors"))
+        assert tar.getnames()[:3] == [f"healthy-train-0000000.{ending}" for ending in ("json", "mask.png", "png")]
+    adapters = list((folder / "adapters").rglob("pytorch_lora_weights.safetensors"))
+    assert adapters and all("load_lora_weights" in (path.parent / "README.md").read_text() for path in adapters)
 
 
 def test_a_deleted_archive_is_made_again(copy):

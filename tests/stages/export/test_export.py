@@ -1,122 +1,216 @@
-"""The exported data set: read by webdataset, the same bytes each time, every image once, what an index says and no null."""
+"""The exported data set: read by datasets, webdataset and mlcroissant themselves, the same bytes each time, every image once, what the
+index and the archives say; the first concept's unknown malignancy breaks no reader (L8)."""
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import warnings
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from cgddi.core.archive import sha256
+from cgddi.core.archive import Archive, sha256
 from cgddi.core.errors import UserError
-from cgddi.stages.export import command
+from cgddi.stages.export import command, shards
 from cgddi.stages.index.table import build_index, read_roles
+from PIL import Image
 
 from tests.stages.index.world import make_world
 
+KINDS = ("healthy", "lesion_mapped", "semantic")
+NAMES = {"nevus": "Naevus", "wart": "Wart", "melanoma": "Melanoma", "lymphoma": "Lymphoma"}
+
 
 @pytest.fixture(scope="module")
-def indexes(tmp_path_factory):
-    """Two splits that share most images; the healthy ones have no malignancy, and stand first."""
+def made(tmp_path_factory):
+    """A split whose first concept (by name: lymphoma) has no known malignancy, and an export with its photos in shards of 7."""
     root = tmp_path_factory.mktemp("world")
     world = make_world(root)
     index = build_index(read_roles([world.split]), world.photos, [*world.healthy, *world.mapped, *world.semantic])[0]
-    for name, part in (("a", index.iloc[:150]), ("b", index.iloc[60:])):
-        part.sample(frac=1, random_state=1).to_parquet(root / f"{name}.parquet")
-    return root, index
+    index.loc[index["concept"] == "lymphoma", "malignant"] = pd.NA
+    index.sample(frac=1, random_state=1).to_parquet(root / "index.parquet")
+    manifest = {
+        row["id"]: (archive, row)
+        for path in [*world.photos, *world.healthy, *world.mapped, *world.semantic]
+        for archive in [Archive(path)]
+        for row in archive.rows
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards, "SHARD", 7)
+        patch.setattr(shards, "GROUP", 3)
+        export(root, root / "export", kinds=[*KINDS, "real"])
+    return root, index.set_index("id"), manifest
 
 
-def export(root, folder, **settings):
-    spec = {"stage": "export", "seed": 0, "versions": {}, "settings": settings}
+def export(root, folder, names=NAMES, index=None, **settings):
+    spec = {"stage": "export", "seed": 0, "split": "main", "names": names, "settings": settings}
     (root / "spec.json").write_text(json.dumps(spec))
-    adapter = root / "lora/main/nevus/pytorch_lora_weights.safetensors"
-    token = root / "embedding/main/nevus/learned_embeds.safetensors"
-    for path in (adapter, token):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(path.name.encode())
-    files = ["--index", str(root / "a.parquet"), str(root / "b.parquet"), "--lora", str(adapter)]
-    files += ["--embedding", str(token), "--output-dir", str(folder)]
-    command.main(["--spec", str(root / "spec.json"), *files])
+    index = index or root / "index.parquet"
+    command.main(["--spec", str(root / "spec.json"), "--index", str(index), "--output-dir", str(folder)])
 
 
-def read(folder):
+def load(folder, *which, **options):
+    import datasets
+
+    datasets.disable_progress_bars()
+    return datasets.load_dataset(str(folder), *which, **options)
+
+
+def read_tars(folder):
     """Samples by webdataset's own reader, in its order."""
     import webdataset
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return list(webdataset.WebDataset([str(path) for path in sorted(folder.glob("*.tar"))], shardshuffle=False))
+        return list(webdataset.WebDataset([str(path) for path in sorted(folder.rglob("*.tar"))], shardshuffle=False))
 
 
-def test_webdataset_reads_every_image_once_with_its_facts(indexes, tmp_path, monkeypatch):
-    root, index = indexes
-    monkeypatch.setattr(command, "SHARD", 7)
-    export(root, tmp_path)
-    for kind in ("healthy", "lesion_mapped", "semantic"):
-        wanted = index[index["kind"] == kind].set_index("id").sort_index()
-        samples = read(tmp_path / "data" / kind)
-        assert [len(read_part) for read_part in (samples, {s["__key__"] for s in samples})] == [len(wanted)] * 2
-        assert len(list((tmp_path / "data" / kind).glob("*.tar"))) == -(-len(wanted) // 7)
-        facts = [json.loads(sample["json"]) for sample in samples]
-        assert [f["id"] for f in facts] == list(wanted.index), "sorted by id through all shards"
-        for sample, fact, row in zip(samples, facts, wanted.itertuples(), strict=True):
-            assert sha256(sample["png"]) == fact["sha256"] == row.sha256
-            assert (fact["kind"], fact["tone"], fact["concept"], fact["cohort"]) == (kind, row.tone, row.concept, "toy")
-            unknown = pd.isna(row.malignant)
-            assert fact["malignancy"] == ("unknown" if unknown else "malignant" if row.malignant else "benign")
-            assert fact["donor"] == ("" if pd.isna(row.donor) else row.donor)
-            assert None not in fact.values()
-    assert not (tmp_path / "data/real").exists(), "photos only where asked for"
+def test_load_dataset_gives_every_image_once_with_its_facts(made, tmp_path):
+    root, index, manifest = made
+    for kind in (*KINDS, "real"):
+        parts = load(root / "export", kind, cache_dir=str(tmp_path))
+        assert set(parts) == set(index[index["kind"] == kind]["role"])
+        for role, part in parts.items():
+            wanted = index[(index["kind"] == kind) & (index["role"] == role)]
+            assert sorted(part["id"]) == sorted(wanted.index)
+            assert len(list((root / f"export/data/{kind}").glob(f"{role}-*.parquet"))) == -(-len(wanted) // 7)
+            for row in part:
+                archive, told = manifest[row["id"]]
+                assert np.array_equal(row["image"], Image.open(io.BytesIO(archive.read(told))))
+                assert row["sha256"] == told["sha256"] and (row["tone"], row["concept"]) == (told["tone"], told["concept"])
+                known = index.loc[row["id"], "malignant"]
+                assert row["malignant"] is (None if pd.isna(known) else bool(known))
+                assert row["disease"] == NAMES.get(row["concept"], "healthy")
+                for name in ("donor", "canvas", "prompt", "seed", "generator"):
+                    assert row[name] == told.get(name), name
+                assert json.loads(row["scores"] or "null") == told.get("scores")
+                if "mask.png" in told["members"]:
+                    assert np.array_equal(row["mask"], Image.open(io.BytesIO(archive.read(told, "mask.png"))))
+                else:
+                    assert row["mask"] is None
 
 
-def test_a_shard_holds_a_thousand_images_and_keys_repeat_in_no_other(indexes, tmp_path):
-    row = indexes[1].iloc[0].to_dict() | {"donor": None, "canvas": None, "generator": None, "malignant": None}
-    command.write_shards(tmp_path / "healthy", [row | {"id": f"image {n}"} for n in range(1001)])
-    samples = read(tmp_path / "healthy")
-    assert {sample["__url__"].rpartition("/")[2] for sample in samples[:1000]} == {"00000.tar"}
-    assert len({sample["__key__"] for sample in samples}) == 1001 and samples[1000]["__url__"].endswith("00001.tar")
+def test_the_default_config_has_all_kinds_and_streams(made):
+    root, index, _ = made
+    everything = load(root / "export", streaming=True)
+    assert list(everything) == ["train", "validation", "test"]
+    ids = {role: [row["id"] for row in part] for role, part in everything.items()}
+    assert {role: sorted(found) for role, found in ids.items()} == {
+        role: sorted(index[index["role"] == role].index) for role in ids
+    }
 
 
-def test_the_same_export_gives_the_same_bytes_and_replaces_an_earlier_one(indexes, tmp_path):
-    root, index = indexes
+def test_columns_are_declared_and_hold_no_guess(made, tmp_path):
+    """The first shard of healthy skin has not one malignancy, donor, prompt or seed."""
+    import pyarrow.parquet as pq
+
+    root = made[0]
+    features = load(root / "export", "healthy", split="train", cache_dir=str(tmp_path)).features
+    assert features == load(root / "export", "semantic", split="train", cache_dir=str(tmp_path)).features
+    assert [features[name].dtype for name in ("malignant", "seed", "donor")] == ["bool", "int64", "string"]
+    plain = {str(pq.read_schema(path)) for path in (root / "export/data").rglob("*.parquet")}
+    assert len(plain) == 1, "all shards have one schema, whoever reads them"
+    everything = load(root / "export", split="train", cache_dir=str(tmp_path))
+    assert set(everything["malignant"]) == {True, False, None}
+
+
+def test_webdataset_reads_it_and_no_key_stands_twice(made):
+    root, index, _ = made
+    samples = read_tars(root / "export/webdataset")
+    assert len(samples) == len(index) == len({sample["__key__"] for sample in samples})
+    kinds_of_values = {}
+    for sample in samples:
+        told = json.loads(sample["json"])
+        assert sha256(sample["png"]) == told["sha256"] == index.loc[told["id"], "sha256"]
+        known = index.loc[told["id"], "malignant"]
+        assert told["malignancy"] == ("unknown" if pd.isna(known) else "malignant" if known else "benign")
+        for name, value in told.items():
+            kinds_of_values.setdefault(name, set()).add(type(value))
+    assert {name: len(kinds) for name, kinds in kinds_of_values.items() if len(kinds) > 1} == {}
+    semantic = sorted((root / "export/webdataset/semantic").glob("*.tar"))
+    parts = load("webdataset", data_files={"train": [str(path) for path in semantic]}, streaming=True)
+    assert len(list(parts["train"])) == (index["kind"] == "semantic").sum(), "a reader that guesses types reads it too"
+
+
+def test_mlcroissant_validates_and_reads_it(made):
+    import mlcroissant
+
+    root, index, _ = made
+    described = mlcroissant.Dataset(str(root / "export/croissant.json"))
+    assert not described.metadata.ctx.issues.errors
+    rows = list(described.records("real"))
+    assert {row["real/id"].decode(): row["real/split"].decode() for row in rows} == dict(
+        index[index["kind"] == "real"]["role"]
+    )
+    assert rows[0]["real/image"].size == (40, 40)
+    for file in described.metadata.file_objects:
+        assert file.sha256 == sha256((root / "export" / file.content_url).read_bytes())
+
+
+def test_the_same_export_gives_the_same_bytes_and_replaces_an_earlier_one(made, tmp_path):
+    root, index, _ = made
     export(root, tmp_path / "a")
     export(root, tmp_path / "b", kinds=["real", "semantic"])
-    assert len(read(tmp_path / "b/data/real")) == (index["kind"] == "real").sum()
     export(root, tmp_path / "b")
     files = [path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file()]
     assert {path.relative_to(tmp_path / "b") for path in (tmp_path / "b").rglob("*") if path.is_file()} == set(files)
     for name in files:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
-    adapters = tmp_path / "a/adapters/main/nevus"
-    assert {p.name for p in adapters.iterdir()} == {"pytorch_lora_weights.safetensors", "learned_embeds.safetensors"}
+    assert not (tmp_path / "a/data/real").exists(), "photos only where asked for"
+    split = pd.read_csv(tmp_path / "a/split.csv")
+    real = index[index["kind"] == "real"]
+    assert dict(zip(split["image_id"], split["role"], strict=True)) == dict(zip(real["image_id"], real["role"], strict=True))
 
 
-def test_the_card_says_what_the_hub_and_a_reader_need(indexes, tmp_path):
-    root, index = indexes
-    export(root, tmp_path, name="my-set", license="cc-by-4.0")
+def test_the_card_counts_and_says_what_a_reader_must_know(made, tmp_path):
+    root, index, _ = made
+    text = (root / "export/README.md").read_text()
+    head = yaml.safe_load(text.split("---")[1])
+    assert [c["config_name"] for c in head["configs"]] == ["default", "healthy", "lesion_mapped", "real", "semantic"]
+    assert "&id" not in text
+    cells = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("| ")}
+    for concept, name in NAMES.items():
+        per = [
+            " / ".join(
+                str(((index["kind"] == kind) & (index["concept"] == concept) & (index["tone"] == tone)).sum())
+                for tone in ("light", "medium", "dark")
+            )
+            for kind in ("healthy", "lesion_mapped", "real", "semantic")
+        ]
+        assert cells[name] == f"| {name} | {' | '.join(per)} |"
+    roles = [str(((index["kind"] == "real") & (index["role"] == role)).sum()) for role in ("train", "validation", "test")]
+    assert cells["real"] == f"| real | {' | '.join(roles)} |"
+    for words in ("**Private.**", "## Licences", "## Limits", "@inproceedings{carrion2026cgddi", "DDI's (research use) forbids"):
+        assert words in text
+    export(root, tmp_path, private=False, license="cc-by-4.0", name="my-set", formats=["webdataset"])
     text = (tmp_path / "README.md").read_text()
     head = yaml.safe_load(text.split("---")[1])
-    assert (head["license"], head["pretty_name"]) == ("cc-by-4.0", "my-set")
-    kinds = ("healthy", "lesion_mapped", "semantic")
-    assert head["configs"] == [{"config_name": kind, "data_files": f"data/{kind}/*.tar"} for kind in kinds]
-    for kind in kinds:
-        assert f"| {kind} | {(index['kind'] == kind).sum()} |" in text
-    assert "**Private.**" in text and "Adapters: 1," in text
-    export(root, tmp_path, private=False)
-    assert "Private" not in (tmp_path / "README.md").read_text()
-    record = json.loads((tmp_path / "record.json").read_text())
-    assert record["images"] == {kind: int((index["kind"] == kind).sum()) for kind in kinds} and record["adapters"] == 1
+    assert "Private" not in text and (head["license"], head["pretty_name"]) == ("cc-by-4.0", "my-set")
+    assert head["configs"][0]["data_files"] == [{"split": "train", "path": "webdataset/*/train-*.tar"}]
+    assert not (tmp_path / "data").exists() and not (tmp_path / "croissant.json").exists()
 
 
-def test_a_changed_image_and_a_kind_that_is_not_there_are_refused(indexes, tmp_path):
-    root, index = indexes
+def test_the_usage_lines_of_the_card_run(made, monkeypatch, capsys):
+    root = made[0]
+    monkeypatch.chdir(root)
+    blocks = re.findall(r"```python\n(.*?)```", (root / "export/README.md").read_text(), re.S)
+    assert len(blocks) == 2
+    for block in blocks:
+        names: dict = {}
+        exec(block, names)
+        if "pairs" in names:
+            picture, told = next(iter(names["pairs"]))
+            assert picture.size == (40, 40) and told["kind"] == "semantic"
+    assert "(40, 40)" in capsys.readouterr().out
+
+
+def test_a_changed_image_and_a_kind_that_is_not_there_are_refused(made, tmp_path):
+    root = made[0]
     with pytest.raises(UserError, match="Name other kinds"):
         export(root, tmp_path, kinds=["nosuch"])
-    table = pd.read_parquet(root / "a.parquet")
-    wrong = tmp_path / "wrong"
-    wrong.mkdir()
-    for name in ("a", "b"):
-        table.assign(sha256="0" * 64).to_parquet(wrong / f"{name}.parquet")
+    pd.read_parquet(root / "index.parquet").assign(sha256="0" * 64).to_parquet(tmp_path / "wrong.parquet")
     with pytest.raises(UserError, match="does not match the index"):
-        export(wrong, tmp_path / "out")
+        export(root, tmp_path / "out", index=tmp_path / "wrong.parquet")

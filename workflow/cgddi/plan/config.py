@@ -278,6 +278,8 @@ class Config(Settings):
         for name in self.runs.splits or ():
             if name not in self.splits:
                 raise ValueError(f"runs.splits: {name!r} is none of {', '.join(self.splits)}")
+        if self.export.split not in (None, *self.splits):
+            raise ValueError(f"export.split: {self.export.split!r} is none of {', '.join(self.splits)}")
         if strange := set(self.runs.regimes_of) - set(METHODS):
             raise ValueError(f"runs.regimes_of: {min(strange)!r} is none of {', '.join(METHODS)}")
         for name in (*self.runs.regimes, *(name for own in self.runs.regimes_of.values() for name in own)):

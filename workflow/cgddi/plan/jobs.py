@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -445,15 +446,20 @@ class Plan(LabelledPhotos):
         return self.paths.file("audit", split=split, kind=kind)
 
     def _export(self) -> Job:
-        names = [{"scope": scope, "concept": concept} for scope, concept in self.adapters]
+        split = self.config.export.split or next(iter(self.config.splits))
+        scope, base = self.scope_of(split), self.config.export.base_model or self.config.models.base.source
+        names = [{"scope": each, "concept": concept} for each, concept in self.adapters if each == scope]
         inputs = {
-            "index": [self.paths.file("index", split=split) for split in self.config.splits],
+            "index": self.paths.file("index", split=split),
             "lora": [self.paths.file("lora", **name) for name in names],
             "embedding": [self.paths.file("embedding", **name) for name in names],
         }
-        return Job(
-            self.spec("export", **({"labels": self.test_labels} if "real" in self.config.export.kinds else {})), inputs
-        )
+        facts: dict[str, Any] = {"names": {slug: concept.name for slug, concept in sorted(self.concepts.items())}}
+        if re.fullmatch(r"[\w.-]+/[\w.-]+", base) and not Path(base).exists():
+            facts["base_model"] = base
+        if "real" in self.config.export.kinds:
+            facts["labels"] = self.test_labels
+        return Job(self.spec("export", split=split, **facts), inputs)
 
 
 def results_of(config: Config) -> str:

@@ -54,8 +54,6 @@ def versions(requirements: Path = REQUIREMENTS) -> tuple[list[Problem], list[Pro
         if not (match := re.match(r"([\w.-]+)==([\w.]+)", line)):
             continue
         name, tested = match.groups()
-        if name in ("ruff", "snakefmt", "shfmt-py", "hypothesis", "pytest", "pytest-xdist"):
-            continue  # for tests
         try:
             found = version(name)
         except PackageNotFoundError:
