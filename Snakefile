@@ -42,7 +42,7 @@ from cgddi.plan.paths import safe_pattern
 from cgddi.plan.sharing import unwritable
 from cgddi.plan.specs import STAGES, rework
 from cgddi.stages.classify.settings import LADDER
-from cgddi.watch.cost import hours_again, predict_at_start
+from cgddi.watch.cost import hours_again, predict_at_start, seconds_by_rule
 from cgddi.watch.verify import unknown
 
 try:
@@ -95,6 +95,9 @@ onstart:
         predict_at_start(workflow, PLAN)
     except OSError as error:
         logger.warning(f"The predicted cost could not be kept: {error}")
+    for handler in workflow.logger_manager.get_log_handlers():
+        if hasattr(handler, "expect"):  # the line of progress
+            handler.expect(seconds_by_rule(workflow))
 
 
 rule all:

@@ -9,8 +9,11 @@ what the run took.
 from __future__ import annotations
 
 import argparse
+import csv
 import datetime
+import glob
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -232,6 +235,29 @@ def hours_again(workflow: Any, plan: Plan) -> float:
     jobs = [job for job in read_jobs(workflow.dag, plan) if job.planned and not job.missing]
     used = recorded([plan.config.results])
     return sum(line.hours for line in predict(plan, jobs, used, main_device(used, jobs)))
+
+
+def seconds_by_rule(workflow: Any) -> dict[str, float]:
+    """Rule -> seconds that its jobs took here before, the median of Snakemake's own measures; 0 for rules that only name targets.
+
+    For the line of progress, which otherwise knows what a job takes when the first has finished.
+    """
+    found = {rule.name: 0.0 for rule in workflow.rules if not rule.output}
+    for rule in workflow.rules:
+        if rule.benchmark:
+            pattern = re.sub(r"\{[^}]*\}", "*", str(rule.benchmark))
+            took = [float(row["s"]) for path in glob.glob(pattern) for row in _benchmark(path)]
+            found.update({rule.name: median(took)} if took else {})
+    return found
+
+
+def _benchmark(path: str) -> list[dict[str, str]]:
+    """Rows of a benchmark file that hold seconds; none where it is cut off or no such file."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            return [row for row in csv.DictReader(file, delimiter="\t") if re.fullmatch(r"[\d.]+", row.get("s") or "")]
+    except (OSError, UnicodeDecodeError):
+        return []
 
 
 # ---- what a person is shown
