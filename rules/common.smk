@@ -12,6 +12,7 @@ CGDDI = " ".join(
         f"MPLCONFIGDIR={shlex.quote(PLAN.config.cache)}/matplotlib",
         # Where all models are fetched, no job asks the hub, which a node may not reach.
         *([] if UNLOCKED else ["HF_HUB_OFFLINE=1"]),
+        *([f"CGDDI_WANDB={PLAN.config.wandb}"] if PLAN.config.wandb else []),
         "python" if workflow.deployment_settings.deployment_method else shlex.quote(sys.executable),
         "-m cgddi.cli",
     ]

@@ -12,6 +12,9 @@ from cgddi.plan.code import ROOT
 from tests.plan import lock, pins
 
 PINS = dict(re.findall(r"^([A-Za-z0-9._-]+)==(\S+)$", (ROOT / "requirements.txt").read_text(), re.M))
+OURS = {"cgddi", "snakemake_logger_plugin_cgddi", "tests", "benchmarks"}
+SNAKEMAKES_OWN = {"snakemake-interface-logger-plugins", "snakemake-interface-common"}
+"""Parts of Snakemake that it distributes apart."""
 UNIMPORTED = {
     "tensorboard": "torch.utils.tensorboard",
     "tokenizers": "what transformers reads prompts with: its version decides a token's number",
@@ -49,7 +52,7 @@ def imported(*files) -> dict[str, str]:
             else [a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names]
             + [n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and not n.level and n.module]
         )
-        for name in {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) - {"cgddi", "tests", "benchmarks"}:
+        for name in {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) - OURS:
             if not path.with_name(f"{name}.py").is_file():  # a script's neighbour
                 found.update({lock.normal_name(each): str(path) for each in providers.get(name, [name])})
     return found
@@ -59,8 +62,7 @@ def test_what_a_run_imports_is_pinned_and_nothing_else_is():
     code = [*(ROOT / "workflow").rglob("*.py"), *(ROOT / "rules").glob("*.smk"), ROOT / "Snakefile"]
     asked, pinned = imported(*code), {lock.normal_name(name) for name in PINS}
     asked.pop("wandb", None)  # an extra
-    snakemake_own = {"snakemake-interface-logger-plugins", "snakemake-interface-common"}
-    assert {name: path for name, path in asked.items() if name not in pinned | snakemake_own} == {}
+    assert {name: path for name, path in asked.items() if name not in pinned | SNAKEMAKES_OWN} == {}
     assert pinned - asked.keys() == set(UNIMPORTED)
 
 
@@ -69,7 +71,7 @@ def test_what_tests_and_benchmarks_import_is_pinned_and_no_user_installs_it():
     asked = imported(*(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py"))
     dev = set(lock.direct(ROOT / "requirements-dev.txt"))
     pinned = {lock.normal_name(name) for name in PINS}
-    assert {n: path for n, path in asked.items() if n not in dev | pinned | tools | {"wandb"}} == {}
+    assert {n: path for n, path in asked.items() if n not in dev | pinned | tools | SNAKEMAKES_OWN | {"wandb"}} == {}
     assert dev <= asked.keys() | tools and not dev & pinned
 
 

@@ -155,7 +155,9 @@ def test_times_are_said_in_two_units():
 
 def handler(**asked) -> LogHandler:
     common = {"stdout": False, "dryrun": False, "verbose": False, "printshellcmds": False, "debug_dag": False}
-    made = LogHandler(SimpleNamespace(**common | {"quiet": None, "nocolor": True, "show_failed_logs": False} | asked), None)
+    made = LogHandler(
+        SimpleNamespace(**common | {"quiet": None, "nocolor": True, "show_failed_logs": False} | asked), None
+    )
     made.stream, made.terminal = io.StringIO(), False
     return made
 

@@ -30,7 +30,9 @@ SHOWN = 10
 """Failed jobs whose messages are shown at the end."""
 TAIL = 65536
 """Bytes of a log's end that are looked through."""
-KEPT = re.compile(r"^(Nothing to be done|Unlocking|Terminating|Shutting down|Will exit|Cancel|Removed|Touching|Congratulations)")
+KEPT = re.compile(
+    r"^(Nothing to be done|Unlocking|Terminating|Shutting down|Will exit|Cancel|Removed|Touching|Congratulations)"
+)
 """What Snakemake tells in passing and a person should see."""
 DROPPED = re.compile(
     r"^(Exiting because a job execution failed|(WorkflowError:\s*)?At least one job did not complete|RuleException:\s*CalledProcessError)"

@@ -80,7 +80,10 @@ def test_load_dataset_gives_every_image_once_with_its_facts(made, tmp_path):
             for row in part:
                 archive, told = manifest[row["id"]]
                 assert np.array_equal(row["image"], Image.open(io.BytesIO(archive.read(told))))
-                assert row["sha256"] == told["sha256"] and (row["tone"], row["concept"]) == (told["tone"], told["concept"])
+                assert row["sha256"] == told["sha256"] and (row["tone"], row["concept"]) == (
+                    told["tone"],
+                    told["concept"],
+                )
                 known = index.loc[row["id"], "malignant"]
                 assert row["malignant"] is (None if pd.isna(known) else bool(known))
                 assert row["disease"] == NAMES.get(row["concept"], "healthy")
@@ -162,7 +165,9 @@ def test_the_same_export_gives_the_same_bytes_and_replaces_an_earlier_one(made, 
     assert not (tmp_path / "a/data/real").exists(), "photos only where asked for"
     split = pd.read_csv(tmp_path / "a/split.csv")
     real = index[index["kind"] == "real"]
-    assert dict(zip(split["image_id"], split["role"], strict=True)) == dict(zip(real["image_id"], real["role"], strict=True))
+    assert dict(zip(split["image_id"], split["role"], strict=True)) == dict(
+        zip(real["image_id"], real["role"], strict=True)
+    )
 
 
 def test_the_card_counts_and_says_what_a_reader_must_know(made, tmp_path):
@@ -181,9 +186,17 @@ def test_the_card_counts_and_says_what_a_reader_must_know(made, tmp_path):
             for kind in ("healthy", "lesion_mapped", "real", "semantic")
         ]
         assert cells[name] == f"| {name} | {' | '.join(per)} |"
-    roles = [str(((index["kind"] == "real") & (index["role"] == role)).sum()) for role in ("train", "validation", "test")]
+    roles = [
+        str(((index["kind"] == "real") & (index["role"] == role)).sum()) for role in ("train", "validation", "test")
+    ]
     assert cells["real"] == f"| real | {' | '.join(roles)} |"
-    for words in ("**Private.**", "## Licences", "## Limits", "@inproceedings{carrion2026cgddi", "DDI's (research use) forbids"):
+    for words in (
+        "**Private.**",
+        "## Licences",
+        "## Limits",
+        "@inproceedings{carrion2026cgddi",
+        "DDI's (research use) forbids",
+    ):
         assert words in text
     export(root, tmp_path, private=False, license="cc-by-4.0", name="my-set", formats=["webdataset"])
     text = (tmp_path / "README.md").read_text()

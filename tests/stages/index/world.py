@@ -122,7 +122,12 @@ def make_world(
                         photo, _ = picture(tone, concept, 9000 + 1000 * number + 30 * n + 10 * t + k)
                         key = f"{canvas}-{tone}-{k}"
                         row = _row("semantic", f"{concept}-{key}", concept, tone, malignant)
-                        row |= {"canvas": canvas, "generator": f"toy/{concept}", "prompt": f"<{concept}>, {tone}", "seed": n}
+                        row |= {
+                            "canvas": canvas,
+                            "generator": f"toy/{concept}",
+                            "prompt": f"<{concept}>, {tone}",
+                            "seed": n,
+                        }
                         row["scores"] = {"presence": 1.5, "nearest": canvas}
                         archive.add(key, {"png": encode_png(photo)}, row)
     return World(root, roles, facts, split, [str(photos)], [str(healthy)], mapped, semantic)

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cgddi.core.archive import DISTRIBUTIONS, canonical, installed_versions, sha256, write_atomic
+from cgddi.job.trackers import start_trackers, trackers
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from accelerate.tracking import GeneralTracker
 
     from cgddi.diffusion.data import Photo
 
@@ -31,8 +33,7 @@ def logs_beside(metrics: Path | None) -> Path | None:
 
 
 class TrainingLog:
-    """`NAME.training.jsonl`, TensorBoard events in `NAME.tensorboard` where tensorboard is installed (by accelerate's tracker), and
-    pictures.
+    """`NAME.training.jsonl`, accelerate's trackers (TensorBoard events in `NAME.tensorboard`; see `job.trackers`), and pictures.
 
     Args:
         accelerator: of the run; its main process writes.
@@ -46,14 +47,12 @@ class TrainingLog:
             self.path("training.jsonl").unlink(missing_ok=True)
             shutil.rmtree(self.path("tensorboard"), ignore_errors=True)
         if base is not None:
-            accelerator.init_trackers(f"{base.name}.tensorboard")
+            start_trackers(accelerator)
 
     @staticmethod
-    def trackers() -> str | None:
-        """accelerate's tracker, where its library is installed."""
-        from accelerate.utils import is_tensorboard_available
-
-        return "tensorboard" if is_tensorboard_available() else None
+    def trackers(base: Path | None) -> list[GeneralTracker]:
+        """What the accelerator of a run with that NAME reports to."""
+        return trackers(base and base.with_name(f"{base.name}.tensorboard"))
 
     def path(self, suffix: str) -> Path:
         """A file of this run."""

@@ -52,8 +52,7 @@ def new_accelerator(settings: TrainingSettings, device: torch.device | str, logs
         mixed_precision={"fp32": "no"}.get(settings.precision, settings.precision),
         gradient_accumulation_steps=settings.accumulation,
         cpu=torch.device(device).type == "cpu",
-        log_with=TrainingLog.trackers() if logs else None,
-        project_dir=logs and logs.parent,
+        log_with=TrainingLog.trackers(logs),
     )
 
 

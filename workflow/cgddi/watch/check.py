@@ -28,6 +28,7 @@ from tqdm import tqdm
 from cgddi.core.archive import Archive
 from cgddi.core.errors import InvalidInput, Problem, UserError
 from cgddi.ingest.mask_check import check_photo, id_map
+from cgddi.job.trackers import wandb_missing
 from cgddi.plan.checked import Checked, told
 from cgddi.plan.config import DEFAULT_FILE, Config, config_option, load_config
 from cgddi.plan.jobs import Plan, contents_of, results_of
@@ -257,7 +258,11 @@ def main(argv: list[str]) -> int:
     lines: list[str] = []
     if config is not None:
         checked.contents.save()
-        for found, more in (machine.versions(), (machine.gpu_problems(config), []), check_given(config)):
+        remedy = wandb_missing(config.wandb)
+        extras = (
+            [Problem("this environment", "the config names wandb, which is not installed", remedy)] if remedy else []
+        )
+        for found, more in (machine.versions(), (extras, []), (machine.gpu_problems(config), []), check_given(config)):
             problems, warnings = [*problems, *found], [*warnings, *more]
         said = {str(problem) for problem in problems} | {(p.row, p.column) for p in problems if p.row}
         more = [*absent(config), *check_plan(config)]

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from cgddi.core.errors import UserError
 from cgddi.diffusion.graphs import GraphedStep
 from cgddi.job import gpu
 from cgddi.job.checkpoint import Checkpoint, random_state, restore_optimizer, restore_random
+from cgddi.job.trackers import start_trackers, trackers
 from cgddi.stages.classify.augment import augment, normalise, random_views
 from cgddi.stages.classify.data import Pictures
 from cgddi.stages.classify.losses import reweighing
@@ -62,7 +64,7 @@ class Losses(nn.Module):
 
 
 def accelerator_for(settings: ClassifySettings, log: str | None) -> Accelerator:
-    """Device, precision, gradient scaling and processes of a run; TensorBoard events go to the folder `log`.
+    """Device, precision, gradient scaling and processes of a run, and what it reports to; TensorBoard events go to the folder `log`.
 
     Raises:
         UserError: fp16 without a GPU, bf16 on one that only imitates it.
@@ -74,10 +76,10 @@ def accelerator_for(settings: ClassifySettings, log: str | None) -> Accelerator:
     if log and int(os.environ.get("LOCAL_RANK", 0)) == 0:  # curves of an earlier try
         shutil.rmtree(log, ignore_errors=True)
     # Without a GPU accelerate joins processes only where it is told to keep to the CPU.
-    options = {"cpu": not torch.cuda.is_available(), "log_with": "tensorboard" if log else None, "project_dir": log}
+    options = {"cpu": not torch.cuda.is_available(), "log_with": trackers(log and Path(log))}
     accelerator = Accelerator(mixed_precision=mixed, **options)
     if log:
-        accelerator.init_trackers("")
+        start_trackers(accelerator)
     return accelerator
 
 
@@ -296,7 +298,7 @@ def record(
 
 
 def _show(accelerator: Accelerator, entry: dict[str, Any]) -> None:
-    """An epoch's figures on TensorBoard."""
+    """An epoch's figures, to the trackers."""
     held_out = {f"held_out/{name}": value for name, value in entry.get("held_out", {}).items()}
     terms = {f"terms/{name}": value for name, value in entry["terms"].items()}
     figures = {name: entry[name] for name in ("train_loss", "learning_rate")}

@@ -30,5 +30,6 @@ class ExportSettings(Settings):
         "trainers that stream. Each holds all images, so one alone halves the space",
     )
     base_model: str | None = Field(
-        None, description="hub id of the base model on the adapters' cards; null: `models.base.source`, where that is one"
+        None,
+        description="hub id of the base model on the adapters' cards; null: `models.base.source`, where that is one",
     )
