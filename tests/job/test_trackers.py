@@ -1,4 +1,5 @@
-"""Where trainings report to: TensorBoard always, Weights & Biases where a project is named, for generators and classifiers alike."""
+"""Where trainings report to: TensorBoard always, Weights & Biases where a project is named, for generators and classifiers
+alike."""
 
 from __future__ import annotations
 

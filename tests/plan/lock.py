@@ -1,8 +1,8 @@
 """The lock: the version of every package that requirements.txt and requirements-dev.txt bring along, in requirements.lock.
 
 `python -m tests.plan.lock` writes it from what is installed here, after a pin has changed and `make test` has installed it. It is a
-constraints file (`pip install -r requirements.txt -c requirements.lock`), without hashes: those of one machine's wheels would refuse
-another's.
+constraints file (`pip install -r requirements.txt -c requirements.lock`), without hashes: those of one machine's wheels would
+refuse another's.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from cgddi.plan.code import ROOT
 from packaging.requirements import Requirement
 
 LOCK = ROOT / "requirements.lock"
-HEAD = """# Every package of an environment, with those that others bring along: `pip install -r requirements.txt -c requirements.lock`.
+HEAD = """# Every package of an environment, with those that others bring along, for `pip install --constraint requirements.lock`.
 # Written by `python -m tests.plan.lock`. Packages named nvidia-* and triton belong to the Linux build of torch.
 """
 

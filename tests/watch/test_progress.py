@@ -1,4 +1,5 @@
-"""What is seen while a run goes: few lines, the failed job's own words last; on a terminal, in a CI log, and in words when asked."""
+"""What is seen while a run goes: few lines, the failed job's own words last; on a terminal, in a CI log, and in words when
+asked."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """What a person sees while `snakemake` runs: one line of progress, each warning once, and at the end what the failed jobs said.
 
-Snakemake finds it by its name, and profiles/default switches it on (`logger: [cgddi]`). Dry-runs, `--verbose`, `--printshellcmds` and
-`--debug-dag` show all that Snakemake says, and so does the file it keeps in .snakemake/log. On a terminal the line is drawn over; where
-there is none, as in a CI log, a new one comes every minute. It imports nothing of cgddi: which clone's code a run takes, its Snakefile
-decides later.
+Snakemake finds it by its name, and profiles/default switches it on (`logger: [cgddi]`). Dry-runs, `--verbose`,
+`--printshellcmds` and `--debug-dag` show all that Snakemake says, and so does the file it keeps in .snakemake/log. On a terminal the
+line is drawn over; where there is none, as in a CI log, a new one comes every minute. It imports nothing of cgddi: which clone's code
+a run takes, its Snakefile decides later.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ KEPT = re.compile(
 )
 """What Snakemake tells in passing and a person should see."""
 DROPPED = re.compile(
-    r"^(Exiting because a job execution failed|(WorkflowError:\s*)?At least one job did not complete|RuleException:\s*CalledProcessError)"
+    r"^(Exiting because a job execution failed|(WorkflowError:\s*)?At least one job did not complete|"
+    r"RuleException:\s*CalledProcessError)"
 )
 """What it says when a job fails, beside what the job says."""
 BAR = re.compile(r"\d+%\|")
@@ -45,7 +46,7 @@ MISTAKE = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt|Killed|Exit
 
 
 def own_message(path: str) -> str | None:
-    """What a job said last of why it failed, in a few lines: its `cgddi STAGE: ...`, or the last line of a traceback, or its last line.
+    """What a job said last of why it failed, in a few lines: its `cgddi STAGE: ...`, else a traceback's last line, else its last.
 
     Args:
         path: its log.

@@ -1,5 +1,5 @@
-"""The exported data set: read by datasets, webdataset and mlcroissant themselves, the same bytes each time, every image once, what the
-index and the archives say; the first concept's unknown malignancy breaks no reader (L8)."""
+"""The exported data set: read by datasets, webdataset and mlcroissant themselves, the same bytes each time, every image once,
+what the index and the archives say; the first concept's unknown malignancy breaks no reader (L8)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Where trainings report to, by accelerate's trackers: TensorBoard's files beside the logs, and Weights & Biases where the config says
-so (key `wandb`)."""
+"""Where trainings report to, by accelerate's trackers: TensorBoard's files beside the logs, and Weights & Biases where the
+config says so (key `wandb`)."""
 
 from __future__ import annotations
 

@@ -151,8 +151,8 @@ class Config(Settings):
     wandb: str | None = neutral(
         None,
         pattern=r"^[A-Za-z0-9._-]+$",
-        description="project of Weights & Biases that trainings report to beside TensorBoard; needs `pip install -e '.[wandb]'` and "
-        "`wandb login`, or WANDB_MODE=offline",
+        description="project of Weights & Biases that trainings report to beside TensorBoard; needs `pip install -e '.[wandb]'` "
+        "and `wandb login`, or WANDB_MODE=offline",
     )
     seed: int = Field(2026, ge=0, description="the project's seed; every draw derives from it and from its own name")
     images: str = Field("config/images.csv", description="image sheet, written by `cgddi ingest`")

@@ -64,7 +64,7 @@ class Losses(nn.Module):
 
 
 def accelerator_for(settings: ClassifySettings, log: str | None) -> Accelerator:
-    """Device, precision, gradient scaling and processes of a run, and what it reports to; TensorBoard events go to the folder `log`.
+    """Device, precision, gradient scaling and processes of a run, and what it reports to; TensorBoard events go to folder `log`.
 
     Raises:
         UserError: fp16 without a GPU, bf16 on one that only imitates it.

@@ -66,8 +66,8 @@ def adapter_card(folder: Path, settings: ExportSettings, base: str | None) -> st
     return f"""{_head(settings, base)}
 # {name}: an adapter of {settings.name}
 
-A LoRA adapter (UNet and text encoder as its file says) and the token it was trained with. Research only, not for clinical use: what it
-draws is no patient, and nobody may be diagnosed by it.
+A LoRA adapter (UNet and text encoder as its file says) and the token it was trained with. Research only, not for clinical use:
+what it draws is no patient, and nobody may be diagnosed by it.
 
 | | |
 |---|---|
@@ -111,8 +111,8 @@ def _overview(names: Sequence[Path], settings: ExportSettings, base: str | None)
     return f"""{_head(settings, base)}
 # Adapters of {settings.name}
 
-{len(names)} LoRA adapters with their tokens, one per disease; each folder's card says how to load it. As a model repository of their own
-(`hf upload`), diffusers takes one with `load_lora_weights(REPOSITORY, subfolder="{names[0]}")`.{_private(settings)}
+{len(names)} LoRA adapters with their tokens, one per disease; each folder's card says how to load it. As a model repository of
+their own (`hf upload`), diffusers takes one with `load_lora_weights(REPOSITORY, subfolder="{names[0]}")`.{_private(settings)}
 
 | adapter |
 |---|

@@ -31,16 +31,16 @@ CITATION = """@inproceedings{carrion2026cgddi,
   number    = {32},
   year      = {2022}
 }"""
-LIMITS = """- Synthetic images show what a generator or a transplant makes of a disease, not what the disease looks like. They were made to train
-  classifiers, are no evidence about patients, and nobody may be diagnosed by them.
+LIMITS = """- Synthetic images show what a generator or a transplant makes of a disease, not what the disease looks like. They
+  were made to train classifiers, are no evidence about patients, and nobody may be diagnosed by them.
 - A disease of which few photos were known has samples that resemble those photos; `scores` tells how near the nearest one is.
-- `tone` of a sample is the tone it was asked for, and of a transplant that of its canvas; both follow Fitzpatrick types that a person
-  gave to the photos, in three groups.
+- `tone` of a sample is the tone it was asked for, and of a transplant that of its canvas; both follow Fitzpatrick types that a
+  person gave to the photos, in three groups.
 - A label is that of the donor or of the adapter's disease. No dermatologist has seen the images one by one."""
-PRIVATE = """**Private.** These images carry pixels of photos, or were drawn by adapters that learnt from photos, whose licence forbids to pass
-them on. DDI's (research use) forbids to share, publish or sell the photos and copies or parts of them, and to try to find out who is in
-them: `healthy`, `lesion_mapped` and `real` hold such pixels. Keep this repository private, and give access only to people who have signed
-the licence themselves."""
+PRIVATE = """**Private.** These images carry pixels of photos, or were drawn by adapters that learnt from photos, whose licence
+forbids to pass them on. DDI's (research use) forbids to share, publish or sell the photos and copies or parts of them, and to try to
+find out who is in them: `healthy`, `lesion_mapped` and `real` hold such pixels. Keep this repository private, and give access only to
+people who have signed the licence themselves."""
 
 
 @dataclass
@@ -83,8 +83,8 @@ def card(settings: ExportSettings, contents: Contents, adapters: int, spec: Mapp
 ---
 # {settings.name}
 
-Dermatology images of many skin tones, made by cgDDI-workflow from a small set of photos: {total} images. Research only. **Not for clinical
-use.**
+Dermatology images of many skin tones, made by cgDDI-workflow from a small set of photos: {total} images. Research only. **Not
+for clinical use.**
 {chr(10) + PRIVATE + chr(10) if settings.private else ""}
 ## Contents
 
@@ -94,8 +94,8 @@ Images by disease, as {" / ".join(TONES)} skin:
 
 {_by_disease(contents)}
 
-`split.csv` says which photos the split `{spec.get("split", "main")}` trains on and which it tests: these images were made of its training
-photos alone. Test on the others. {_adapters(adapters)}
+`split.csv` says which photos the split `{spec.get("split", "main")}` trains on and which it tests: these images were made of
+its training photos alone. Test on the others. {_adapters(adapters)}
 
 ## Reading it
 
@@ -105,12 +105,14 @@ photos alone. Test on the others. {_adapters(adapters)}
 |---|---|---|
 {columns}
 
-{_in_tars() if tars else ""}`record.json` holds the settings, seeds and input hashes; `croissant.json` describes the parquet files for machines.
+{_in_tars() if tars else ""}`record.json` holds the settings, seeds and input hashes; `croissant.json` describes the parquet
+files for machines.
 
 ## Licences
 
-This data set: `{settings.license}`. The photos' licences hold for what carries their pixels, and the base model's (Stable Diffusion 2.1:
-CreativeML Open RAIL++-M, with its restrictions of use) for what was drawn by adapters. The workflow's code is Apache-2.0.
+This data set: `{settings.license}`. The photos' licences hold for what carries their pixels, and the base model's (Stable
+Diffusion 2.1: CreativeML Open RAIL++-M, with its restrictions of use) for what was drawn by adapters. The workflow's code is
+Apache-2.0.
 
 ## Limits
 
@@ -195,9 +197,9 @@ def _adapters(count: int) -> str:
 
 
 def _in_tars() -> str:
-    return """The tars hold `<key>.png`, `<key>.mask.png` where there is a mask, and `<key>.json`: the same columns, but no nulls, since readers
-guess types from the first samples: missing text is empty, a missing seed -1, and `malignancy` is malignant, benign or unknown. No key
-stands twice. Shards are mixed already; shuffle them all the same.
+    return """The tars hold `<key>.png`, `<key>.mask.png` where there is a mask, and `<key>.json`: the same columns, but no
+nulls, since readers guess types from the first samples: missing text is empty, a missing seed -1, and `malignancy` is malignant, benign or unknown.
+No key stands twice. Shards are mixed already; shuffle them all the same.
 
 """
 

@@ -1,4 +1,5 @@
-"""Write what leaves the lab: a Hugging Face data set (parquet and WebDataset shards by kind), its card, and adapters for diffusers."""
+"""Write what leaves the lab: a Hugging Face data set (parquet and WebDataset shards by kind), its card, and adapters for
+diffusers."""
 
 from __future__ import annotations
 
@@ -41,8 +42,8 @@ def main(argv: list[str]) -> int:
 def export(
     spec: Mapping[str, Any], index: str | Path, loras: Sequence[str], embeddings: Sequence[str], folder: Path
 ) -> None:
-    """Write data/<kind>/<role>-*.parquet, webdataset/<kind>/<role>-*.tar, adapters/<scope>/<concept>/, split.csv, croissant.json and
-    README.md.
+    """Write data/<kind>/<role>-*.parquet, webdataset/<kind>/<role>-*.tar, adapters/<scope>/<concept>/, split.csv,
+    croissant.json and README.md.
 
     Args:
         spec: the job's spec; its settings are `ExportSettings`, `names` joins concepts with the names of their diseases.
