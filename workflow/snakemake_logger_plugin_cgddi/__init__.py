@@ -1,9 +1,9 @@
 """What a person sees while `snakemake` runs: one line of progress, each warning once, and at the end what the failed jobs said.
 
-Snakemake finds it by its name, and profiles/default switches it on (`logger: [cgddi]`). Dry-runs, `--verbose`,
-`--printshellcmds` and `--debug-dag` show all that Snakemake says, and so does the file it keeps in .snakemake/log. On a terminal the
-line is drawn over; where there is none, as in a CI log, a new one comes every minute. It imports nothing of cgddi: which clone's code
-a run takes, its Snakefile decides later.
+Snakemake finds it by its name, and profiles/default switches it on (`logger: [cgddi]`). Dry-runs, `--verbose`, `--printshellcmds`
+and `--debug-dag` show all that Snakemake says, and so does the file it keeps in .snakemake/log. On a terminal the line is drawn
+over; where there is none, as in a CI log, a new one comes every minute. It imports nothing of cgddi: which clone's code a run
+takes, its Snakefile decides later.
 """
 
 from __future__ import annotations

@@ -38,9 +38,9 @@ LIMITS = """- Synthetic images show what a generator or a transplant makes of a 
   person gave to the photos, in three groups.
 - A label is that of the donor or of the adapter's disease. No dermatologist has seen the images one by one."""
 PRIVATE = """**Private.** These images carry pixels of photos, or were drawn by adapters that learnt from photos, whose licence
-forbids to pass them on. DDI's (research use) forbids to share, publish or sell the photos and copies or parts of them, and to try to
-find out who is in them: `healthy`, `lesion_mapped` and `real` hold such pixels. Keep this repository private, and give access only to
-people who have signed the licence themselves."""
+forbids to pass them on. DDI's (research use) forbids to share, publish or sell the photos and copies or parts of them, and to try
+to find out who is in them: `healthy`, `lesion_mapped` and `real` hold such pixels. Keep this repository private, and give access
+only to people who have signed the licence themselves."""
 
 
 @dataclass
@@ -198,8 +198,8 @@ def _adapters(count: int) -> str:
 
 def _in_tars() -> str:
     return """The tars hold `<key>.png`, `<key>.mask.png` where there is a mask, and `<key>.json`: the same columns, but no
-nulls, since readers guess types from the first samples: missing text is empty, a missing seed -1, and `malignancy` is malignant, benign or unknown.
-No key stands twice. Shards are mixed already; shuffle them all the same.
+nulls, since readers guess types from the first samples: missing text is empty, a missing seed -1, and `malignancy` is malignant,
+benign or unknown. No key stands twice. Shards are mixed already; shuffle them all the same.
 
 """
 

@@ -80,8 +80,9 @@ def _parquet_row(image: ExportedImage) -> dict[str, Any]:
 def write_tars(folder: Path, role: str, images: Sequence[ExportedImage], tick: Callable[[int], Any]) -> None:
     """Write <role>-00000.tar and on: of each image <key>.png, where it has one <key>.mask.png, and <key>.json.
 
-    A key stands in no other tar of the export. No value of the json is null, and each is of one type, so that readers who
-    guess types from the first samples guess right: missing text is empty, a missing seed -1, and `malignancy` is malignant, benign or unknown.
+    A key stands in no other tar of the export. No value of the json is null, and each is of one type, so that readers who guess
+    types from the first samples guess right: missing text is empty, a missing seed -1, and `malignancy` is malignant, benign
+    or unknown.
 
     Args:
         folder: where to; its name is the images' kind.
