@@ -226,6 +226,15 @@ def test_nothing_is_laid_beneath_a_config(tmp_path, monkeypatch):
     assert snakemake_config(FakeWorkflow("mine.yaml", module=True), {"seed": 7}) == parse_config({"seed": 7})
 
 
+def test_a_name_is_a_text_also_where_yaml_reads_a_number(tmp_path):
+    """FEDD's subsets are called 5, 10, ...: an overlay changes one of them, however either file writes it."""
+    (tmp_path / "a.yaml").write_text("fedd: {subsets: {train_per_tone: {5: 2, 10: 4}}}\n")
+    (tmp_path / "b.yaml").write_text('fedd: {subsets: {train_per_tone: {"5": 3}}}\n')
+    config = load_config(tmp_path / "a.yaml", tmp_path / "b.yaml")
+    assert config.fedd.subsets.train_per_tone == {"5": 3, "10": 4}
+    assert config == load_config(tmp_path / "a.yaml", tmp_path / "b.yaml", tmp_path / "b.yaml")
+
+
 def test_snakemakes_files_are_read_again(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("mine.yaml").write_text("seed: 1\nseed: 2\n")
