@@ -1,5 +1,9 @@
 """Splits: published assignments, strata, groups, and stability when other cohorts arrive."""
 
+import hashlib
+import itertools
+import math
+import random
 from collections import Counter
 from dataclasses import replace
 
@@ -53,6 +57,47 @@ def test_stratified_keeps_shares_of_tone_and_malignancy():
         share = sum(p.skin_tone == tone for p in test) / len(test)
         assert abs(share - 1 / 3) < 0.05
     assert Counter(roles.values())["validation"] == pytest.approx(24, abs=5)
+
+
+def place_of(*names):
+    """Where a name stands in an order by hashes."""
+    return hashlib.sha256("\x1f".join(map(str, names)).encode()).hexdigest()[:16]
+
+
+def drawn_by_hand(photos, share, seed, name):
+    """Tone by tone and class by class, groups in the order of their hashes, until so many photos (rounded) are drawn; a group that
+    would be too many, or would take a concept's last photo, is passed over."""
+    drawn = []
+    for tone, malignant in itertools.product(sorted(TONES), (False, True)):
+        groups = {}
+        for p in photos:
+            groups.setdefault(p.group or p.image_id, []).append(p)
+        groups = {key: members for key, members in groups.items()
+                  if (members[0].skin_tone, members[0].malignant) == (tone, malignant)}  # fmt: skip
+        wanted = math.floor(share * sum(map(len, groups.values())) + 0.5)
+        for key in sorted(groups, key=lambda key: int(place_of(seed, name, key), 16) >> 1):
+            kept = [p.concept for p in photos if p not in drawn and p not in groups[key]]
+            if len(groups[key]) <= wanted and {p.concept for p in groups[key]} <= set(kept):
+                drawn += groups[key]
+                wanted -= len(groups[key])
+    return {p.image_id for p in drawn}
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_roles_of_an_uneven_cohort_are_those_of_a_second_writing(seed):
+    draw = random.Random(seed)
+    photos = [
+        photo(i, f"c{draw.choice((0, 0, 0, 1, 2, i))}", draw.choice(("light",) * 5 + ("medium", "medium", "dark")),
+              draw.random() < 0.2, f"g{i // 2}" if i % 6 < 2 else None)
+        for i in range(97)
+    ]  # fmt: skip
+    test = drawn_by_hand(photos, 0.3, seed, "test")
+    rest = [p for p in photos if p.image_id not in test]
+    validation = drawn_by_hand(rest, 0.15, seed, "validation")
+    expected = {p.image_id: "validation" if p.image_id in validation else "train" for p in rest}
+    expected |= dict.fromkeys(test, "test")
+    assert assign(photos, "development", SplitSettings(seed=seed, test=0.3, validation=0.15)) == expected
+    assert Counter(expected.values())["validation"] > 5 and len(test) > 15
 
 
 @settings(max_examples=50, deadline=None)
