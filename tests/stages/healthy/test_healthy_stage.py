@@ -12,6 +12,7 @@ from cgddi.core.images import LESION, MARKER, SKIN, decode_png
 from cgddi.core.membrane import blend, match_border
 from cgddi.core.seeds import seed_for
 from cgddi.core.triage import judge, scores_of
+from cgddi.job.store import MadeStore
 from cgddi.stages.canvases.settings import TriageSettings
 from cgddi.stages.healthy.region import halo, painted_region
 from cgddi.stages.healthy.settings import HealthySettings
@@ -59,6 +60,8 @@ def test_a_batch_is_healed_and_scored(photos, tmp_path):
         assert (pictures["mask.png"] == np.where(np.isin(mask, (LESION, MARKER)), SKIN, mask)).all()
         known = (row["kind"], row["concept"], row["disease"], row["canvas"])
         assert known == ("healthy", "healthy", "nevus", row["key"])
+        assert row["tone"] == ("light", "medium", "dark")[int(row["key"][1])] and row["malignant"] is None
+        assert row["painted"] == pytest.approx((region > 0).mean(), abs=1e-6)
 
 
 def test_as_published_no_halo_is_painted(photos, tmp_path):
@@ -101,6 +104,23 @@ def test_a_black_picture_is_tried_again_with_a_recorded_seed(photos, tmp_path):
     inpaint_batch(healthy_spec(["p0"]), settings, photos, tmp_path / "none.tar", lambda: Failing(4))
     record = Archive(tmp_path / "none.tar").record
     assert record["images"] == 0 and "NaN or black" in record["skipped"][0]["reason"]
+
+
+def test_as_published_no_colour_is_matched(photos, tmp_path):
+    settings = HealthySettings(method="diffusion", match_border=False)
+    inpaint_batch(healthy_spec(["p0"]), settings, photos, tmp_path / "h.tar", lambda: Failing(0))
+    archive = Archive(tmp_path / "h.tar")
+    shown, before, region = (decode_png(archive.read(archive.rows[0], x)) for x in ("png", "before.png", "region.png"))
+    assert (shown == blend(before, np.full_like(before, 128), region)).all()
+
+
+def test_what_depends_on_who_else_failed_is_not_kept(photos, tmp_path):
+    """A further attempt is made of those alone whose first one failed."""
+    settings, cache = HealthySettings(method="diffusion"), tmp_path / "cache"
+    for failures, made in ((1, 0), (0, 1)):
+        kept = MadeStore(cache, "healthy", ["all of it"])
+        inpaint_batch(healthy_spec(["p0"]), settings, photos, tmp_path / "h.tar", lambda n=failures: Failing(n), kept)
+        assert (kept.computed, kept.reused) == (made, 0)
 
 
 def test_where_the_model_fails_the_healed_picture_is_left(photos, tmp_path):

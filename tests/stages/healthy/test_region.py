@@ -157,3 +157,18 @@ def test_a_halo_leaves_hairs_strange_skin_and_other_classes_alone():
     assert not found[mask == RULER].any()
     assert not (found & (distance_transform_edt(mask != LESION) > 10))[hair].any()
     assert not halo(photo, np.full_like(mask, SKIN)).any() and not halo(photo, np.full_like(mask, LESION)).any()
+
+
+def test_the_fading_part_of_a_halo_is_left_where_too_much_would_be_painted():
+    """Discs whose redness fades alike; with its fading part the larger one would take more than 45 % of the photo."""
+    widths = []
+    for radius in (80, 88):
+        y, x = np.mgrid[:256, :256] - 128
+        lesion = np.hypot(y, x) < radius
+        lab = rgb_to_lab(skin(3, 256, hairs=0))
+        lab += np.where(lesion, 1, np.exp(-distance_transform_edt(~lesion) / 7))[..., None] * (-3, 12, 2)
+        lab[lesion] += (-25, 5, 0)
+        found = halo(to_uint8(lab_to_rgb(lab)), np.where(lesion, LESION, SKIN).astype(np.uint8))
+        assert (found | lesion).mean() <= 0.45
+        widths.append(np.sqrt((found | lesion).sum() / np.pi) - radius)
+    assert widths[1] < 0.8 * widths[0]
