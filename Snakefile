@@ -39,13 +39,15 @@ from cgddi.plan.config import snakemake_config
 from cgddi.plan.models import absent, unlocked
 from cgddi.plan.jobs import Plan
 from cgddi.plan.paths import safe_pattern
-from cgddi.plan.sharing import unwritable
+from cgddi.plan.sharing import unwritable, without_notes
 from cgddi.plan.specs import STAGES, rework
 from cgddi.stages.classify.settings import LADDER
 from cgddi.watch.cost import hours_again, predict_at_start, seconds_by_rule
 from cgddi.watch.verify import unknown
 
 try:
+    if workflow.is_main_process and (problems := without_notes()):
+        raise InvalidInput(problems)
     PLAN = Plan(snakemake_config(workflow, config), main=workflow.is_main_process)
     if not workflow.is_main_process:
         PLAN.specs.check(PLAN.digest)

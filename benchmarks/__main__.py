@@ -25,8 +25,11 @@ def main() -> int:
     parser.add_argument("--budget", type=float, help="of `device`: seconds in all (600)")
     parser.add_argument("--out", help="of `device`: folder of its results (device-check)")
     parser.add_argument("--parts", nargs="+", help="of `device`: which parts")
+    parser.add_argument(
+        "--whole", type=int, help="of `fanout`: GPUs of one whole run in allocations, some 30 minutes on 8"
+    )
     args = parser.parse_args()
-    options = {"coverage": ("simulations",), "device": ("budget", "out", "parts")}
+    options = {"coverage": ("simulations",), "device": ("budget", "out", "parts"), "fanout": ("whole",)}
     for name in NAMES if args.name == "all" else [args.name]:
         chosen = {key: getattr(args, key) for key in options.get(name, ()) if getattr(args, key) is not None}
         result = importlib.import_module(f"benchmarks.{name}").run(**chosen)

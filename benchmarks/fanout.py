@@ -5,7 +5,8 @@ the number of jobs, not with their length, so it is measured on short jobs and a
 real run. On this machine through leases (65 chains); on a real SLURM too, where root and `slurm-wlm` are there. There, two
 sizes tell what each job costs (sbatch, srun and Snakemake's two starts on the node) from what each run costs once (the last
 question about a job's state), and from these follows the makespan of 65 chains of 60-second jobs. Last, where the queue is long:
-the same jobs in two allocations of two GPUs each (profiles/allocations), which the cluster gives only after a while.
+the same jobs in two allocations of two GPUs each (profiles/allocations), which the cluster gives only after a while. With
+`--whole N` the 65 chains of 60-second jobs are run, in two allocations of N / 2 GPUs, two minutes after they were asked for.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ QUEUE = 120
 """Seconds that an allocation waits in the queue, for the figures of 65 chains."""
 
 
-def makespan(chains: int, seconds: float, *arguments: str, queued: float | None = None) -> float:
+def makespan(chains: int, seconds: float, *arguments: str, queued: float | None = None, gpus: int = GPUS) -> float:
     """Seconds from the start of Snakemake to its end.
 
     Args:
@@ -75,19 +76,20 @@ def makespan(chains: int, seconds: float, *arguments: str, queued: float | None 
         seconds: length of a job.
         arguments: for snakemake.
         queued: seconds that two allocations of half the GPUs wait in the queue, asked for at the start; None: none are asked for.
+        gpus: how many there are.
     """
     with tempfile.TemporaryDirectory(prefix="cgddi-fanout-") as folder:
         (Path(folder) / "Snakefile").write_text(SNAKEFILE)
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SNAKEMAKE_"))}
         environment |= {"PYTHONPATH": str(ROOT / "workflow"), "CGDDI_LEASE_DIR": f"{folder}/leases"}
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(GPUS)))
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(gpus)))
         values = [f"chains={chains}", f"seconds={seconds}", f"allocations={queued is not None}"]
         command = [sys.executable, "-m", "snakemake", *arguments, "--config", *values]
         began = time.monotonic()
         if queued is not None:
             hold = {**environment, "PYTHON": sys.executable, "IDLE": "20"}
             del hold["CUDA_VISIBLE_DEVICES"]
-            options = [f"--begin=now+{queued:g}", f"--gpus-per-node={GPUS // 2}", f"--output={folder}/work.log"]
+            options = [f"--begin=now+{queued:g}", f"--gpus-per-node={gpus // 2}", f"--output={folder}/work.log"]
             for _ in range(2):
                 work = ["sbatch", *options, str(ROOT / "profiles/allocations/work.sh")]
                 subprocess.run(work, cwd=folder, env=hold, check=True, capture_output=True)
@@ -98,9 +100,9 @@ def makespan(chains: int, seconds: float, *arguments: str, queued: float | None 
         return took
 
 
-def waves(chains: int) -> int:
+def waves(chains: int, gpus: int = GPUS) -> int:
     """Jobs that one GPU works off, one after another."""
-    return math.ceil(3 * chains / GPUS)
+    return math.ceil(3 * chains / gpus)
 
 
 def figures(
@@ -124,8 +126,14 @@ def figures(
     }
 
 
-def run() -> list[dict]:
-    """Run the benchmark; `reference` is the ideal makespan, so `ratio` cannot exceed 1."""
+def run(whole: int | None = None) -> list[dict] | dict:
+    """Run the benchmark; `reference` is the ideal makespan, so `ratio` cannot exceed 1.
+
+    Args:
+        whole: GPUs of one run of full length in allocations, in place of the short ones.
+    """
+    if whole:
+        return _whole(whole)
     local = ["--profile", str(ROOT / "profiles" / "local-gpu"), "--cores", "8", "--resources", f"gpu={GPUS}"]
     took = makespan(65, 2, *local)
     rows = [figures("one machine, leases", 65, 2, took, took / waves(65) - 2, 0)]
@@ -149,3 +157,23 @@ def run() -> list[dict]:
             once = max(0, some - 10 - waves(few) * (seconds + per_job))
             rows.append(figures("SLURM, two allocations", many, seconds, more, per_job, once, QUEUE))
     return rows
+
+
+def _whole(gpus: int) -> dict:
+    """65 chains of 60-second jobs in two allocations that wait in the queue, on a test cluster of so many GPUs."""
+    from tests.cluster.slurm import Slurm
+
+    ideal = waves(65, gpus) * 60
+    with Slurm(gpus=gpus // 2):
+        took = makespan(65, 60, "--profile", str(ROOT / "profiles/allocations"), queued=QUEUE, gpus=gpus)
+    return {
+        "name": "fanout (SLURM, two allocations, whole)",
+        "unit": "s",
+        "ours": round(took, 1),
+        "reference": ideal,
+        "ratio": round(ideal / took, 3),
+        "jobs": f"195 jobs of 60 s on {gpus} GPUs",
+        "makespan_over_ideal": round(took / ideal, 3),
+        "queue_s": QUEUE,
+        "load_average": round(os.getloadavg()[2], 1),
+    }

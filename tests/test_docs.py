@@ -198,6 +198,36 @@ def test_the_smoke_test_of_the_cluster_page_plans_one_disease(tree):
     assert "with results of its own in results/ddi/only-melanoma." in text
 
 
+def test_tests_that_the_cluster_page_names_exist():
+    texts = (path.read_text() for path in ROOT.glob("tests/**/test_*.py"))
+    there = {name for text in texts for name in re.findall(r"^def (test_\w+)", text, re.M)}
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs/cluster.md").read_text()))
+    assert len(named) > 20 and named <= there, named - there
+
+
+def inline(document: str) -> list[str]:
+    """Commands of ours that stand in a document's sentences, ready to be run."""
+    text = re.sub(r"```bash\n.*?```", "", (ROOT / document).read_text(), flags=re.S)
+    found = re.findall(r"`((?:\w+=[^ `]+ )*(?:cgddi|snakemake|make|python -m) [^`\n]*)`", text)
+    return [command for command in dict.fromkeys(found) if "..." not in command]
+
+
+@pytest.mark.parametrize("command", inline("docs/cluster.md"))
+def test_commands_in_the_cluster_pages_sentences(command, tree):
+    """Those of SLURM: tests/cluster/test_site.py."""
+    words = command.split()
+    if "snakemake" in words:
+        run(tree, f"make -o .venv/.ready profiles >/dev/null; {command} -n")
+    elif words[0] == "make":
+        run(tree, f"{command} -n")
+    elif words[:2] == ["python", "-m"]:
+        assert (ROOT / f"{words[2].replace('.', '/')}.py").is_file() or (ROOT / words[2] / f"{words[3]}.py").is_file()
+    elif words[1] in ("why", "work", "status", "lease", "check") or "--configfile" in words:
+        run(tree, f"cgddi {words[1]} --help")  # what they do: tests/watch, tests/job
+    else:
+        run(tree, command)
+
+
 def test_every_site_line_that_the_cluster_page_names_is_in_the_profile():
     page, profile = ((ROOT / name).read_text() for name in ("docs/cluster.md", "profiles/slurm/config.yaml"))
     table = page.split("| your site wants | line |")[1].split("\n\n")[0]

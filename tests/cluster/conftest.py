@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,8 +27,8 @@ def start():
     """Start runs through profiles/slurm; they end with the test."""
     runs: list[Run] = []
 
-    def begin(folder: Path, *arguments: str) -> Run:
-        runs.append(slurm_run(folder, *arguments))
+    def begin(folder: Path, *arguments: str, **process: Any) -> Run:
+        runs.append(slurm_run(folder, *arguments, **process))
         return runs[-1]
 
     yield begin

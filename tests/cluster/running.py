@@ -9,6 +9,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from cgddi.watch import status
 
 ROOT = Path(__file__).resolve().parents[2]
 FAST = [
@@ -33,16 +37,18 @@ class Run:
     Args:
         folder: working directory; `log` in it gets the output.
         arguments: for snakemake.
+        python: the interpreter.
+        process: further arguments of the process, e.g. whose it is.
     """
 
-    def __init__(self, folder: Path, *arguments: str):
+    def __init__(self, folder: Path, *arguments: str, python: str = sys.executable, **process: Any):
         self.folder = folder
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SNAKEMAKE_"))}
         with open(folder / "log", "ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "snakemake", *arguments],
+                [python, "-m", "snakemake", *arguments],
                 cwd=folder,
-                env=environment,
+                **{"env": environment, **process},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -70,9 +76,20 @@ class Run:
             self.process.wait(120)
 
 
-def slurm_run(folder: Path, *arguments: str) -> Run:
+def slurm_run(folder: Path, *arguments: str, **process: Any) -> Run:
     """Start a run through profiles/slurm."""
-    return Run(folder, "--profile", str(ROOT / "profiles" / "slurm"), *FAST, *arguments)
+    return Run(folder, "--profile", str(ROOT / "profiles" / "slurm"), *FAST, *arguments, **process)
+
+
+def told(folder: Path, name: str) -> tuple[str, str]:
+    """What `cgddi status` says of a job of the small workflow, e.g. `train1`: its state, and why."""
+    output = f"out/{name}.txt"
+    there = (folder / output).exists()
+    job = SimpleNamespace(
+        **{"rule": name.rstrip("12"), "wildcards": {"n": name[-1]}, "outputs": (output,), "needs": ()},
+        **{"planned": not there, "missing": () if there else (output,), "log": None, "benchmark": None},
+    )
+    return status.Survey(folder).state(job)
 
 
 def until(ready: Callable[[], object], complaint: str | Callable[[], str], seconds: float = 300) -> object:

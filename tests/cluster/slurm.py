@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from tests.cluster.processes import descendants, kill, step_daemons
@@ -42,22 +43,33 @@ def install() -> None:
     os.environ["PATH"] = f"{os.environ['PATH']}:/usr/sbin:/sbin"
     if os.geteuid() != 0:
         raise NoCluster("the test cluster needs root: SLURM reads /etc/slurm and makes device files")
-    if all(map(shutil.which, TOOLS)):
+    install_packages(TOOLS, "slurm-wlm", "munge")
+
+
+def install_packages(tools: Iterable[str], *packages: str) -> None:
+    """Install packages where one of their tools is not there.
+
+    Raises:
+        NoCluster: it cannot be installed here.
+    """
+    if all(map(shutil.which, tools)):
         return
+    names = " and ".join(packages)
     if shutil.which("apt-get") is None:
-        raise NoCluster("SLURM is not installed, and there is no apt-get to install slurm-wlm and munge")
+        raise NoCluster(f"SLURM is not installed, and there is no apt-get to install {names}")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    command = ["apt-get", "install", "-y", "--no-install-recommends", "slurm-wlm", "munge"]
+    command = ["apt-get", "install", "-y", "--no-install-recommends", *packages]
     for attempt in (["apt-get", "update"], None):
         done = subprocess.run(command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         if done.returncode == 0:
             return
         if attempt:
             subprocess.run(attempt, env=environment, capture_output=True, stdin=subprocess.DEVNULL)
-    raise NoCluster(f"apt-get could not install slurm-wlm and munge: {done.stderr.strip()[-300:]}")
+    raise NoCluster(f"apt-get could not install {names}: {done.stderr.strip()[-300:]}")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -65,19 +77,21 @@ def _free_port() -> int:
 
 class Slurm:
     """Two nodes (node1, node2) x two fake GPUs x 8 CPUs x 64 GB; partition `night` preempts `main`, whose jobs are queued
-    again, and `scrap`, whose jobs are not; `brief` gives three minutes and 4 GB. Use as a context manager.
+    again, and `scrap`, whose jobs are not; `brief` gives two minutes and 4 GB. Use as a context manager.
 
     Args:
         folder: where its state, logs and fake devices lie; a new temporary one by default.
+        gpus: fake GPUs of each node, with four CPUs each.
 
     Raises:
         NoCluster: it cannot be started here; the text says why.
     """
 
-    def __init__(self, folder: str | Path | None = None):
+    def __init__(self, folder: str | Path | None = None, gpus: int = 2):
+        self.gpus = gpus
         self.folder = Path(folder or tempfile.mkdtemp(prefix="cgddi-slurm-"))
         self.daemons: dict[str, subprocess.Popen] = {}
-        self.ports = [_free_port() for _ in range(3)]
+        self.ports = [free_port() for _ in range(3)]
         self._alone: int | None = None
 
     # ---- start and stop ----------------------------------------------------------------------------
@@ -109,11 +123,12 @@ class Slurm:
         for name in ("state", "spool", "log", "munge"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o755)
-        for index in range(2):
+        for index in range(self.gpus):
             os.mknod(self.folder / f"fakegpu{index}", stat.S_IFCHR | 0o666, os.makedev(1, 3))
         here, folder = socket.gethostname(), self.folder
         nodes = "\n".join(
-            f"NodeName={name} NodeHostname={here} NodeAddr=127.0.0.1 Port={port} CPUs=8 RealMemory=64000 Gres=gpu:fake:2"
+            f"NodeName={name} NodeHostname={here} NodeAddr=127.0.0.1 Port={port} CPUs={4 * self.gpus} RealMemory=64000 "
+            f"Gres=gpu:fake:{self.gpus}"
             for name, port in zip(("node1", "node2"), self.ports[1:], strict=True)
         )
         (CONFIG / "slurm.conf").write_text(
@@ -154,15 +169,16 @@ GresTypes=gpu
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1
 PartitionName=night Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10
 PartitionName=scrap Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=CANCEL
-PartitionName=brief Nodes=ALL MaxTime=3 MaxMemPerNode=4000 State=UP PriorityTier=1
+PartitionName=brief Nodes=ALL MaxTime=2 MaxMemPerNode=4000 State=UP PriorityTier=1
 """
         )
         (CONFIG / "gres.conf").write_text(
-            f"{MARK}AutoDetect=off\nNodeName=node[1-2] Name=gpu Type=fake File={folder}/fakegpu[0-1]\n"
+            f"{MARK}AutoDetect=off\nNodeName=node[1-2] Name=gpu Type=fake File={folder}/fakegpu[0-{self.gpus - 1}]\n"
         )
         (CONFIG / "cgroup.conf").write_text(f"{MARK}CgroupPlugin=cgroup/v1\nCgroupAutomount=no\n")
 
-    def _launch(self, name: str, *command: str, user: str | None = None) -> None:
+    def launch(self, name: str, *command: str, user: str | None = None) -> None:
+        """Start a daemon, known by a name from then on."""
         with open(self.folder / "log" / f"{name}.out", "ab") as log:
             self.daemons[name] = subprocess.Popen(
                 command,
@@ -181,7 +197,7 @@ PartitionName=brief Nodes=ALL MaxTime=3 MaxMemPerNode=4000 State=UP PriorityTier
         for path in (munge, munge / "munge.key"):
             shutil.chown(path, "munge", "munge")
         munge.chmod(0o755)
-        self._launch(
+        self.launch(
             "munged",
             "munged",
             "--foreground",
@@ -192,13 +208,18 @@ PartitionName=brief Nodes=ALL MaxTime=3 MaxMemPerNode=4000 State=UP PriorityTier
             f"--seed-file={munge}/munged.seed",
             user="munge",
         )
-        self._wait(lambda: (munge / "munge.socket").exists(), "munged did not start")
+        self.wait(lambda: (munge / "munge.socket").exists(), "munged did not start")
         self.start_controller()
         for node in ("node1", "node2"):
             self.start_node(node)
-        self._wait(lambda: self.states() == {"node1": "IDLE", "node2": "IDLE"}, "the nodes did not come up")
+        self.wait(lambda: self.states() == {"node1": "IDLE", "node2": "IDLE"}, "the nodes did not come up")
 
-    def _wait(self, ready, complaint: str, seconds: float = 60) -> None:
+    def wait(self, ready, complaint: str, seconds: float = 60) -> None:
+        """Wait until something is so.
+
+        Raises:
+            NoCluster: it is not in time; the text ends with the daemons' logs.
+        """
         end = time.monotonic() + seconds
         while not ready():
             if time.monotonic() > end:
@@ -208,13 +229,22 @@ PartitionName=brief Nodes=ALL MaxTime=3 MaxMemPerNode=4000 State=UP PriorityTier
 
     def start_controller(self) -> None:
         """Start the controller; it knows its jobs again."""
-        self._launch("slurmctld", "slurmctld", "-D")
+        self.launch("slurmctld", "slurmctld", "-D")
 
     def stop_controller(self) -> None:
         """The controller goes away, as for an update: no command of SLURM gets an answer, what runs goes on."""
-        daemon = self.daemons.pop("slurmctld")
+        self.end("slurmctld")
+
+    def end(self, name: str, seconds: float = 30) -> None:
+        """End a daemon that was started."""
+        if (daemon := self.daemons.pop(name, None)) is None:
+            return
         daemon.terminate()
-        daemon.wait(30)
+        try:
+            daemon.wait(seconds)
+        except subprocess.TimeoutExpired:
+            daemon.kill()
+            daemon.wait()
 
     def set(self, **settings: object) -> None:
         """Change settings of the running cluster, e.g. MinJobAge."""
@@ -245,7 +275,7 @@ PartitionName=brief Nodes=ALL MaxTime=3 MaxMemPerNode=4000 State=UP PriorityTier
 
     def start_node(self, node: str) -> None:
         """Start a node's daemon."""
-        self._launch(node, "slurmd", "-D", "-N", node)
+        self.launch(node, "slurmd", "-D", "-N", node)
 
     def kill_node(self, node: str) -> None:
         """A node dies: its daemon, its job steps and their processes, at once and without a farewell."""
@@ -267,15 +297,7 @@ PartitionName=brief Nodes=ALL MaxTime=3 MaxMemPerNode=4000 State=UP PriorityTier
             while self.jobs() and time.monotonic() < end:
                 time.sleep(0.2)
         for name in ("node1", "node2", "slurmctld", "munged"):
-            daemon = self.daemons.pop(name, None)
-            if daemon is None:
-                continue
-            daemon.terminate()
-            try:
-                daemon.wait(10)
-            except subprocess.TimeoutExpired:
-                daemon.kill()
-                daemon.wait()
+            self.end(name, 10)
         for name in ("slurm.conf", "gres.conf", "cgroup.conf"):
             path = CONFIG / name
             if path.exists() and path.read_text().startswith(MARK):

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.cluster.running import ROOT, Run, until
+from tests.cluster.running import ROOT, Run, told, until
 from tests.cluster.test_faults import SNAKEFILE, plan, pooled, seconds_worked, starts, under_way
 
 HELD = ["--profile", str(ROOT / "profiles/allocations"), "--latency-wait", "15", "--config", "allocations=true"]
@@ -47,8 +47,10 @@ def test_jobs_run_inside_two_allocations(cluster, run, tmp_path):
     begin, allocate = run
     plan(tmp_path, train1="seconds 4", train2="seconds 4")
     held = begin()
-    until(lambda: (tmp_path / ".snakemake/pool/waiting").is_dir(), lambda: held.log, 60)
+    until(lambda: told(tmp_path, "train1")[0] == "queued", lambda: held.log, 60)
+    assert told(tmp_path, "train1")[1].startswith("waits for room in an allocation")
     numbers = {allocate(), allocate()}
+    until(lambda: told(tmp_path, "train1")[0] == "running", lambda: held.log, 60)
     assert held.finish(240) == 0, held.log
     assert pooled(tmp_path) and "Trying to restart" not in held.log
     assert {job["JobId"] for job in mine(cluster, tmp_path)} == numbers

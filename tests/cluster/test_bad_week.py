@@ -9,7 +9,7 @@ import pytest
 from cgddi.watch import site
 from cgddi.watch.repair import cluster_jobs
 
-from tests.cluster.running import until
+from tests.cluster.running import told, until
 from tests.cluster.test_faults import (
     SNAKEFILE,
     job_of,
@@ -39,11 +39,11 @@ def test_what_a_cluster_gives_is_read_from_it(cluster, tmp_path):
     """C2. A job that asks for more than its partition has would wait for ever: `cgddi check` says so before, `status` why."""
     known = site.partitions()
     brief, main, scrap = (known[name] for name in ("brief", "main", "scrap"))
-    assert (brief.minutes, brief.memory, main.minutes, main.memory) == (3, 4000, None, 64000)
+    assert (brief.minutes, brief.memory, main.minutes, main.memory) == (2, 4000, None, 64000)
     assert main.default and main.gpus == {"fake"} and (main.preempt, scrap.preempt) == ("REQUEUE", "CANCEL")
     wanted = [site.Asked("train", attempt, 2 * attempt, 1000, 1, None, "brief") for attempt in (1, 2, 3)]
     (problem,) = site.problems(wanted, known)
-    assert "partition brief gives at most 3 minutes, train ask for up to 6 from attempt 2 on" in str(problem)
+    assert "partition brief gives at most 2 minutes, train ask for up to 6 from attempt 2 on" in str(problem)
     submit = [
         "sbatch",
         "--parsable",
@@ -73,7 +73,8 @@ def test_a_submission_refused_for_a_while_is_no_attempt(cluster, start, tmp_path
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
     plan(tmp_path)
     run = start(tmp_path, *SNAKEFILE)
-    until(lambda: list((tmp_path / ".snakemake").glob("slurm_refused/*")), lambda: run.log, 60)
+    said = ("queued", f"SLURM takes no more jobs for now, and is asked again: {refusal}")
+    until(lambda: said in [told(tmp_path, name) for name in ("train1", "train2", "cut1", "cut2")], lambda: run.log, 60)
     assert whole(run, "train1", "train2", "cut1", "cut2") == [1, 1, 1, 1]
     assert int((tools / "n").read_text()) >= 8 and not list((tmp_path / ".snakemake").glob("slurm_refused/*"))
 
@@ -85,6 +86,8 @@ def test_a_job_preempted_for_good_is_queued_again(cluster, start, tmp_path):
     run = start(tmp_path, *SNAKEFILE, *ask("scrap", 5))
     under_way(run, "train1", "train2")
     subprocess.run([*URGENT, "sleep 8"], check=True, cwd="/", capture_output=True)
+    until(lambda: told(tmp_path, "train1")[0] == "queued", lambda: run.log)
+    assert told(tmp_path, "train1")[1].startswith("SLURM says ")
     assert whole(run, "train1", "train2") == [2, 2]
     assert all(12 <= seconds_worked(tmp_path, name) <= 13 for name in ("train1", "train2"))
 
@@ -96,7 +99,9 @@ def test_the_controller_goes_away_and_comes_back(cluster, start, tmp_path):
     run = start(tmp_path, *SNAKEFILE)
     under_way(run, "train1", "train2")
     cluster.stop_controller()
-    time.sleep(45)
+    end = time.monotonic() + 30
+    assert told(tmp_path, "train1") == ("running", "as far as known: the cluster does not answer")
+    time.sleep(max(0, end - time.monotonic()))
     cluster.start_controller()
     assert whole(run, "train1", "train2") == [1, 1]
 
@@ -112,6 +117,7 @@ def test_snakemake_stands_still_longer_than_slurm_remembers(cluster, start, tmp_
         run.process.send_signal(signal.SIGSTOP)
         mine = lambda: [job for job in cluster.jobs(every=True) if job["WorkDir"] == str(tmp_path)]  # noqa: E731
         until(lambda: not mine(), "SLURM remembers", 240)
+        assert told(tmp_path, "train1")[0] in ("running", "done")
         run.process.send_signal(signal.SIGCONT)
         assert whole(run, "train1", "train2", "cut1") == [1, 1, 1]
     finally:
@@ -128,12 +134,14 @@ def test_a_node_hangs_and_thaws_after_the_end(cluster, start, tmp_path):
     (node,) = [job["NodeList"] for job in cluster.jobs() if job["JobId"] in number]
     still = cluster.hang_node(node)
     try:
+        assert told(tmp_path, "train1") == ("running", f"cluster job {number[0]}")
+        until(lambda: told(tmp_path, "train1")[0] == "queued", lambda: run.log, 120)
         assert whole(run, "train1") == [2]
         before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     finally:
         cluster.thaw(still)
         until(lambda: set(cluster.states().values()) == {"IDLE"}, "the node does not come back", 120)
-    time.sleep(15)
+    time.sleep(5)
     assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before and len(before) == 5
     again = start(tmp_path, *SNAKEFILE)
     assert again.finish() == 0 and "Nothing to be done" in again.log.rpartition("Building DAG")[2]
@@ -148,7 +156,8 @@ def test_results_that_cannot_be_written_for_a_minute(cluster, start, tmp_path):
         under_way(run, "train1", "train2")
         subprocess.run(["mount", "-o", "remount,ro", str(tmp_path / "out")], check=True)
         try:
-            time.sleep(60)
+            time.sleep(30)
+            assert told(tmp_path, "train1")[0] == "running"
         finally:
             subprocess.run(["mount", "-o", "remount,rw", str(tmp_path / "out")], check=True)
         whole(run)

@@ -1,6 +1,7 @@
 """A small workflow on a real SLURM through profiles/slurm, undisturbed and with faults."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from cgddi.watch.repair import cluster_jobs
 
-from tests.cluster.running import ROOT, slurm_run, until
+from tests.cluster.running import ROOT, slurm_run, told, until
 
 SNAKEFILE = ["--snakefile", str(Path(__file__).parent / "Snakefile")]
 WHOLE = "".join(f"{name}\n" for name in ("train1", "cut1", "train2", "cut2"))
@@ -86,12 +87,13 @@ def test_a_killed_controller_is_repaired(disturbed, start, tmp_path):
     assert refused.returncode == 2 and "Snakemake is running" in refused.stderr
 
     first.end(signal.SIGKILL)
-    assert cluster_jobs(tmp_path), "the jobs outlive their Snakemake: that is what repair is for"
+    (left,) = cluster_jobs(tmp_path)
+    assert told(tmp_path, "train1") == ("running", f"cluster job {left['id']}"), "it outlives its Snakemake"
     locked = start(tmp_path, *SNAKEFILE, "out/train1.txt")
     assert locked.finish() != 0 and "locked" in locked.log
     done = subprocess.run(repair, capture_output=True, **options)
     assert done.returncode == 0 and "cancelled" in done.stdout and "removed the lock" in done.stdout, done
-    assert cluster_jobs(tmp_path) == []
+    assert cluster_jobs(tmp_path) == [] and told(tmp_path, "train1") == ("missing", "its run was interrupted")
 
     whole = seconds_done(tmp_path, "train1") + 2
     (tmp_path / "plan" / "train1").write_text(f"seconds {whole}")
@@ -141,6 +143,7 @@ def test_a_preempted_job_comes_back_and_goes_on(cluster, start, tmp_path):
     under_way(run, "train1", "train2")
     urgent = ["sbatch", "--parsable", "--partition=night", "--nodes=2", "--gpus-per-node=2", "--output=/dev/null"]
     subprocess.run([*urgent, "--wrap", "sleep 8"], check=True, cwd="/", capture_output=True)
+    until(lambda: told(tmp_path, "train1")[0] == "queued", lambda: run.log)
     assert run.finish() == 0, run.log
     assert pooled(tmp_path) and "Trying to restart" not in run.log
     assert [len(starts(tmp_path, name)) for name in ("train1", "train2")] == [2, 2]
@@ -163,6 +166,7 @@ def test_a_dead_nodes_jobs_move_to_the_other_node(cluster, start, tmp_path):
     until(lambda: seconds_done(tmp_path, "train1") >= 2, "train1 does not run")
     cluster.kill_node(node)
     try:
+        until(lambda: told(tmp_path, "train1")[0] == "queued", lambda: run.log, 120)
         assert run.finish() == 0, run.log
         assert pooled(tmp_path)
         assert len(starts(tmp_path, "train1")) == 2
@@ -173,12 +177,24 @@ def test_a_dead_nodes_jobs_move_to_the_other_node(cluster, start, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_job_out_of_time_gets_twice_the_time(cluster, start, tmp_path):
-    """A training of 200 s that asks for two minutes (SLURM looks every 30 s): the second attempt asks for four, and goes on."""
-    plan(tmp_path, train1="seconds 200")
-    run = start(tmp_path, *SNAKEFILE, "out/pool.txt")
+def test_limits_below_what_jobs_ask_for(cluster, start, tmp_path):
+    """C2. A training of 110 s on a partition of two minutes: the first attempt has one minute (SLURM looks every 30 s), the second
+    two, not more, and goes on. A job that needs 1.5 GB has 0.8 GB first, then the site's 2 GB and not its own 2.4. Without the
+    site's limits the partition would never take it, and `status` says so."""
+    plan(tmp_path, train1="seconds 110", cut2="memory 1300")
+    brief = ["--default-resources", "slurm_partition=brief", "mem_mb=500", "runtime=1", "--config"]
+    hopeless = start(tmp_path, *SNAKEFILE, *brief, "minutes=5", "--until", "train")
+    said = until(
+        lambda: [why for state, why in [told(tmp_path, "train1")] if state == "queued"], lambda: hopeless.log, 90
+    )
+    assert re.match(r"SLURM says Partition(TimeLimit|Config): cluster job \d+", said[0])
+    hopeless.end(signal.SIGINT)
+    run = start(tmp_path, *SNAKEFILE, *brief, "minutes=1", "max_runtime=2", "max_mem=2000")
     assert run.finish() == 0, run.log
     jobs = [job for job in cluster.jobs(every=True) if job["WorkDir"] == str(tmp_path)]
     limits = [job["TimeLimit"] for job in jobs if job["Comment"] == "rule_train_wildcards_1"]
-    assert sorted(limits) == ["00:02:00", "00:04:00"]
+    assert sorted(limits) == ["00:01:00", "00:02:00", "00:05:00"]
+    memory = [job["MinMemoryNode"] for job in jobs if job["Comment"] == "rule_cut_wildcards_2"]
+    assert sorted(memory) == ["2000M", "800M"]
     assert pooled(tmp_path) and len(starts(tmp_path, "train1")) == 2
+    assert 110 <= seconds_worked(tmp_path, "train1") <= 111

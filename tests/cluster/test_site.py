@@ -1,11 +1,12 @@
 """The site settings in profiles/slurm/config.yaml: what they make of the submitted jobs."""
 
 import re
+import subprocess
 
 import pytest
 import yaml
 
-from tests.cluster.running import FAST, ROOT, Run
+from tests.cluster.running import FAST, ROOT, Run, until
 from tests.cluster.slurm import NoCluster, install
 from tests.cluster.test_faults import SNAKEFILE
 
@@ -78,3 +79,36 @@ def test_gpu_settings_reach_the_gpu_jobs_and_no_others(cluster, tmp_path, gpu, a
     for name, gpus in (("train1", "[01]"), ("cut1", "")):
         seen = (tmp_path / "runs" / name).read_text()
         assert re.fullmatch(rf"\d+ module=cuda 12 tmp=/var/tmp gpus={gpus}\n", seen), seen
+
+
+@pytest.mark.slow
+def test_slurms_commands_of_the_cluster_page_are_answered(cluster, tmp_path):
+    """Those in its blocks and sentences; what is ours in them is run elsewhere, and what is submitted only tried."""
+    page = (ROOT / "docs/cluster.md").read_text()
+    words = r"(?:\w+=\d+ )?(?:squeue|sinfo|scontrol|srun|salloc|sbatch) [^`#\n]*"
+    found = {command.strip() for command in re.findall(rf"^{words}|(?<=`){words}(?=`)", page, re.M)}
+    assert len(found) >= 9
+    submit = ["sbatch", "--parsable", "--mem=100", "--output=/dev/null", "--wrap", "sleep 60"]
+    number = subprocess.run(submit, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.strip()
+    try:
+        until(
+            lambda: number in [job["JobId"] for job in cluster.jobs() if job["JobState"] == "RUNNING"],
+            "it does not run",
+        )
+        for command in sorted(found):
+            changes = {
+                "NUMBER": number,
+                "srun ": "srun --mem=100 ",
+                "cgddi check": "true",
+                "...": "profiles/allocations/work.sh",
+            }
+            changes |= {
+                "sbatch ": "sbatch --test-only --gpus-per-node=2 ",
+                "salloc --gpus=4": "salloc --gpus=4 --mem=100 true",
+            }
+            for old, new in changes.items():
+                command = command.replace(old, new)
+            done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=120)
+            assert done.returncode == 0, (command, done.stderr)
+    finally:
+        subprocess.run(["scancel", number], check=True)

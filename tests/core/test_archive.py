@@ -139,9 +139,13 @@ def test_the_notes_of_another_user_on_a_shared_node_are_not_believed(tmp_path, m
     status = (tmp_path / "f").stat()
     (tmp_path / "f").write_text("h")
     os.utime(tmp_path / "f", ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert not is_whole(tmp_path / "f", digest), "it was written again, and given its time of before"
+    (tmp_path / "f").write_text("f")
+    assert is_whole(tmp_path / "f", digest)
     user = os.getuid()
     (tmp_path / f"node/cgddi-{user + 1}").symlink_to(tmp_path / f"node/cgddi-{user}")
     monkeypatch.setattr(os, "getuid", lambda: user + 1)
+    monkeypatch.setattr(archive_module, "file_sha256", lambda _: "read again")
     assert not is_whole(tmp_path / "f", digest), "a folder that is not this user's says nothing"
 
 

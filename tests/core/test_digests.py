@@ -21,9 +21,8 @@ def model(tmp_path, monkeypatch):
 
 
 def test_a_file_that_the_plan_has_read_is_not_read_again(model, tmp_path, monkeypatch):
-    found = model.stat()
     digest = hashlib.sha256(b"0123").hexdigest()
-    (tmp_path / "digests.json").write_text(json.dumps({str(model): [found.st_size, found.st_mtime_ns, digest]}))
+    (tmp_path / "digests.json").write_text(json.dumps({str(model): [*archive.file_stamp(model.stat()), digest]}))
     archive.know_digests(tmp_path / "digests.json")
     named = component_digests(tmp_path / "model")
     monkeypatch.setattr(archive, "_KNOWN", {})
@@ -34,7 +33,7 @@ def test_a_file_that_the_plan_has_read_is_not_read_again(model, tmp_path, monkey
 
 
 def test_a_file_that_changed_is_read_and_then_remembered(model, tmp_path):
-    (tmp_path / "digests.json").write_text(json.dumps({str(model): [4, 1, "of another time"]}))
+    (tmp_path / "digests.json").write_text(json.dumps({str(model): [4, 1, 1, "of another time"]}))
     archive.know_digests(tmp_path / "digests.json")
     assert archive.known_sha256(model) == hashlib.sha256(b"0123").hexdigest()
     model.write_bytes(b"01234")

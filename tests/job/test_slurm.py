@@ -91,6 +91,21 @@ def test_waiting_ends(site):
     assert done.returncode == 1 and "QOSMaxSubmitJobPerUserLimit" in done.stderr
 
 
+def test_nothing_is_submitted_for_a_snakemake_that_has_died(site):
+    answer("sbatch", 'echo "sbatch: error: QOSMaxSubmitJobPerUserLimit" >&2; exit 1')
+    parent = subprocess.Popen([sys.executable, "-c", f"import subprocess; subprocess.run({CALL})"])
+    end = time.monotonic() + 30
+    while not Path("calls").exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    answer("sbatch", "echo 7")
+    note = slurm.refused_file(".", "rule_lora_wildcards_main_nevus")
+    while note.exists() and time.monotonic() < end:
+        time.sleep(0.2)
+    assert len(calls("sbatch")) == 1 and not note.exists()
+
+
 def test_a_lost_answer_submits_no_job_twice(site):
     """SLURM took the job, but its answer timed out."""
     answer("sbatch", 'echo "sbatch: error: Socket timed out on send/recv operation" >&2; exit 1')

@@ -68,6 +68,7 @@ def test_prompts_and_parts_that_work():
 
 
 def test_several_processes_ask_for_as_many_gpus(world):
-    set_config(lora={"num_processes": 4}, embedding={"num_processes": 2})
+    set_config(lora={"num_processes": 4}, embedding={"num_processes": 2}, classify={"num_processes": 3})
     said = run_snakemake("-n", "--printshellcmds")
     assert said.count("--gpus 4 lora ") == 3 and said.count("--gpus 2 embedding ") == 3
+    assert said.count("--gpus 3 classify ") == 1

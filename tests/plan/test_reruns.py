@@ -2,6 +2,7 @@
 tests/watch/test_agreement.py. The world has 18 photos of 3 diseases, 6 of each, all masked and in one cohort."""
 
 import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
@@ -16,6 +17,7 @@ from cgddi.plan.jobs import Plan
 from tests.plan import walk
 from tests.watch.world import (
     POOLED,
+    finish,
     jobs,
     make,
     planned_by_snakemake,
@@ -152,6 +154,38 @@ def test_a_model_is_what_its_folder_holds(world):
     Path("weights/unet.safetensors").write_bytes(walk.weights(2))
     older("weights/unet.safetensors")
     assert model_of(source="weights") != first
+
+
+def large_weights(path, last):
+    """A whole safetensors file of 68 MB, most of it a hole in the file."""
+    size = 17 << 22
+    header = json.dumps({"weight": {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}}).encode()
+    with open(path, "wb") as out:
+        out.write(len(header).to_bytes(8, "little") + header)
+        out.truncate(8 + len(header) + size)
+        out.seek(-1, os.SEEK_END)
+        out.write(last)
+
+
+@pytest.mark.parametrize("time", ["older", "the same"])
+def test_large_weights_swapped_in_place(world, time):
+    """P7: a model whose UNet is too large for Snakemake to look into, replaced by one of the same size, with an older time or, as
+    `rsync -a` may leave it, that of before."""
+    unet = Path("model/unet/diffusion_pytorch_model.safetensors")
+    unet.parent.mkdir(parents=True)
+    Path("model/model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    large_weights(unet, b"1")
+    set_config(models={"base": {"source": "model"}})
+    finish()
+    assert planned_by_snakemake() == {}
+    before = unet.stat()
+    large_weights(unet.with_suffix(".new"), b"2")
+    os.replace(unet.with_suffix(".new"), unet)
+    os.utime(unet, ns=(before.st_atime_ns, 10**18 if time == "older" else before.st_mtime_ns))
+    assert unet.stat().st_size == before.st_size > 64 << 20
+    assert planned_by_snakemake() == {"embedding": 3} | ADAPTERS
+    large_weights(unet, b"1")
+    assert planned_by_snakemake() == {}
 
 
 def test_a_file_named_in_the_settings_counts_by_content(world):

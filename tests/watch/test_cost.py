@@ -82,6 +82,21 @@ def test_cost_multiplies_recorded_rates_with_the_plans_work(world, capsys):
         cost.main([*CONFIG, "--device", "H100"])
 
 
+def test_a_run_that_redoes_much_says_once_what_it_takes_and_how_to_avoid_it(world):
+    """P10: before anything runs, a line with jobs, GPU hours (here by hand) and remedy; none where nothing is redone."""
+    for stage, seconds in {"lora": 3600, "semantic": 0.0, "embedding": 0.0, "audit": 0.0, "classify": 1800}.items():
+        facts = {"stage": stage, "steps": 750, "images": 1, "seconds": seconds or 1e-9, **GPU}
+        metrics(stage, [facts])
+    assert "will run again" not in run_snakemake("-n")
+    set_config(lora={"rank": 3})
+    (line,) = re.findall(r".*finished jobs will run again.*", run_snakemake("-n"))
+    # three adapters of an hour each and a classifier of half an hour; costly are the generators' jobs
+    assert re.search(
+        r"6 finished jobs will run again \((3 lora, 3 semantic|3 semantic, 3 lora)\), at most 3\.5 GPU hours; ", line
+    )
+    assert "taken from the cache" in line and "`cgddi why`" in line and "undo the change to keep them" in line
+
+
 def test_failed_starts_are_no_rates(world, capsys):
     """C8, as `usage_log` writes them: four starts that failed at once, and one job that worked."""
     path = Path("results/logs/classify/x.metrics.jsonl")

@@ -80,9 +80,9 @@ def test_a_job_that_will_not_end_is_ended_by_force(tmp_path, monkeypatch):
 
 SQUEUE = """#!/bin/sh
 [ -z "$SQUEUE_SAYS" ] || { echo "$SQUEUE_SAYS" >&2; exit 1; }
-echo "7|RUNNING|None|cgddi_run|rule_lora_wildcards_x|$PWD"
-echo "8|PENDING|Priority|cgddi_run|rule_lora|$PWD/another"
-echo "9|RUNNING|None|mine|bash|$PWD"
+echo "7|anna|RUNNING|None|cgddi_run|rule_lora_wildcards_x|$PWD"
+echo "8|anna|PENDING|Priority|cgddi_run|rule_lora|$PWD/another"
+echo "9|anna|RUNNING|None|mine|bash|$PWD"
 echo "slurm_load_jobs: a line of another kind"
 """
 
@@ -93,7 +93,7 @@ def test_cluster_jobs_are_those_that_a_run_in_this_folder_submitted(tmp_path, mo
     (tmp_path / "squeue").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     assert repair.cluster_jobs(tmp_path) == [
-        {"id": "7", "state": "RUNNING", "reason": "None", "what": "rule_lora_wildcards_x"}
+        {"id": "7", "user": "anna", "state": "RUNNING", "reason": "None", "what": "rule_lora_wildcards_x"}
     ]
     monkeypatch.setenv("SQUEUE_SAYS", "cannot find a configuration source")
     assert repair.cluster_jobs(tmp_path) == [], "no cluster's machine"

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 from cgddi.core.errors import UserError
+from cgddi.job.slurm import refused_file
 from cgddi.watch import status
 from cgddi.watch.repair import cluster_jobs
 from cgddi.watch.why import differences
@@ -74,12 +75,13 @@ def test_one_concept_as_json_and_an_unknown_one(world, capsys):
 def test_running_queued_and_interrupted_jobs(world, monkeypatch, capsys):
     begin(world, acne="7", nevus="8", melanoma=None)
     queue = [
-        {"id": "7", "state": "RUNNING", "reason": "None"},
-        {"id": "8", "state": "PENDING", "reason": "PartitionTimeLimit"},
+        {"id": "7", "state": "RUNNING", "reason": "None", "what": "rule_lora_wildcards_all_acne"},
+        {"id": "8", "state": "PENDING", "reason": "PartitionTimeLimit", "what": "rule_lora_wildcards_all_nevus"},
     ]
     monkeypatch.setattr(status, "cluster_jobs", lambda _: queue)
     part = base64.urlsafe_b64encode(b"results/embedding/all/acne/learned_embeds.safetensors").decode()
     (world / ".snakemake" / "incomplete" / part).write_text("{}")  # begun again, and written in part
+    mark(world, ADAPTER.format("nevus"), None)  # noted anew by the job itself, on its node
     found = states(world)
     assert found["embedding", "acne"] == ("missing", "its run was interrupted")
     assert found["lora", "acne"] == ("running", "cluster job 7")
@@ -110,6 +112,30 @@ def test_a_cluster_that_does_not_answer_is_told_and_no_error(world, monkeypatch)
         cluster_jobs(world)
     answer("squeue: fatal: Could not establish a configuration source", 1)
     assert states(world)["lora", "acne"] == ("missing", "its run was interrupted")
+
+
+def test_a_job_that_slurm_refuses_is_queued_also_before_any_other_runs(world, monkeypatch):
+    os.unlink(ADAPTER.format("acne"))
+    set_config(lora={"rank": 3})
+    note = refused_file(world, "rule_lora_wildcards_all_acne")
+    note.parent.mkdir(parents=True)
+    note.write_text("sbatch: error: AssocMaxSubmitJobLimit")
+    assert states(world)["lora", "acne"][0] == "missing", "what a dead run left"
+    monkeypatch.setattr(status, "controllers", lambda _: [1])
+    said = "SLURM takes no more jobs for now, and is asked again: sbatch: error: AssocMaxSubmitJobLimit"
+    assert states(world)["lora", "acne"] == ("queued", said)
+
+
+def test_a_job_that_waits_for_an_allocation_is_queued(world, monkeypatch):
+    begin(world, acne="17", nevus="18")
+    for state, number, concept in (("waiting", "17", "acne"), ("running", "18.node-1-abc", "nevus")):
+        (world / ".snakemake/pool" / state).mkdir(parents=True)
+        job = {"comment": f"rule_lora_wildcards_all_{concept}"}
+        (world / ".snakemake/pool" / state / number).write_text(json.dumps(job))
+    monkeypatch.setattr(status, "cluster_jobs", lambda _: [])
+    monkeypatch.setattr(status, "controllers", lambda _: [1])
+    assert states(world)["lora", "acne"][0] == "queued" and "allocation" in states(world)["lora", "acne"][1]
+    assert states(world)["lora", "nevus"] == ("running", "Snakemake is at it")
 
 
 def test_a_failure_is_told_by_its_log_or_by_slurm(world):

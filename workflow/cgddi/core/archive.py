@@ -86,7 +86,13 @@ def file_sha256(path: str | Path) -> str:
 
 
 _KNOWN: dict[str, list[Any]] = {}
-"""Path -> [size, time of change in ns, SHA-256], of files that the process which steers the run has read."""
+"""Path -> [*stamp, SHA-256], of files that the process which steers the run has read."""
+
+
+def file_stamp(status: os.stat_result) -> list[int]:
+    """What tells that a file is the one of before: its size, and its times in ns of writing and of any change. The latter is the
+    system's own, which no `touch`, `cp -p`, `rsync -a` or unzip sets."""
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
 def know_digests(memory: Path) -> None:
@@ -96,12 +102,11 @@ def know_digests(memory: Path) -> None:
 
 
 def known_sha256(path: Path) -> str:
-    """SHA-256 of a file; read only where it is not, by size and time, one that the plan or this process has read."""
-    status = path.stat()
-    stamp, known = [status.st_size, status.st_mtime_ns], _KNOWN.get(str(path))
-    if known is None or known[:2] != stamp:
+    """SHA-256 of a file; read only where it is not, by size and times, one that the plan or this process has read."""
+    stamp, known = file_stamp(path.stat()), _KNOWN.get(str(path))
+    if known is None or known[:-1] != stamp:
         _KNOWN[str(path)] = known = [*stamp, file_sha256(path)]
-    return known[2]
+    return known[-1]
 
 
 def temporary_beside(path: Path, alone: bool = True) -> Path:
@@ -191,11 +196,10 @@ def output_name(record: str | Path, file: str | Path) -> str:
 
 
 def is_whole(path: str | Path, digest: str) -> bool:
-    """Whether a file has a SHA-256; read once per node, and then known by its path, size and time of change."""
+    """Whether a file has a SHA-256; read once per node, and then known by its path, size and times."""
     path = Path(path).absolute()
-    status = path.stat()
     known = Path(tempfile.gettempdir()) / f"cgddi-{os.getuid()}" / "whole"
-    mark = known / sha256(canonical([str(path), status.st_size, status.st_mtime_ns, digest]))
+    mark = known / sha256(canonical([str(path), *file_stamp(path.stat()), digest]))
     try:
         known.mkdir(mode=0o700, parents=True, exist_ok=True)
         own = known.stat().st_uid == os.getuid()

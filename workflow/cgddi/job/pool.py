@@ -105,6 +105,15 @@ class Pool:
         return (self.folder / "cancel" / place.name.split(".")[0]).exists()
 
 
+def waiting(folder) -> set:
+    """The executor's names of the jobs that wait in a pool; none where there is no pool."""
+    names = set()
+    for place in Path(folder, "waiting").glob("[0-9]*"):
+        with suppress(OSError, ValueError):
+            names.add(json.loads(place.read_text())["comment"])
+    return names
+
+
 def _write(path: Path, value) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(json.dumps(value))

@@ -1,17 +1,20 @@
 """`sbatch`, `squeue` and `sacct` as Snakemake's SLURM executor calls them, made to outlast a cluster's bad hours.
 
-The executor takes a refused submission for a failed attempt, forgets its jobs when the controller does not answer, waits for ever
-for a job that was preempted without being queued again, or that ended while nobody asked. `install` puts small commands of these
-names before SLURM's own; each runs this file, which asks SLURM's own command and then
+The executor believes every answer: a refused submission is a failed attempt, a controller that does not answer has forgotten all
+jobs, and a job that was preempted for good, or whose end nobody saw, is waited for for ever. So `install` puts commands of these
+names before SLURM's own, for this run alone. Each runs this file, asks SLURM's command and hands on its answer, except that
 
-- sbatch: where SLURM takes no more jobs now (a submit limit, a controller that restarts), waits and tries again;
-- squeue, and sacct asked for a run: where SLURM does not answer, says that jobs are as before; puts back into the queue, under its
-  number, a job that was preempted or lost its node, and one that failed while its folders could not be written; tells of no end
-  before they can; of a job that SLURM has forgotten says that it has ended, and leaves the rest to its results.
+1. sbatch waits and tries again where SLURM takes no more jobs now, and submits none twice whose answer was lost;
+2. squeue tells the states of before where SLURM does not answer;
+3. a job that was preempted or lost its node is put back into the queue under its number (`scontrol requeue`), and so is one that
+   failed while the results could not be written; no end is told before they can;
+4. a job that SLURM has forgotten has ended: how, the accounts tell, or else its results, which are whole or absent.
 
-Runs as a file by itself, with nothing but the standard library.
+Between two questions it remembers, on this machine, the state last told of each job (`Jobs`). With the profile `allocations` the
+same commands lay jobs into a pool and read it (`job.pool`). Runs as a file by itself, with nothing but the standard library.
 """
 
+import atexit
 import json
 import os
 import re
@@ -21,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 TOOLS = ("sbatch", "squeue", "sacct", "scancel")
@@ -55,8 +59,6 @@ def install(*folders: str, held: bool = False) -> None:
     if shutil.which("sbatch") is None or os.environ.get(HERE, "") in os.environ["PATH"].split(":")[:1]:
         return
     place = Path(tempfile.mkdtemp(prefix="cgddi-slurm-"))
-    import atexit
-
     atexit.register(shutil.rmtree, place, ignore_errors=True)
     for tool in TOOLS:
         command = f"exec {shlex.quote(sys.executable)} -S -E {shlex.quote(os.path.abspath(__file__))} {tool}"
@@ -136,35 +138,28 @@ def sbatch(words) -> int:
     """Submit; where SLURM says that this may work later, wait and try again."""
     run, comment, workdir = value(words, "--job-name", "-J"), value(words, "--comment"), value(words, "-D", "--chdir")
     text = sys.stdin.read() if words and words[-1] == "/dev/stdin" else None
-    jobs, note = Jobs(run), refused_file(workdir or ".", comment)
+    jobs, note, parent = Jobs(run), refused_file(workdir or ".", comment), os.getppid()
     end, pause = time.monotonic() + float(os.environ.get(WAIT, 86400)), 5.0
     while True:
         done = ask("sbatch", *words, seconds=120, text=text)
         if done.returncode and UNSURE.search(done.stderr) and (number := _taken(run, comment, jobs)):
             done = subprocess.CompletedProcess(words, 0, f"{number}\n", "")
-        if done.returncode == 0 or not LATER.search(done.stderr) or time.monotonic() > end or _orphaned():
+        if done.returncode == 0 or not LATER.search(done.stderr) or time.monotonic() > end:
             break
-        try:
+        with suppress(OSError):
             note.parent.mkdir(parents=True, exist_ok=True)
             note.write_text(" ".join(done.stderr.split()))
-        except OSError:
-            pass
         time.sleep(pause)
         pause = min(60.0, pause * 1.5)
-    note.unlink(missing_ok=True) if note.exists() else None
+        if os.getppid() != parent:  # Snakemake has died: nobody waits for this job
+            break
+    with suppress(OSError):
+        note.unlink(missing_ok=True)
     if done.returncode == 0 and (number := re.match(r"\d+", done.stdout)):
         jobs.update(**{number[0]: {"state": "PENDING", "at": time.time(), "comment": comment}})
     sys.stdout.write(done.stdout)
     sys.stderr.write(done.stderr)
     return done.returncode
-
-
-def _orphaned() -> bool:
-    """Whether Snakemake has gone: this process, below the shells between, belongs to init."""
-    try:
-        return os.getppid() == 1
-    except OSError:
-        return False
 
 
 def _taken(run: str, comment: str, jobs: Jobs) -> str | None:
@@ -196,7 +191,7 @@ def states(run: str) -> dict:
             told[number] = "RUNNING"
         elif state in AGAIN or (state in FAILED and facts.get("held")):
             told[number] = _queued_again(number, state)
-            changed[number] = {"held": False, "again": facts.get("again", 0) + (told[number] == "PENDING")}
+            changed[number] = {"held": False}
         final = told[number] in (*FAILED, "COMPLETED")
         changed[number] = {**changed.get(number, {}), "state": told[number], "final": final}
     for number, facts in known.items():

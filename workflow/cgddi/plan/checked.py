@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 from cgddi.core.archive import canonical, sha256, write_atomic
 from cgddi.core.errors import Problem
@@ -50,8 +51,9 @@ class Checked:
         self._known[self._key(photo, ids)] = list(found)
 
     def save(self) -> None:
-        """Keep it for the next planning."""
-        write_atomic(self.path, json.dumps(self._known, ensure_ascii=True), alone=False)
+        """Keep it for the next planning, where that may be written."""
+        with suppress(OSError):
+            write_atomic(self.path, json.dumps(self._known, ensure_ascii=True), alone=False)
 
     def problems(self, photos: Iterable[tuple[Photo, Mapping[str, int] | None]], source: str) -> list[Problem]:
         """What stands against a run, of photos as they are now.

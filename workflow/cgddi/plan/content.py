@@ -1,4 +1,4 @@
-"""What files hold, remembered by path, size and time: photos, masks and models enter a spec by content, not by name. Light."""
+"""What files hold, remembered by path, size and times: photos, masks and models enter a spec by content, not by name. Light."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from cgddi.core.archive import canonical, file_sha256, sha256, write_atomic
+from cgddi.core.archive import canonical, file_sha256, file_stamp, sha256, write_atomic
 from cgddi.core.errors import UserError
 from cgddi.core.settings import is_located, is_neutral
 from cgddi.plan import intact
@@ -31,7 +32,7 @@ def spec_hash(spec: Any) -> str:
 
 
 class Contents:
-    """Digests of files and folders, read once: a file that has its size and time of before is not read again.
+    """Digests of files and folders, read once: a file that has its size and times of before is not read again.
 
     Args:
         memory: JSON file that keeps the digests from one planning to the next; left alone unless `saves`.
@@ -50,23 +51,24 @@ class Contents:
             self._known = {}
 
     def save(self) -> None:
-        """Keep what was read."""
+        """Keep what was read, where that may be written: a person who may only read can still ask for the plan."""
         if self._changed and self.saves:
-            write_atomic(self.memory, json.dumps(self._known, ensure_ascii=True), alone=False)
+            with suppress(OSError):
+                write_atomic(self.memory, json.dumps(self._known, ensure_ascii=True), alone=False)
         self._changed = False
 
     def _remembered(self, path: str, kind: str, read: Callable[[str], str | None]) -> str | None:
         """A digest of a file, read only where the file is not the one of before; None where there is no such file."""
         try:
-            found = os.stat(path)
+            stamp = file_stamp(os.stat(path))
         except OSError:
             return None
-        key, stamp = f"{kind}{path}", [found.st_size, found.st_mtime_ns]
+        key = f"{kind}{path}"
         known = self._known.get(key)
-        if known is None or known[:2] != stamp:
+        if known is None or known[:-1] != stamp:
             self._known[key] = known = [*stamp, read(path)]
             self._changed = True
-        return known[2]
+        return known[-1]
 
     # ---- files -------------------------------------------------------------------------------------
 
@@ -148,10 +150,10 @@ class Contents:
             token = f"folder:{spec_hash([[name, self._digest(path)] for name, path in files.items()])}"
         key = f"whole:{intact.VERSION}:{variant}:{token}"
         if key not in self._known:
-            self._known[key] = [0, 0, "; ".join(intact.faults(folder, variant))]
+            self._known[key] = ["; ".join(intact.faults(folder, variant))]
             self._changed = True
         self.save()
-        if wrong := self._known[key][2]:
+        if wrong := self._known[key][-1]:
             raise UserError(f"model {folder}: {wrong}. Download it again, or name another.")
         self.places[token] = {"source": folder, "revision": None}
         return token

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cgddi.core.archive import write_atomic
-from cgddi.core.errors import UserError
+from cgddi.core.errors import InvalidInput, UserError
 from cgddi.plan.code import PACKAGE
 from cgddi.plan.content import Contents, spec_hash
+from cgddi.plan.sharing import nearest, problem
 
 if TYPE_CHECKING:
     from cgddi.plan.jobs import Plan
@@ -88,6 +89,9 @@ class SpecFiles:
             job: the job's name among those of the rule.
             spec: the spec.
             record: the record beside the result.
+
+        Raises:
+            UserError: it has to be written, and this user may not.
         """
         digest = spec_hash(spec)
         name = f"{job}.{digest}.json"
@@ -97,15 +101,22 @@ class SpecFiles:
             return str(path)
         if rule not in self._there:
             self._there[rule] = set(os.listdir(path.parent)) if path.parent.is_dir() else set()
-        if name not in self._there[rule]:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
-            temporary.write_text(json.dumps(spec, indent=1, sort_keys=True) + "\n", encoding="ascii")
-            temporary.replace(path)
-            self._there[rule].add(name)
-        elif self.contents.record(record) not in (None, digest):
-            os.utime(path)
+        try:
+            if name not in self._there[rule]:
+                self._write(path, spec)
+                self._there[rule].add(name)
+            elif self.contents.record(record) not in (None, digest):
+                os.utime(path)
+        except PermissionError:
+            raise InvalidInput([problem(nearest(path))]) from None
         return str(path)
+
+    @staticmethod
+    def _write(path: Path, spec: dict[str, Any]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(spec, indent=1, sort_keys=True) + "\n", encoding="ascii")
+        temporary.replace(path)
 
     def begin(self, plan: str, real: bool) -> None:
         """Write where everything lies, and in a real run what its plan is, for the jobs on other nodes; prune old specs then.
@@ -166,8 +177,9 @@ def rework(plan: Plan, again: Mapping[str, int], hours: float = 0) -> list[str]:
         return []
     jobs = ", ".join(f"{count} {rule}" for rule, count in again.items())
     lines = [
-        f"{sum(again.values())} finished jobs will run again ({jobs}), at most {hours:.1f} GPU hours: `cgddi why` tells what "
-        "changed. Their results are replaced one by one; undo the change to keep them."
+        f"{sum(again.values())} finished jobs will run again ({jobs}), at most {hours:.1f} GPU hours; what a GPU made from the "
+        "same content is taken from the cache. `cgddi why` tells what changed. Results are replaced one by one; undo the change "
+        "to keep them."
     ]
     for cohort in plan.canvas_cohorts:
         came, went = _growth(plan, cohort)

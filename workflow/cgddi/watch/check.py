@@ -33,6 +33,7 @@ from cgddi.plan.checked import Checked, told
 from cgddi.plan.config import DEFAULT_FILE, Config, config_option, load_config
 from cgddi.plan.jobs import Plan, contents_of, results_of
 from cgddi.plan.models import absent, is_hub, named_models, used_models
+from cgddi.plan.sharing import umask_warnings, unwritable
 from cgddi.plan.sheets import Photo, Sheets, check_same_file, load_sheets
 from cgddi.watch import machine, site
 from cgddi.watch.dag import ask_snakemake, read_jobs
@@ -265,7 +266,8 @@ def main(argv: list[str]) -> int:
         for found, more in (machine.versions(), (extras, []), (machine.gpu_problems(config), []), check_given(config)):
             problems, warnings = [*problems, *found], [*warnings, *more]
         said = {str(problem) for problem in problems} | {(p.row, p.column) for p in problems if p.row}
-        more = [*absent(config), *check_plan(config)]
+        more = [*absent(config), *check_plan(config), *unwritable(results_of(config), config.cache)]
+        warnings += umask_warnings(results_of(config))
         problems += [p for p in more if str(p) not in said and (p.row, p.column) not in said]
         if not problems:
             lines, problems, more = check_start(config, configfiles, args.profile)

@@ -16,61 +16,91 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
 from cgddi.core.errors import UserError
 from cgddi.plan.config import DEFAULT_FILE, config_option
+from cgddi.plan.sharing import owner
 
 JOB_PREFIX = "cgddi_"
 """Cluster jobs are named `cgddi_<run id>` (slurm-jobname-prefix in profiles/slurm)."""
 
 
-def _processes(folder: Path) -> Iterator[tuple[int, list[str]]]:
-    """(pid, arguments) of this user's processes that work in a folder."""
+def _locks(folder: Path) -> list[Path]:
+    return list((folder / ".snakemake" / "locks").glob("*.lock"))
+
+
+def _users(folder: Path) -> set[int]:
+    """This user, and whoever else has locked the folder."""
+    users = {os.getuid()}
+    for lock in _locks(folder):
+        with suppress(OSError):
+            users.add(lock.stat().st_uid)
+    return users
+
+
+def _others(users: Iterable[str]) -> str:
+    """Names among users that are not this one's; empty where there are none."""
+    return " and ".join(sorted(set(users) - {owner(f"/proc/{os.getpid()}"), str(os.getuid())}))
+
+
+def _processes(folder: Path, users: Iterable[int]) -> Iterator[tuple[int, list[str]]]:
+    """(pid, arguments) of users' processes that work in a folder, or that may, being another user's that does not say where."""
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         try:
-            if entry.stat().st_uid == os.getuid() and Path(os.readlink(entry / "cwd")) == folder:
-                yield int(entry.name), (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            if (user := entry.stat().st_uid) not in users:
+                continue
+            words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            try:
+                here = Path(os.readlink(entry / "cwd")) == folder
+            except PermissionError:
+                here = user != os.getuid()
+            if here:
+                yield int(entry.name), words
         except OSError:
             continue
 
 
 def controllers(folder: Path) -> list[int]:
-    """Pids of the Snakemakes that steer a run in a folder, on this machine; not those that are one job of a run."""
+    """Pids of the Snakemakes that steer a run in a folder, on this machine; not those that are one job of a run. Another user's
+    counts where that user has locked the folder."""
     return [
         pid
-        for pid, words in _processes(folder.resolve())
+        for pid, words in _processes(folder.resolve(), _users(folder))
         if any(Path(word).name == "snakemake" for word in words[:3]) and "--target-jobs" not in words
     ]
 
 
 def orphans(folder: Path) -> list[int]:
-    """Pids of stage commands that a run started in a folder on this machine; call it when no controller is alive."""
+    """Pids of this user's stage commands that a run started in a folder on this machine; call it when no controller is alive."""
     return [
         pid
-        for pid, words in _processes(folder.resolve())
+        for pid, words in _processes(folder.resolve(), {os.getuid()})
         if "cgddi.cli" in words and any(a == "--spec" and "/.plan/" in b for a, b in pairwise(words))
     ]
 
 
 def cluster_jobs(folder: Path) -> list[dict[str, str]]:
-    """This user's cluster jobs that a run in a folder submitted: id, state, SLURM's reason, rule and wildcards (`what`)."""
+    """Cluster jobs that a run in a folder submitted, of this user and of whoever has locked it: id, user, state, SLURM's reason,
+    rule and wildcards (`what`)."""
     if shutil.which("squeue") is None:
         return []
-    command = ["squeue", "--me", "--noheader", "--format=%i|%T|%r|%j|%k|%Z"]
+    users = ",".join(sorted(map(str, _users(folder))))
+    command = ["squeue", f"--user={users}", "--noheader", "--format=%i|%u|%T|%r|%j|%k|%Z"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     if "configuration source" in done.stderr:
         return []  # SLURM's commands are installed, but this machine belongs to no cluster
     if done.returncode:
         raise UserError(f"squeue failed: {done.stderr.strip()} Try again when the cluster answers.")
-    rows = [line.split("|", 5) for line in done.stdout.splitlines() if line.count("|") >= 5]
+    rows = [line.split("|", 6) for line in done.stdout.splitlines() if line.count("|") >= 6]
     return [
-        {"id": number, "state": state, "reason": reason, "what": comment}
-        for number, state, reason, name, comment, place in rows
+        {"id": number, "user": user, "state": state, "reason": reason, "what": comment}
+        for number, user, state, reason, name, comment, place in rows
         if name.startswith(JOB_PREFIX) and Path(place).resolve() == folder.resolve()
     ]
 
@@ -94,13 +124,21 @@ def repair(folder: Path) -> list[str]:
     Raises:
         UserError: a Snakemake is alive in the folder, or what it left behind cannot be ended.
     """
-    alive = controllers(folder)
+    alive, others = controllers(folder), _others(owner(lock) for lock in _locks(folder))
     if alive:
-        raise UserError(
-            f"Snakemake is running in {folder} (pid {', '.join(map(str, alive))}). Stop it with Ctrl-C, or wait for it."
-        )
+        pids = ", ".join(map(str, alive))
+        if others:
+            raise UserError(
+                f"{others} locked {folder}, and runs Snakemake here (pid {pids}). Wait for it, or have {others} stop it."
+            )
+        raise UserError(f"Snakemake is running in {folder} (pid {pids}). Stop it with Ctrl-C, or wait for it.")
     done = []
     jobs = cluster_jobs(folder)
+    if others := _others(job["user"] for job in jobs):
+        numbers = " ".join(job["id"] for job in jobs)
+        raise UserError(
+            f"Cluster jobs of {others}'s run go on here, and {others} alone may cancel them. Ask for `scancel {numbers}`, or wait."
+        )
     if jobs:
         subprocess.run(["scancel", *(job["id"] for job in jobs)], check=False, timeout=120)
         if not _gone(lambda: cluster_jobs(folder)):
@@ -118,7 +156,7 @@ def repair(folder: Path) -> list[str]:
         _gone(lambda: orphans(folder), 20)
     if processes:
         done.append(f"ended {len(processes)} job(s) of the dead run on this machine")
-    locks = list((folder / ".snakemake" / "locks").glob("*.lock"))
+    locks = _locks(folder)
     for lock in locks:
         lock.unlink(missing_ok=True)
     if locks:

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from cgddi.core.errors import UserError
+from cgddi.job import pool
 from cgddi.job.slurm import refused_file
 from cgddi.plan.config import config_option
 from cgddi.watch.dag import Job, ask_snakemake
@@ -59,15 +60,19 @@ def last_words(job: Job, folder: Path) -> str | None:
     if benchmark.exists() and benchmark.stat().st_mtime >= log.stat().st_mtime:
         return None
     own = _lines(log)
-    slurm = (
-        folder / ".snakemake" / "slurm_logs" / f"rule_{job.rule}" / "_".join(job.wildcards.values()).replace("/", "_")
-    )
-    for path in sorted(slurm.glob("*.log"), key=lambda path: path.stat().st_mtime)[-1:]:
+    for path in sorted(_slurm_logs(job, folder).glob("*.log"), key=lambda path: path.stat().st_mtime)[-1:]:
         # Out of memory or time: of that a job itself knows nothing.
         ended = [line for line in _lines(path) if "slurmstepd: error" in line]
         if ended and path.stat().st_mtime >= log.stat().st_mtime:
             return ended[-1]
     return own[-1] if own else f"it ended without a word: {job.log} is empty"
+
+
+def _slurm_logs(job: Job, folder: Path) -> Path:
+    """Folder of what SLURM wrote of a job's runs."""
+    return (
+        folder / ".snakemake" / "slurm_logs" / f"rule_{job.rule}" / "_".join(job.wildcards.values()).replace("/", "_")
+    )
 
 
 def _lines(path: Path) -> list[str]:
@@ -86,21 +91,49 @@ class Survey:
     def __init__(self, folder: Path):
         self.folder = folder
         self.markers = unfinished(folder)
-        self.alive = bool(self.markers) and bool(controllers(folder))
+        begun = bool(self.markers) or any((folder / ".snakemake" / "slurm_refused").glob("*"))
+        self.alive = begun and bool(controllers(folder))
+        self.pool = pool.waiting(folder / ".snakemake" / "pool")
         self.cluster: Mapping[str, Mapping[str, str]] | None = {}
-        if any(self.markers.values()):
+        """Cluster jobs by number, and by the executor's name of the job; None where the cluster does not answer."""
+        if self.markers:
             try:
-                self.cluster = {job["id"]: job for job in cluster_jobs(folder)}
+                found = cluster_jobs(folder)
+                self.cluster = {job["what"]: job for job in found} | {job["id"]: job for job in found}
             except UserError:
                 self.cluster = None
 
+    @staticmethod
+    def executors_name(job: Job) -> str:
+        """What the executor calls a job: its comment in SLURM's queue."""
+        words = [f"rule_{job.rule}", *(["wildcards", *job.wildcards.values()] if job.wildcards else [])]
+        return "_".join(words).replace("/", "_")
+
     def refused(self, job: Job) -> str | None:
         """What SLURM answers to a job's submission, where it does not take it for now (see `job.slurm`)."""
-        words = [f"rule_{job.rule}", *(["wildcards", *job.wildcards.values()] if job.wildcards else [])]
         try:
-            return refused_file(self.folder, "_".join(words).replace("/", "_")).read_text()
+            return refused_file(self.folder, self.executors_name(job)).read_text()
         except OSError:
             return None
+
+    def queue(self, job: Job, number: str | None) -> tuple[str, str] | None:
+        """State of a job that has begun as the cluster tells it; None where it is no cluster job, or has left the queue.
+
+        Args:
+            job: the job.
+            number: of the cluster job, as Snakemake noted it. A job that runs notes its files anew on its node, without.
+        """
+        name = self.executors_name(job)
+        if self.alive and name in self.pool:
+            return "queued", "waits for room in an allocation (`sbatch profiles/allocations/work.sh` asks for one)"
+        if self.cluster is None:
+            sent = number is not None or _slurm_logs(job, self.folder).is_dir()
+            return ("running", "as far as known: the cluster does not answer") if sent else None
+        if (found := self.cluster.get(number or name)) is None:
+            return None
+        if found["state"] == "PENDING":
+            return "queued", f"SLURM says {found['reason']}: cluster job {found['id']}"
+        return "running", f"cluster job {found['id']}"
 
     def state(self, job: Job) -> tuple[str, str]:
         """State of a job, and why."""
@@ -108,13 +141,8 @@ class Survey:
         if self.alive and job.planned and (refused := self.refused(job)):
             return "queued", f"SLURM takes no more jobs for now, and is asked again: {refused}"
         if marked:
-            number = self.markers[marked[0]]
-            if number is not None and self.cluster is None:
-                return "running", "as far as known: the cluster does not answer"
-            if number is not None and number in self.cluster:
-                if self.cluster[number]["state"] == "PENDING":
-                    return "queued", f"SLURM says {self.cluster[number]['reason']}: cluster job {number}"
-                return "running", f"cluster job {number}"
+            if told := self.queue(job, self.markers[marked[0]]):
+                return told
             if self.alive:
                 return "running", "Snakemake is at it"
         if not job.planned:
