@@ -2,9 +2,11 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 from cgddi.cli import main
 from cgddi.core.errors import InvalidInput
+from cgddi.core.images import encode_png
 from cgddi.ingest import command
 from cgddi.ingest.diseases import read_diseases
 from cgddi.ingest.names import slugify
@@ -106,8 +108,13 @@ def test_paths_outside_the_working_directory_are_absolute(folder, monkeypatch):
 def test_mask_names(folder, capsys, name):
     args = small_ddi(folder)
     (folder / "masks").mkdir()
+    mask = np.full((24, 32), 4, np.uint8)
+    mask[8:16, 8:16] = 1
     for path in (name, "000009.npy"):
-        (folder / "masks" / path).touch()
+        if path.endswith("npy"):
+            np.save(folder / "masks" / path, mask)
+        else:
+            (folder / "masks" / path).write_bytes(encode_png(mask))
     assert main(["ingest", *args, "--masks", "masks"]) == 0
     assert [row["mask"] for row in rows_of("images.csv")] == [f"masks/{name}", "", ""]
     assert "1 mask files belong to no photo of the table, e.g. 000009.npy" in capsys.readouterr().out

@@ -148,8 +148,9 @@ def test_optional_columns_may_be_absent(folder):
         ("mask", "a\tb.npy", "U+0009"),
         ("mask", "}.npy", "a brace"),
         ("group", "a\x07", "U+0007"),
-        ("skin_tone", "", "is empty"),
-        ("skin_tone", "-1", "no skin tone"),
+        ("skin_tone", "7", "no skin tone"),
+        ("skin_tone", "2.5", "no skin tone"),
+        ("skin_tone", "II-III", "no skin tone"),
         ("skin_tone", "olive", "no skin tone"),
         ("malignant", "maybe", "no malignancy"),
         ("malignant", "2", "no malignancy"),
@@ -210,7 +211,8 @@ def test_an_unknown_disease_is_one_problem_with_its_count(folder):
         (sheet({}).replace("group", "patient"), "unknown column 'patient'"),
         (sheet({}).replace("mask", "Mask"), "Did you mean 'mask'"),
         (sheet({}).replace("mask", "file"), "stands 2 times"),
-        (sheet({}).replace("group", ""), "a column without a name"),
+        (sheet({}).replace("mask", ""), "a column without a name"),
+        (sheet({"group": "x"}).replace("group", ""), "has 8 cells, the header has 7"),
         (sheet({}) + "x,y\n", "has 2 cells, the header has 8"),
         (sheet({}) + '"x,y\n', "cannot be parsed"),
     ],
@@ -219,11 +221,90 @@ def test_bad_tables(folder, text, words):
     assert any(words in str(problem) for problem in problems(text))
 
 
-@pytest.mark.parametrize(("encoding", "words"), [("latin-1", "is not UTF-8"), ("utf-16", "UTF-16")])
-def test_wrong_encoding(folder, encoding, words):
-    found = problems(sheet({"group": "Müller"}), encoding=encoding)
-    assert words in str(found[0]) and "UTF-8" in found[0].remedy
-    assert found[0].row == (2 if encoding == "latin-1" else None)
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-8-sig", "utf-16"])
+def test_encodings_of_spreadsheets(folder, encoding):
+    assert load(sheet({"group": "Müller"}), encoding=encoding).photos[0].group == "Müller"
+
+
+def test_wrong_encoding(folder):
+    (folder / "images.csv").write_bytes(sheet({"group": "x"}).encode().replace(b"x", b"\x81"))
+    with pytest.raises(InvalidInput, match="row 2.*is not UTF-8.*CSV UTF-8"):
+        load_sheets("images.csv", "diseases.csv")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sep=;\n" + sheet({}, {"image_id": "b"}, separator=";"),
+        "\n".join(line + ",," for line in sheet({}, {"image_id": "b"}).splitlines()) + "\n,,,,,,,,,\n",
+        "\n".join(
+            f"{'' if k < 0 else k},{line}" for k, line in enumerate(sheet({}, {"image_id": "b"}).splitlines(), -1)
+        ),
+        "\n".join(
+            f"{'Unnamed: 0' if k < 0 else k},{line}"
+            for k, line in enumerate(sheet({}, {"image_id": "b"}).splitlines(), -1)
+        ),
+    ],
+    ids=["sep line", "empty columns", "index of pandas", "index read twice"],
+)
+def test_sheets_that_a_spreadsheet_or_pandas_saved(folder, text):
+    assert [photo.image_id for photo in load(text).photos] == ["a1", "b"]
+
+
+TOLD = {
+    "light": [
+        "light",
+        "12",
+        "12.0",
+        "1",
+        "2.0",
+        "2,0",
+        "I",
+        "ii",
+        "I-II",
+        "I\u2013II",
+        "1-2",
+        "1 / 2",
+        "Type II",
+        "FST1",
+        "I to II",
+    ],
+    "medium": ["Medium", "34", "3", "3.0", "III", "iv", "III/IV", "fitzpatrick 4", "III & IV", "FST_III"],
+    "dark": ["DARK", "56", "5", "6.00", "V", "VI", "V-VI", "skin type VI"],
+    "unknown": ["", "unknown", "nan", "NA", "n/a", "-1", "-1.0", "None"],
+}
+
+
+@pytest.mark.parametrize(("tone", "cell"), [(tone, cell) for tone, cells in TOLD.items() for cell in cells])
+def test_tones_as_labs_write_them(folder, tone, cell):
+    assert load(sheet({"skin_tone": cell})).photos[0].skin_tone == tone
+
+
+@pytest.mark.parametrize(
+    ("cell", "value"),
+    [
+        ("WAHR", True),
+        ("FALSCH", False),
+        ("VRAI", True),
+        ("1.0", True),
+        ("0.0", False),
+        ("nan", None),
+        ("Benign", False),
+    ],
+)
+def test_malignancy_as_spreadsheets_save_it(folder, cell, value):
+    assert load(sheet({"malignant": cell})).photos[0].malignant is value
+
+
+def test_problems_of_one_kind_share_a_line(folder):
+    rows = [{"image_id": f"i{k}", "skin_tone": "olive" if k % 2 else "12"} for k in range(90)]
+    with pytest.raises(InvalidInput) as caught:
+        load(sheet(*rows, {"image_id": "x y"}))
+    first, tones, name = str(caught.value).splitlines()
+    assert first == "46 problem(s) in the input:" and "SPACE" in name
+    assert tones.startswith(
+        "  - 45 x images.csv, rows 3, 5, 7, 9, 11, 13 and 39 more, column skin_tone: is no skin tone"
+    )
 
 
 def test_a_spreadsheet_and_a_missing_file(folder):

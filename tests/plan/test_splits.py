@@ -213,3 +213,47 @@ def test_a_split_s_file_that_says_too_little_is_named(tmp_path, text, message):
 def test_a_file_and_its_method_go_together(values):
     with pytest.raises(ValueError, match="go together"):
         SplitSettings(**values)
+
+
+def _with_unknown(**changes):
+    photos = [photo(i, concept=f"c{i % 4}", tone=TONES[i % 3], malignant=bool(i % 2)) for i in range(60)]
+    return photos + [photo(100 + i, concept=f"c{i % 4}", tone="unknown", **changes) for i in range(30)]
+
+
+METHODS = [
+    SplitSettings(),
+    SplitSettings(method="published"),
+    SplitSettings(method="out_of_tone", test_tones=("dark",)),
+    SplitSettings(method="cohorts", test_cohorts=("other",)),
+]
+
+
+@pytest.mark.parametrize("split", METHODS, ids=lambda split: split.method)
+def test_photos_of_unknown_tone_are_never_held_out_and_move_no_other(split):
+    photos = _with_unknown()
+    roles = assign(photos, "development", split)
+    assert {roles[p.image_id] for p in photos if p.skin_tone == "unknown"} == {"train"}
+    known = [p for p in photos if p.skin_tone != "unknown"]
+    assert {p.image_id: roles[p.image_id] for p in known} == assign(known, "development", split)
+
+
+def test_a_photo_of_unknown_tone_stays_out_of_training_where_its_patient_is_tested():
+    photos = [replace(p, group=f"patient-{n % 60}") for n, p in enumerate(_with_unknown())]
+    roles = assign(photos, "development", SplitSettings())
+    held = {p.group for p in photos if roles.get(p.image_id) in ("test", "validation")}
+    assert held and all((p.image_id in roles) == (p.group not in held) for p in photos if p.skin_tone == "unknown")
+
+
+def test_photos_of_unknown_tone_take_no_part_where_a_cohort_only_tests():
+    photos = _with_unknown()
+    for role, split in (
+        ("evaluation", SplitSettings(method="holdout")),
+        ("development", SplitSettings(method="cohorts", test_cohorts=("ddi",))),
+    ):
+        roles = assign(photos, role, split)
+        assert set(roles) == {p.image_id for p in photos if p.skin_tone != "unknown"} and {*roles.values()} == {"test"}
+
+
+def test_an_unknown_tone_is_no_tone_that_the_test_lacks():
+    photos = _with_unknown()
+    assert gaps(photos, assign(photos, "development", SplitSettings()), SplitSettings()) == []

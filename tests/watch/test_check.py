@@ -8,6 +8,7 @@ from cgddi.cli import main
 from cgddi.core.errors import UserError
 from cgddi.core.images import encode_png
 from cgddi.ingest.mask_check import id_map
+from cgddi.plan.checked import Reading
 from cgddi.watch.check import check
 from PIL import Image
 
@@ -76,10 +77,13 @@ def test_good_masks(folder, make):
         (lambda: save_array(good_mask().astype(float)), "float64"),
         (lambda: save_array(np.zeros((16, 16, 3), int)), "2-D"),
         (lambda: save_array(np.zeros((0, 5), int)), "2-D"),
-        (lambda: save_array(good_mask() + 7), "no class (8, 11)"),
+        (lambda: save_array(good_mask() + 7), 'id_map: {"8": 1, "11": 4}'),
         (lambda: save_array(good_mask((40, 30))), "30 x 40 pixels, the photo is 40 x 30"),
         (lambda: save_array(good_mask((20, 40))), "40 x 20 pixels"),
-        (lambda: save_picture(np.random.default_rng(0).integers(0, 256, (30, 40, 3)).astype(np.uint8)), "colour"),
+        (
+            lambda: save_picture(np.random.default_rng(0).integers(0, 256, (30, 40, 3)).astype(np.uint8)),
+            "different values",
+        ),
         (lambda: save_array(np.array([{"a": 1}], object)), "allow_pickle"),
     ],
 )
@@ -110,8 +114,8 @@ def test_mask_ids(folder):
     (problem,), _ = found()
     assert "255" in problem.message
     ids = {"0": "skin", "255": "lesion"}
-    assert found(ids=id_map(ids)) == ([], [])
-    assert found(cohort_ids={"c": id_map(ids)}) == ([], [])
+    assert found(reading=Reading(id_map(ids))) == ([], [])
+    assert found(cohorts={"c": Reading(id_map(ids))}) == ([], [])
     assert main(["check", "--images", "images.csv", "--diseases", "d.csv", "--mask-ids", json.dumps(ids)]) == 0
 
 

@@ -42,7 +42,7 @@ def row(name: str, k: int, cohort: str = "here", malignant: bool = False, mask: 
         if not path.exists():
             content = np.random.default_rng([len(name), k]).integers(0, 2, (8, 8), np.uint8)
             if suffix == "npy":
-                np.save(path, content)
+                np.save(path, content * 3 + 1)  # lesion and skin
             else:
                 path.write_bytes(encode_png(np.repeat(content[..., None] * 255, 3, 2)))
     return {

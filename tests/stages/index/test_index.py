@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 from cgddi.core.archive import ArchiveWriter, read_member, sha256
 from cgddi.core.errors import InvalidInput, UserError
+from cgddi.core.images import UNKNOWN, encode_png
 from cgddi.stages.index.command import main
 from cgddi.stages.index.table import build_index, read_roles
 
@@ -236,3 +238,21 @@ def test_a_composite_is_as_malignant_as_the_sheet_says_of_its_donor(world):
     table, _ = build_index(read_roles([world.split]), world.photos, [*world.mapped, *world.semantic], labels=labels)
     changed = table.set_index("id")["malignant"] != plain.set_index("id")["malignant"]
     assert set(table["id"][(table["donor"] == donor) | (table["image_id"] == donor)]) == set(changed.index[changed])
+
+
+def test_unknown_tones_are_in_no_index_but_their_lesions_on_known_skin_are(world, tmp_path):
+    """A photo of unknown tone may lend its lesion; itself, and what lies on its skin, is left out and counted."""
+    donor, canvas = "nel0", "nem1"
+    labels = {image: {"tone": tone, "concept": concept} for image, (tone, concept) in world.facts.items()}
+    labels[donor]["tone"] = labels[canvas]["tone"] = UNKNOWN
+    mapped = tmp_path / "mapped.tar"
+    pixels = encode_png(np.zeros((4, 4, 3), np.uint8))
+    with ArchiveWriter(mapped, {"stage": "lesion_mapped"}) as archive:
+        for skin, tone in (("wal1", "light"), (canvas, UNKNOWN)):
+            row = {"id": f"m/{skin}", "kind": "lesion_mapped", "concept": "nevus", "tone": tone, "malignant": False}
+            archive.add(skin, {"png": pixels}, {**row, "cohort": "toy", "donor": donor, "canvas": skin})
+    table, facts = build_index(world.roles, world.photos, [mapped], labels=labels)
+    assert set(table["tone"].dropna()) == {"light", "medium", "dark"}
+    assert not {donor, canvas} & set(table["image_id"])
+    assert list(table[table["kind"] == "lesion_mapped"]["id"]) == ["m/wal1"]
+    assert facts["dropped"] == {"lesion_mapped: skin tone is not known": 1, "real: skin tone is not known": 2}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from cgddi.core.errors import UserError
 
@@ -34,6 +34,9 @@ TONE_CODES = {"light": "12", "medium": "34", "dark": "56"}
 
 TONES = tuple(TONE_CODES)
 
+UNKNOWN = "unknown"
+"""In the place of a tone: nobody knows it. Such a photo may be a donor or a canvas, and stands in no index and no figure."""
+
 ASPECT_TOLERANCE = 0.03
 """A mask belongs to a photo when their aspect ratios differ by no more than this share."""
 
@@ -42,13 +45,15 @@ _BROKEN = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.Decom
 
 
 def read_photo(path: str | Path) -> tuple[Image.Image, list[str]]:
-    """A photo as upright 8-bit RGB: EXIF rotation applied, alpha on white, 16-bit scaled, greyscale and CMYK converted.
+    """A photo as upright 8-bit sRGB: EXIF rotation and colour profile applied, alpha on white, greyscale and CMYK converted, and
+    values of more than 8 bits scaled by the file's own range (`to_rgb`).
 
     Returns:
-        The photo, and notes on what had to be converted (`converted_from_<mode>`, `exif_rotated`).
+        The photo, and notes on what had to be converted (`converted_from_<mode>`, `converted_from_profile`, `exif_rotated`).
 
     Raises:
-        UserError: missing, not an image, cut short, or so large that it looks like a decompression bomb.
+        UserError: missing, not an image (HEIC is named), cut short, of values that are no picture, or so large that it looks like
+            a decompression bomb.
     """
     notes = []
     try:
@@ -59,26 +64,140 @@ def read_photo(path: str | Path) -> tuple[Image.Image, list[str]]:
                     notes.append("exif_rotated")
                 if photo.mode != "RGB":
                     notes.append("converted_from_" + photo.mode.replace(";", "_"))
-                return to_rgb(ImageOps.exif_transpose(photo)), notes
+                upright = ImageOps.exif_transpose(photo)
+                converted = _to_srgb(upright)
+                if converted is not None:
+                    notes.append("converted_from_profile")
+                return to_rgb(upright if converted is None else converted), notes
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file. Fix the path in the image sheet.") from error
     except Image.DecompressionBombError as error:
         raise UserError(f"{path}: {error}. Save the photo smaller.") from error
     except _BROKEN as error:
+        if isinstance(path, str | Path) and _is_heic(path):
+            raise UserError(f"{path}: is a HEIC photo, which is not read. {HEIC_REMEDY}") from error
         raise UserError(f"{path}: cannot be read as an image ({error}). Replace the file or remove its row.") from error
 
 
+HEIC_REMEDY = (
+    "Convert it to JPEG or PNG: `sips -s format jpeg *.HEIC --out .` on a Mac, `magick mogrify -format jpg *.HEIC` elsewhere; "
+    "phones save JPEG where the camera's format is 'most compatible'."
+)
+
+
+def _is_heic(path: str | Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            head = file.read(12)
+    except OSError:
+        return False
+    return head[4:8] == b"ftyp" and head[8:12] in (
+        b"heic",
+        b"heix",
+        b"hevc",
+        b"hevx",
+        b"heim",
+        b"heis",
+        b"mif1",
+        b"msf1",
+    )
+
+
+_TURNS = {
+    2: "mirrored left to right",
+    3: "by 180 degrees",
+    4: "mirrored top to bottom",
+    5: "with rows and columns exchanged",
+    6: "by 90 degrees clockwise",
+    7: "with rows and columns exchanged and by 180 degrees",
+    8: "by 90 degrees counterclockwise",
+}
+
+
+def exif_turn(path: str | Path) -> str | None:
+    """How a photo's EXIF entry turns its stored pixels upright, in words; None where it does not."""
+    try:
+        with Image.open(path) as photo:
+            return _TURNS.get(photo.getexif().get(_EXIF_ORIENTATION, 1))
+    except _BROKEN:
+        return None
+
+
+def _to_srgb(photo: Image.Image) -> Image.Image | None:
+    """A photo with a colour profile other than sRGB (Display P3 of phones, Adobe RGB, CMYK of print), in sRGB; else None.
+
+    Conversion is perceptual, by LittleCMS; a profile that cannot be read counts as none.
+    """
+    data = photo.info.get("icc_profile")
+    if not data or photo.mode not in ("RGB", "RGBA", "CMYK", "L"):
+        return None
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
+        if "srgb" in (profile.profile.profile_description or "").lower():
+            return None
+        mode = "RGBA" if photo.mode == "RGBA" else "RGB"
+        return ImageCms.profileToProfile(photo, profile, ImageCms.createProfile("sRGB"), outputMode=mode)
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return None
+
+
 def to_rgb(photo: Image.Image) -> Image.Image:
-    """Any Pillow image as 8-bit RGB (see `read_photo`)."""
+    """Any Pillow image as 8-bit RGB (see `read_photo`).
+
+    Whole numbers are of 8, 10, 12, 14 or 16 bits: of the fewest that hold the largest value, so that 12 bits in a 16-bit file do
+    not decode to black. Fractions reach to 1, 255 or 65535, whichever holds the largest.
+
+    Raises:
+        ValueError: values below 0, or that are no numbers.
+    """
     if photo.mode.startswith("I") or photo.mode == "F":
         values = np.asarray(photo, dtype=np.float64)
-        top = 65535.0 if values.max() > 255 else 255.0
+        if not np.isfinite(values).all() or values.min() < 0:
+            raise ValueError("its values are below 0 or no numbers, so black and white are not known")
+        tops = (1.0, 255.0, 65535.0) if photo.mode == "F" else tuple(2.0**bits - 1 for bits in (8, 10, 12, 14, 16))
+        top = next((top for top in tops if values.max() <= top), values.max())
         return Image.fromarray((values / top * 255).round().clip(0, 255).astype(np.uint8)).convert("RGB")
     if photo.mode in ("RGBA", "LA", "PA") or "transparency" in photo.info:
         photo = photo.convert("RGBA")
         white = Image.new("RGBA", photo.size, "white")
         return Image.alpha_composite(white, photo).convert("RGB")
     return photo.convert("RGB")
+
+
+LEAST_SIDE = 16
+"""Pixels below which a photo shows nothing."""
+WIDEST = 3.0
+"""Long side over short side above which a picture is a panorama: squeezed to a square, its lesion is no shape any more."""
+BLACK = 24
+"""Grey value (0 to 255) that the lightest hundredth of a photo passes, unless it came out black."""
+FLAT = 1.5
+"""Standard deviation of grey values that every photo passes, also of plain skin: sensors and JPEG see to that."""
+
+
+def photo_fault(photo: Image.Image) -> tuple[str, str] | None:
+    """What keeps a photo from being used, with the remedy: tiny, a panorama, black or nearly so, of one colour; None where nothing.
+
+    Args:
+        photo: RGB, upright.
+    """
+    width, height = photo.size
+    short, long = sorted(photo.size)
+    if short < LEAST_SIDE:
+        return f"is only {width} x {height} pixels", "Replace the file or remove its row."
+    if long > WIDEST * short:
+        return (
+            f"is a panorama of {width} x {height} pixels, which would be squeezed to a square",
+            "Crop it around the lesion, or remove its row.",
+        )
+    grey = np.asarray(photo.convert("L").reduce(max(1, short // 128)), np.float64)
+    if np.quantile(grey, 0.99) < BLACK:
+        return (
+            "is black or nearly so",
+            "Where it looks right elsewhere, save it as 8-bit PNG or JPEG (it may hold 12 bits of 16); else remove its row.",
+        )
+    if grey.std() < FLAT:
+        return "shows one colour only", "Replace the file or remove its row."
+    return None
 
 
 def read_mask(path: str | Path, id_map: Mapping[str, int] | None = None) -> np.ndarray:
@@ -92,19 +211,44 @@ def read_mask(path: str | Path, id_map: Mapping[str, int] | None = None) -> np.n
     Raises:
         UserError: unreadable, of another format, not 2-D, or with values that are no class.
     """
+    path = _mask_file(path)
+    values = _read_npy(path) if path.suffix.lower() == ".npy" else _read_picture(path, id_map)
+    return _to_classes(path, values, id_map)
+
+
+def _mask_file(path: str | Path) -> Path:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such mask file. Fix the path in the image sheet, or leave the cell empty.")
-    if path.suffix.lower() == ".npy":
-        values = _read_npy(path)
-    elif path.suffix.lower() in (".png", ".bmp", ".gif", ".tif", ".tiff"):
-        values = _read_picture(path, id_map)
-    else:
+    if path.suffix.lower() not in (".npy", ".png", ".bmp", ".gif", ".tif", ".tiff"):
         raise UserError(
             f"{path}: a mask is a .npy array or a png, not {path.suffix or 'a file without an ending'}. Save the array with "
             "numpy.save, or as a png without loss."
         )
-    return _to_classes(path, values, id_map)
+    return path
+
+
+def mask_values(path: str | Path) -> tuple[np.ndarray, bool, dict[str, str]]:
+    """What is in a mask file, whatever it means.
+
+    Returns:
+        Values (H, W), whether they are colours (0xRRGGBB), and palette index -> `#rrggbb`.
+
+    Raises:
+        UserError: as `read_mask`.
+    """
+    path = _mask_file(path)
+    if path.suffix.lower() == ".npy":
+        return _read_npy(path), False, {}
+    palette: dict[str, str] = {}
+    with Image.open(path) as picture:
+        if picture.mode == "P":
+            colours = picture.getpalette() or []
+            palette = {str(k): f"#{bytes(colours[3 * k : 3 * k + 3]).hex()}" for k in range(len(colours) // 3)}
+    try:
+        return _read_picture(path, None), False, palette
+    except UserError:
+        return _read_picture(path, {"#000000": 0}), True, palette
 
 
 def _read_npy(path: Path) -> np.ndarray:

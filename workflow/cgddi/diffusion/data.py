@@ -18,7 +18,7 @@ from PIL import Image
 
 from cgddi.core.archive import Archive, sha256
 from cgddi.core.errors import InvalidInput, Problem, UserError
-from cgddi.core.images import CLASSES, LESION, MARKER, RULER, TONES, decode_png
+from cgddi.core.images import CLASSES, LESION, MARKER, RULER, TONES, UNKNOWN, decode_png
 from cgddi.core.labels import labelled
 from cgddi.core.seeds import seed_for
 from cgddi.diffusion.backbone import Backbone, Prompts
@@ -64,7 +64,7 @@ def read_photos(
 
     Args:
         archives: masks archives, or canvases.
-        wanted: image ids.
+        wanted: image ids; None: all, also those of unknown tone.
         labels: image id -> its tone, where the archives do not tell it (see `core.labels`).
 
     Raises:
@@ -81,7 +81,7 @@ def read_photos(
             if chosen is not None and name not in chosen:
                 continue
             try:
-                found[name] = _photo(archive, row, name)
+                found[name] = _photo(archive, row, name, TONES if chosen is not None else (*TONES, UNKNOWN))
             except (UserError, OSError, SyntaxError, ValueError) as error:
                 failed.add(name)
                 faults[str(error)].append(name)
@@ -98,13 +98,13 @@ def read_photos(
     return [found[name] for name in (wanted if wanted is not None else found)]
 
 
-def _photo(archive: Archive, row: Mapping[str, Any], name: str) -> Photo:
+def _photo(archive: Archive, row: Mapping[str, Any], name: str, tones: Sequence[str]) -> Photo:
     pixels = decode_png(archive.read(row))
     mask = decode_png(archive.read(row, "mask.png")) if "mask.png" in row["members"] else None
     if mask is not None and mask.shape != pixels.shape[:2]:
         raise ValueError(f"mask is {mask.shape}, image {pixels.shape[:2]}")
-    if row.get("tone") not in TONES:
-        raise ValueError(f"tone {row.get('tone')!r} is none of {', '.join(TONES)}")
+    if row.get("tone") not in tones:
+        raise ValueError(f"tone {row.get('tone')!r} is none of {', '.join(tones)}")
     return Photo(name, row["tone"], row["sha256"], pixels, mask, row)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cgddi.core.errors import Problem
-from cgddi.ingest.names import RESERVED_SLUGS, SLUG, TOKEN, fault, slugify
+from cgddi.ingest.names import RESERVED_SLUGS, SLUG, TOKEN, fault, look_alike, slugify
 from cgddi.ingest.table import Table, check_columns, read_table
 
 DISEASE_COLUMNS = ("raw", "concept", "slug", "token")
@@ -75,6 +75,11 @@ def _name_faults(cells: dict[str, str], known: dict[str, Concept]) -> Iterator[F
             yield column, "", "is empty", "Fill it in or remove the row."
         elif not cells[column].isprintable():
             yield column, cells[column], "holds an unprintable character", "Write it in plain text."
+        elif strange := look_alike(cells[column]):
+            remedy = (
+                "Type the name again, also in the table: it looks like another one and would be a disease of its own."
+            )
+            yield column, cells[column], f"holds {strange} among Latin letters", remedy
     if cells["raw"] in known:
         yield "raw", cells["raw"], "this raw name stands in an earlier row too", "Keep one row per raw name."
 

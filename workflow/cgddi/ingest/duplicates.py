@@ -1,8 +1,9 @@
-"""Photos that show the same picture: exact copies, and copies that were resized, recompressed or retouched a little."""
+"""Photos that show the same picture: exact copies, and copies that were resized, recompressed, retouched a little, mirrored, turned
+or cropped (`views`)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from tqdm import tqdm
 from cgddi.core.archive import file_sha256
 from cgddi.core.errors import UserError
 from cgddi.core.images import read_photo
+from cgddi.ingest import views
 
 NEAR = 4
 """Bits of 64 that the perceptual hashes of near-duplicates may differ in."""
@@ -30,26 +32,32 @@ class Fingerprint:
         sha256: hash of the file's bytes.
         phash: 64-bit perceptual hash (DCT signs of the upright grey picture).
         thumbnail: (256,) grey values of mean 0 and norm 1; all 0 for a plain picture.
+        view: the picture as `views` compares it; None: it is not compared so.
     """
 
     sha256: str
     phash: int
     thumbnail: np.ndarray
+    view: np.ndarray | None = None
 
 
-def fingerprint(path: str) -> Fingerprint:
+def fingerprint(path: str, photo: Image.Image | None = None) -> Fingerprint:
     """Fingerprint of one photo.
+
+    Args:
+        path: the file. photo: what is in it, where that was read already.
 
     Raises:
         UserError: the photo cannot be read.
     """
-    grey = read_photo(path)[0].convert("L")
+    grey = (photo or read_photo(path)[0]).convert("L")
+    view = views.small_grey(grey)
     grey.thumbnail((256, 256), reducing_gap=2.0)
     values = np.asarray(grey.resize((16, 16), Image.Resampling.BOX), dtype=np.float64).ravel()
     values -= values.mean()
     norm = np.linalg.norm(values)
     thumbnail = values / norm if norm > 16 else np.zeros_like(values)
-    return Fingerprint(file_sha256(path), int(str(imagehash.phash(grey)), 16), thumbnail)
+    return Fingerprint(file_sha256(path), int(str(imagehash.phash(grey)), 16), thumbnail, view)
 
 
 def fingerprints(paths: Sequence[str], threads: int = 1) -> list[Fingerprint | UserError]:
@@ -65,12 +73,16 @@ def fingerprints(paths: Sequence[str], threads: int = 1) -> list[Fingerprint | U
         return list(tqdm(pool.map(one, paths), total=len(paths), desc="looking for duplicates", unit="photo"))
 
 
-def duplicate_sets(prints: Sequence[Fingerprint], near: int = NEAR) -> list[list[int]]:
+def duplicate_sets(
+    prints: Sequence[Fingerprint], near: int = NEAR, known: Iterable[Sequence[int]] = ()
+) -> list[list[int]]:
     """Sets of photos that show the same picture.
 
     Args:
         prints: fingerprints.
-        near: bits the perceptual hashes may differ in; negative: exact copies only.
+        near: bits the perceptual hashes may differ in; negative: exact copies only. Of photos that are one by that, the first is
+            compared with others' views.
+        known: sets of positions that are one picture whatever their fingerprints.
 
     Returns:
         Positions, each set sorted and of two or more, the sets in order of their first photo. Sameness is carried on:
@@ -88,6 +100,9 @@ def duplicate_sets(prints: Sequence[Fingerprint], near: int = NEAR) -> list[list
         a, b = sorted((root(i), root(j)))
         parent[b] = a
 
+    for members in known:
+        for number in members[1:]:
+            join(members[0], number)
     first: dict[str, int] = {}
     for i, one in enumerate(prints):
         join(first.setdefault(one.sha256, i), i)
@@ -100,6 +115,9 @@ def duplicate_sets(prints: Sequence[Fingerprint], near: int = NEAR) -> list[list
             for i, j in zip((rows + start).tolist(), (columns + start).tolist(), strict=True):
                 if i < j and thumbnails[i] @ thumbnails[j] >= ALIKE:
                     join(i, j)
+        heads = [i for i in range(len(prints)) if root(i) == i and prints[i].view is not None]
+        for i, j in views.pairs(np.stack([prints[i].view for i in heads])) if heads else ():
+            join(heads[i], heads[j])
     sets: dict[int, list[int]] = {}
     for i in range(len(prints)):
         sets.setdefault(root(i), []).append(i)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Collection, Mapping
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from cgddi.core.errors import Problem, UserError
 from cgddi.ingest.diseases import Concept
+from cgddi.ingest.mask_files import MaskFolder
+from cgddi.ingest.names import malignant_of, tone_of
 from cgddi.ingest.table import Table, check_columns, read_table
-from cgddi.plan.sheets import COLUMNS, MALIGNANT_NAMES, MEASURED, TONE_NAMES, check_images
+from cgddi.ingest.table_map import TableMap, filled, joined, kept
+from cgddi.plan.sheets import COLUMNS, MEASURED, check_images
 
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
-MASK_SUFFIXES = (".npy", ".png")
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".heic", ".heif")
+"""Of photos, the better ones first; HEIC is found so that it can be refused by name."""
 
 
 @dataclass
@@ -57,43 +62,56 @@ def shown_path(path: str | Path) -> str:
     return os.path.relpath(full, here) if full.startswith(os.path.join(here, "")) else full
 
 
-def find_mask(photo: str, names: Collection[str]) -> str | None:
-    """The mask of a photo among file names: `000001.npy` or `000001.png`, also `000001.png.npy`, for `000001.png`."""
-    stem = Path(photo).stem
-    candidates = [base + suffix for base in (stem, photo) for suffix in MASK_SUFFIXES]
-    return next((name for name in candidates if name in names), None)
+class PhotoFolder:
+    """The photos below a folder, by name with or without ending; capitals do not matter.
+
+    Args:
+        folder: where photos lie, also in folders below.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        list_folder(folder, "photos")
+        self.folder = folder
+        self.names: dict[str, list[str]] = defaultdict(list)
+        for place, folders, names in os.walk(folder, followlinks=True):
+            folders.sort()
+            for name in sorted(names):
+                stem, suffix = os.path.splitext(name.casefold())
+                if suffix in PHOTO_SUFFIXES:
+                    path = os.path.join(place, name)
+                    for key in (name.casefold(), stem):
+                        self.names[key].append(path)
+
+    def all(self, name: str) -> list[str]:
+        """Photos of a name, as tables write it: with or without folders before it and an ending; `*` stands for anything."""
+        key = os.path.basename(name.replace("\\", "/")).casefold()
+        if "*" in key:
+            return [
+                path
+                for stem in sorted(self.names)
+                if fnmatchcase(stem, key) and "." not in stem
+                for path in self.names[stem]
+            ]
+        found = self.names.get(key) or self.names.get(os.path.splitext(key)[0], [])
+        return sorted(found, key=lambda path: PHOTO_SUFFIXES.index(os.path.splitext(path)[1].casefold()))[:1]
+
+    def first(self, names: Iterable[str]) -> list[str]:
+        """Photos of the first of these names that is there."""
+        return next((found for name in names if name and (found := self.all(name))), [])
 
 
 def tone_name(cell: str) -> str:
-    """light, medium or dark; an unknown cell is returned as it is, so that the check reports it."""
-    return TONE_NAMES.get(cell.casefold(), cell)
+    """light, medium, dark or unknown; a cell that is none is returned as it is, so that the check reports it."""
+    return tone_of(cell) or cell
 
 
 def malignant_name(cell: str) -> str:
     """True, False or empty for unknown; any other cell is returned as it is, so that the check reports it."""
-    label = MALIGNANT_NAMES.get(cell.casefold(), cell)
+    label = malignant_of(cell)
     return "" if label is None else str(label)
-
-
-class _Masks:
-    """The files of a mask folder and those that no photo asked for."""
-
-    def __init__(self, folder: str | Path | None) -> None:
-        self.folder = folder
-        names = list_folder(folder, "masks") if folder else set()
-        self.names = {name for name in names if name.endswith(MASK_SUFFIXES)}
-        self.used: set[str] = set()
-
-    def of(self, photo: str) -> str:
-        name = find_mask(photo, self.names)
-        if name is None or self.folder is None:
-            return ""
-        self.used.add(name)
-        return shown_path(os.path.join(self.folder, name))
-
-    def notes(self) -> list[str]:
-        left = sorted(self.names - self.used)
-        return [f"{len(left)} mask files belong to no photo of the table, e.g. {left[0]}"] if left else []
 
 
 def read_ddi(metadata: str | Path, images: str | Path, masks: str | Path | None, cohort: str) -> Incoming:
@@ -112,7 +130,7 @@ def read_ddi(metadata: str | Path, images: str | Path, masks: str | Path | None,
     incoming = Incoming(table, {"image_id": "DDI_file", "file": "DDI_file", "malignant": label})
     if header or not source.columns:
         return incoming
-    present, mask_files = list_folder(images, "photos"), _Masks(masks)
+    present, mask_files = list_folder(images, "photos"), MaskFolder(masks)
     for line, cells in source.rows:
         name = cells["DDI_file"]
         row = {
@@ -122,14 +140,32 @@ def read_ddi(metadata: str | Path, images: str | Path, masks: str | Path | None,
             "disease": cells["disease"],
             "skin_tone": tone_name(cells["skin_tone"]),
             "malignant": malignant_name(cells[label]),
-            "mask": mask_files.of(name),
+            "mask": mask_of(mask_files, os.path.join(images, name), source.source, line),
             "group": "",
         }
         table.rows.append((line, row))
         if name and name not in present:
             _no_photo(table, line, "DDI_file", name, images)
-    incoming.notes += mask_files.notes()
+    _finish_masks(incoming, mask_files)
     return incoming
+
+
+def mask_of(masks: MaskFolder, photo: str, source: str, line: int) -> str:
+    """A photo's mask as the sheet holds it, or ""."""
+    found = masks.of(photo, source, line)
+    return shown_path(found) if found else ""
+
+
+def _finish_masks(incoming: Incoming, masks: MaskFolder) -> None:
+    """Note what was left over of the masks; refuse a folder of which none belongs to a photo.
+
+    Raises:
+        UserError: see `MaskFolder.check`.
+    """
+    incoming.table.problems += masks.problems
+    if not incoming.table.problems:
+        masks.check([row["file"] for _, row in incoming.table.rows])
+    incoming.notes += masks.notes()
 
 
 def _no_photo(table: Table, line: int, column: str, name: str, images: str | Path) -> None:
@@ -138,7 +174,11 @@ def _no_photo(table: Table, line: int, column: str, name: str, images: str | Pat
     table.problems.append(Problem(table.source, message, remedy, row=line, column=column, value=name))
 
 
-F17K_COLUMNS = ("md5hash", "fitzpatrick_scale", "label", "three_partition_label")
+F17K_COLUMNS = ("md5hash", "label", "three_partition_label")
+F17K_TONES = ("fitzpatrick_scale", "fitzpatrick")
+"""Column of the skin type: of the csv since 2022, and of those of 2021 and of Fitzpatrick17k-C."""
+F17K_NAMES = ("new_img_name", "orig_img_name", "md5hash", "url_alphanum")
+"""Columns that name the photo: Fitzpatrick17k-C's renamed files, the first release's, and those that the csv's links give."""
 F17K_MALIGNANT = {"malignant": "True", "benign": "False", "non-neoplastic": "False"}
 """three_partition_label -> malignant: a non-neoplastic condition is not malignant."""
 
@@ -151,14 +191,17 @@ def read_fitzpatrick17k(
     labels: Collection[str] = (),
     qc: Collection[str] = (),
 ) -> Incoming:
-    """Rows of `fitzpatrick17k.csv` (Groh et al. 2021) whose photo is there and whose skin type is known.
+    """Rows of `fitzpatrick17k.csv` (Groh et al. 2021) whose photo is there, in each published form: column `fitzpatrick_scale`,
+    `fitzpatrick` of 2021, and Fitzpatrick17k-C (Abhishek et al.).
 
-    Rows of type -1 and rows without a photo (many links of the csv are dead) are left out and counted.
+    Rows without a photo (many links of the csv are dead) are left out and counted. A skin type of -1 is not known: such a photo may
+    be a donor or a canvas.
 
     Args:
         metadata: the csv.
-        images: folder of `<md5hash>.jpg` or `.png`.
-        masks: folder of `<md5hash>.npy` or `.png`, or None.
+        images: folder of the photos, also in folders below; named by `md5hash` in capitals or not, by `url_alphanum`, or as
+            Fitzpatrick17k-C renamed them.
+        masks: folder of masks named after the photos or their `md5hash`, or None.
         cohort: name of the cohort.
         labels: keep these conditions only; empty: all.
         qc: keep rows with these values of column `qc` only (e.g. "1 Diagnostic"); empty: all.
@@ -167,36 +210,85 @@ def read_fitzpatrick17k(
         UserError: a folder cannot be read, or a label stands in no row.
     """
     source = read_table(metadata)
-    header = check_columns(source, F17K_COLUMNS + (("qc",) if qc else ()), strict=False)
+    tone = next((column for column in F17K_TONES if column in source.columns), F17K_TONES[0])
+    header = check_columns(source, (*F17K_COLUMNS, tone, *(("qc",) if qc else ())), strict=False)
     table = Table(source.source, list(COLUMNS), problems=source.problems + header)
     names = {"image_id": "md5hash", "file": "md5hash", "disease": "label"}
-    incoming = Incoming(table, names | {"skin_tone": "fitzpatrick_scale", "malignant": "three_partition_label"})
+    incoming = Incoming(table, names | {"skin_tone": tone, "malignant": "three_partition_label"})
     if header or not source.columns:
         return incoming
     if absent := sorted(set(labels) - {cells["label"] for _, cells in source.rows}):
         raise UserError(f"{metadata}: no row has the label {', '.join(map(repr, absent))}. Correct --labels.")
-    present, mask_files, dropped = list_folder(images, "photos"), _Masks(masks), Counter()
+    present, mask_files, dropped = PhotoFolder(images), MaskFolder(masks), Counter()
     for line, cells in source.rows:
-        photo = next((n for s in PHOTO_SUFFIXES if (n := cells["md5hash"] + s) in present), None)
         if (labels and cells["label"] not in labels) or (qc and cells["qc"] not in qc):
             dropped["not chosen by --labels or --qc"] += 1
-        elif cells["fitzpatrick_scale"] == "-1":
-            dropped["of unknown skin type (-1)"] += 1
-        elif photo is None:
+        elif not (photo := present.first(cells.get(column, "") for column in F17K_NAMES)):
             dropped[f"without a photo in {images}"] += 1
         else:
+            mask = mask_of(mask_files, photo[0], source.source, line)
             row = {
-                "image_id": cells["md5hash"],
-                "file": shown_path(os.path.join(images, photo)),
+                "image_id": cells["md5hash"].lower(),
+                "file": shown_path(photo[0]),
                 "cohort": cohort,
                 "disease": cells["label"],
-                "skin_tone": tone_name(cells["fitzpatrick_scale"]),
+                "skin_tone": tone_name(cells[tone]),
                 "malignant": F17K_MALIGNANT.get(cells["three_partition_label"], cells["three_partition_label"] or "?"),
-                "mask": mask_files.of(photo),
+                "mask": mask or mask_of(mask_files, cells["md5hash"], source.source, line),
                 "group": "",
             }
             table.rows.append((line, row))
-    incoming.notes += [f"{count} rows {why} left out" for why, count in dropped.items()] + mask_files.notes()
+    incoming.notes += [f"{count} rows {why} left out" for why, count in dropped.items()]
+    _finish_masks(incoming, mask_files)
+    return incoming
+
+
+def read_mapped(
+    metadata: str | Path, images: str | Path, masks: str | Path | None, cohort: str, chosen: TableMap, also: list[str]
+) -> Incoming:
+    """Rows of a public table by a column map (see `table_map`): a row a photo that is there.
+
+    Raises:
+        UserError: a folder cannot be read, or a second table is missing.
+        InvalidInput: a table has problems.
+    """
+    source, lacking = joined(os.fspath(metadata), also, chosen)
+    table, dropped = Table(source.source, list(COLUMNS)), Counter()
+    incoming = Incoming(table, {})
+    present, mask_files, taken = PhotoFolder(images), MaskFolder(masks), Counter()
+    rows = list(kept(source, chosen))
+    dropped["not kept by the map"] = len(source.rows) - len(rows)
+    for line, cells in rows:
+        told = chosen.cells(cells)
+        named = [
+            [filled(one, cells) for one in ((photo,) if isinstance(photo, str) else photo)] for photo in chosen.photos
+        ]
+        photos = [path for names in named if any(names) for path in present.first(names)]
+        absent = sum(bool(any(names)) for names in named) if not photos else 0
+        if not told.get("disease"):
+            dropped["without a disease"] += 1
+            continue
+        dropped[f"without a photo in {images}"] += absent > 0
+        for path in dict.fromkeys(photos):
+            stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(path).stem)[:64]
+            taken[stem] += 1
+            row = {
+                "image_id": told.get("image_id") or stem,
+                "file": shown_path(path),
+                "cohort": cohort,
+                "disease": told["disease"],
+                "skin_tone": tone_name(told.get("skin_tone", "")),
+                "malignant": malignant_name(told.get("malignant", "")),
+                "mask": shown_path(os.path.join(masks or images, told["mask"]))
+                if told.get("mask")
+                else mask_of(mask_files, path, source.source, line),
+                "group": told.get("group", ""),
+            }
+            table.rows.append((line, row))
+    incoming.notes += [chosen.about, f"licence: {chosen.licence}"]
+    incoming.notes += [f"{count} rows {why} left out" for why, count in dropped.items() if count]
+    incoming.notes += [f"{lacking} rows are not in {', '.join(also)}"] if lacking else []
+    _finish_masks(incoming, mask_files)
     return incoming
 
 
@@ -229,14 +321,14 @@ def read_folder(
     if header or not source.columns:
         return incoming
     list_folder(images, "photos")
-    mask_files = _Masks(masks)
+    mask_files = MaskFolder(masks if names["mask"] not in source.columns else None)
     for line, cells in source.rows:
         found = {column: cells.get(name, "") for column, name in names.items()}
         name = found["file"]
         mask = (
             shown_path(os.path.join(masks or images, found["mask"]))
             if found["mask"]
-            else mask_files.of(Path(name).name)
+            else mask_of(mask_files, os.path.join(images, name), source.source, line)
         )
         row = {
             **found,
@@ -250,5 +342,5 @@ def read_folder(
         table.rows.append((line, row))
         if name and not os.path.isfile(row["file"]):
             _no_photo(table, line, names["file"], name, images)
-    incoming.notes += mask_files.notes() if masks and names["mask"] not in source.columns else []
+    _finish_masks(incoming, mask_files)
     return incoming

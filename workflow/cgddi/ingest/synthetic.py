@@ -24,7 +24,7 @@ from cgddi.core.archive import ArchiveWriter, file_sha256, sha256
 from cgddi.core.errors import InvalidInput, Problem, UserError
 from cgddi.ingest.column_map import NONE, ColumnMap, read_map
 from cgddi.ingest.diseases import Concept, read_diseases
-from cgddi.ingest.names import COHORT, fault, slugify
+from cgddi.ingest.names import COHORT, UNKNOWN, fault, malignant_of, slugify, tone_of
 from cgddi.ingest.releases import BATCH, SUFFIXES, Item, items
 
 NEEDED = {"healthy": ("canvas",), "lesion_mapped": ("donor", "canvas"), "semantic": ("canvas", "generator")}
@@ -90,8 +90,6 @@ class Reader:
 
     def row(self, item: Item) -> dict[str, Any] | None:
         """Manifest row of an image; None where it is left out."""
-        from cgddi.plan.sheets import MALIGNANT_NAMES, TONE_NAMES
-
         cells = self.chosen.fields(item.path, item.cells)
         kind = cells["kind"]
         if kind not in NEEDED:
@@ -105,16 +103,17 @@ class Reader:
                 self.strange[cells["disease"]] += 1
                 return None
             concept = found.slug
-        for field, names in (("skin_tone", TONE_NAMES), ("malignant", MALIGNANT_NAMES)):
-            if cells[field] and cells[field].casefold() not in names:
+        tone, malignant = tone_of(cells["skin_tone"]), malignant_of(cells["malignant"])
+        for field, strange in (("skin_tone", tone is None), ("malignant", isinstance(malignant, str))):
+            if strange:
                 return self._problem(item, field, cells[field], f"no {field.replace('_', ' ')}")
         ways = {way: self.photo(cells[way]) for way in ("donor", "canvas")}
         generator = None if cells["generator"] in ("", NONE) else cells["generator"]
         unknown = [way for way in NEEDED[kind] if not cells[way]]
         donor = self.photos.get(ways["donor"] or "")
         lender = self.photos.get(ways.get(self.chosen.tone_of or "") or "")
-        tone = TONE_NAMES.get(cells["skin_tone"].casefold()) or (lender.skin_tone if lender else None)
-        malignant = MALIGNANT_NAMES.get(cells["malignant"].casefold())
+        if tone == UNKNOWN:
+            tone = lender.skin_tone if lender and lender.skin_tone != UNKNOWN else None
         if malignant is None and donor is not None:
             malignant = donor.malignant
         key = f"{re.sub(r'[^A-Za-z0-9_-]+', '-', item.path)[-120:].strip('-')}-{sha256(item.path)[:8]}"

@@ -1,10 +1,15 @@
-"""Delimited text as rows with line numbers. Comma, semicolon and tab, byte-order mark and CRLF are all read quietly."""
+"""Delimited text as rows with line numbers, also as spreadsheets and pandas save it.
+
+Read quietly: comma, semicolon and tab, a line `sep=;`, byte-order marks, CRLF, UTF-8, UTF-16 and Windows-1252, empty columns
+and rows at the end, and a first column of row numbers without a name.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -48,29 +53,33 @@ def read_table(path: str | Path) -> Table:
         message = f"cannot be read ({error.strerror})"
         return Table(source, problems=[Problem(source, message, "Correct its rights or path.")])
     remedy = "Save it as a csv file in UTF-8 (in a spreadsheet: 'CSV UTF-8')."
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in data:
-        what = "is UTF-16 or not a text file" if data[:2] != b"PK" else "is a spreadsheet, not a text file"
+    wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+    if b"\0" in data and not wide:
+        what = "is not a text file" if data[:2] != b"PK" else "is a spreadsheet, not a text file"
         return Table(source, problems=[Problem(source, what, remedy)])
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        row = data.count(b"\n", 0, error.start) + 1
-        found = data[max(0, error.start - 15) : error.start + 5].decode("latin-1")
-        return Table(source, problems=[Problem(source, "is not UTF-8 text", remedy, row=row, value=found)])
-    return parse_table(source, text)
+    error: UnicodeDecodeError | None = None
+    for encoding in ("utf-16",) if wide else ("utf-8-sig", "cp1252"):
+        try:
+            return parse_table(source, data.decode(encoding))
+        except UnicodeDecodeError as failed:
+            error = error or failed
+    row = data.count(b"\n", 0, error.start) + 1
+    found = data[max(0, error.start - 15) : error.start + 5].decode("latin-1")
+    return Table(source, problems=[Problem(source, "is not UTF-8 text", remedy, row=row, value=found)])
 
 
 def parse_table(source: str, text: str) -> Table:
     """Parse delimited text (see `read_table`); the separator is the one most frequent in the header line."""
     table = Table(source)
-    header = next((line for line in text.splitlines() if line.strip()), "")
-    separator = max(",;\t", key=header.count)
+    told = re.match(r"sep=([,;\t|])\r?\n", text, re.IGNORECASE)
+    header = next((line for line in text.splitlines()[bool(told) :] if line.strip()), "")
+    separator = told[1] if told else max(",;\t", key=header.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     line = 1
     try:
         for cells in reader:
-            cells = [cell.strip(" \t") for cell in cells]
-            if any(cells):
+            cells = [cell.strip(" \t\xa0") for cell in cells]
+            if any(cells) and not (told and line == 1):
                 _take(table, line, cells)
             line = reader.line_num + 1
     except csv.Error as error:
@@ -78,21 +87,36 @@ def parse_table(source: str, text: str) -> Table:
         table.problems.append(Problem(source, f"cannot be parsed ({error})", remedy, row=line))
     if not table.columns and not table.problems:
         table.problems.append(Problem(source, "is empty", "Write a header line and one row per item."))
+    _drop_row_numbers(table)
     return table
+
+
+def _drop_row_numbers(table: Table) -> None:
+    """Take out a column that pandas made of its index: first, without a name of its own, empty or counting the rows."""
+    name = table.columns[0] if table.columns else None
+    if name is None or not re.fullmatch(r"(Unnamed: \d+)?", name):
+        return
+    cells = [row[name] for _, row in table.rows]
+    counts = [[str(k) for k in range(start, start + len(cells))] for start in (0, 1)]
+    if not any(cells) or cells in counts:
+        table.columns = table.columns[1:]
+        table.rows = [(line, {column: row[column] for column in table.columns}) for line, row in table.rows]
 
 
 def _take(table: Table, line: int, cells: list[str]) -> None:
     if not table.columns:
+        while not cells[-1]:  # columns that a spreadsheet keeps after they were emptied
+            cells.pop()
         table.columns = cells
         for name in sorted({name for name in cells if cells.count(name) > 1}):
             message = f"column {name!r} stands {cells.count(name)} times in the header"
             table.problems.append(Problem(table.source, message, "Keep one of them.", row=line, column=name))
-    elif len(cells) != len(table.columns):
+    elif len(cells) < len(table.columns) or any(cells[len(table.columns) :]):
         message = f"has {len(cells)} cells, the header has {len(table.columns)}"
         remedy = "Give every row one cell per column; quote a cell that holds the separator."
         table.problems.append(Problem(table.source, message, remedy, row=line))
     else:
-        table.rows.append((line, dict(zip(table.columns, cells, strict=True))))
+        table.rows.append((line, dict(zip(table.columns, cells, strict=False))))
 
 
 def check_columns(

@@ -11,10 +11,10 @@ from pathlib import Path
 from cgddi.core.archive import csv_text
 from cgddi.core.errors import InvalidInput, Problem
 from cgddi.ingest.diseases import DISEASE_COLUMNS, Concept, check_diseases
-from cgddi.ingest.names import slugify
+from cgddi.ingest.names import UNKNOWN, slugify
 from cgddi.ingest.readers import malignant_name, tone_name
 from cgddi.ingest.table import Table, check_columns, parse_table, read_table
-from cgddi.plan.sheets import COLUMNS, MEASURED, OPTIONAL, REQUIRED, Sheets, check_images
+from cgddi.plan.sheets import COLUMNS, MEASURED, OPTIONAL, REQUIRED, TONES, Sheets, check_images
 
 Row = dict[str, str]
 
@@ -138,8 +138,10 @@ def summary(sheets: Sheets) -> str:
         lines.append(
             f"  {'tone':8}{'photos':>8}" + "".join(f"{label:>11}" for label in labels.values()) + f"{'mask':>8}"
         )
-        for tone in ("light", "medium", "dark"):
+        for tone in (*TONES, UNKNOWN):
             own = [p for p in photos if p.cohort == cohort and p.skin_tone == tone]
+            if tone == UNKNOWN and not own:
+                continue
             counts = Counter(p.malignant for p in own)
             cells = "".join(f"{counts[label]:>11}" for label in labels)
             lines.append(f"  {tone:8}{len(own):>8}{cells}{sum(p.mask is not None for p in own):>8}")

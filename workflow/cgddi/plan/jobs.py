@@ -11,8 +11,9 @@ from typing import Any
 from cgddi.core.archive import canonical, sha256
 from cgddi.core.errors import InvalidInput
 from cgddi.fedd.plan import FeddPlan
+from cgddi.ingest.names import UNKNOWN
 from cgddi.plan import given
-from cgddi.plan.checked import Checked
+from cgddi.plan.checked import Checked, Reading
 from cgddi.plan.code import PACKAGE
 from cgddi.plan.config import Config, Model
 from cgddi.plan.content import Contents, spec_hash
@@ -51,12 +52,32 @@ class Plan(LabelledPhotos):
             raise InvalidInput(problems)
         _ = self.verdicts  # a mistake in it is told now
         self._sections: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
-        if main and (checked := Checked(self.contents)).path.exists():
-            self._read_photos()
-            ids = [(photo, self.masks_settings(photo.cohort).id_map) for photo in self.photos]
-            if problems := checked.problems(ids, config.images):
-                raise InvalidInput(problems)
+        if main:
+            self._look_into_photos()
         self._jobs: dict[tuple[str, tuple[str, ...]], Job] = {}
+
+    def _look_into_photos(self) -> None:
+        """Refuse what `cgddi check` refused, of photos and masks as they are now, and masks whose values are no classes.
+
+        Raises:
+            InvalidInput: all of it.
+        """
+        from cgddi.ingest.mask_values import check_values
+
+        settings = {name: self.masks_settings(name) for name in self.by_cohort}
+        readings = {name: Reading(masks.id_map, masks.size, masks.crop) for name, masks in settings.items()}
+        human = {
+            name: readings[name] for name, masks in settings.items() if masks.source == "human" or masks.prefer_human
+        }
+        problems = check_values(self.photos, human, self.config.images, False)
+        checked, read = Checked(self.contents), [(photo, readings[photo.cohort]) for photo in self.photos]
+        self._unseen = len(read)
+        if checked.path.exists():
+            self._read_photos()
+            problems += checked.problems(read, self.config.images)
+            self._unseen = checked.unseen(read)
+        if problems:
+            raise InvalidInput(problems)
 
     # ---- specs -------------------------------------------------------------------------------------
 
@@ -143,6 +164,14 @@ class Plan(LabelledPhotos):
         if self.config.only_concepts:
             named = ", ".join(self.config.only_concepts)
             notes.append(f"only_concepts: a run for {named} alone, with results of its own in {self.paths.root}.")
+        if unknown := sum(photo.skin_tone == UNKNOWN for photo in self.photos):
+            notes.append(
+                f"{unknown} photo(s) of unknown skin tone: donors and canvases where they have a mask, in no index and no figure."
+            )
+        if self.__dict__.get("_unseen"):
+            notes.append(
+                f"{self._unseen} photo(s) were not looked into yet: `cgddi check` opens each once, and its mask."
+            )
         tested = {split: count_photos(self.photos, roles) for split, roles in self.roles.items()}
         if self.config.runs.regimes and (line := power_note(tested)):
             notes.append(line)

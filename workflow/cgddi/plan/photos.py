@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import cached_property
 
 from cgddi.core.errors import InvalidInput, Problem
+from cgddi.ingest.names import UNKNOWN
 from cgddi.plan import given
 from cgddi.plan.config import Cohort, Config
 from cgddi.plan.models import locked
@@ -260,11 +261,13 @@ class Photos:
 
     @cached_property
     def training(self) -> dict[tuple[str, str], list[Photo]]:
-        """(scope, concept) -> photos its token and adapter train on."""
+        """(scope, concept) -> photos its token and adapter train on: of known skin tone, since prompts name it."""
         found: dict[tuple[str, str], list[Photo]] = defaultdict(list)
         for scope in self.scopes:
             for photo in self.photos:
-                if self.generates(photo) and (scope == "all" or self.roles[scope].get(photo.image_id) == "train"):
+                if photo.skin_tone == UNKNOWN or not self.generates(photo):  # prompts name the tone
+                    continue
+                if scope == "all" or self.roles[scope].get(photo.image_id) == "train":
                     found[scope, photo.concept].append(photo)
         return dict(found)
 

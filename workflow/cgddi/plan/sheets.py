@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cgddi.core.errors import InvalidInput, Problem
 from cgddi.ingest.diseases import Concept, read_diseases
-from cgddi.ingest.names import COHORT, IMAGE_ID, fault, path_fault
+from cgddi.ingest.names import COHORT, IMAGE_ID, fault, malignant_of, path_fault, tone_of
 from cgddi.ingest.table import Table, check_columns, read_table
 
 REQUIRED = ("image_id", "file", "cohort", "disease", "skin_tone", "malignant")
@@ -24,21 +24,8 @@ COLUMNS = (*REQUIRED, *OPTIONAL)
 MEASURED = ("mm_per_px",)
 """Columns that few sheets have; `cgddi ingest` writes them where a photo has a value."""
 
-TONE_NAMES = {
-    **dict.fromkeys(("light", "12", "1", "2"), "light"),
-    **dict.fromkeys(("medium", "34", "3", "4"), "medium"),
-    **dict.fromkeys(("dark", "56", "5", "6"), "dark"),
-}
-"""Accepted tones: groups, DDI's 12, 34 and 56, and Fitzpatrick types 1 to 6."""
-TONES = tuple(dict.fromkeys(TONE_NAMES.values()))
+TONES = ("light", "medium", "dark")
 """As `core.images.TONES`, which brings image libraries with it."""
-
-MALIGNANT_NAMES = {
-    **dict.fromkeys(("true", "1", "yes"), True),
-    **dict.fromkeys(("false", "0", "no"), False),
-    "": None,
-}
-"""Accepted values of column `malignant`; empty means unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +38,7 @@ class Photo:
         cohort: photos that arrived together.
         disease: raw name.
         concept: slug of the concept the disease belongs to.
-        skin_tone: light, medium or dark.
+        skin_tone: light, medium, dark or unknown.
         malignant: None when unknown.
         mask: path of the five-class mask, or None.
         group: patient or set of near-duplicates, which a split keeps together; None when the photo stands alone.
@@ -212,12 +199,12 @@ def _photo(line: int, cells: dict[str, str], slug: str, place: _Places) -> Photo
         cohort=cells["cohort"],
         disease=cells["disease"],
         concept=slug,
-        skin_tone=TONE_NAMES[cells["skin_tone"].casefold()],
-        malignant=MALIGNANT_NAMES[cells["malignant"].casefold()],
+        skin_tone=tone_of(cells["skin_tone"]),
+        malignant=malignant_of(cells["malignant"]),
         mask=place(mask) if mask else None,
         group=cells.get("group") or None,
         row=line,
-        mm_per_px=float(cells["mm_per_px"]) if cells.get("mm_per_px") else None,
+        mm_per_px=float(cells["mm_per_px"].replace(",", ".")) if cells.get("mm_per_px") else None,
     )
 
 
@@ -226,7 +213,7 @@ Fault = tuple[str, str, str]
 
 
 def _cell_faults(cells: dict[str, str]) -> Iterator[Fault]:
-    for column in REQUIRED[:-1]:
+    for column in REQUIRED[:4]:
         if not cells[column]:
             yield column, "is empty", "Fill it in or remove the row."
     if cells["image_id"] and (wrong := fault(cells["image_id"], IMAGE_ID)):
@@ -238,10 +225,10 @@ def _cell_faults(cells: dict[str, str]) -> Iterator[Fault]:
             yield column, wrong, "Rename it."
         elif column != "group" and set("{}") & set(cells.get(column, "")):
             yield column, "holds a brace, which Snakemake would read as a wildcard", "Rename the file."
-    if cells["skin_tone"] and cells["skin_tone"].casefold() not in TONE_NAMES:
-        remedy = "Write light, medium or dark; 12, 34 or 56; or a Fitzpatrick type 1 to 6."
+    if tone_of(cells["skin_tone"]) is None:
+        remedy = "Write light, medium or dark; 12, 34 or 56; a Fitzpatrick type 1 to 6 or I to VI; or unknown."
         yield "skin_tone", "is no skin tone", remedy
-    if cells["malignant"].casefold() not in MALIGNANT_NAMES:
+    if isinstance(malignant_of(cells["malignant"]), str):
         yield "malignant", "is no malignancy", "Write True or False, or leave it empty when unknown."
     if cells.get("mm_per_px") and not _is_scale(cells["mm_per_px"]):
         remedy = (
@@ -253,7 +240,7 @@ def _cell_faults(cells: dict[str, str]) -> Iterator[Fault]:
 def _is_scale(text: str) -> bool:
     """Whether a cell gives millimetres per pixel: from a micrometre to a centimetre."""
     try:
-        return 0.001 <= float(text) <= 10
+        return 0.001 <= float(text.replace(",", ".")) <= 10
     except ValueError:
         return False
 

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from cgddi.core.errors import InvalidInput, Problem
 from cgddi.core.seeds import seed_for
 from cgddi.core.settings import Settings
+from cgddi.ingest.names import UNKNOWN
 from cgddi.ingest.table import check_columns, read_table
 from cgddi.plan.sheets import Photo
 
@@ -134,8 +135,31 @@ def assign(
             picture) follow it.
 
     Returns:
-        image_id -> train, validation or test; photos that take no part in this split are left out.
+        image_id -> train, validation or test; photos that take no part in this split are left out. A photo of unknown skin tone
+        is never held out, since figures are by tone: where it would be, or another photo of its group is, it takes no part.
     """
+    known = [photo for photo in photos if photo.skin_tone != UNKNOWN]
+    if len(known) == len(photos):
+        return _assigned(photos, cohort_role, settings, taken)
+    if settings.method == "file":
+        roles = _assigned(photos, cohort_role, settings, taken)
+    else:
+        roles = _assigned(known, cohort_role, settings, taken) if known else {}
+        learnt = cohort_role != "evaluation"
+        if settings.method == "cohorts":
+            learnt = photos[0].cohort not in settings.test_cohorts
+        roles |= {p.image_id: "train" for p in photos if p.skin_tone == UNKNOWN and learnt}
+    held = {p.group for p in photos if p.group and roles.get(p.image_id) in ("validation", "test")}
+    held |= {group for group, role in (taken or {}).items() if role != "train"}
+    unfit = {p.image_id for p in photos if p.skin_tone == UNKNOWN and p.group in held}
+    unfit |= {p.image_id for p in photos if p.skin_tone == UNKNOWN and roles.get(p.image_id) != "train"}
+    return {image: role for image, role in roles.items() if image not in unfit}
+
+
+def _assigned(
+    photos: Sequence[Photo], cohort_role: str, settings: SplitSettings, taken: Mapping[str, str] | None
+) -> dict[str, str]:
+    """As `assign`, whatever is known of the photos' skin tones."""
     cohort = photos[0].cohort if photos else ""
     ids = [photo.image_id for photo in photos]
     if settings.method == "file":
@@ -215,7 +239,7 @@ def gaps(
         found += [f"test photos of {name}, but no training photo" for name in sorted(tested - learnt)]
     if settings.method != "out_of_tone":
         present = {photo.skin_tone for photo in test}
-        known = {photo.skin_tone for photo in photos}
+        known = {photo.skin_tone for photo in photos} - {UNKNOWN}
         found += [f"no test photo of {tone} skin" for tone in sorted(known - present)]
     return found
 

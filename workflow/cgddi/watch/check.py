@@ -26,22 +26,22 @@ from typing import Any
 from tqdm import tqdm
 
 from cgddi.core.archive import Archive
-from cgddi.core.errors import InvalidInput, Problem, UserError
+from cgddi.core.errors import InvalidInput, Problem, UserError, grouped
 from cgddi.ingest.mask_check import check_photo, id_map
+from cgddi.ingest.mask_values import check_values
+from cgddi.ingest.names import UNKNOWN
 from cgddi.job.trackers import wandb_missing
-from cgddi.plan.checked import Checked, told
+from cgddi.plan.checked import PLAIN, Checked, Reading, told
 from cgddi.plan.config import DEFAULT_FILE, Config, config_option, load_config
 from cgddi.plan.jobs import Plan, contents_of, results_of
 from cgddi.plan.models import absent, is_hub, named_models, used_models
 from cgddi.plan.sharing import umask_warnings, unwritable
 from cgddi.plan.sheets import Photo, Sheets, check_same_file, load_sheets
+from cgddi.stages.masks.settings import MasksSettings
 from cgddi.watch import machine, site
 from cgddi.watch.dag import ask_snakemake, read_jobs
 
 POLICIES = ("error", "unlabelled", "split")
-
-IdMap = Mapping[str, int] | None
-"""Value in a mask file -> class id; None: the files hold class ids."""
 
 
 def check_mixed(sheets: Sheets) -> list[Problem]:
@@ -59,24 +59,24 @@ def check_mixed(sheets: Sheets) -> list[Problem]:
 
 def check_contents(
     sheets: Sheets,
-    ids: IdMap = None,
+    reading: Reading = PLAIN,
     threads: int = 1,
-    cohort_ids: Mapping[str, IdMap] | None = None,
+    cohorts: Mapping[str, Reading] | None = None,
     checked: Checked | None = None,
 ) -> tuple[list[Problem], list[Problem]]:
     """Problems and warnings of all photos and masks, in the order of the sheet.
 
     Args:
         sheets: the sheets.
-        ids: value in a mask file -> class id (see `mask_check.id_map`).
+        reading: how photos and masks are read.
         threads: threads that read photos.
-        cohort_ids: the same for cohorts whose masks differ.
+        cohorts: the same for cohorts whose masks differ.
         checked: what was found before and is found now, by content; None remembers nothing.
     """
-    special = cohort_ids or {}
+    readings = {photo.cohort: reading for photo in sheets.photos} | dict(cohorts or {})
 
     def one(photo: Photo) -> list[tuple[str, Problem]]:
-        own = special.get(photo.cohort, ids)
+        own = readings[photo.cohort]
         there = checked is not None and all(os.path.isfile(path) for path in (photo.file, photo.mask) if path)
         if there and (known := checked.get(photo, own)) is not None:
             return [(finding[0], told(photo, finding, sheets.source)) for finding in known]
@@ -90,16 +90,28 @@ def check_contents(
         found = list(tqdm(pool.map(one, sheets.photos), total=len(sheets.photos), desc="check", unit="photo"))
     if checked is not None:
         checked.save()
-    return tuple([p for pairs in found for kind, p in pairs if kind == wanted] for wanted in ("problem", "warning"))
+    values = check_values(sheets.photos, readings, sheets.source, True)
+    problems, warnings = (
+        [p for pairs in found for kind, p in pairs if kind == wanted] for wanted in ("problem", "warning")
+    )
+    if wrong := {photo.cohort for problem in values for photo in sheets.photos if photo.row == problem.row}:
+        # The cohort's problem says it once, with the id map; each mask's own would only repeat it.
+        rows = {photo.row for photo in sheets.photos if photo.cohort in wrong}
+        said = ("holds values that are no class", "is a colour picture", "has no skin pixel", "has no lesion pixel")
+        problems, warnings = (
+            [p for p in part if not (p.row in rows and p.column == "mask" and p.message.startswith(said))]
+            for part in (problems, warnings)
+        )
+    return values + problems, warnings
 
 
 def check(
     images: str | Path,
     diseases: str | Path,
-    ids: IdMap = None,
+    reading: Reading = PLAIN,
     mixed: str = "error",
     threads: int = 1,
-    cohort_ids: Mapping[str, IdMap] | None = None,
+    cohorts: Mapping[str, Reading] | None = None,
     checked: Checked | None = None,
 ) -> tuple[Sheets | None, list[Problem], list[Problem]]:
     """Check the sheets, photos and masks.
@@ -107,7 +119,7 @@ def check(
     Args:
         images: the image sheet.
         diseases: the disease sheet or a built-in one.
-        ids, threads, cohort_ids, checked: see `check_contents`.
+        reading, threads, cohorts, checked: see `check_contents`.
         mixed: policy for concepts with both malignancies: "error" makes them problems, any other one warnings.
 
     Returns:
@@ -117,10 +129,15 @@ def check(
         sheets = load_sheets(images, diseases)
     except InvalidInput as error:
         return None, list(error.problems), []
-    problems, warnings = check_contents(sheets, ids, threads, cohort_ids, checked)
+    problems, warnings = check_contents(sheets, reading, threads, cohorts, checked)
     problems += check_same_file(sheets)
     (problems if mixed == "error" else warnings).extend(check_mixed(sheets))
     return sheets, sorted(problems, key=lambda p: p.row or 0), warnings
+
+
+def reading_of(masks: MasksSettings) -> Reading:
+    """How photos and masks are read by these settings."""
+    return Reading(masks.id_map, masks.size, masks.crop)
 
 
 def check_given(config: Config) -> tuple[list[Problem], list[Problem]]:
@@ -242,7 +259,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads that read photos")
     args = parser.parse_args(argv)
     images, diseases, mixed = args.images, args.diseases, args.mixed_malignancy
-    ids, cohort_ids, config, checked = id_map(args.mask_ids), {}, None, None
+    reading, cohorts, config, checked = Reading(id_map(args.mask_ids)), {}, None, None
     print(machine.software())
     if not args.configfile and bool(images) != bool(diseases):
         raise UserError("give --images and --diseases together, or --configfile")
@@ -253,9 +270,9 @@ def main(argv: list[str]) -> int:
         mixed = mixed or config.mixed_malignancy
         checked = Checked(contents_of(results_of(config), True))
         if args.mask_ids is None:
-            ids = config.masks.id_map
-            cohort_ids = {name: config.masks_of(name).id_map for name in config.cohorts}
-    sheets, problems, warnings = check(images, diseases, ids, mixed or "error", args.threads, cohort_ids, checked)
+            reading = reading_of(config.masks)
+            cohorts = {name: reading_of(config.masks_of(name)) for name in config.cohorts}
+    sheets, problems, warnings = check(images, diseases, reading, mixed or "error", args.threads, cohorts, checked)
     lines: list[str] = []
     if config is not None:
         checked.contents.save()
@@ -272,7 +289,7 @@ def main(argv: list[str]) -> int:
         if not problems:
             lines, problems, more = check_start(config, configfiles, args.profile)
             warnings += more
-    for warning in warnings:
+    for warning in grouped(warnings):
         print(f"warning: {warning}")
     for line in lines:
         print(line)
@@ -280,5 +297,8 @@ def main(argv: list[str]) -> int:
         print(InvalidInput(problems, shown=1000), file=sys.stderr)
         return 2
     masks = sum(photo.mask is not None for photo in sheets.photos)
-    print(f"{images}: {len(sheets.photos)} photos, {len(sheets.concepts)} concepts, {masks} masks, no problem")
+    toneless = sum(photo.skin_tone == UNKNOWN for photo in sheets.photos)
+    counts = [f"{len(sheets.photos)} photos", f"{len(sheets.concepts)} concepts", f"{masks} masks"]
+    counts += [f"{toneless} of unknown skin tone (donors and canvases only)"] if toneless else []
+    print(f"{images}: {', '.join(counts)}, no problem")
     return 0

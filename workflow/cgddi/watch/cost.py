@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from cgddi.core.errors import UserError
 from cgddi.job.runtime import read_usage
 from cgddi.plan.config import config_option
+from cgddi.plan.sheets import TONES
 from cgddi.stages.classify.settings import regime_of, training_of
 from cgddi.watch.dag import Job, ask_snakemake, read_jobs
 
@@ -123,7 +124,7 @@ def samples(plan: Plan, scope: str, cohort: str) -> int:
     roles = plan.roles.get(scope)
     tones = [p.skin_tone for p in plan.masked(cohort) if roles is None or roles.get(p.image_id) == "train"]
     canvases = min(len(tones), settings.max_canvases or len(tones))
-    of_tone = [*map(tones.count, set(tones))] if settings.canvas_tones == "same" else [canvases] * 3
+    of_tone = [tones.count(tone) for tone in TONES] if settings.canvas_tones == "same" else [canvases] * 3
     wanted = [min(count, canvases) * settings.repeats for count in of_tone]
     return sum(min(count, settings.per_tone or count) for count in wanted)
 

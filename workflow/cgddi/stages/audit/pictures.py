@@ -15,7 +15,7 @@ from cgddi.core.archive import Archive, ArchiveWriter
 from cgddi.core.bootstrap import Bootstrap
 from cgddi.core.errors import UserError
 from cgddi.core.heal import heal
-from cgddi.core.images import LESION, SKIN, TONES, decode_png, encode_png, mask_to_size, read_mask
+from cgddi.core.images import LESION, SKIN, TONES, UNKNOWN, decode_png, encode_png, mask_to_size, read_mask
 from cgddi.core.labels import labelled, labels_of
 from cgddi.core.metrics import class_counts
 from cgddi.core.overlay import heat, overlay
@@ -135,7 +135,7 @@ def mask_counts(archives: Sequence[Archive]) -> list[dict[str, Any]]:
         count.update(flag for flag in row["flags"] if not flag.startswith(("converted_from", "exif_rotated")))
     first = ("photos", "with a mask", "automatic mask not used")
     names = [*first, *sorted({name for count in cells.values() for name in count} - set(first))]
-    order = sorted(cells, key=lambda cell: (cell[0], TONES.index(cell[1])))
+    order = sorted(cells, key=lambda cell: (cell[0], (*TONES, UNKNOWN).index(cell[1])))
     return [{"cohort": c, "tone": t, **{name: cells[c, t][name] for name in names}} for c, t in order]
 
 
@@ -144,7 +144,7 @@ def against_human(
 ) -> list[dict[str, Any]]:
     """IoU of automatic masks with human ones, by class and tone, for each cohort whose sheet has human masks too.
 
-    Photos the segmenter learnt from are left out, and so are photos whose automatic mask is not used.
+    Photos the segmenter learnt from are left out, and so are photos of unknown tone and those whose automatic mask is not used.
 
     Returns:
         Of each cohort with photos to compare: cohort, photos, learnt (left out), unused (tone -> photos without a used automatic
@@ -158,6 +158,8 @@ def against_human(
             trained = set(archive.record.get("segmenter_images") or ())
             for row in archive.rows:
                 if row["cohort"] != cohort or row["key"] not in facts["files"] or row["mask_source"] not in AUTOMATIC:
+                    continue
+                if row["tone"] == UNKNOWN:
                     continue
                 if row["key"] in trained:
                     learnt += 1
@@ -210,7 +212,7 @@ def what_came_of_masks(
 ) -> list[dict[str, Any]]:
     """By skin tone: photos and masks of the canvases' cohorts, canvases kept, pairs of lesion and canvas, and lesions placed."""
     pools = {archive.record["spec"]["cohort"]: Counter(row["tone"] for row in archive.rows) for archive in canvases}
-    counts = {tone: Counter() for tone in TONES}
+    counts = {tone: Counter() for tone in (*TONES, UNKNOWN)}
     for row in (row for archive in masks for row in archive.rows if row["cohort"] in pools):
         counts[row["tone"]].update({"photos": 1, "with a mask": bool(row["has_mask"])})
     for archive in mapped:
@@ -220,6 +222,8 @@ def what_came_of_masks(
             counts[row["tone"]]["lesions placed"] += 1
     rows = []
     for tone, count in counts.items():
+        if tone == UNKNOWN and not count:
+            continue
         count["canvases kept"] = sum(pool[tone] for pool in pools.values())
         names = ("photos", "with a mask", "canvases kept", "lesion and canvas pairs", "lesions placed")
         tried, placed = count["lesion and canvas pairs"], count["lesions placed"]

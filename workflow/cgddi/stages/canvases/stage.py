@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from cgddi.core.archive import Archive, ArchiveWriter
 from cgddi.core.errors import UserError
-from cgddi.core.images import TONES
+from cgddi.core.images import TONES, UNKNOWN
 from cgddi.core.triage import judge
 from cgddi.stages.canvases.settings import CanvasesSettings
 from cgddi.stages.canvases.verdicts import VERDICTS
@@ -68,7 +68,7 @@ def pool_canvases(
                     pool.skip(
                         image_id, "discarded by review" if image_id in reviewed else f"discarded by triage: {why}"
                     )
-        pool.facts["kept"] = {tone: kept[tone] for tone in TONES}
+        pool.facts["kept"] = {tone: kept[tone] for tone in (*TONES, UNKNOWN) if kept[tone] or tone != UNKNOWN}
         pool.facts["discarded"] = len(verdicts) - len(pool)
         pool.facts["verdicts"] = verdicts
         pool.facts["verdicts_without_image"] = sorted(set(reviewed) - set(verdicts))

@@ -14,7 +14,7 @@ import pandas as pd
 
 from cgddi.core.archive import Archive
 from cgddi.core.errors import InvalidInput, Problem, UserError
-from cgddi.core.images import TONES
+from cgddi.core.images import TONES, UNKNOWN
 from cgddi.core.labels import hidden, labelled
 from cgddi.core.lineage import is_waived, lineage, segmenter_images, unknown_ways
 
@@ -88,7 +88,7 @@ def build_index(
 
     Args:
         roles: image id -> role.
-        photos: archives of real photos; images without a role are left out and counted.
+        photos: archives of real photos; images without a role or of unknown skin tone are left out and counted.
         synthetic: archives of kept healthy, lesion-mapped and semantic images. One is left out, and counted, when an ancestor
             named in `drop_touching` is not a training image of this split (a validation or test image, or one the split
             leaves out).
@@ -120,6 +120,7 @@ def build_index(
         for row in labelled(archive.rows, labels)
         if row.get("concept") in drop_concepts
     }
+    toneless: set[str] = set()
     for archive in opened:
         for row in labelled(archive.rows, labels):
             role = roles.get(row["image_id"])
@@ -127,9 +128,12 @@ def build_index(
                 dropped["real: no role in this split"] += 1
             elif row["image_id"] in gone:
                 dropped["real: concept dropped"] += 1
+            elif row.get("tone") == UNKNOWN:
+                dropped["real: skin tone is not known"] += 1
+                toneless.add(row["image_id"])
             else:
                 rows.append(_entry(row, archive.path, role, row["image_id"]))
-    missing = sorted(set(roles) - {row["image_id"] for row in rows} - skipped - gone)
+    missing = sorted(set(roles) - {row["image_id"] for row in rows} - skipped - gone - toneless)
     if missing:
         raise UserError(
             f"{len(missing)} image(s) of the split have no photo in the archives given (first: {', '.join(missing[:5])}). "
@@ -157,7 +161,7 @@ def build_index(
                 reason = reason or "disease and canvas are those of one held-out photo"
             if (unknown := unknown_ways(row)) and not is_waived(row, source or row["kind"], waived):
                 reason = f"{unknown[0]} is not known, which counts as a leak"
-            if source and row["tone"] is None:
+            if row["tone"] in (None, UNKNOWN):
                 reason = reason or "skin tone is not known"
             if not row.get("used", True):
                 reason = "failed its check"

@@ -1,0 +1,159 @@
+"""How a public set's table says what the image sheet asks for: a small YAML file (shipped: `tables/`)."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import Field, ValidationError
+
+from cgddi.core.errors import InvalidInput, Problem, UserError
+from cgddi.core.settings import Settings
+from cgddi.ingest.table import Table, check_columns, read_table
+
+SHIPPED = Path(__file__).with_name("tables")
+
+SheetColumn = Literal["image_id", "disease", "skin_tone", "malignant", "mask", "group", "mm_per_px"]
+
+
+class TableMap(Settings):
+    """A published table.
+
+    In a template `{column}` stands for a cell, `{a|b}` for the first of several that is not empty, `{one_hot}` for the column among
+    `one_hot` that holds 1, `{heaviest}` for the name of most weight in `heaviest`.
+    """
+
+    about: str = Field(description="the set")
+    licence: str = Field(description="what its authors allow, and where that stands")
+    source: str = Field("", description="where it is to be had")
+    join: str | None = Field(None, description="column by which a second table (`--also`) is joined to the first")
+    photos: tuple[str | tuple[str, ...], ...] = Field(
+        description="a template a photo of the row, or several of which the first is taken that is there; names with or without "
+        "folders and ending; `*` stands for anything, and gives a photo each"
+    )
+    columns: dict[SheetColumn, str] = Field(description="column of the sheet -> template")
+    values: dict[SheetColumn, dict[str, str]] = Field({}, description="column of the sheet -> cell -> what it means")
+    one_hot: tuple[str, ...] = Field((), description="columns of which one holds 1")
+    heaviest: str | None = Field(
+        None, description="column with weights by name as Python or JSON writes them, or with a list of names"
+    )
+    keep: dict[str, str] = Field(
+        {}, description="column -> regular expression of the whole cell; other rows are left out"
+    )
+
+    def needed(self) -> set[str]:
+        """Columns that the tables must have; of `{a|b}` one is enough."""
+        named = {
+            *self.one_hot,
+            *self.keep,
+            *([self.join] if self.join else []),
+            *([self.heaviest] if self.heaviest else []),
+        }
+        templates = [*self.columns.values(), *(one for photo in self.photos for one in _several(photo))]
+        single = {name for text in templates for name in re.findall(r"\{([^{}|]+)\}", text)}
+        return (named | single) - {"one_hot", "heaviest"}
+
+    def cells(self, row: Mapping[str, str]) -> dict[str, str]:
+        """Cells of the image sheet of a row, but the photo's."""
+        row = {**row, "one_hot": self._hot(row), "heaviest": _heaviest(row.get(self.heaviest or "", ""))}
+        found = {column: filled(text, row).strip() for column, text in self.columns.items()}
+        for column, meanings in self.values.items():
+            cell = re.sub(r"\.0+$", "", found.get(column, ""))  # pandas writes 3.0 where some cells are empty
+            found[column] = meanings.get(cell, meanings.get("*", cell) if cell else cell)
+        return found
+
+    def _hot(self, row: Mapping[str, str]) -> str:
+        hot = [name for name in self.one_hot if row.get(name, "").strip() in ("1", "1.0", "True", "true")]
+        return hot[0] if len(hot) == 1 else ""
+
+
+def _several(photo: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (photo,) if isinstance(photo, str) else photo
+
+
+def filled(template: str, row: Mapping[str, str]) -> str:
+    """A template with its cells; "" where one that it needs is empty."""
+    empty = False
+
+    def cell(match: re.Match[str]) -> str:
+        nonlocal empty
+        value = next((row[name].strip() for name in match[1].split("|") if row.get(name, "").strip()), "")
+        empty |= not value
+        return value
+
+    text = re.sub(r"\{([^{}]+)\}", cell, template)
+    return "" if empty else text
+
+
+def _heaviest(cell: str) -> str:
+    """Name of most weight in a mapping, or the first of a list; "" where there is none."""
+    try:
+        value = ast.literal_eval(cell) if cell else {}
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return ""
+    if isinstance(value, dict) and value:
+        return str(max(value, key=lambda name: (value[name], name)))
+    return str(value[0]) if isinstance(value, list) and value else ""
+
+
+def read_table_map(name: str) -> TableMap:
+    """A map: the name of a shipped one, or a YAML file.
+
+    Raises:
+        UserError: no such map, or no YAML.
+        InvalidInput: keys or values that a map has not.
+    """
+    shipped = sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+    path = SHIPPED / f"{name}.yaml" if name in shipped else Path(name)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--map {name}: no such file. Shipped maps are {', '.join(shipped)}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"--map {path}: is no YAML ({' '.join(str(error).split())[:200]}).") from error
+    try:
+        return TableMap.model_validate(values or {})
+    except ValidationError as error:
+        keys = f"A map has the keys {', '.join(TableMap.model_fields)}."
+        raise InvalidInput(
+            [Problem(str(path), e["msg"], keys, key=".".join(map(str, e["loc"]))) for e in error.errors()]
+        ) from error
+
+
+def joined(metadata: str, also: list[str], chosen: TableMap) -> tuple[Table, int]:
+    """The table with the columns of further ones, and how many of its rows these lack.
+
+    Raises:
+        UserError: the map joins tables and only one is given.
+        InvalidInput: a table has problems, or lacks columns that the map names.
+    """
+    table = read_table(metadata)
+    if chosen.join and not also:
+        raise UserError(f"--map joins two tables by column {chosen.join}: give the second one by --also.")
+    others = [read_table(path) for path in also]
+    problems = [problem for one in (table, *others) for problem in one.problems]
+    for one in (table, *others) if others else ():
+        problems += check_columns(one, [chosen.join or ""], strict=False)
+    if not problems:
+        have = {column for one in (table, *others) for column in one.columns}
+        whole = Table(table.source, sorted(have))
+        problems = check_columns(whole, sorted(chosen.needed()), strict=False)
+    if problems:
+        raise InvalidInput(problems)
+    lacking = 0
+    for other in others:
+        by_key = {row[chosen.join]: row for _, row in other.rows}
+        lacking += sum(row[chosen.join] not in by_key for _, row in table.rows)
+        table.rows = [(line, by_key.get(row[chosen.join], {}) | row) for line, row in table.rows]
+    return table, lacking
+
+
+def kept(table: Table, chosen: TableMap) -> Iterator[tuple[int, dict[str, str]]]:
+    """Rows that the map keeps."""
+    for line, row in table.rows:
+        if all(re.fullmatch(wanted, row.get(column, "")) for column, wanted in chosen.keep.items()):
+            yield line, row
