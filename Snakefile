@@ -10,6 +10,7 @@ from collections import Counter
 from typing import get_args
 
 from snakemake.exceptions import WorkflowError
+from snakemake.io import report as for_report
 from snakemake.utils import min_version
 
 min_version("9.0")

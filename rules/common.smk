@@ -38,6 +38,36 @@ def logs(wildcards, output):
     return f"{R}/logs"
 
 
+# What `snakemake --report` holds: rule -> output -> its caption, and what it is called there.
+SHOWN = {
+    "report": {"page": ("page", "The report")},
+    "fairness": {
+        "metrics": ("metrics", "All figures"),
+        "by_tone": ("by_tone", "By skin tone"),
+        "by_rarity": ("by_rarity", "By rarity"),
+        "by_disease": ("by_disease", "By disease"),
+        "paired": ("paired", "Regimes compared"),
+        "plot_of_roc": ("roc", "ROC by skin tone"),
+        "plot_of_metrics": ("intervals", "Figures with intervals"),
+        "plot_of_calibration": ("calibration", "Calibration"),
+    },
+    "ladder": {"table": ("ladder", "Ladder, figures"), "plot_of_ladder": ("ladder", "Ladder, curves")},
+    "published": {
+        "page": ("published", "Published against ours"),
+        "table": ("published", "Published against ours, table"),
+    },
+}
+
+
+def shown(name):
+    """A rule's outputs, marked for `snakemake --report`."""
+    found = PATHS.outputs(name)
+    for output, (caption, what) in SHOWN[name].items():
+        told = {"category": name.capitalize(), "labels": {"what": what}}
+        found[output] = for_report(found[output], caption=f"captions/{caption}.rst", **told)
+    return found
+
+
 def state(name):
     """Folder of a rule's checkpoints."""
     return lambda wildcards, output: PATHS.state(name).format_map(dict(wildcards.items()))

@@ -8,7 +8,7 @@ rule fairness:
     input:
         unpack(inputs("fairness")),
     output:
-        **PATHS.outputs("fairness"),
+        **shown("fairness"),
     log:
         PATHS.log("fairness"),
     benchmark:
@@ -39,7 +39,7 @@ rule ladder:
     input:
         unpack(inputs("ladder")),
     output:
-        **PATHS.outputs("ladder"),
+        **shown("ladder"),
     log:
         PATHS.log("ladder"),
     benchmark:

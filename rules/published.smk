@@ -8,7 +8,7 @@ rule published:
     input:
         unpack(inputs("published")),
     output:
-        **PATHS.outputs("published"),
+        **shown("published"),
     log:
         PATHS.log("published"),
     benchmark:

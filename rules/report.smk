@@ -1,14 +1,14 @@
 # Report: one HTML page with the pictures, the audits and the tables.
 #
 # In:  fairness tables, audits, sample sheets, the index and the images it points into; the tables of a FEDD study
-# Out: report/index.html, report/real-or-made.html, report/record.json; the pictures of both pages lie in report/pictures
+# Out: report/index.html, report/real-or-made.html, report/record.json; pictures and tables (csv) of the pages lie beside them
 
 
 rule report:
     input:
         unpack(inputs("report")),
     output:
-        **PATHS.outputs("report"),
+        **shown("report"),
     log:
         PATHS.log("report"),
     benchmark:

@@ -372,6 +372,7 @@ def test_words_in_the_code_run_nothing_again_and_a_revision_its_stage(world, tmp
     edit("stages/lora/settings.py", "REVISION = 1", "REVISION = 2")
     assert counts(world, *run) == ADAPTERS
     edit("stages/lora/settings.py", "REVISION = 2", "REVISION = 1")
-    (page,) = (tree / "workflow/cgddi/stages/report").rglob("*.html")
-    page.write_text(page.read_text() + "<!-- another -->")
-    assert counts(world, *run) == {"report": 1}
+    for part in ("methods.html", "style.css", "script.js"):
+        page = tree / "workflow/cgddi/stages/report/templates" / part
+        page.write_text(page.read_text() + "\n")
+        assert counts(world, *run) == {"report": 1}

@@ -133,9 +133,14 @@ def test_the_report_is_one_page_with_pictures_of_every_sampled_concept(results):
     assert slugs and all(f"<h3>{slug} " in page for slug in slugs)
     made = results / "report/pictures"
     named = {p: set(re.findall(r"pictures/(\w+\.webp)", (results / "report" / p).read_text())) for p in PAGES}
-    assert len(named["index.html"]) > 30 and set.union(*named.values()) == {file.name for file in made.iterdir()}
+    sheets = json.loads(re.search(r'<script id="sheets" type="application/json">(.*?)</script>', page, re.S)[1])[
+        "sheets"
+    ]
+    cells = [cell for kinds in sheets.values() for tones in kinds.values() for cell in tones.values()]
+    named["sheets"] = {f"{name}.webp" for cell in cells for name, *_ in cell}
+    assert len(named["sheets"]) > 20 and set.union(*named.values()) == {file.name for file in made.iterdir()}
     assert all(file.read_bytes()[8:12] == b"WEBP" for file in made.iterdir())
-    others = set(re.findall(r'(?:src|href)="((?!data:|#|pictures/)[^"]*)"', page))
+    others = set(re.findall(r'(?:src|href)="((?!data:|#|pictures/|tables/)[^"]*)"', page))
     assert {"real-or-made.html"} <= others <= {"real-or-made.html", "../review/index.html", "../published/index.html"}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -462,6 +462,7 @@ class Plan(LabelledPhotos):
             "index": [self.paths.file("index", split=split) for split in splits],
             "samples": [self.paths.file("lora", "samples", scope=s, concept=c) for s, c in generated],
             "semantic": self.all_samples() if "semantic" in self.sources else [],
+            "classify": [f"{Path(path).parent}/record.json" for path in self._predictions(self.regimes)],
             "review": self.paths.file("review") if self.generated else "",
             "published": self.paths.file("published"),
             "ladder": self.paths.file("ladder") if self.config.runs.ladder else "",
@@ -469,7 +470,10 @@ class Plan(LabelledPhotos):
             "masks": self.paths.file("audit_pictures", pictures="masks") if masks else "",
             "fedd": self.paths.file("fedd_tables") if self.config.fedd.study else "",
         }
-        return Job(self.spec("report", template=_pages("report"), labels=self.test_labels), inputs)
+        facts = {"changed": changed(self.config, self.contents, self.generated, bool(generated), masks)}
+        if generated:
+            facts["models"] = {"base": self.model(self.config.models.base)}
+        return Job(self.spec("report", template=_pages("report"), labels=self.test_labels, **facts), inputs)
 
     def _audit_file(self, split: str, kind: str) -> str:
         return self.paths.file("audit", split=split, kind=kind)
@@ -507,7 +511,45 @@ def only_name(concepts: Iterable[str]) -> str:
     return f"only-{concepts[0]}" + (f"-and-{len(concepts) - 1}-{spec_hash(concepts)[:6]}" if concepts[1:] else "")
 
 
+def changed(config: Config, contents: Contents, generated: bool, sampled: bool, masked: bool) -> dict[str, list[Any]]:
+    """What differs from the defaults: dotted key -> [value here, default]; places, and sections that no job reads, left out.
+
+    Args:
+        config: the configuration.
+        contents: what stands for files in a spec.
+        generated, sampled, masked: whether canvases, samples, automatic masks are made.
+    """
+    unread = {
+        "results",
+        "cache",
+        "container",
+        "images",
+        "diseases",
+        "review",
+        "models",
+        "report",
+        "export",
+        "published",
+    }
+    unread |= set() if generated else {"healthy", "canvases", "lesion_mapped"}
+    unread |= set() if sampled else {"embedding", "lora", "semantic", "calibration", "adapters"}
+    unread |= set() if masked else {"fedd"}
+    here, usual = (
+        {key: value for key, value in contents.settings(each)[0].items() if key not in unread}
+        for each in (config, Config())
+    )
+    return dict(_differences(here, usual))
+
+
+def _differences(here: Any, usual: Any, key: str = "") -> Iterator[tuple[str, list[Any]]]:
+    if isinstance(here, dict) and isinstance(usual, dict):
+        for name in sorted({*here, *usual}):
+            yield from _differences(here.get(name), usual.get(name), f"{key}.{name}" if key else name)
+    elif here != usual:
+        yield key, [here, usual]
+
+
 def _pages(stage: str) -> str:
     """Hash of a stage's page templates: another one makes another page."""
-    files = sorted((PACKAGE / "stages" / stage).rglob("*.html*"))
+    files = sorted(p for p in (PACKAGE / "stages" / stage).rglob("*.*") if p.suffix in (".html", ".css", ".js", ".in"))
     return spec_hash([[path.name, sha256(path.read_bytes())] for path in files])

@@ -22,6 +22,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from cgddi.core.errors import UserError
+from cgddi.core.source import source_commit
 from cgddi.job.runtime import read_usage
 from cgddi.plan.config import config_option
 from cgddi.plan.sheets import TONES
@@ -219,7 +220,7 @@ def save_prediction(plan: Plan, lines: Iterable[Line], device: str | None, launc
     keys = ("stage", "jobs", "unit", "rate", "measured", "hours")
     stages = [{key: getattr(line, key) for key in keys} | {"left": None if launched else line.left} for line in lines]
     with open(path, "a", encoding="ascii") as log:
-        log.write(json.dumps({"when": when, "device": device, "stages": stages}) + "\n")
+        log.write(json.dumps({"when": when, "commit": source_commit(), "device": device, "stages": stages}) + "\n")
 
 
 def predict_at_start(workflow: Any, plan: Plan) -> None:

@@ -1,6 +1,7 @@
 """Write the HTML report of a run: counts, pictures, audits, fairness tables and plots.
 
-Its pictures lie beside the page, in `pictures`. Beside it too: `real-or-made.html`, on which a person judges pictures.
+Its pictures and tables lie beside the page, in `pictures` and `tables`. Beside it too: `real-or-made.html`, on which a person
+judges pictures.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--semantic", nargs="*", default=[], help="archives of samples, for those that failed the check"
     )
+    parser.add_argument(
+        "--classify", nargs="*", default=[], help="records of the classifiers, for their curves and settings"
+    )
     parser.add_argument("--review", help="review/index.html, which the page links")
     parser.add_argument("--published", help="published/index.html, which the page links")
     parser.add_argument("--ladder", help="ladder/summary.json; its table and curves lie beside it")
@@ -42,6 +46,7 @@ def main(argv: list[str]) -> int:
         *args.index,
         *args.samples,
         *args.semantic,
+        *args.classify,
         *filter(None, (args.review, args.published, args.ladder, args.healthy, args.masks, args.fedd)),
     ]
     write_record(Path(args.output).with_name("record.json"), record_for(args.spec, inputs), [args.output, quiz])

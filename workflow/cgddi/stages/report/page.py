@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,15 @@ import pandas as pd
 from cgddi.core.archive import Archive, installed_versions, write_atomic
 from cgddi.core.images import TONES
 from cgddi.core.labels import labels_of, with_labels
+from cgddi.core.pictures import Picture, PictureFolder
 from cgddi.job.spec import settings_of
-from cgddi.stages.report import tables
-from cgddi.stages.report.pictures import KINDS, Picture, PictureFolder, sheets
+from cgddi.stages.report import answer, curves, methods, overview, tables
+from cgddi.stages.report.metrics import MEANINGS, heading
+from cgddi.stages.report.pictures import sheet_data, sheets
 from cgddi.stages.report.readers import discernment, read_answers, write_quiz
+from cgddi.stages.report.records import gather
 from cgddi.stages.report.settings import ReportSettings
+from cgddi.stages.report.tablefolder import TableFolder
 
 FAIRNESS_TABLES = {
     "metrics": "All classifiers",
@@ -66,40 +70,91 @@ def write_page(spec: Mapping[str, Any], files: Namespace, output: str) -> str:
     Returns:
         The page "real or made?".
     """
-    logs, settings, folder = Path(files.logs), settings_of(ReportSettings, spec), PictureFolder(output)
+    logs, settings = Path(files.logs), settings_of(ReportSettings, spec)
+    folder, shown = PictureFolder(output), TableFolder(output)
     indices = {Path(path): with_labels(pd.read_parquet(path), labels_of(spec)) for path in files.index}
+    by_split = {path.stem: index for path, index in indices.items()}
+    summary = json.loads(Path(files.summary).read_text(encoding="ascii"))
+    records = gather(spec, sorted(files.samples), files.semantic, files.classify, indices)
     quiz = Path(output).with_name("real-or-made.html")
-    page = environment().get_template("page.html").render(
+    drawn = {split: sheets(index, files.semantic, folder) for split, index in by_split.items()}
+    judged = overview.verdicts(files.audits, records.indices, summary.get("caveats", {}))
+    leakage = {each["name"].rpartition(" ")[2]: each["text"] for each in judged if each["name"].startswith("Leakage")}
+    page = environment(shown).get_template("page.html").render(
         title=settings.title,
+        **answer_of(summary, files.summary),
+        run=overview.what_was_run(records, by_split, logs, tables.attempts(logs)),
+        changed=spec.get("changed"),
+        changed_table=tables.config_table(spec.get("changed") or {}),
+        verdicts=judged,
         fairness=shown_folder(files.summary, FAIRNESS_TABLES, FAIRNESS_PLOTS, folder),
+        meanings=MEANINGS,
         ladder=shown_folder(files.ladder, LADDER_TABLES, LADDER_PLOTS, folder) if files.ladder else None,
-        splits=[split_of(path, index, files.semantic, folder) for path, index in indices.items()],
+        sheets=drawn,
+        sheet_data=sheet_data(drawn),
+        splits={split: split_of(index, records.indices[split]) for split, index in by_split.items()},
+        not_pooled=tables.not_pooled(records),
         healthy=healthy_of(files.healthy, folder) if files.healthy else None,
         masks=masks_of(files.masks, folder) if files.masks else None,
         study=study_of(files.fedd, folder) if files.fedd else None,
-        kinds=KINDS,
         tones=TONES,
         audits=tables.audit_tables(files.audits),
         adapters={f"{Path(p).parts[-3]} / {Path(p).parts[-2]}": folder.add(p, side=2048) for p in sorted(files.samples)},
-        usage=tables.html(tables.usage(logs), tables.short),
+        curves={
+            "Classifiers": curves.classifiers(records.classifiers),
+            "Tokens": curves.trainings(logs, "embedding"),
+            "Adapters": curves.trainings(logs, "lora"),
+        },
+        usage=tables.usage(logs),
+        short=tables.short,
         predicted=tables.plan_and_fact(logs),
         review=os.path.relpath(files.review, Path(output).parent) if files.review else None,
         published=os.path.relpath(files.published, Path(output).parent) if files.published else None,
-        quiz=write_quiz(next(iter(indices.values())), folder, quiz),
+        quiz=write_quiz(next(iter(by_split.values())), folder, quiz),
         read=tables.discernment_table(discernment(read_answers(settings.answers))) if settings.answers else None,
+        methods=methods.paragraph(records, by_split, summary.get("intervals", "")),
+        checklist=methods.checklist(records, by_split, leakage, bool(summary.get("settings"))),
+        checklist_source=methods.SOURCE,
         spec={name: value for name, value in spec.items() if name != "labels"},
         versions=installed_versions(["cgddi", "snakemake", "torch", "diffusers", "peft", "transformers", "timm"]),
     )  # fmt: skip
     write_atomic(output, page)
     folder.sweep()
+    shown.sweep()
     return str(quiz)
 
 
-def environment() -> jinja2.Environment:
-    """Templates of the page; a name that nobody gave is an error."""
+def environment(shown: TableFolder) -> jinja2.Environment:
+    """Templates of the page; a name that nobody gave is an error.
+
+    Args:
+        shown: where tables are written; templates call it `table`.
+    """
     loader = jinja2.PackageLoader("cgddi.stages.report", "templates")
     undefined = jinja2.StrictUndefined
-    return jinja2.Environment(loader=loader, autoescape=True, undefined=undefined, trim_blocks=True, lstrip_blocks=True)
+    made = jinja2.Environment(loader=loader, autoescape=True, undefined=undefined, trim_blocks=True, lstrip_blocks=True)
+    made.policies["json.dumps_kwargs"] = {}  # in the order of the page, not sorted
+    made.globals |= {"table": shown.html, "heading": heading, "is_text": lambda value: isinstance(value, str)}
+    return made
+
+
+def answer_of(summary: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """The answer in sentences, and what its plot of differences shows, from the fairness stage's summary and metrics."""
+    found = answer.groups(summary.get("paired", []))
+    metrics = pd.read_csv(Path(path).with_name("metrics.csv"))
+    overview = tables.settings_table(metrics)
+    values, photos = {}, {}
+    for row in metrics.to_dict("records") if overview is not None else ():
+        value = pd.to_numeric(row["value"], errors="coerce")
+        if not pd.isna(value):
+            values[row["split"], row["method"], row["regime"], row["metric"], row["group"]] = value
+        if row["metric"] == "accuracy":
+            photos[row["split"], row["group"]] = int(row["images"])
+    return {
+        "sentences": answer.sentences(found[0], values, photos) if found else [],
+        "comparisons": [answer.comparison(rows) for rows in found],
+        "overview": overview,
+    }
 
 
 def shown_folder(
@@ -113,7 +168,7 @@ def shown_folder(
     return {
         "table": markdown.markdown(text, extensions=["tables"]),
         "tables": {
-            caption: tables.html(pd.read_csv(path))
+            caption: (path.stem, pd.read_csv(path))
             for caption, path in tabled.items()
             if path.is_file() and path.read_text(encoding="utf-8").strip()
         },
@@ -130,15 +185,10 @@ def study_of(summary: str, pictures: PictureFolder) -> dict[str, Any]:
     return {**shown, "cohort": json.loads(Path(summary).read_text(encoding="ascii"))["cohort"]}
 
 
-def split_of(path: Path, index: pd.DataFrame, samples: Sequence[str], folder: PictureFolder) -> dict[str, Any]:
-    """One split: its record, counts, and a sheet of pictures per concept (kind -> tone -> pictures)."""
-    record = json.loads(path.with_suffix(".json").read_text(encoding="ascii"))
-    return {
-        "name": path.stem,
-        "record": record,
-        "counts": tables.counts(index),
-        "sheets": sheets(index, samples, folder),
-    }
+def split_of(index: pd.DataFrame, record: Mapping[str, Any]) -> dict[str, Any]:
+    """One split: counts of its images, what its index leaves out and why, and what it is made by."""
+    settings = {name: record[name] for name in ("drop_touching", "label_missing") if name in record}
+    return {"counts": tables.counts(index), "left_out": tables.left_out(record), "settings": settings}
 
 
 def healthy_of(path: str, folder: PictureFolder) -> dict[str, Any]:

@@ -67,10 +67,45 @@ def sheets(
     return found
 
 
+def sheet_data(drawn: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Sequence[Picture]]]]]) -> dict[str, Any]:
+    """The sheets of all splits as the page's script draws them: a picture is [name, width, height, caption, values of `facts`]."""
+    pictures = [
+        picture
+        for sheets in drawn.values()
+        for kinds in sheets.values()
+        for tones in kinds.values()
+        for cell in tones.values()
+        for picture in cell
+    ]
+    names = list(dict.fromkeys(name for picture in pictures for name in picture.facts))
+
+    def line(picture: Picture) -> list[Any]:
+        values = [picture.facts.get(name) for name in names]
+        while values and values[-1] is None:
+            values.pop()
+        return [Path(picture.source).stem, picture.width, picture.height, picture.caption, values]
+
+    return {
+        "kinds": KINDS,
+        "facts": names,
+        "sheets": {
+            f"{split}/{slug}": {
+                kind: {tone: [line(picture) for picture in cell] for tone, cell in tones.items()}
+                for kind, tones in kinds.items()
+            }
+            for split, sheets in drawn.items()
+            for slug, kinds in sheets.items()
+        },
+    }
+
+
 def _shown(row: Mapping[str, Any], known: Mapping[str, Any], folder: PictureFolder) -> Picture:
     """A picture with its name, or the reason why it failed, under it, and what its manifest knows of how it was made."""
     facts = {name: known.get(name) for name in ("donor", "canvas", "generator", "prompt", "seed")}
-    facts = {"id": str(row["id"])} | facts | (known.get("scores") or {})
+    seed = facts["seed"]  # as text: a browser's numbers have 53 bits
+    facts = (
+        {"id": str(row["id"])} | facts | {"seed": str(seed) if _is_told(seed) else None} | (known.get("scores") or {})
+    )
     faults = known.get("faults") or {}
     name = str(row["id"]).rpartition("/")[2]
     caption = "; ".join(faults.values() if isinstance(faults, Mapping) else faults) or {

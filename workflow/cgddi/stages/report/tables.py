@@ -1,17 +1,30 @@
-"""Tables of the page, as HTML: the audits, the masks, the counts of a split, and what the jobs used."""
+"""Tables of the page: the audits, the masks, the counts of a split, what was left out, and what the jobs used."""
 
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from markupsafe import escape
 
 from cgddi.core.images import TONES
 from cgddi.job.runtime import read_usage
+from cgddi.stages.report.records import Records
+
+OVERVIEW = [
+    ("balanced_accuracy", "all"),
+    ("accuracy", "all"),
+    *(("accuracy", tone) for tone in TONES),
+    ("auc", "all"),
+    ("pqd", "all"),
+    ("dpm", "all"),
+    ("eom", "all"),
+]
+"""Figures of a setting in the first table."""
 
 DEFAULT_RATE = "default rate (no job had finished)"
 SCORES = {
@@ -29,49 +42,106 @@ CAME = ["tone", "photos", "with a mask", "canvases kept", "lesion and canvas pai
 """Columns on masks, in their order; quality flags follow the first."""
 
 
-def html(frame: pd.DataFrame, number: str | Callable[[float], str] = "%.3f") -> str:
-    """A data frame as an HTML table without its index; a missing value is empty."""
-    return frame.to_html(index=False, border=0, na_rep="", float_format=number)
-
-
 def short(number: float) -> str:
     """A number with three digits if it is small, with all if it is large."""
     return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
 
 
-def counts(index: pd.DataFrame) -> str:
+def counts(index: pd.DataFrame) -> pd.DataFrame:
     """Images of a split by kind and role (rows), tone and malignancy (columns)."""
     label = index["malignant"].map({True: "malignant", False: "benign"}).astype(object).fillna("unlabelled")
     table = pd.crosstab([index["kind"], index["role"]], [index["tone"], label])
     table = table.reindex([tone for tone in TONES if tone in table.columns.get_level_values(0)], axis=1, level=0)
-    table["all", ""] = table.sum(axis=1)
-    return table.to_html(border=0)
+    table.columns = [" ".join(names) for names in table.columns]
+    table["all"] = table.sum(axis=1)
+    return table.reset_index()
+
+
+def left_out(record: Mapping[str, Any]) -> pd.DataFrame:
+    """What a split's index leaves out, and why: kind, reason, images."""
+    rows = [(*reason.partition(": ")[::2], count) for reason, count in record.get("dropped", {}).items()]
+    rows = [(kind, reason, count) if reason else ("any", kind, count) for kind, reason, count in rows]
+    skipped = Counter(
+        entry["reason"] if isinstance(entry, Mapping) else str(entry) for entry in record.get("photos_skipped", [])
+    )
+    rows += [("photo", reason, count) for reason, count in skipped.items()]
+    rows += [
+        ("sample", f"{row['concept']}, {row['tone']}: fewer passed their check than were wanted", row["short"])
+        for row in record.get("samples", [])
+        if row.get("short")
+    ]
+    return pd.DataFrame(rows, columns=["kind", "reason", "images"])
+
+
+def not_pooled(records: Records) -> pd.DataFrame:
+    """Photos that gave no healthy picture, and pictures that are no canvas, by cohort and reason; reasons that differ in a number
+    only are one."""
+    found: Counter[tuple[str, str, str]] = Counter()
+    for what, lines in (
+        ("photo without a healthy picture", records.painted),
+        ("picture that is no canvas", records.canvases),
+    ):
+        for record in lines:
+            for entry in record.get("skipped", []):
+                reason = re.sub(r"\d+(\.\d+)?", "#", entry["reason"]).partition(" (")[0]
+                found[what, record.get("spec", {}).get("cohort", ""), reason] += 1
+    rows = [(*key, count) for key, count in sorted(found.items(), key=lambda item: (item[0][:2], -item[1]))]
+    return pd.DataFrame(rows, columns=["what", "cohort", "reason", "images"])
+
+
+def config_table(changed: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
+    """Keys of the config that differ from their defaults: key -> (value here, default)."""
+    rows = [(key, *(json.dumps(value, ensure_ascii=False) for value in pair)) for key, pair in changed.items()]
+    return pd.DataFrame(rows, columns=["key", "this run", "default"])
+
+
+def settings_table(metrics: pd.DataFrame) -> pd.DataFrame | None:
+    """One row a setting, one column a figure in per cent with its interval; None where the table holds no settings."""
+    if not {"split", "regime", "method", "metric", "group", "value"} <= set(metrics.columns):
+        return None
+    rows = []
+    for (split, regime, method), part in metrics.groupby(["split", "regime", "method"], sort=False):
+        row = {"setting": f"{split}: {method}, {regime}", "runs": part["runs"].iloc[0]}
+        known = {(each.metric, each.group): each for each in part.itertuples(index=False)}
+        for metric, group in OVERVIEW:
+            if (each := known.get((metric, group))) is not None:
+                row[metric if group == "all" else f"accuracy, {group}"] = _percent(each)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _percent(row: Any) -> str:
+    value = pd.to_numeric(row.value, errors="coerce")
+    low, high = pd.to_numeric(row.low, errors="coerce"), pd.to_numeric(row.high, errors="coerce")
+    if pd.isna(value):
+        return "undefined"
+    return f"{100 * value:.1f}" + ("" if pd.isna(low) else f" ({100 * low:.1f}–{100 * high:.1f})")
 
 
 # ---- audits
 
 
-def audit_tables(audits: Sequence[str]) -> dict[str, dict[str, str]]:
-    """What the audits of the splits found: split -> caption -> HTML."""
-    found: dict[str, dict[str, str]] = {}
+def audit_tables(audits: Sequence[str]) -> dict[str, dict[str, list[pd.DataFrame | str]]]:
+    """What the audits of the splits found: split -> caption -> tables and lines of text."""
+    found: dict[str, dict[str, list[pd.DataFrame | str]]] = {}
     for path in map(Path, sorted(audits)):
-        caption, table = AUDITS[path.stem](json.loads(path.read_text(encoding="ascii")))
-        found.setdefault(path.parent.name, {})[caption] = table
+        caption, *shown = AUDITS[path.stem](json.loads(path.read_text(encoding="ascii")))
+        found.setdefault(path.parent.name, {})[caption] = shown
     return found
 
 
-def _leakage(found: Mapping[str, Any]) -> tuple[str, str]:
+def _leakage(found: Mapping[str, Any]) -> tuple[Any, ...]:
     checked = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in found["checked"].items())
     verdict = "clean" if found["clean"] else "LEAKS, and the gate was told to report only"
-    return "Leakage gate", str(escape(f"{verdict} ({checked})"))
+    return "Leakage gate", f"{verdict} ({checked})"
 
 
-def _by_kind_and_tone(found: Mapping[str, Any], columns: Callable[[dict[str, Any]], dict[str, Any]]) -> str:
+def _by_kind_and_tone(found: Mapping[str, Any], columns: Callable[[dict[str, Any]], dict[str, Any]]) -> pd.DataFrame:
     cells = [(kind, tone, tones[tone]) for kind, tones in found["by_kind"].items() for tone in TONES if tone in tones]
-    return html(pd.DataFrame([{"kind": kind, "tone": tone} | columns(cell) for kind, tone, cell in cells]))
+    return pd.DataFrame([{"kind": kind, "tone": tone} | columns(cell) for kind, tone, cell in cells])
 
 
-def _tone(found: Mapping[str, Any]) -> tuple[str, str]:
+def _tone(found: Mapping[str, Any]) -> tuple[Any, ...]:
     cuts = " and ".join(f"{cut:g}" for cut in found["cuts"])
     table = _by_kind_and_tone(
         found,
@@ -84,30 +154,20 @@ def _tone(found: Mapping[str, Any]) -> tuple[str, str]:
     return f"Tone asked for against tone measured: {found['measure']}; cuts at {cuts}", table
 
 
-def _quality(found: Mapping[str, Any]) -> tuple[str, str]:
-    keys = [
-        "images",
-        "real_images",
-        "fid",
-        "kid",
-        "kid_std",
-        *(["lpips"] if found["perceptual"] else []),
-        "black",
-        "flat",
-    ]
-    table = _by_kind_and_tone(found, lambda cell: {key: cell.get(key) for key in keys})
-    if seen := found["held_out"]["seen_by_generators"]:
-        table += (
-            f"<p>Generators learnt from all {seen} photos that images are compared with (generator_scope: all).</p>"
-        )
-    if found.get("samples"):
-        table += "<p>Samples by what came of their check (docs/samples.md); those that failed are not learnt from.</p>"
-        table += html(pd.DataFrame([_checked(row) for row in found["samples"]]))
-    measures = "; ".join(filter(None, (found["features"], found["perceptual"])))
+def _quality(found: Mapping[str, Any]) -> tuple[Any, ...]:
+    seen, perceptual = found["held_out"]["seen_by_generators"], found["perceptual"]
+    keys = ["images", "real_images", "fid", "kid", "kid_std", *(["lpips"] if perceptual else []), "black", "flat"]
+    measures = "; ".join(filter(None, (found["features"], perceptual)))
     caption = (
         f"Quality against held-out real photos of the same tone ({measures}); `real`: training photos, for comparison"
     )
-    return caption, table
+    parts: list[Any] = [_by_kind_and_tone(found, lambda cell: {key: cell.get(key) for key in keys})]
+    if seen:
+        parts.append(f"Generators learnt from all {seen} photos that images are compared with (generator_scope: all).")
+    if found.get("samples"):
+        parts.append("Samples by what came of their check (docs/samples.md); those that failed are not learnt from.")
+        parts.append(pd.DataFrame([_checked(row) for row in found["samples"]]))
+    return caption, *parts
 
 
 def _checked(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,31 +175,31 @@ def _checked(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**row, "reasons": reasons}
 
 
-def _memorisation(found: Mapping[str, Any]) -> tuple[str, str]:
+def _memorisation(found: Mapping[str, Any]) -> tuple[Any, ...]:
     if "similarity" not in found:
-        return "Memorisation: there is no sample, or no real training photo, to compare.", ""
+        return ("Memorisation: there is no sample, or no real training photo, to compare.",)
     frame = pd.DataFrame({"samples": found["similarity"], "real photos among themselves": found["between_real"]})
     caption = (
         f"Memorisation: {found['copies']} of {found['images']} samples come nearer than {found['threshold']} to a training "
         f"photo, {found['closer_than_real']} nearer than any two training photos are to each other. Quantiles of the similarity "
         f"to the nearest one; features: {found['features']}"
     )
-    return caption, html(frame.rename_axis("quantile").reset_index())
+    return caption, frame.rename_axis("quantile").reset_index()
 
 
 AUDITS = {"leakage": _leakage, "tone": _tone, "quality": _quality, "memorisation": _memorisation}
 
 
-def comparison_table(rows: Sequence[Mapping[str, Any]]) -> str:
+def comparison_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """The run's pictures beside the baseline (see `cgddi.stages.audit.pictures`)."""
-    return html(pd.DataFrame(rows, columns=["method", "photos", *SCORES]).rename(columns=SCORES))
+    return pd.DataFrame(rows, columns=["method", "photos", *SCORES]).rename(columns=SCORES)
 
 
-def mask_tables(found: Mapping[str, Any]) -> dict[str, str]:
+def mask_tables(found: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
     """Caption -> table of what the run's masks are worth (see `cgddi.stages.audit.pictures.audit_masks`)."""
     columns = list(dict.fromkeys([*COUNTED, *(name for row in found["counts"] for name in row)]))
     noticed = pd.DataFrame(found["counts"], columns=columns)
-    shown = {"Masks by cohort and skin tone, and what was noticed about them": html(noticed)}
+    shown = {"Masks by cohort and skin tone, and what was noticed about them": noticed}
     for of in found["against_human"]:
         unused = ", ".join(f"{tone} {of['unused'][tone]}" for tone in TONES if tone in of["unused"])
         notes = {
@@ -152,10 +212,10 @@ def mask_tables(found: Mapping[str, Any]) -> dict[str, str]:
     idle = found["idle_donors"]
     caption = "What came of the masks in this run, by the canvas's skin tone"
     caption += f"; {idle} donor(s) gave no lesion or found no room" if idle else ""
-    return shown | {caption: html(pd.DataFrame(found["what_came"], columns=CAME))}
+    return shown | {caption: pd.DataFrame(found["what_came"], columns=CAME)}
 
 
-def _iou_table(rows: Sequence[Mapping[str, Any]]) -> str:
+def _iou_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Rows by class, columns by tone: IoU with its interval, and the images behind it."""
     lines: dict[str, dict[str, str]] = {}
     for row in rows:
@@ -165,7 +225,7 @@ def _iou_table(rows: Sequence[Mapping[str, Any]]) -> str:
             figure = f"{row['iou']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
         line[f"{row['tone']} (n={row['images']})"] = figure
     order = ("lesion", "skin", "marker", "ruler", "background", "mean")
-    return html(pd.DataFrame([lines[name] for name in order]))
+    return pd.DataFrame([lines[name] for name in order])
 
 
 # ---- time
@@ -173,7 +233,7 @@ def _iou_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def usage(logs: Path) -> pd.DataFrame:
     """By stage, from the last run of each job: jobs, minutes, images and steps and their rates, the device, how full and busy."""
-    frame = _attempts(logs)
+    frame = attempts(logs)
     rows = []
     for stage, jobs in frame.groupby("file", sort=False).tail(1).groupby("stage"):
         seconds = jobs["seconds"]
@@ -203,7 +263,7 @@ def usage(logs: Path) -> pd.DataFrame:
     return table.assign(**table[names[2:]].apply(pd.to_numeric)).dropna(axis=1, how="all")
 
 
-def _attempts(logs: Path) -> pd.DataFrame:
+def attempts(logs: Path) -> pd.DataFrame:
     """What each attempt of a job used, see `cgddi.job.runtime.read_usage`."""
     columns = ["file", "stage", "device", "seconds", "images", "steps", "peak_device_bytes", "utilisation", "kind"]
     return pd.DataFrame(read_usage(logs), columns=columns)
@@ -222,7 +282,7 @@ def choose(lines: list[dict[str, Any]]) -> dict[str, Any] | None:
     return lines[0] if lines else None
 
 
-def plan_and_fact(logs: Path) -> tuple[str, str] | None:
+def plan_and_fact(logs: Path) -> tuple[str, pd.DataFrame] | None:
     """A sentence on the prediction, and predicted and spent hours by stage, all attempts counted; None where there is none.
 
     Args:
@@ -232,7 +292,7 @@ def plan_and_fact(logs: Path) -> tuple[str, str] | None:
     lines = [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()] if path.is_file() else []
     if (chosen := choose(lines)) is None:
         return None
-    frame = _attempts(logs)
+    frame = attempts(logs)
     frame = frame[(frame["stage"] != "audit") | (frame["kind"] == "quality")]  # the audit that takes a GPU
     rows = []
     for stage in chosen["stages"]:
@@ -246,13 +306,13 @@ def plan_and_fact(logs: Path) -> tuple[str, str] | None:
     table["spent / predicted"] = (table["hours spent"] / table["hours predicted"].where(lambda h: h > 0)).round(2)
     device = f"rates recorded on {chosen['device']}" if chosen["device"] else "no rate recorded yet"
     when = chosen["when"][:16].replace("T", " ")
-    return f"Predicted on {when} UTC, {device}.", html(table, short)
+    return f"Predicted on {when} UTC, {device}.", table
 
 
-def discernment_table(rows: Sequence[Mapping[str, Any]]) -> str:
+def discernment_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """How well readers tell made pictures from real ones (see `cgddi.stages.report.readers.discernment`)."""
     frame = pd.DataFrame(rows, columns=["kind", "tone", "made", "real", "readers", "auc", "low", "high"])
     frame["95 % interval"] = [
         "" if pd.isna(row.low) else f"{row.low:.2f} to {row.high:.2f}" for row in frame.itertuples(index=False)
     ]
-    return html(frame.drop(columns=["low", "high"]).rename(columns={"auc": "AUC"}), "%.2f")
+    return frame.drop(columns=["low", "high"]).rename(columns={"auc": "AUC"})
