@@ -36,6 +36,7 @@ CHECKED = {"checked": {"held_out_images": 4, "training_images": 9}}
         ("quality", {"by_kind": {"semantic": {"dark": {"images": 200, "black": 0, "flat": 0}}}}, "pass"),
         ("quality", {"by_kind": {"semantic": {"dark": {"images": 200, "black": 1, "flat": 1}}}}, "warn"),
         ("quality", {"by_kind": {"semantic": {"dark": {"images": 200, "black": 3, "flat": 0}}}}, "fail"),
+        ("quality", {"by_kind": {"real": {"dark": {"images": 9, "black": 9}}, "semantic": {}, "all": {}}}, "pass"),
         ("memorisation", {"similarity": {}, "images": 200, "copies": 2}, "pass"),
         ("memorisation", {"similarity": {}, "images": 200, "copies": 10}, "warn"),
         ("memorisation", {"similarity": {}, "images": 200, "copies": 11}, "fail"),

@@ -161,7 +161,8 @@ def _tone(found: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _quality(found: Mapping[str, Any]) -> tuple[str, str]:
-    cells = [cell for kind, tones in found["by_kind"].items() if kind != "real" for cell in tones.values()]
+    made = [tones for kind, tones in found["by_kind"].items() if kind not in ("real", "all")]
+    cells = [cell for tones in made for cell in tones.values()]
     images, bad = (
         sum(cell["images"] for cell in cells),
         sum(cell.get("black", 0) + cell.get("flat", 0) for cell in cells),
