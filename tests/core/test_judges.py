@@ -72,6 +72,17 @@ def test_what_lies_where_the_canvas_shows_a_ruler_does_not_count():
     assert presence(sample, skin(256, 1), part) < 2.5 < presence(sample, skin(256, 1))
 
 
+def test_a_place_counts_where_three_fifths_of_it_can_be_used():
+    """A strip of 6 of 64 px: places of 2 px lie in it to 87 %, those of 3.2 px to 65 %, larger ones to less than a half."""
+    part = np.zeros((64, 64), bool)
+    part[:, 29:35] = True
+    striped = skin(64)
+    striped[::2] += (20, 0, 0)
+    striped[24:40] += (-20, 5, 0)
+    found = np.abs(judges.contrasts(judges.view(rgb(striped), part))).max((1, 2, 3))
+    assert (found[:2] > 3).all() and (found[2:] == 0).all(), found
+
+
 def test_ink_and_what_is_near_it_is_left_out_of_a_photo():
     mask = np.full((80, 80), SKIN)
     mask[40, 40] = MARKER

@@ -6,7 +6,7 @@ import pytest
 import torch
 from cgddi.core.errors import UserError
 from cgddi.diffusion.schedule import NoiseSchedule, partial_timesteps, solver
-from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
 SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 
@@ -42,6 +42,15 @@ def test_an_unknown_prediction_is_refused():
 def test_where_image_to_image_starts_and_how_many_calls_it_makes(name, steps, first, count):
     _, times = NoiseSchedule({**SD, "steps_offset": 1}).sampling(name, steps, 0.725)
     assert (int(times[0]), len(times)) == (first, count)
+
+
+def test_the_default_solver_is_diffusers_own_of_second_order():
+    """2M with a first-order last step, as `from_config` of a plain scheduler gives it; nothing of the model's own is lost."""
+    own = {**DDIMScheduler(prediction_type="v_prediction", **SD).config}
+    ours, theirs = solver("dpmsolver++", own).config, DPMSolverMultistepScheduler.from_config(own).config
+    assert {name: ours[name] for name in theirs if name[0] != "_"} == {n: v for n, v in theirs.items() if n[0] != "_"}
+    assert (ours.algorithm_type, ours.solver_order, ours.lower_order_final) == ("dpmsolver++", 2, True)
+    assert (ours.prediction_type, ours.beta_end, ours.use_karras_sigmas) == ("v_prediction", 0.012, False)
 
 
 def test_partial_timesteps_are_even_and_start_at_the_strength():

@@ -125,7 +125,8 @@ def test_a_sample_is_judged_where_its_canvas_has_skin_and_by_the_photos_that_wer
     thumbnails = {name: judges.thumbnail(pixels[name]) for name in learnt if name != "p003"}
     for copied in ("p003", "p005"):
         picture = pixels[copied].copy()
-        picture[:, 20:] = (20, 20, 220)
+        if copied == "p003":
+            picture[:, 20:] = (20, 20, 220)  # where the canvas shows a ruler
         found = checker.look(SampleSpec("k", "p003", "dark", 0, 5), encode_png(picture)).scores
         part = mask != RULER
         presence = judges.presence(judges.view(picture, part), judges.contrasts(judges.view(canvas.pixels, part)))
