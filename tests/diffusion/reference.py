@@ -122,8 +122,10 @@ class Reference:
         return ((predicted - target) ** 2 * weights[:, None]).mean(dim=(1, 2, 3))
 
     def rate(self, lr, step):
-        """Learning rate of a step: constant, or falling to 0 along a line or half a cosine."""
-        done = step / self.s.steps
+        """Learning rate of a step: rising along a line, then constant, or falling to 0 along a line or half a cosine."""
+        if step < self.s.warmup:
+            return lr * step / self.s.warmup
+        done = (step - self.s.warmup) / (self.s.steps - self.s.warmup)
         return (
             lr * {"constant": 1, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[self.s.lr_schedule]
         )

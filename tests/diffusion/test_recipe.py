@@ -66,11 +66,11 @@ COMMON = {
     "log_every": 1,
 }  # fmt: skip
 TOKENS = {
-    "": {},
+    "": {"warmup": 2, "steps": 4},
     "published": {"tone_exponent": 0.0, "scale_lr": True, "hflip": 0.5, "suffixes": False, "lesion_weight": 1.0},
 }
 ADAPTERS = {
-    "": {"prior_tone_exponent": 2.0, "prior_per_tone": 4},
+    "": {"prior_tone_exponent": 2.0, "prior_per_tone": 4, "warmup": 1},
     "published": {"hflip": 0.0, "prior_weight": 1.0, "clip": 1.0, "lr_schedule": "constant", "lesion_weight": 1.0},
 }
 
