@@ -8,6 +8,7 @@ import torch
 from cgddi.core.errors import UserError
 from cgddi.diffusion.weights import write_tensors
 from cgddi.fedd.segmenter.ensemble import EnsembleMLP, Segmenter, load, vote
+from cgddi.fedd.segmenter.pixels import Pixels, PixelSampler
 from torch import nn
 
 FACTS = {
@@ -106,3 +107,16 @@ def test_what_is_no_segmenter_is_refused(tmp_path) -> None:
     write_tensors(tmp_path / "weights.safetensors", {"fc.weight": torch.zeros(2, 2)})
     with pytest.raises(UserError, match="no segmenter"):
         load(tmp_path)
+
+
+def test_tones_gain_weight_by_their_loss_and_one_without_a_lesion_as_the_average() -> None:
+    """Group DRO's step by hand: w exp(loss / 2), scaled to 1; four light photos, two medium, one dark."""
+    truth = torch.zeros(7, 8, 8, dtype=torch.int64)
+    sampler = PixelSampler(Pixels([torch.zeros(7, 1, 8, 8).half()], truth, torch.tensor([0, 0, 0, 0, 1, 1, 2])), [])
+    sampler.reweigh(torch.tensor([0.9, torch.nan, 0.3]))
+    grown = [share / 7 * math.exp(loss / 2) for share, loss in zip((4, 2, 1), (0.1, 0.4, 0.7), strict=True)]
+    assert sampler.tone_weights.tolist() == pytest.approx([value / sum(grown) for value in grown])
+    sampler.generators = [torch.Generator().manual_seed(0)]
+    sampler.data.truth[6] = 1
+    _, drawn = sampler.take(1, 20000)
+    assert float((drawn == 1).float().mean()) == pytest.approx(grown[2] / sum(grown), abs=0.01)
