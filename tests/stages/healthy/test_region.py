@@ -159,6 +159,24 @@ def test_a_halo_leaves_hairs_strange_skin_and_other_classes_alone():
     assert not halo(photo, np.full_like(mask, SKIN)).any() and not halo(photo, np.full_like(mask, LESION)).any()
 
 
+def reddened(radius, width, island=0):
+    """A disc on skin, redness of one strength around it, and in that an island of plain skin; the halo found, distances, island."""
+    y, x = np.mgrid[:256, :256] - 128
+    lesion, plain = np.hypot(y, x) < radius, np.hypot(y, x - radius - width / 2) < island
+    lab, distance = rgb_to_lab(skin(3, 256, hairs=0)), distance_transform_edt(np.hypot(y, x) >= radius)
+    lab[(distance < width) & ~plain] += (-3, 12, 2)
+    lab[lesion] += (-25, 5, 0)
+    mask = np.where(lesion, LESION, SKIN).astype(np.uint8)
+    return halo(to_uint8(lab_to_rgb(lab)), mask), distance, plain
+
+
+def test_a_halo_has_no_holes_and_no_wider_reach_than_its_lesion_lets_expect():
+    found, distance, island = reddened(30, 18, island=5)
+    assert island.sum() > 60 and found[island].all() and found[(distance > 1) & (distance < 16)].mean() > 0.95
+    found, distance, _ = reddened(6, 30)
+    assert found[(distance > 1) & (distance < 7)].mean() > 0.9 and not found[distance > 1.4 * 6 + 1.5].any()
+
+
 def test_the_fading_part_of_a_halo_is_left_where_too_much_would_be_painted():
     """Discs whose redness fades alike; with its fading part the larger one would take more than 45 % of the photo."""
     widths = []
