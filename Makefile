@@ -9,7 +9,7 @@ PLAN := .venv-plan
 CGDDI = PYTHONPATH=$(CURDIR)/workflow $(BIN)/python -m cgddi.cli
 DEMO := --profile profiles/local-cpu --configfile config/toy/config.yaml
 
-.PHONY: demo demo-fedd dry-run claim test test-all lint bench profiles toy-model env dev clean-demo
+.PHONY: demo demo-fedd dry-run claim test test-all lint bench pictures profiles toy-model env dev clean-demo
 
 ## What a run needs (docs/install.md: its size, and TORCH_INDEX=URL for a torch from another index, as one without CUDA).
 env: $(READY)
@@ -85,6 +85,10 @@ bench: $(DEV)
 profiles:
 	@for name in slurm local-gpu local-cpu; do ln -sfn profiles/$$name $$name; done
 	@echo "snakemake --profile slurm | local-gpu | local-cpu"
+
+## The README's pictures, from the demo's results.
+pictures: $(DEV)
+	$(BIN)/python -m tests.readme_pictures results/toy
 
 toy-model: $(READY)
 	$(BIN)/cgddi toy-model --output config/toy/model

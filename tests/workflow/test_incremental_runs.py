@@ -38,7 +38,7 @@ def files(folder):
 
 def run(folder, *arguments):
     """Run for real; the messages of the jobs that ran."""
-    done = snakemake(folder, *RUN, "--cores", "2", *arguments)
+    done = snakemake(folder, *RUN, "--cores", "2", "--printshellcmds", *arguments)
     text = done.stdout + done.stderr
     assert snakemake(folder, *RUN, "-n", "--cores", "1", *arguments).stdout.count("Nothing to be done") == 1
     return set(re.findall(r"^Job \d+: (.*)$", text, re.M)), text
