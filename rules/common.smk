@@ -83,6 +83,7 @@ URGENCY = {
     "fedd_segmenter": 55,
     **dict.fromkeys(("masks", "fedd_masks", "sam3_masks"), 50),
     "canvases": 45,
+    "skin": 42,
     "healthy": 40,
     "embedding": 30,
     "lora": 20,

@@ -104,3 +104,38 @@ rule sam3_masks:
             --metrics {log.metrics:q} \
             --threads {threads} 2>{log.text:q}
         """
+
+
+rule skin:
+    """Where there is skin on the kept healthy images, by SAM 3: for cohorts with masks.on_healthy."""
+    input:
+        unpack(inputs("skin")),
+    output:
+        **PATHS.outputs("skin"),
+    log:
+        text=PATHS.log("skin"),
+        metrics=PATHS.metrics("skin"),
+    benchmark:
+        PATHS.benchmark("skin")
+    wildcard_constraints:
+        cohort=cohorts_by("sam3"),
+    priority: urgency("skin")
+    conda:
+        "../envs/diffusion.yaml"
+    threads: 4
+    resources:
+        gpu=1,
+        mem_mb=gb(24),
+        runtime=minutes(60),
+    params:
+        cgddi=command,
+    message:
+        "skin on the healthy images of {wildcards.cohort} (SAM 3)"
+    shell:
+        """
+        {params.cgddi} --gpus {resources.gpu} masks \
+            --spec {input.spec:q} \
+            --output {output.tar:q} \
+            --metrics {log.metrics:q} \
+            --threads {threads} 2>{log.text:q}
+        """

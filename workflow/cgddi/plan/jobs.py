@@ -203,6 +203,7 @@ class Plan(LabelledPhotos):
                 "segmenter": [f"{folder}/{n}" for n in ("weights.safetensors", "record.json")],
             }
             options = {"features": features, "segmenter": folder}
+        chosen = chosen.model_copy(update={"on_healthy": False})  # concerns canvases alone
         if chosen.source == "sam3":
             facts["model"] = self.model(self.config.models.sam3)
         else:
@@ -233,6 +234,10 @@ class Plan(LabelledPhotos):
         verdicts = self.verdicts.get(cohort, {})
         return Job(self.spec("canvases", cohort=cohort, verdicts=verdicts), {"healthy": self.all_healthy([cohort])})
 
+    def _skin(self, cohort: str) -> Job:
+        spec = self.spec("masks", self.masks_settings(cohort), cohort=cohort, model=self.model(self.config.models.sam3))
+        return Job(spec, {"canvases": self.paths.file("canvases", cohort=cohort)})
+
     def _lesion_mapped(self, canvas_cohort: str, donor: str) -> Job:
         (photos,), labels = self.photo_archives([self.donors[donor]]), self.labels([self.donors[donor]], "concept")
         canvases = self.paths.file("canvases", cohort=canvas_cohort)
@@ -240,7 +245,9 @@ class Plan(LabelledPhotos):
         known, scale = self.scales[canvas_cohort], self.donors[donor].mm_per_px
         if known and scale:  # one of both alone brings nothing to scale
             spec["mm_per_px"] = known | {donor: scale}
-        return Job(spec, {"photos": photos, "canvases": canvases})
+        own = self.masks_settings(canvas_cohort).on_healthy
+        skin = self.paths.file("skin", cohort=canvas_cohort) if own else ""
+        return Job(spec, {"photos": photos, "canvases": canvases, "skin": skin})
 
     # ---- generators ------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ READERS = {
     "models.base": ("embedding", "lora", "semantic"),
     "models.inpainting": ("healthy",),
     "models.fedd": ("fedd_features",),
-    "models.sam3": ("sam3_masks",),
+    "models.sam3": ("sam3_masks", "skin"),
     "healthy.prior": ("healthy",),
     "adapters": ("semantic",),
     "classify": ("classify",),

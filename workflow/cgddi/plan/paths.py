@@ -40,6 +40,7 @@ RESULTS = {
     "healthy": Result("healthy/{cohort}/{batch}", ARCHIVE),
     "review": Result("review", {"page": "/index.html", "record": "/record.json"}),
     "canvases": Result("canvases/{cohort}", ARCHIVE),
+    "skin": Result("skin/{cohort}", ARCHIVE),
     "lesion_mapped": Result("lesion_mapped/{canvas_cohort}/{donor}", ARCHIVE),
     "embedding": Result(
         "embedding/{scope}/{concept}", {"weights": "/learned_embeds.safetensors", "record": "/record.json"}

@@ -17,6 +17,7 @@ def main(argv: Sequence[str]) -> int:
     parser = stage_parser("lesion_mapped", __doc__)
     parser.add_argument("--photos", required=True, help="the masks archive that holds the donor")
     parser.add_argument("--canvases", required=True, help="the archive of the canvas cohort")
+    parser.add_argument("--skin", help="masks of the canvases in the place of their photos' (masks.on_healthy)")
     parser.add_argument("--output", required=True, help="the archive (.tar) to write")
     options = parser.parse_args(argv)
     with without_gc():
@@ -24,5 +25,5 @@ def main(argv: Sequence[str]) -> int:
         from cgddi.stages.lesion_mapped.stage import map_lesion
 
     settings = checked(LesionMappedSettings, options.spec, "donor", "canvas_cohort")
-    map_lesion(options.spec, settings, options.photos, options.canvases, options.output)
+    map_lesion(options.spec, settings, options.photos, options.canvases, options.output, options.skin)
     return 0

@@ -65,6 +65,7 @@ def map_lesion(
     photos: str | Path,
     canvases: str | Path,
     output: str | Path,
+    skin: str | Path | None = None,
 ) -> None:
     """Write the composites of one donor on all canvases of a cohort.
 
@@ -75,6 +76,7 @@ def map_lesion(
         photos: the masks archive that holds the donor.
         canvases: the cohort's kept canvases.
         output: the archive to write; a sample's key is its canvas, its members are `png` and `mask.png`.
+        skin: masks of the canvases in the place of their photos'; a canvas without one is skipped.
 
     A donor without a usable lesion and a pair without an allowed position are skipped and recorded with the reason.
 
@@ -82,11 +84,13 @@ def map_lesion(
         UserError: the donor is not in `photos`.
     """
     donors, pool = Archive(photos), Archive(canvases)
+    masks = Archive(skin) if skin else pool
+    mask_rows = {row["key"]: row for row in masks.rows}
     rows = labelled(donors.rows, labels_of(spec))
     donor = next((row for row in rows if row["key"] == spec["donor"]), None)
     if donor is None:
         raise UserError(f"{photos}: has no image {spec['donor']!r}. Run the workflow again; it makes what is missing.")
-    inputs = [pool.record_path, pool.manifest_path, donors.manifest_path]
+    inputs = [pool.record_path, pool.manifest_path, donors.manifest_path, *([masks.manifest_path] if skin else [])]
     with ArchiveWriter(output, spec, inputs) as archive:
         archive.facts["canvases"] = len(pool.rows)
         try:
@@ -97,12 +101,19 @@ def map_lesion(
             archive.skip(donor["key"], f"{reason}: no composite was made")
             return
         for row in tqdm(pool.rows, desc=f"lesion {donor['key']}", unit="canvas", mininterval=1):
-            _compose(archive, pool, row, donor, geometry, spec, settings)
+            if row["key"] not in mask_rows:
+                archive.skip(row["key"], "no skin was found on the healthy image")
+                continue
+            mask = decode_png(masks.read(mask_rows[row["key"]], "mask.png"), settings.image_size)
+            _compose(
+                archive, decode_png(pool.read(row), settings.image_size), mask, row, donor, geometry, spec, settings
+            )
 
 
 def _compose(
     archive: ArchiveWriter,
-    pool: Archive,
+    pixels: np.ndarray,
+    mask: np.ndarray,
     row: Mapping[str, Any],
     donor: Mapping[str, Any],
     geometry: Geometry,
@@ -121,7 +132,6 @@ def _compose(
     except NoLesion as reason:
         archive.skip(canvas_id, str(reason))
         return
-    pixels, mask = load_sized(pool, row, settings.image_size)
     valid = VALID[mask]
     looked = settings.plain_places and valid.all()
     if looked:

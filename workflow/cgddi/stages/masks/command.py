@@ -5,7 +5,8 @@ SAM 3 (sam3). Every source writes the same: the photo, its mask, its uncertainty
 automatic mask without lesion or skin is not used (`quality.UNUSABLE`): its photo goes on without a mask, as neither donor
 nor canvas, and the record says so. To correct automatic masks by hand, see `cgddi masks-export`.
 
-The spec holds rows (image_id, file, mask or null), cohort and batch; for sam3 also model {source, revision}.
+The spec holds rows (image_id, file, mask or null), cohort and batch; for sam3 also model {source, revision}. With --canvases (rule
+`skin`) SAM 3 looks for skin on the kept healthy images instead, and their masks alone are written.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ def main(argv: Sequence[str]) -> int:
     """Run `cgddi masks`."""
     parser = stage_parser("masks", __doc__)
     parser.add_argument("--output", required=True, help="the archive (.tar) to write")
+    parser.add_argument("--canvases", help="sam3: the cohort's kept healthy images, on which skin is looked for")
     parser.add_argument("--features", nargs="+", default=[], help="fedd: feature files that hold the batch's photos")
     parser.add_argument("--segmenter", help="fedd: folder of the trained segmenter")
     parser.add_argument("--metrics", help="file to append one JSON line on time and memory to (automatic sources)")
@@ -32,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
         from cgddi.stages.masks.stage import write_batch
 
     spec = options.spec
-    settings = checked(MasksSettings, spec, "rows", "cohort", "batch")
+    settings = checked(MasksSettings, spec, *(("cohort",) if options.canvases else ("rows", "cohort", "batch")))
     if settings.source == "human":
         write_batch(spec, settings, options.output)
         return 0
@@ -43,6 +45,17 @@ def main(argv: Sequence[str]) -> int:
     device = start(options.threads)
     with without_gc():
         source = importlib.import_module(SOURCE_MODULES[settings.source])
+    if options.canvases:
+        from cgddi.stages.masks.skin import of_skin, write_skin
+
+        with usage_log(options.metrics, stage="masks", cohort=spec["cohort"]) as usage:
+            usage["images"] = write_skin(
+                spec,
+                options.canvases,
+                options.output,
+                lambda: source.open_predictor(spec, of_skin(settings), device, [], None),
+            )
+        return 0
     with usage_log(options.metrics, stage="masks", cohort=spec["cohort"], batch=spec["batch"]) as usage:
         inputs = source.inputs(options.features, options.segmenter)
         usage["masked"] = write_batch(

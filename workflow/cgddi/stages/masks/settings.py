@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from cgddi.core.settings import Precision, Settings
 
@@ -60,7 +60,18 @@ class MasksSettings(Settings):
         description="value in a mask file -> class id (0 background, 1 lesion, 2 marker, 3 ruler, 4 skin): numbers, palette "
         'indices or "#rrggbb" colours, e.g. {"0": 4, "255": 1} for a one-class lesion png; null: the file holds class ids',
     )
+    on_healthy: bool = Field(
+        False,
+        description="source sam3: skin is looked for on the kept healthy images too, and lesions are transplanted to where it was "
+        "found (cgDDI on Fitzpatrick17k). false: a canvas keeps its photo's mask",
+    )
     sam3: Sam3Settings = Sam3Settings()
+
+    @model_validator(mode="after")
+    def _of_sam3(self) -> MasksSettings:
+        if self.on_healthy and self.source != "sam3":
+            raise ValueError("on_healthy is for source sam3")
+        return self
 
     @field_validator("id_map")
     @classmethod

@@ -1,0 +1,154 @@
+"""The paper's overlays from photos to the page "published against ours", on small stand-ins of both data sets."""
+
+import csv
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import yaml
+from cgddi.core.archive import Archive
+from cgddi.core.published import SEEDS
+from cgddi.toy.world import Preset, training_items, write_set
+
+from tests.stages.masks.sam3 import write_sam3
+from tests.workflow.in_process import run
+from tests.workflow.paper_scale import ROOT
+
+pytestmark = pytest.mark.slow
+
+PAPER = ROOT / "config/paper"
+TINY = {
+    "models": {name: {"source": str(ROOT / "config/toy/model")} for name in ("base", "inpainting")},
+    "sample_min_images": 4,
+    "masks": {"size": 64, "sam3": {"precision": "fp32"}},
+    "healthy": {"steps": 2, "guidance": 2.5, "precision": "fp32", "dilation": 5, "blur_sigma": 1.0},
+    "canvases": {"triage": dict.fromkeys(("lesion_contrast", "stain", "ita_change", "border_step", "seam"), 1000)},
+    "lesion_mapped": {"image_size": 64, "padding": 2, "dilate": 1, "blur": 0.7},
+    "embedding": {"precision": "fp32", "init_token": "lesion", "steps": 2, "batch": 2, "accumulation": 1},
+    "lora": {"precision": "fp32", "steps": 2, "instances": 2, "priors_per_step": 1, "image_size": 64, "grid_steps": 2},
+    "semantic": {"precision": "fp32", "sampler": "ddim", "steps": 2, "image_size": 64, "repeats": 1, "batch": 24},
+    "audit": {"features": {"weights": "pixels"}, "inception": None, "lpips": None},
+    "classify": {
+        "image_size": 32,
+        "resize": 32,
+        "min_concept_images": 4,
+        "finetune_epochs": 1,
+        "finetune_learning_rate": 1e-3,
+        "training": {"backbone": "test_resnet", "weights": "random", "epochs": 2, "batch_size": 64},
+        "methods": {"patchalign": {"backbone": "test_vit", "frozen_tensors": 4}},
+        "label_texts": {"text_encoder": str(ROOT / "config/toy/model")},
+    },
+    "fairness": {"test_sets": 200},
+}
+TINY["embedding"] |= {"image_size": 64, "grid_every": 0, "validate_every": 100, "scale_lr": False}
+TINY["lora"] |= {"grid_every": 0, "validate_every": 100, "grid_columns": 1, "rank": 2, "alpha": 2}
+TINY["canvases"]["triage"] |= {"texture": [0, 1000], "grain": 1000, "lesion_left": 1, "artefacts": 1, "bitten": 1}
+"""Small pictures, few steps, networks of a few layers, and a triage that keeps all; nothing of what the overlays are about."""
+DDI = {
+    "button-naevule": (10, 9, 9),
+    "emberplaque-carcova": (7, 7, 6),
+    "rosequilt-dermia": (2, 2, 2),
+    "bluecoin-naevule": (0, 1, 0),
+}
+F17K = {"button-naevule": (8, 8, 7), "greyveil-melovoma": (7, 7, 6)}
+
+
+def sheet(cohort, counts, masked):
+    """Photos of one data set, `masked` of each disease with a mask."""
+    write_set(Path("data"), cohort, training_items(Preset(counts, 1)), 7)
+    with open(f"data/{cohort}/ddi_metadata.csv", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    made, left = [], dict.fromkeys(counts, masked)
+    for row in rows:
+        stem, disease = row["DDI_file"].removesuffix(".png"), row["disease"]
+        mask = f"data/{cohort}/masks/{stem}.npy"
+        left[disease] -= (has := left[disease] > 0 and Path(mask).is_file())
+        cells = {"image_id": f"{cohort}{stem}", "file": f"data/{cohort}/images/{stem}.png", "cohort": cohort}
+        cells |= {"disease": disease, "skin_tone": row["skin_tone"], "malignant": row["malignant"]}
+        made.append(cells | {"mask": mask if has else ""})
+    return made
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A working directory with both sheets, a tiny SAM 3, and the settings of the shrunken runs."""
+    folder = tmp_path_factory.mktemp("paper")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        (folder / "config").mkdir()
+        ddi, f17k = sheet("ddi", DDI, 3), sheet("f17k", F17K, 0)
+        for name, rows in (("", ddi), ("-f17k", f17k), ("-both", ddi + f17k)):
+            with open(f"config/images{name}.csv", "w", newline="") as handle:
+                writer = csv.DictWriter(handle, rows[0])
+                writer.writeheader()
+                writer.writerows(rows)
+        diseases = (ROOT / "config/toy/diseases.csv").read_text()
+        for name in ("diseases", "diseases-both"):
+            (folder / f"config/{name}.csv").write_text(diseases)
+        sam3 = {"models": {"sam3": {"source": str(write_sam3(folder / "sam3"))}}}
+        values = TINY | {"diseases": "config/diseases.csv", "models": TINY["models"] | sam3["models"]}
+        (folder / "tiny.yaml").write_text(yaml.safe_dump(values))
+        yield SimpleNamespace(folder=folder, ddi=ddi, f17k=f17k)
+
+
+def table(name):
+    ran = run(str(PAPER / "base.yaml"), str(PAPER / f"{name}.yaml"), "tiny.yaml")
+    results = {"f17k": "f17k", "cross": "f17k"}.get(name, "ddi")
+    folder = f"results/{results}-paper/tables/{name}/published"
+    return ran, pd.read_csv(f"{folder}/published.csv"), open(f"{folder}/index.html").read()
+
+
+def test_ddi_on_five_splits(world):
+    ran, cells, page = table("ddi")
+    assert ran["classify"] == 25 and ran["split"] == 5 and ran["lora"] == 3
+    ours = cells[cells["value"].notna()]
+    assert set(ours["setting"]) == {f"five/{r}/patchalign" for r in ("real", "synthetic", "synthetic_real")} | {
+        "five/real/baseline",
+        "five/real/fairdisco",
+    }
+    row = cells[(cells["method"] == "patchalign") & (cells["regime"] == "synthetic") & (cells["metric"] == "accuracy")]
+    row = row[row["group"] == "all"].iloc[0]
+    assert row["runs"] == 5 and row["differs"] == "another network (test_vit)", "all else is as published"
+    values = []
+    for seed in SEEDS:
+        frame = pd.read_csv(f"results/ddi-paper/classify/s{seed}/synthetic/patchalign/0/predictions.csv")
+        values.append(frame)
+    assert all(len(frame) == 11 for frame in values), "a fifth of 55 photos"
+    assert "86.4" in page and "PatchAlign" in page
+
+
+def test_sources_and_rarity_share_what_ddi_made(world):
+    ran, cells, _ = table("sources")
+    assert ran["lesion_mapped"] == ran["lora"] == ran["semantic"] == 0, "made for ddi"
+    assert ran["classify"] == 10, "healthy_mapped and semantic; the other rows are there"
+    assert {"healthy_mapped", "semantic", "synthetic"} <= set(cells[cells["value"].notna()]["regime"])
+    ran, cells, page = table("rarity")
+    assert ran == {"fairness": 1, "published": 1}
+    rarity = cells[cells["value"].notna()]
+    assert set(rarity["group"]) <= {"common", "rare", "very rare"} and len(rarity) >= 2
+    assert "one split, whose seed was not told" in page
+
+
+def test_cross_maps_the_lesions_of_one_set_onto_the_other_and_counts_them(world):
+    ran = table("f17k")[0]
+    assert ran["skin"] == 1 and ran["classify"] == 3 and ran["split"] == 1
+    skin = Archive("results/f17k-paper/skin/f17k.tar")
+    pool = Archive("results/f17k-paper/canvases/f17k.tar")
+    assert {row["key"] for row in skin.rows} | {s["id"] for s in skin.record["skipped"]} == {
+        r["key"] for r in pool.rows
+    }
+    ran, cells, page = table("cross")
+    assert ran["skin"] == 0, "made for f17k; the masks of ddi are a person's"
+    assert ran["classify"] == 12 and ran["index"] == 4, "four settings more"
+    counts = cells[(cells["metric"] == "images") & cells["value"].notna()]
+    assert {("ddi", "f17k"), ("f17k", "ddi")} <= set(zip(counts["train"], counts["test"], strict=True))
+    for row in counts[(counts["regime"] == "lesion_mapped") & (counts["group"] == "all")].itertuples():
+        made = [
+            image
+            for path in Path(f"results/f17k-paper/lesion_mapped/{row.test}").glob(f"{row.train}*.tar")
+            for image in Archive(path).rows
+        ]
+        assert row.value == len(made)
+    tested = set(cells[cells["value"].notna() & (cells["metric"] == "accuracy")]["test"])
+    assert tested == {"ddi", "f17k"} and "13,822" in page
