@@ -49,31 +49,56 @@ def ladder_table(settings: Sequence[Setting], metrics: pd.DataFrame) -> pd.DataF
     )
 
 
-def plot(table: pd.DataFrame) -> bytes:
-    """Each figure against the images per real photo (logarithmic), intervals as bars, real photos alone dashed; PNG bytes.
+PANELS = (
+    ("accuracy", "Accuracy", ("all",)),
+    ("accuracy", "Accuracy by skin tone", TONES),
+    ("auc", "AUC", ("all",)),
+    ("pqd", "PQD (tones' accuracies)", ("all",)),
+    ("eom", "EOM (tones' recalls)", ("all",)),
+)
+"""(metric, title, groups drawn) of the panels, left to right."""
 
-    Accuracy by tone is drawn beside its mean, a colour each; a row per split and method.
+
+def plot(table: pd.DataFrame) -> bytes:
+    """Each figure against the images per real photo (logarithmic), with its interval; real photos alone as a dashed line, with
+    theirs as a band; PNG bytes.
+
+    A row per split and method, whose panels share the axes of their column. Tones stand side by side, a colour each, so that no
+    interval hides another; their real photos have a line alone.
     """
-    panels = ("accuracy", "auc", "pqd", "eom")
     groups = list(table.groupby(["split", "method"], sort=False))
+    size = (3.4 * len(PANELS), 0.5 + 3 * len(groups))
     figure, axes = plt.subplots(
-        len(groups), len(panels), figsize=(4 * len(panels), 3 * len(groups)), squeeze=False, layout="constrained"
+        len(groups), len(PANELS), figsize=size, sharey="col", squeeze=False, layout="constrained"
     )
     for row, ((split, method), part) in zip(axes, groups, strict=True):
-        for axis, metric in zip(row, panels, strict=True):
-            own = part[part["metric"] == metric]
-            for group, line in own.groupby("group", sort=False):
-                line = line[line["value"] != "undefined"].astype({"value": float, "low": float, "high": float})
+        rungs = sorted({rung for rung in part["synthetic_per_real"] if rung > 0})
+        for axis, (metric, title, shown) in zip(row, PANELS, strict=True):
+            for place, group in enumerate(shown):
+                line = part[(part["metric"] == metric) & (part["group"] == group) & (part["value"] != "undefined")]
+                line = line.astype({"value": float, "low": float, "high": float})
                 made, real = line[line["synthetic_images"] > 0], line[line["synthetic_images"] == 0]
                 spread = [made["value"] - made["low"], made["high"] - made["value"]]
+                beside = 1.12 ** (place - (len(shown) - 1) / 2)  # a factor: the axis is logarithmic
                 style = {"c": COLOURS[group], "ms": 4, "lw": 1, "capsize": 2, "elinewidth": 0.8}
-                axis.errorbar(made["synthetic_per_real"], made["value"], spread, fmt="o-", label=group, **style)
-                for value in real["value"]:
-                    axis.axhline(value, c=COLOURS[group], ls="--", lw=0.8)
-            axis.set(xscale="log", title=f"{split}: {method}, {metric}", xlabel="synthetic images per real photo")
+                axis.errorbar(
+                    made["synthetic_per_real"] * beside, made["value"], spread, fmt="o-", label=group, **style
+                )
+                for photos in real.itertuples():
+                    axis.axhline(photos.value, c=COLOURS[group], ls="--", lw=0.8)
+                    if len(shown) == 1:
+                        axis.axhspan(photos.low, photos.high, color=COLOURS[group], alpha=0.08, lw=0)
+            axis.set(xscale="log", title=title if (split, method) == groups[0][0] else "")
+            axis.set_xticks(rungs, [f"{rung:.3g}" for rung in rungs])
+            axis.minorticks_off()
             axis.grid(lw=0.3)
-        row[0].legend(fontsize=7)
-    figure.supxlabel("dashed: real photos alone", fontsize=8)
+            if len(shown) > 1:
+                axis.legend(fontsize=7)
+        row[0].set_ylabel(f"{split}: {method}")
+    figure.supxlabel(
+        "synthetic images per real photo (bars: intervals; dashed: real photos alone, shaded: their interval)",
+        fontsize=9,
+    )
     return png(figure)
 
 
