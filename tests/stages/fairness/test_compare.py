@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from cgddi.core.inversion import Disparity
-from cgddi.stages.fairness.compare import compare, discordant, holm, paired_table
+from cgddi.stages.fairness.compare import compare, discordant, holm, paired_table, shown
 from cgddi.stages.fairness.estimates import Answers, correlations, disparity_difference
 from cgddi.stages.fairness.predictions import gather, read_run
 from cgddi.stages.fairness.settings import FairnessSettings
@@ -128,3 +128,10 @@ def test_regimes_that_answer_alike_have_correlated_figures(tmp_path):
     first, second = (Answers.of(setting) for setting in settings.values())
     assert all(value == pytest.approx(0.9) for value in correlations(first, first).values()), "capped"
     assert all(0 <= value < 0.6 for value in correlations(first, second).values())
+
+
+def test_a_difference_that_does_not_exist_is_written_as_undefined():
+    nan = float("nan")
+    table = pd.DataFrame({"metric": ["eom", "accuracy"], "difference": [nan, 0.1], "low": [nan, nan], "p": [nan, 0.5]})
+    rows = shown(table).to_csv(index=False).splitlines()
+    assert rows[1:] == ["eom,undefined,undefined,", "accuracy,0.1,,0.5"] and shown(pd.DataFrame()).empty

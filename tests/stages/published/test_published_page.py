@@ -28,14 +28,14 @@ def about(splits, regime="synthetic", **more):
     return facts | {"selection": "test", "clean": False, "splits": splits, "seeds": [0], **more}
 
 
-def fairness(folder, settings, rows):
-    """A summary and the tables beside it; rows: (setting, metric, group, value, low, high)."""
+def fairness(folder, settings, rows, common=(("five/synthetic/patchalign", 0.9),)):
+    """A summary and the tables beside it; rows: (setting, metric, group, value, low, high); common: accuracy of common diseases."""
     folder.mkdir(parents=True)
     (folder / "summary.json").write_text(json.dumps({"about": settings}))
     columns = ["split", "regime", "method", "metric", "group", "value", "low", "high", "runs", "images"]
     lines = [[*setting.split("/"), *row, 5, 132] for setting, *row in rows]
     pd.DataFrame(lines, columns=columns).to_csv(folder / "metrics.csv", index=False)
-    common = [["five", "synthetic", "patchalign", "common", "accuracy", "all", 0.9, 0.8, 0.95, 5, 107]]
+    common = [[*name.split("/"), "common", "accuracy", "all", value, 0.8, 0.95, 5, 107] for name, value in common]
     names = ["split", "regime", "method", "rarity", "metric", "group", "value", "low", "high", "runs", "images"]
     pd.DataFrame(common, columns=names).to_csv(folder / "by_rarity.csv", index=False)
     return folder / "summary.json"
@@ -126,6 +126,17 @@ def test_the_least_different_setting_stands_there_and_its_differences_are_told(t
         "2 trainings per split",
     ]
     assert page.count("<h2>") == 2, "tables of which this run has figures: ddi, sources"
+
+
+def test_where_one_unknown_split_of_five_was_published_the_mean_of_five_goes_before_each(tmp_path):
+    one_split = {"s0": FIVE["s0"]}
+    settings = {"s0/synthetic/patchalign": about(one_split), "five/synthetic/patchalign": about(FIVE)}
+    rows = [(name, "accuracy", "all", 0.5, 0.4, 0.6) for name in settings]
+    common = list(zip(settings, (0.9, 0.8), strict=True))
+    cells, _ = make(tmp_path, "rarity", "--summary", fairness(tmp_path / "fairness", settings, rows, common))
+    row = one(cells, table="rarity", regime="synthetic", group="common")
+    assert (row["value"], row["setting"]) == (0.8, "five/synthetic/patchalign")
+    assert row["differs"] == "the mean of the five splits, one of which was published"
 
 
 def test_images_are_counted_by_the_data_sets_of_donor_and_canvas(tmp_path):

@@ -321,6 +321,8 @@ def smooth_interval(
     asked = ~np.isnan(influence)
     n, tested = asked.sum(1).mean(), asked.any(0)
     photo = np.nansum(influence, axis=0)[tested] * tested.sum() / asked.sum()
+    if len(photo) < 2:  # one photo has no variance
+        return Estimated(np.nan, np.nan, np.nan)
     spread = spread_of(values, photo.var(ddof=1) / tested.sum(), _apart(influence) / n, units)
     return _estimated(float(values.mean()), spread, n - 1 if df is None else df, confidence)
 

@@ -175,7 +175,7 @@ def check_fits(denoiser: nn.Module, adapter: Adapter) -> None:
         else:
             continue
         named = adapter.metadata.get("ss_base_model_version") or adapter.metadata.get("modelspec.architecture")
-        made_for = f"It says it was trained on {named}" if named else "Trained on another model?"
+        made_for = f"It says it was trained on {named}" if named else "It was trained on another model"
         raise UserError(f"{adapter.source} does not fit this base model: layer {name} {why}. {made_for}")
 
 

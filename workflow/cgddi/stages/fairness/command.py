@@ -76,7 +76,7 @@ def tabulate(
         "by_tone.csv": tables.by_tone_table(metrics).to_csv(index=False),
         "by_rarity.csv": by_rarity.to_csv(index=False),
         "by_disease.csv": tables.by_disease_table(settings, options).to_csv(index=False),
-        "paired.csv": paired.to_csv(index=False),
+        "paired.csv": compare.shown(paired).to_csv(index=False),
         "table.md": render.markdown(metrics, by_rarity, options.confidence),
         "table.tex": render.latex(metrics, by_rarity, options.confidence),
         "roc.png": render.roc_by_tone(settings),

@@ -97,3 +97,10 @@ def paired_table(settings: Sequence[Setting], options: FairnessSettings, seed: i
     if "p" in table:
         table["p_holm"] = holm(table["p"])
     return table
+
+
+def shown(table: pd.DataFrame) -> pd.DataFrame:
+    """The comparisons as they are written: `undefined` where one of both figures does not exist."""
+    ends = [name for name in ("difference", "low", "high") if name in table]
+    missing = table[ends[:1]].isna().any(axis=1)
+    return table.assign(**{name: table[name].astype(object).mask(missing, "undefined") for name in ends})

@@ -21,7 +21,8 @@ FEDD = Table(
 )
 SHARES = ("accuracy", "pqd", "dpm", "eom", "without room")
 """Figures shown in per cent."""
-DIGITS = {"images": 0, "kid": 3}
+ABBREVIATED = ("auc", "f1", "pqd", "dpm", "eom", "fid", "kid", "lpips")
+DIGITS = {"images": 0, "kid": 3, "lpips": 3}
 """Digits of other figures behind the point, where not two."""
 
 
@@ -58,7 +59,7 @@ def matrix(part: pd.DataFrame, about: Table) -> dict[str, Any]:
         rows.append(
             {"name": name, "data": data, "setting": setting, "marks": numbers, "cells": [found.get(c) for c in columns]}
         )
-    heads = [metric.upper() if len(metric) <= 3 else metric for metric, _ in columns]
+    heads = [metric.upper() if metric in ABBREVIATED else metric for metric, _ in columns]
     heads = [head if group == "all" else f"{head}, {group}" for head, (_, group) in zip(heads, columns, strict=True)]
     return {"title": about.title, "notes": about.notes, "columns": heads, "rows": rows, "marks": list(marks)}
 
