@@ -171,12 +171,17 @@ def test_each_target_plans_the_jobs_counted_by_hand(planned):
     found = {rule: sum(key[0] == rule for key in made) for rule in {key[0] for key in made}}
     assert found == {
         **{"masks": 2, "healthy": 2, "canvases": 1, "lesion_mapped": f17k, "embedding": 2, "lora": 2, "semantic": 2},
-        **{"split": 1, "index": 1, "leakage": 1, "classify": 3, "fairness": 1, "published": 1},
+        **{"split": 1, "index": 1, "leakage": 1, "classify": 3, "fairness": 1, "published": 1, "skin": 1},
     }
+    skin = plan.paths.file("skin", cohort="f17k")
+    mapped = [job for key, job in made.items() if key[0] == "lesion_mapped"]
+    assert {job.inputs["skin"] for job in mapped} == {skin}, "SAM 3 looks at the healthy images again"
+    assert "on_healthy" in made["skin", "f17k"].spec["settings"] and plan.config.masks_of("f17k").on_healthy
     assert counts(plan, "published") == found
     plan, made = planned["cross"]
     found = {rule: sum(key[0] == rule for key in made) for rule in {key[0] for key in made}}
-    assert found["classify"] == 15 and found["index"] == 5 and found["canvases"] == 2
+    assert found["classify"] == 15 and found["index"] == 5 and found["canvases"] == 2 and found["skin"] == 1
+    assert {bool(job.inputs.get("skin")) for key, job in made.items() if key[:2] == ("lesion_mapped", "ddi")} == {False}
     assert found["lesion_mapped"] == 2 * (donors + f17k) and found["semantic"] == 2 * 5
 
 

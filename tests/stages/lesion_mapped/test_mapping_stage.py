@@ -363,3 +363,24 @@ def test_memory_does_not_grow_with_the_canvases(tmp_path):
         peaks.append(peak_kib(donor, pool, tmp_path / f"o{count}.tar"))
     pictures = 500 * (picture.nbytes + mask.astype(np.uint8).nbytes) / 1024
     assert peaks[1] - peaks[0] < pictures / 2, peaks  # 8 MiB of pictures; what grows is 2 KiB of manifest per image
+
+
+def test_lesions_lie_where_skin_was_found_on_the_healthy_image(donor, canvases, tmp_path):
+    """With masks of their own (masks.on_healthy) the canvases' photos' masks do not count; one without is skipped."""
+    right = np.where(np.arange(SIZE) >= SIZE // 2, SKIN, BACKGROUND)[None].repeat(SIZE, 0)
+    skin = [(f"k{n}", np.zeros((SIZE, SIZE, 3), np.uint8), right, {}) for n in range(8)]
+    write_samples(tmp_path / "skin.tar", skin)
+    spec = spec_of("lesion_mapped", {"image_size": SIZE, "padding": 5}, donor="d", canvas_cohort="f17k")
+    words = ("--photos", donor, "--canvases", canvases, "--skin", tmp_path / "skin.tar", "--output", tmp_path / "o.tar")
+    assert run("lesion_mapped", *words, spec=spec) == 0
+    archive = Archive(tmp_path / "o.tar")
+    assert [row["canvas"] for row in archive.rows] == [f"k{n}" for n in range(8)]
+    for row in archive.rows:
+        mask = decode_png(archive.read(row, "mask.png"))
+        columns = np.nonzero(mask == LESION)[1]
+        assert columns.min() >= SIZE // 2 + 5 and (mask[:, : SIZE // 2] == BACKGROUND).all()
+        before = decode_png(
+            Archive(canvases).read(next(r for r in Archive(canvases).rows if r["key"] == row["canvas"]))
+        )
+        assert (decode_png(archive.read(row))[:, : SIZE // 2] == before[:, : SIZE // 2]).all(), "the canvas itself"
+    assert archive.record["skipped"] == [{"id": "k8", "reason": "no skin was found on the healthy image"}]

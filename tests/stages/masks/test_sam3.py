@@ -8,11 +8,12 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from cgddi.core.archive import Archive
+from cgddi.core.archive import Archive, ArchiveWriter
 from cgddi.core.errors import UserError
-from cgddi.core.images import BACKGROUND, LESION, MARKER, RULER, SKIN, cropped, decode_png
+from cgddi.core.images import BACKGROUND, LESION, MARKER, RULER, SKIN, cropped, decode_png, encode_png
 from cgddi.stages.masks.sam3 import Evidence, Sam3Predictor, combined, evidence, load_sam3
 from cgddi.stages.masks.settings import MasksSettings, Sam3Settings
+from cgddi.stages.masks.stage import PredictedMask
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import Sam3ImageProcessor
@@ -254,3 +255,35 @@ def test_a_photo_that_needs_no_mask_loads_no_model(tmp_path):
     spec["rows"].append(row_of("new", tmp_path / "in" / "000000.png", None))
     assert run("masks", "--output", tmp_path / "n.tar", spec=spec) == 2
     assert not (tmp_path / "n.tar").exists()
+
+
+def test_skin_is_looked_for_on_the_healthy_images(folder, tmp_path, monkeypatch):
+    """A mask of each kept healthy image from the prompts for skin alone; one without skin is skipped with the reason."""
+    pictures = {name: np.full((32, 32, 3), grey, np.uint8) for name, grey in (("a", 200), ("b", 60))}
+    with ArchiveWriter(tmp_path / "pool.tar", {"stage": "canvases"}) as archive:
+        for name, pixels in pictures.items():
+            facts = {"id": f"healthy/x/{name}", "kind": "healthy", "cohort": "x", "tone": "dark"}
+            archive.add(
+                name, {"png": encode_png(pixels), "mask.png": encode_png(np.full((32, 32), LESION, np.uint8))}, facts
+            )
+    asked = []
+
+    def skin(self, photos):
+        asked.append([name for name, *_ in self._prompts])
+        left = [np.asarray(photo).mean() < 100 for photo in photos]
+        masks = [np.zeros((32, 32), np.uint8) for _ in photos]
+        for mask, dark in zip(masks, left, strict=True):
+            mask[:, :16] = 0 if dark else SKIN
+        return [PredictedMask(mask) for mask in masks]
+
+    monkeypatch.setattr(Sam3Predictor, "_batch", skin)
+    settings = {"source": "sam3", "on_healthy": True, "size": 32, "sam3": {"precision": "fp32"}}
+    spec = spec_of("masks", settings, cohort="x", model={"source": str(folder)})
+    words = ("masks", "--canvases", tmp_path / "pool.jsonl", "--output", tmp_path / "skin.tar", "--threads", "1")
+    assert run(*words, spec=spec) == 0
+    made = Archive(tmp_path / "skin.tar")
+    assert asked == [["skin"]] and [row["key"] for row in made.rows] == ["a"]
+    assert (decode_png(made.read(made.rows[0], "mask.png"))[:, :16] == SKIN).all()
+    assert made.record["skipped"] == [{"id": "b", "reason": "no skin was found on the healthy image"}]
+    with pytest.raises(ValueError, match="on_healthy is for source sam3"):
+        MasksSettings(on_healthy=True)
