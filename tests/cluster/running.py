@@ -92,6 +92,17 @@ def told(folder: Path, name: str) -> tuple[str, str]:
     return status.Survey(folder).state(job)
 
 
+def until_queued(run: Run, name: str) -> str:
+    """Wait until `cgddi status` says of a job of a run under way that it is queued; why, as it says."""
+
+    def look() -> str:
+        state, why = told(run.folder, name)
+        assert run.process.poll() is None, f"{name} was never queued again:\n{run.log}"
+        return why if state == "queued" else ""
+
+    return str(until(look, lambda: f"{name} is not queued:\n{run.log}"))
+
+
 def until(ready: Callable[[], object], complaint: str | Callable[[], str], seconds: float = 300) -> object:
     """Poll until `ready()` is true, and return its value."""
     end = time.monotonic() + seconds

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from cgddi.watch.repair import cluster_jobs
 
-from tests.cluster.running import ROOT, slurm_run, told, until
+from tests.cluster.running import ROOT, slurm_run, told, until, until_queued
 
 SNAKEFILE = ["--snakefile", str(Path(__file__).parent / "Snakefile")]
 WHOLE = "".join(f"{name}\n" for name in ("train1", "cut1", "train2", "cut2"))
@@ -138,16 +138,16 @@ def test_ctrl_c_cancels_the_jobs_and_leaves_no_lock(cluster, start, tmp_path):
 @pytest.mark.slow
 def test_a_preempted_job_comes_back_and_goes_on(cluster, start, tmp_path):
     """Someone's urgent jobs take all GPUs: ours go back into the queue, no attempt is used up, no work done twice."""
-    plan(tmp_path, train1="seconds 12", train2="seconds 12")
+    plan(tmp_path, train1="seconds 25", train2="seconds 25")
     run = start(tmp_path, *SNAKEFILE)
     under_way(run, "train1", "train2")
     urgent = ["sbatch", "--parsable", "--partition=night", "--nodes=2", "--gpus-per-node=2", "--output=/dev/null"]
     subprocess.run([*urgent, "--wrap", "sleep 8"], check=True, cwd="/", capture_output=True)
-    until(lambda: told(tmp_path, "train1")[0] == "queued", lambda: run.log)
+    until_queued(run, "train1")
     assert run.finish() == 0, run.log
     assert pooled(tmp_path) and "Trying to restart" not in run.log
     assert [len(starts(tmp_path, name)) for name in ("train1", "train2")] == [2, 2]
-    assert all(12 <= seconds_worked(tmp_path, name) <= 13 for name in ("train1", "train2"))
+    assert all(25 <= seconds_worked(tmp_path, name) <= 26 for name in ("train1", "train2"))
     restarts = [job["Restarts"] for job in cluster.jobs(every=True) if "train" in job.get("Comment", "")
                 and job["WorkDir"] == str(tmp_path)]  # fmt: skip
     assert restarts == ["1", "1"]
@@ -166,7 +166,7 @@ def test_a_dead_nodes_jobs_move_to_the_other_node(cluster, start, tmp_path):
     until(lambda: seconds_done(tmp_path, "train1") >= 2, "train1 does not run")
     cluster.kill_node(node)
     try:
-        until(lambda: told(tmp_path, "train1")[0] == "queued", lambda: run.log, 120)
+        until_queued(run, "train1")
         assert run.finish() == 0, run.log
         assert pooled(tmp_path)
         assert len(starts(tmp_path, "train1")) == 2
@@ -184,10 +184,7 @@ def test_limits_below_what_jobs_ask_for(cluster, start, tmp_path):
     plan(tmp_path, train1="seconds 110", cut2="memory 1300")
     brief = ["--default-resources", "slurm_partition=brief", "mem_mb=500", "runtime=1", "--config"]
     hopeless = start(tmp_path, *SNAKEFILE, *brief, "minutes=5", "--until", "train")
-    said = until(
-        lambda: [why for state, why in [told(tmp_path, "train1")] if state == "queued"], lambda: hopeless.log, 90
-    )
-    assert re.match(r"SLURM says Partition(TimeLimit|Config): cluster job \d+", said[0])
+    assert re.match(r"SLURM says Partition(TimeLimit|Config): cluster job \d+", until_queued(hopeless, "train1"))
     hopeless.end(signal.SIGINT)
     run = start(tmp_path, *SNAKEFILE, *brief, "minutes=1", "max_runtime=2", "max_mem=2000")
     assert run.finish() == 0, run.log
