@@ -174,18 +174,36 @@ def torn(out: Path) -> bool:
     return False
 
 
-def trial(argv: Argv, out: Path, how: signal.Signals, moments: list[float], whole: dict[str, str]) -> Counter:
-    """Kill a job at some moments, then let it end; what went wrong."""
-    found, report = Counter(trials=1), out.with_suffix(".report")
-    for moment in moments:
-        child = start(argv(out), report)
-        time.sleep(moment)
+def left(out: Path) -> tuple[list[Path], list[Path]]:
+    """States and items that lie there."""
+    items = [path for path in Path(f"{out}.cache").glob("made/*/*/*") if not path.name.startswith(".")]
+    return list(Path(f"{out}.state").glob("[!.p]*.safetensors")), items
+
+
+def kill(argv: Argv, out: Path, how: signal.Signals, after: float, met: bool) -> bool:
+    """Start a job and kill it so many seconds after its start, or after a state or item lies there; whether it had not ended."""
+    child, before = start(argv(out), out.with_suffix(".report")), sum(map(len, left(out)))
+    status: int | None = None
+    while met and status is None and sum(map(len, left(out))) <= before:
+        time.sleep(0.002)
+        pid, code = os.waitpid(child, os.WNOHANG)
+        status = code if pid else None
+    if status is None:
+        time.sleep(after)
         os.kill(child, how)
         _, status = os.waitpid(child, 0)
-        found["killed"] += os.WIFSIGNALED(status) or os.waitstatus_to_exitcode(status) == 143
+    return os.WIFSIGNALED(status) or os.waitstatus_to_exitcode(status) == 143
+
+
+def trial(
+    argv: Argv, out: Path, how: signal.Signals, moments: list[tuple[float, bool]], whole: dict[str, str]
+) -> Counter:
+    """Kill a job at some moments, then let it end; what went wrong."""
+    found, report = Counter(trials=1), out.with_suffix(".report")
+    for after, met in moments:
+        found["killed"] += kill(argv, out, how, after, met)
         found["torn"] += torn(out)
-    states = list(Path(f"{out}.state").glob("[!.p]*.safetensors"))
-    items = [path for path in Path(f"{out}.cache").glob("made/*/*/*") if not path.name.startswith(".")]
+    states, items = left(out)
     if (out / "record.json").exists() or (out / "x.json").exists():
         states = items = []  # it had ended before
     _, status = os.waitpid(start(argv(out), report), 0)
@@ -219,7 +237,11 @@ def main() -> int:
         usual, total, expected = time.monotonic() - began, Counter(), files(whole)
         for number in range(args.trials):
             how = signal.SIGKILL if number % 2 else signal.SIGTERM
-            moments = [draw.uniform(0.3, 1.0) * usual for _ in range(1 + number % 3 // 2)]
+            # Half of the kills are at any moment, half soon after something lies there to go on from.
+            met = number % 4 < 2
+            moments = [
+                (draw.uniform(*((0, 0.1) if met else (0.3, 1.0))) * usual, met) for _ in range(1 + number % 3 // 2)
+            ]
             out = root / f"{name}-{number}"
             total += trial(jobs[name], out, how, moments, expected)
             for path in (out, Path(f"{out}.state"), Path(f"{out}.cache")):
