@@ -1,15 +1,11 @@
 """Real runs after a finished one: a disease comes, goes again, and a stage's code changes. Old results stay as they are."""
 
 import csv
-import json
 import re
 import shutil
-from collections import Counter
 
-import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from cgddi.core.archive import file_sha256
 
 from tests.workflow.conftest import RUN
@@ -119,60 +115,3 @@ def test_a_disease_that_goes_leaves_the_pooled_files_as_they_were_before(grown):
     after = files(folder)
     pooled = [name for name in before if name.startswith(("index/", "audit/", "classify/", "fairness/"))]
     assert [name for name in pooled if after[name][0] != before[name][0]] == []
-
-
-def lines(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-@pytest.mark.slow
-def test_one_mask_pixel_costs_the_gpu_what_it_touches(copy):
-    """P10, measured as items computed anew: one healed image, the adapter of the photo's own concept, and of other concepts the
-    samples on its canvas alone. With few priors, so that the canvas is none: else all adapters learnt from it."""
-    config = yaml.safe_load((copy / "config.yaml").read_text())
-    config["lora"]["prior_per_tone"] = 1
-    (copy / "config.yaml").write_text(yaml.safe_dump(config))
-    run(copy, "--until", "semantic")
-    root, (split,) = copy / "results/toy", {path.name for path in (copy / "results/toy/lora").iterdir()}
-    priors = {
-        image
-        for path in root.glob(f"lora/{split}/*/record.json")
-        for image in json.loads(path.read_text())["prior_images"]
-    }
-    drawn = {
-        path.stem: Counter(row["canvas"] for row in lines(path)) for path in root.glob(f"semantic/{split}/toy/*.jsonl")
-    }
-    canvases = {row["image_id"]: row for row in lines(root / "canvases/toy.jsonl")}
-    with open(copy / "data/toy/images.csv", newline="") as handle:
-        masks = {row["image_id"]: row["mask"] for row in csv.DictReader(handle)}
-    concept = {row["image_id"]: path.stem[:-4] for path in root.glob("healthy/toy/*.jsonl") for row in lines(path)}
-    image = next(
-        image
-        for image in sorted(canvases.keys() - priors)
-        if concept[image] in drawn and any(count[image] for name, count in drawn.items() if name != concept[image])
-    )
-    own, mask = concept[image], np.load(copy / masks[image])
-    ys, xs = np.nonzero(mask == 1)
-    side = 9 if xs.max() + 9 < mask.shape[1] else -9
-    mask[ys[xs.argmax()] if side > 0 else ys[xs.argmin()], (xs.max() if side > 0 else xs.min()) + side] = 1
-    np.save(copy / masks[image], mask)
-    before = {path: path.read_text() for path in root.glob("logs/**/*.metrics.jsonl")}
-
-    _, said = run(copy, "--until", "semantic")
-    assert re.search(r"finished jobs will run again \(.*\), at most [\d.]+ GPU hours; ", said)
-    now = {row["image_id"]: row for row in lines(root / "canvases/toy.jsonl")}
-    assert {name for name in canvases.keys() | now if now[name]["sha256"] != canvases[name]["sha256"]} == {image}
-    used = {
-        (found[-1]["stage"], found[-1].get("concept") or found[-1].get("batch")): found[-1]
-        for path in root.glob("logs/**/*.metrics.jsonl")
-        if path.read_text() != before.get(path)
-        for found in [lines(path)]
-    }
-    (healed,) = (facts for (stage, _), facts in used.items() if stage == "healthy")
-    assert healed["images"] == 1 and healed["reused"] >= 1
-    assert {concept: facts["steps"] for (stage, concept), facts in used.items() if stage == "lora"} == {
-        concept: 4 if concept == own else 0 for concept in drawn
-    }
-    others = {concept: facts for (stage, concept), facts in used.items() if stage == "semantic" and concept != own}
-    assert {name: facts["images"] for name, facts in others.items()} == {name: drawn[name][image] for name in others}
-    assert others.keys() == drawn.keys() - {own} and all(facts["reused"] for facts in others.values())

@@ -29,8 +29,11 @@ def hidden(index: Any) -> Any:
 
 
 def with_labels(index: Any, labels: Mapping[str, Mapping[str, Any]]) -> Any:
-    """An index (a data frame) in which test photos have the labels given (concept, tone, malignant), for what is shown."""
+    """An index (a data frame) in which test photos have the labels given, for what is shown or measured of them: those of concept,
+    tone and malignant that a spec tells."""
     index, rows = index.copy(), hidden(index) & index["image_id"].isin(list(labels))
+    images = index["image_id"][rows]
     for name in ("concept", "tone", "malignant"):
-        index.loc[rows, name] = [labels[image][name] for image in index["image_id"][rows]]
+        if all(name in labels[image] for image in images):
+            index.loc[rows, name] = [labels[image][name] for image in images]
     return index
