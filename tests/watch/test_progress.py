@@ -189,6 +189,19 @@ def test_warnings_are_said_once_and_a_job_that_starts_again_has_not_failed():
     assert "failed" not in text and re.search(r"1 of 1 done in 0 s\.\n$", text)
 
 
+def test_a_job_that_says_nothing_is_told_by_who_ended_it_and_not_by_its_figures(tmp_path):
+    (tmp_path / "lora.log").write_text("lora:  10%|x| 1/10\r")
+    (tmp_path / "lora.metrics.jsonl").write_text('{"stage": "lora", "seconds": 4}\n')
+    job = {"jobid": 3, "rule_name": "lora", "log": [tmp_path / "lora.log", tmp_path / "lora.metrics.jsonl"]}
+    for told, wanted in (("SLURM status is: TIMEOUT", "SLURM status is: TIMEOUT"), (None, "it said nothing; ")):
+        seen = handler()
+        seen.handle(record(event=LogEvent.RUN_INFO, stats={"lora": 1, "total": 1}))
+        seen.handle(record(event=LogEvent.JOB_INFO, rule_msg="adapter of nevus", **job))
+        seen.handle(record(logging.ERROR, event=LogEvent.JOB_ERROR, rule_msg=told, **job))
+        seen.close()
+        assert f"  adapter of nevus: {wanted}" in seen.stream.getvalue()
+
+
 def test_quiet_says_only_what_went_wrong():
     seen = handler(quiet={"all"})
     seen.handle(record(event=LogEvent.RUN_INFO, stats={"lora": 1, "total": 1}))

@@ -238,7 +238,7 @@ class LogHandler(LogHandlerBase):
             info["jobid"], JobSeen(info["rule_name"], info.get("rule_msg") or info["rule_name"], logs, now)
         )
         job.logs, job.failed = logs or job.logs, now
-        told = (own_message(path) for path in job.logs)
+        told = (own_message(path) for path in job.logs if not path.endswith(".jsonl"))  # those are figures
         why = next(filter(None, told), None)
         job.error = why or info.get("rule_msg") or "it said nothing; its node or the system may have ended it"
 
