@@ -7,12 +7,12 @@ import itertools
 import numpy as np
 import pytest
 from cgddi.core.colour import delta_e, lab_to_rgb, rgb_to_lab, to_uint8
-from cgddi.core.heal import Patchwork, Places, cut, heal, parts
+from cgddi.core.heal import FADING, Patchwork, Places, cut, heal, parts
 from cgddi.core.images import LESION, SKIN
 from cgddi.core.membrane import Membrane
 from cgddi.core.skin import plain_skin, unlike
 from cgddi.stages.healthy.region import painted_region
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from tests.core.procedural import hole, octave_contrast, skin
 
@@ -48,6 +48,20 @@ def test_the_place_that_was_copied_into_the_photo_is_found_again():
     healed = heal(photo, region, mask == SKIN)
     off = delta_e(rgb_to_lab(healed.picture), rgb_to_lab(truth))[region > 0]
     assert healed.pieces == 1 and np.quantile(off, 0.95) < 1.5
+
+
+def test_a_flush_at_the_edge_does_not_tint_the_middle_as_a_membrane_that_does_not_fade(monkeypatch):
+    truth, mask = skin(9, 256, hairs=0), hole(9, 256, 70)
+    lab, away = rgb_to_lab(truth), distance_transform_edt(mask != LESION)
+    x = np.mgrid[:256, :256][1] - np.argwhere(mask == LESION)[:, 1].mean()
+    lab[..., 1] += 14 * ((away > 0) & (away < 6) & (x < 0))  # redder on one side
+    spoilt = np.where((mask == LESION)[..., None], 20, to_uint8(lab_to_rgb(lab))).astype(np.uint8)
+    middle, redder = distance_transform_edt(mask == LESION) > 17, []
+    for fading in (FADING, np.inf):
+        monkeypatch.setattr("cgddi.core.heal.FADING", fading)
+        healed = heal(spoilt, painted_region(mask), mask == SKIN).picture
+        redder.append((rgb_to_lab(healed) - rgb_to_lab(truth))[middle][:, 1].mean())
+    assert redder[0] < 0.65 * redder[1] and redder[1] > 4
 
 
 def test_where_the_whole_has_no_room_pieces_are_joined_without_a_seam():
@@ -106,7 +120,8 @@ def test_odd_photos_are_healed_or_recorded(case):
     assert healed.picture[mask == LESION].mean() > 30, "no black is left"
 
 
-def test_a_membrane_is_the_dense_solution_of_its_equation():
+@pytest.mark.parametrize("fading", [np.inf, 40.0])
+def test_a_membrane_is_the_dense_solution_of_its_equation(fading):
     """The equation written pixel by pixel, without the squares far from the edge and from a seam, and solved whole."""
     rng, region = np.random.default_rng(0), np.zeros((50, 52), bool)
     region[3:47, 4:] = True  # one side is the array's own
@@ -117,6 +132,7 @@ def test_a_membrane_is_the_dense_solution_of_its_equation():
     matrix, right = np.zeros((len(number), len(number))), np.zeros(len(number))
     for (y, x), n in number.items():
         right[n] += steps[y, x]
+        matrix[n, n] += 1 / fading**2
         for there in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
             if 0 <= there[0] < 50 and 0 <= there[1] < 52:
                 matrix[n, n] += 1
@@ -125,8 +141,8 @@ def test_a_membrane_is_the_dense_solution_of_its_equation():
                 else:
                     right[n] += values[there]
     truth = np.linalg.solve(matrix, right)
-    found = Membrane(region, steps != 0)(values[..., None], steps[..., None])[:, 0]
-    assert np.ptp(truth) > 10 and np.abs(found - truth).max() < 0.05
+    found = Membrane(region, steps != 0, fading)(values[..., None], steps[..., None])[:, 0]
+    assert np.ptp(truth) > 10 and np.abs(found - truth).max() < 0.1
     assert Membrane(region)._spread.shape[1] < 0.85 * len(number), "fewer unknowns than pixels"
 
 
@@ -163,26 +179,31 @@ def test_the_cut_is_the_cheapest_of_all(seed, monkeypatch):
 
 
 def test_pieces_are_joined_by_poissons_equation():
-    """Two pieces of different places: the result is that of a dense solver that asks for the copies' own gradients."""
+    """Two pieces of two places: a dense solver wants the texture's own gradients and, gently, the colour of the skin around."""
     photo = skin(7, 40, hairs=0)
     lab, usable = rgb_to_lab(photo), np.ones((40, 40), bool)
     part = np.zeros((40, 40), bool)
     part[10:18, 10:18] = True
-    patch = Patchwork(Places(lab, usable, usable, 1.0), part, part)
+    places = Places(lab, usable, usable, 1.0)
+    patch, texture = Patchwork(places, part, part), places.looks[..., :3]
+    around, gently = patch._skin(), FADING**-2
     patch.shifts, patch.left = [(0, 0), (15, 3), (3, 16)], np.zeros_like(part)
     for number, columns in ((1, slice(10, 14)), (2, slice(14, 18))):
         dy, dx = patch.shifts[number]
         patch.piece[10:18, columns] = number
-        patch.paint[10:18, columns, :3] = lab[10 + dy : 18 + dy, columns.start + dx : columns.stop + dx]
+        patch.paint[10:18, columns, :3] = texture[10 + dy : 18 + dy, columns.start + dx : columns.stop + dx]
     pixels = [tuple(p) for p in np.argwhere(part)]
     matrix, right = np.zeros((64, 64)), np.zeros((64, 3))
     for k, p in enumerate(pixels):
+        matrix[k, k] += gently
+        right[k] += gently * (around[p] + patch.paint[p][:3])
         for q in ((p[0] + 1, p[1]), (p[0] - 1, p[1]), (p[0], p[1] + 1), (p[0], p[1] - 1)):
             labels = {int(patch.piece[p]), int(patch.piece[q])} - {0}
             shifts = [patch.shifts[label] for label in labels]
-            right[k] += np.mean([lab[p[0] + a, p[1] + b] - lab[q[0] + a, q[1] + b] for a, b in shifts], axis=0)
+            right[k] += np.mean([texture[p[0] + a, p[1] + b] - texture[q[0] + a, q[1] + b] for a, b in shifts], axis=0)
             matrix[k, k] += 1
             if q in pixels:
+                right[k] += (around[p] - around[q]) * (len(labels) == 1)
                 matrix[k, pixels.index(q)] -= 1
             else:
                 right[k] += lab[q]

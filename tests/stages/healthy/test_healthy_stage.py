@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from cgddi.core.archive import Archive
 from cgddi.core.heal import heal
-from cgddi.core.images import LESION, MARKER, SKIN, decode_png
+from cgddi.core.images import LESION, MARKER, RULER, SKIN, decode_png
 from cgddi.core.membrane import blend, match_border
 from cgddi.core.seeds import seed_for
 from cgddi.core.triage import judge, scores_of
@@ -17,8 +17,10 @@ from cgddi.stages.canvases.settings import TriageSettings
 from cgddi.stages.healthy.region import halo, painted_region
 from cgddi.stages.healthy.settings import HealthySettings
 from cgddi.stages.healthy.stage import inpaint_batch
+from PIL import Image
 
-from tests.stages.lesion_mapped.world import photo, run, spec_of, write_samples
+from tests.core.procedural import hole, skin
+from tests.stages.lesion_mapped.world import photo, row_of, run, spec_of, write_samples
 
 MODELLESS = {"method": "heal"}
 
@@ -154,6 +156,59 @@ def test_a_lesion_at_the_border_is_painted(tmp_path):
     photos = write_samples(tmp_path / "masks.tar", [("edge", picture, mask, {"flags": ["touches_border"]})])
     assert run("healthy", "--photos", photos, "--output", tmp_path / "h.tar", spec=healthy_spec(["edge"])) == 0
     assert Archive(tmp_path / "h.tar").rows[0]["flags"] == ["touches_border"]
+
+
+def test_odd_photos_of_a_clinic_are_each_recorded_and_stop_no_other(tmp_path):
+    """From files to canvases: 12 MP, 150 px, grey, a lesion over the border, several lesions, hair over one, too little skin."""
+    size, rows = 192, []
+    plain = hole(3, size, 45)
+    masks = {name: plain for name in ("12MP", "150px", "grey", "border", "several", "hair", "little_skin")}
+    masks["border"] = np.full_like(plain, SKIN)
+    above = plain[np.argwhere(plain == LESION)[:, 0].min() + 12 :]
+    masks["border"][: len(above)] = above
+    masks["several"] = np.where(np.roll(hole(5, size, 20), 60, 1) == LESION, LESION, plain)
+    masks["little_skin"] = np.where(np.indices(plain.shape)[0] < 3, SKIN, np.where(plain == LESION, LESION, RULER))
+    for number, (name, mask) in enumerate(masks.items()):
+        picture = np.where((mask == LESION)[..., None], (110, 60, 50), skin(number, size, hairs=0)).astype(np.uint8)
+        if name == "hair":
+            picture[np.abs(np.subtract(*np.indices(plain.shape))) % 24 < 2] = 30
+        photo, mask = Image.fromarray(picture), Image.fromarray(mask.astype(np.uint8))
+        if name == "12MP":
+            photo, mask = (each.resize((4000, 3000), Image.Resampling.NEAREST) for each in (photo, mask))
+        if name == "150px":
+            photo, mask = (each.resize((150, 150), Image.Resampling.NEAREST) for each in (photo, mask))
+        (photo.convert("L") if name == "grey" else photo).save(tmp_path / f"{number}.jpg", quality=95)
+        mask.save(tmp_path / f"{number}.png")
+        rows.append(row_of(name, tmp_path / f"{number}.jpg", tmp_path / f"{number}.png"))
+    spec = spec_of("masks", {"size": size}, rows=rows, cohort="c", batch="b.000")
+    assert run("masks", "--output", tmp_path / "m.tar", spec=spec) == 0
+    taken = {row["key"]: row for row in Archive(tmp_path / "m.tar").rows}
+    flags = {name: row["flags"] for name, row in taken.items()}
+    assert flags == {
+        "12MP": [],
+        "150px": ["enlarged"],
+        "grey": ["converted_from_L"],
+        "border": ["touches_border"],
+        "several": ["several_parts"],
+        "hair": [],
+        "little_skin": [],
+    }
+    assert (taken["12MP"]["width"], taken["12MP"]["height"]) == (4000, 3000)
+    labels = [{"image_id": name, "concept": "nevus", "tone": "light", "group": None} for name in masks]
+    spec = healthy_spec(list(masks), labels=labels)
+    assert run("healthy", "--photos", tmp_path / "m.tar", "--output", tmp_path / "h.tar", spec=spec) == 0
+    archive = Archive(tmp_path / "h.tar")
+    assert [row["key"] for row in archive.rows] == list(masks)[:-1]
+    ((reason, left),) = [(entry["reason"], entry["id"]) for entry in archive.record["skipped"]]
+    assert left == "little_skin" and reason.startswith("too little skin to go on: ")
+    for row in archive.rows:
+        before, after, mask = (decode_png(archive.read(row, name)) for name in ("before.png", "png", "region.png"))
+        assert row["candidates"]["heal"]["smooth"] == 0 and before.shape == (size, size, 3)
+        off, was = (
+            np.abs(np.median(each[mask == 255], 0) - np.median(before[mask == 0], 0)) for each in (after, before)
+        )
+        assert off.max() < 12 < was.max(), f"{row['key']}: the place has the skin's colour"
+        assert row["key"] != "grey" or np.ptp(after.astype(int), axis=-1).max() <= 1
 
 
 def test_mistakes_end_with_a_message(photos, tmp_path, capsys):

@@ -1,8 +1,9 @@
 """Healing: a region is covered with skin copied from elsewhere in the same photo, so that pores, creases and hair stay real.
 
 The whole region is copied from the one place whose surroundings look most like its own (found by FFT). Where no place has room for
-all of it, several pieces are laid one after the other, joined along a minimal cut through their overlap (Kwatra et al. 2003). Then
-colour and lighting come from the region's edge: the membrane of the differences there (Perez et al. 2003) is added.
+all of it, several pieces are laid one after the other, joined along a minimal cut through their overlap (Kwatra et al. 2003). Only
+texture is copied: colour and lighting are those of the plain skin around, and at the region's edge the edge's own (the membrane of
+the differences there, Perez et al. 2003, which fades inwards, so that a flush at the edge does not tint the whole).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from scipy import fft, ndimage
 
 from cgddi.core.colour import lab_to_rgb, rgb_to_lab, to_uint8
 from cgddi.core.membrane import Membrane
-from cgddi.core.skin import grown, local_mean, plain_skin, scale_of
+from cgddi.core.skin import grown, lighting, local_mean, plain_skin, scale_of
 
 RING = 10
 """Width in px of the surroundings that are compared; lengths are for a photo of 512 px and grow and shrink with it."""
@@ -25,11 +26,15 @@ MATCHING_SIDE = 256
 CANDIDATES = 6
 SAMPLE = 3000
 """Most pixels of a region or its surroundings by which places are compared at full size."""
-LEVEL = 0.75
-"""Share of the mean colour difference (squared) that does not count against a place, since the membrane takes it away."""
-ROUGH, ROUGH_SIGMA, ROUGH_WEIGHT = (1.0, 3.0), 8.0, 6.0
+ROUGH, ROUGH_SIGMA, ROUGH_WEIGHT = (1.0, 3.0), 8.0, 14.0
 """Octaves (Gaussian sigma) whose spread is compared, sigma of its average, and CIELAB units that a factor of e counts."""
 MOST_PIECES = 12
+SHADING = 24.0
+"""Gaussian sigma of what counts as the copies' own shading and flush, and is not copied with their texture."""
+AROUND = 60.0
+"""How far the skin around reaches whose colour the middle of the region takes."""
+FADING = 40.0
+"""Length in px over which the colours of the region's edge give way to those of the skin around."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ class Places:
 
     def __init__(self, lab: np.ndarray, usable: np.ndarray, known: np.ndarray, scale: float):
         self.lab, self.usable, self.known, self.scale = lab, usable, known, scale
-        self.looks = np.concatenate([lab, roughness(lab[..., 0], known, scale)], -1)
+        self.looks = np.concatenate([lab - shading(lab, usable, scale), roughness(lab[..., 0], known, scale)], -1)
         self.factor = max(1, round(max(usable.shape) / MATCHING_SIDE))
         small = self._small(self.looks)
         self.open = shrunk(usable * 1.0, self.factor) > 1 - 1e-6
@@ -128,21 +133,16 @@ class Places:
         return min(costs, key=costs.__getitem__, default=None)
 
     def _cost(self, looks: np.ndarray, weight: np.ndarray) -> np.ndarray:
-        """Mean squared colour difference of the surroundings for every shift, most of the mean difference left out."""
+        """Mean squared difference of the surroundings' looks for every shift."""
         planes = self._small(looks)
         spectrum = np.conj(self._spectrum(weight))
         count = self._sums(spectrum * self._weight)
         safe = np.maximum(count, 1e-3 * weight.sum())
         total = spectrum * self._squares
         total += np.conj(self._spectrum(weight * sum(plane**2 for plane in planes))) * self._weight
-        level = 0.0
-        for number, (plane, colours) in enumerate(zip(planes, self._colours, strict=True)):
-            mine = np.conj(self._spectrum(weight * plane))
-            total -= 2 * mine * colours
-            if number > 2:  # roughness stays as it is copied
-                continue
-            level = level + (self._sums(spectrum * colours - mine * self._weight) / safe) ** 2
-        cost = np.maximum(self._sums(total) / safe - LEVEL * level, 0) + 1
+        for plane, spectra in zip(planes, self._colours, strict=True):
+            total -= 2 * np.conj(self._spectrum(weight * plane)) * spectra
+        cost = np.maximum(self._sums(total) / safe, 0) + 1
         return np.where(count >= 0.5 * weight.sum(), cost, 4 * cost)
 
     def _lowest(self, cost: np.ndarray) -> list[tuple[int, int]]:
@@ -170,7 +170,7 @@ class Places:
         if not usable.any():
             return 1e6 / covered**2
         difference = self.looks[tuple(there[:, usable])] - looks[usable]
-        cost = (difference**2).sum(-1).mean() - LEVEL * (difference[:, :3].mean(0) ** 2).sum() + 1
+        cost = (difference**2).sum(-1).mean() + 1
         return float(cost) / covered**2 * (1 if usable.mean() >= 0.5 else 4)
 
     def _usable(self, pixels: np.ndarray, shift: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -179,6 +179,16 @@ class Places:
         size = np.array(self.usable.shape)[:, None]
         inside = ((there >= 0) & (there < size)).all(0)
         return inside & self.usable[tuple(there.clip(0, size - 1))], there
+
+
+def shading(lab: np.ndarray, skin: np.ndarray, scale: float) -> np.ndarray:
+    """The colours (H, W, 3) of skin averaged over a Gaussian of sigma `SHADING`, computed on a coarser grid."""
+    factor = max(1, int(SHADING * scale / 4))
+    share = shrunk(skin * 1.0, factor)
+    sums = np.stack([shrunk(lab[..., c] * skin, factor) for c in range(3)], -1)
+    coarse = local_mean(sums / np.maximum(share, 1e-6)[..., None], share, max(0.5, SHADING * scale / factor))
+    fine = ndimage.zoom(coarse, (factor, factor, 1), order=1, mode="nearest", grid_mode=True)
+    return fine[: skin.shape[0], : skin.shape[1]]
 
 
 def roughness(lightness: np.ndarray, skin: np.ndarray, scale: float) -> np.ndarray:
@@ -215,6 +225,18 @@ def moved(mask: np.ndarray, shift: tuple[int, int]) -> tuple[tuple[np.ndarray, .
     return (y[inside], x[inside]), (there[0][inside], there[1][inside])
 
 
+def box(mask: np.ndarray) -> tuple[slice, slice]:
+    """The rows and columns of a mask's pixels (H, W), and one more on each side."""
+    (found,) = ndimage.find_objects(mask.astype(np.int8))
+    return tuple(slice(max(0, side.start - 1), side.stop + 1) for side in found)
+
+
+def inside(pixels: tuple[np.ndarray, ...], window: tuple[slice, slice]) -> np.ndarray:
+    """Which pixels (rows, columns) lie in a window."""
+    (y, x), (rows, columns) = pixels, window
+    return (y >= rows.start) & (y < rows.stop) & (x >= columns.start) & (x < columns.stop)
+
+
 class Patchwork:
     """One part of the region, covered piece by piece.
 
@@ -248,50 +270,51 @@ class Patchwork:
     def _add(self, shift: tuple[int, int]) -> None:
         """Lay one piece: on all pixels that are still open, and on the better side of the cut through the overlap."""
         self.shifts.append(shift)
-        window = self._window()
         here, there = moved(self.part, shift)
         usable = self.places.usable[there]
         here, there = tuple(i[usable] for i in here), tuple(i[usable] for i in there)
         offered = np.zeros_like(self.part)
         offered[here] = True
-        copy = self.paint.copy()
-        copy[here] = self.places.looks[there]
         fresh = offered & self.left
         overlap = offered & ~self.left & grown(fresh, OVERLAP * self.places.scale)
         overlap |= fresh & self.edge
-        old = self.paint
-        taken = cut(
-            old[window][..., :3],
-            copy[window][..., :3],
-            (fresh & ~self.edge)[window],
-            overlap[window],
-            self.places.scale,
-        )
-        whole = np.zeros_like(self.part)
-        whole[window] = taken
-        self.paint[whole] = copy[whole]
-        self.piece[whole] = len(self.shifts) - 1
+        if not fresh.any():
+            return
+        fixed = fresh & ~self.edge
+        window = box(fixed | overlap)
+        copy = self.paint[window].copy()
+        copy[offered[window]] = self.places.looks[there][inside(here, window)]
+        taken = cut(self.paint[window][..., :3], copy[..., :3], fixed[window], overlap[window], self.places.scale)
+        self.paint[window][taken] = copy[taken]
+        self.piece[window][taken] = len(self.shifts) - 1
         self.left &= ~fresh
-
-    def _window(self) -> tuple[slice, slice]:
-        (box,) = ndimage.find_objects(self.part.astype(np.int8))
-        return tuple(slice(max(0, s.start - 1), s.stop + 1) for s in box)
 
     def healed(self, photo: np.ndarray) -> np.ndarray:
         """Colours (n, 3) uint8 of the part's pixels, in reading order: the copies, joined without a step.
 
         Poisson's equation with the copies' own gradients (Perez et al. 2003, section 2), written as the surface to add to them.
         """
-        window = self._window()
-        paint, piece = self.paint[window][..., :3].copy(), np.where(self.left, -1, self.piece)[window]
-        paint[piece < 0] = 0
+        window = box(self.part)
+        piece = np.where(self.left, -1, self.piece)[window]
         changed = piece != 0
+        colours = photo[window].copy()
         if changed.any():
+            paint = self.places.lab[window].copy()
+            paint[changed] = self._skin()[window][changed]
+            paint[piece > 0] += self.paint[window][..., :3][piece > 0]
             steps = self._steps(paint, piece, window)
-            paint[changed] += Membrane(changed, (steps != 0).any(-1))(np.zeros_like(paint), steps)
-        colours = np.where(changed[..., None], 0, photo[window])
-        colours[changed] = to_uint8(lab_to_rgb(paint[changed]))
+            paint[changed] += Membrane(changed, (steps != 0).any(-1), FADING * self.places.scale)(
+                np.zeros_like(paint), steps
+            )
+            colours[changed] = to_uint8(lab_to_rgb(paint[changed]))
         return colours[self.part[window]]
+
+    def _skin(self) -> np.ndarray:
+        """The colour (H, W, 3) of the skin around, as it is lit there: a plane that is fitted to the nearer part of it."""
+        usable = self.places.usable
+        near = usable & grown(self.part, AROUND * self.places.scale)
+        chosen = near if near.any() else usable if usable.any() else ~self.part
+        return lighting(self.places.lab, chosen, order=1)
 
     def _steps(self, paint: np.ndarray, piece: np.ndarray, window: tuple[slice, slice]) -> np.ndarray:
         """Sum over neighbours (h, w, 3) of the steps that are missing between a pixel and its neighbour of another piece."""
@@ -320,7 +343,7 @@ class Patchwork:
             usable &= (y >= 0) & (y < height) & (x >= 0) & (x < width)
             places.append((y.clip(0, height - 1), x.clip(0, width - 1)))
             usable &= self.places.usable[places[-1]]
-        return self.places.lab[places[0]] - self.places.lab[places[1]], usable
+        return (self.places.looks[places[0]] - self.places.looks[places[1]])[:, :3], usable
 
 
 def cut(old: np.ndarray, new: np.ndarray, fixed: np.ndarray, overlap: np.ndarray, scale: float) -> np.ndarray:

@@ -24,12 +24,13 @@ class Membrane:
     Args:
         region: (h, w) bool. Pixels of the region at the array's own edge have no neighbour there (natural condition).
         steps: (h, w) bool, pixels near which the surface has steps, besides the edge.
+        fading: length in px over which the surface falls to 0 away from its edge (screened Poisson equation); inf: it does not.
 
     Raises:
         ValueError: the region is empty or fills the array, so that it has no edge.
     """
 
-    def __init__(self, region: np.ndarray, steps: np.ndarray | None = None):
+    def __init__(self, region: np.ndarray, steps: np.ndarray | None = None, fading: float = np.inf):
         from scipy.sparse import coo_matrix
         from scipy.sparse.linalg import splu
 
@@ -51,6 +52,7 @@ class Membrane:
             linked = there >= 0
             entries.append((here[linked], there[linked]))
             self._edges.append((here[~linked], ny[here][~linked], nx[here][~linked]))
+        degree += fading**-2
         rows = np.concatenate([np.arange(len(ys)), *(one for one, _ in entries)])
         columns = np.concatenate([np.arange(len(ys)), *(two for _, two in entries)])
         values = np.concatenate([degree, *(-np.ones(len(one)) for one, _ in entries)])

@@ -35,7 +35,12 @@ def scale_of(shape: tuple[int, ...]) -> float:
 
 def grown(mask: np.ndarray, radius: float) -> np.ndarray:
     """All pixels (H, W) bool within a Euclidean distance in px of a mask's."""
-    return ndimage.distance_transform_edt(~mask) <= radius if mask.any() else mask.copy()
+    found = mask.copy()
+    if mask.any():
+        (box,) = ndimage.find_objects(mask.astype(np.int8))
+        near = tuple(slice(max(0, side.start - int(radius) - 1), side.stop + int(radius) + 1) for side in box)
+        found[near] = ndimage.distance_transform_edt(~mask[near]) <= radius
+    return found
 
 
 def local_mean(values: np.ndarray, part: np.ndarray, sigma: float) -> np.ndarray:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from cgddi.core.settings import Precision, Settings, located
 
-REVISION = 4
+REVISION = 5
 
 
 class HealthySettings(Settings):

@@ -173,6 +173,8 @@ def _opened(row: Mapping[str, Any], settings: MasksSettings, problems: list[Prob
         problems.append(Problem(f"image {row['image_id']}", message, remedy or "Fix or remove its row."))
         return None
     pixels = photo_to_size(photo, settings.size, settings.crop)
+    if min(photo.size) < settings.size:
+        flags.append("enlarged")
     entries = {"width": photo.width, "height": photo.height, "crop": settings.crop, "size": settings.size}
     sample = Sample(row, {"png": encode_png(pixels)}, entries, flags, pixels, photo)
     if row.get("mask") and (settings.source == "human" or settings.prefer_human):
