@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 import unicodedata
+import zipfile
 
 import pytest
 from cgddi.core.errors import InvalidInput
@@ -309,7 +310,8 @@ def test_problems_of_one_kind_share_a_line(folder):
 
 def test_a_spreadsheet_and_a_missing_file(folder):
     (folder / "x.xlsx").write_bytes(b"PK\x03\x04\0\0")
-    for name, words in (("x.xlsx", "spreadsheet"), ("none.csv", "no such file")):
+    (folder / "x.xls").write_bytes(b"\xd0\xcf\x11\xe0\0\0")
+    for name, words in (("x.xlsx", "spreadsheet"), ("x.xls", "old kind"), ("none.csv", "no such file")):
         with pytest.raises(InvalidInput, match=words):
             load_sheets(name, "diseases.csv")
 
@@ -425,3 +427,36 @@ def test_import_is_light():
     code = "import sys, cgddi.plan.sheets; print([m for m in ('numpy', 'PIL', 'pandas', 'torch', 'tqdm') if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_a_workbook_as_excel_writes_it(folder):
+    """Shared and inline strings, numbers, truth values, an error, a gap in a row and an empty row between."""
+    main = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
+    header = [*REQUIRED, "mask", "group"]
+    shared = "".join(f"<si><t>{name}</t></si>" for name in header) + "<si><r><t>bad</t></r><r><t>-mole</t></r></si>"
+    letters = "ABCDEFGH"
+    first = "".join(f'<c r="{letters[k]}1" t="s"><v>{k}</v></c>' for k in range(8))
+
+    def row(number, image, tone, malignant):
+        return (
+            f'<row r="{number}"><c r="A{number}" t="inlineStr"><is><t>{image}</t></is></c>'
+            f'<c r="B{number}" t="str"><v>{image}.png</v></c><c r="C{number}" t="inlineStr"><is><t>ddi</t></is></c><c r="D{number}" t="s"><v>8</v></c>{tone}'
+            f'<c r="F{number}" t="b"><v>{malignant}</v></c><c r="H{number}"><v>7.0</v></c></row>'
+        )
+
+    rows = row(2, "a", '<c r="E2"><v>3</v></c>', 1) + row(4, "b", '<c r="E4" t="e"><v>#N/A</v></c>', 0)
+    with zipfile.ZipFile(folder / "images.xlsx", "w") as book:
+        book.writestr("xl/sharedStrings.xml", f"<sst {main}>{shared}</sst>")
+        sheet = f'<worksheet {main}><sheetData><row r="1">{first}</row>{rows}</sheetData></worksheet>'
+        book.writestr("xl/worksheets/sheet1.xml", sheet)
+        book.writestr("xl/worksheets/sheet2.xml", f"<worksheet {main}/>")
+    one, other = load_sheets("images.xlsx", "diseases.csv").photos
+    assert (one.image_id, one.skin_tone, one.malignant, one.mask, one.group, one.row) == (
+        "a",
+        "medium",
+        True,
+        None,
+        "7",
+        2,
+    )
+    assert (other.image_id, other.skin_tone, other.malignant, other.row) == ("b", "unknown", False, 4)

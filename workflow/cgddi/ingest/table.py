@@ -1,4 +1,4 @@
-"""Delimited text as rows with line numbers, also as spreadsheets and pandas save it.
+"""Delimited text and Excel workbooks as rows with line numbers, also as spreadsheets and pandas save them.
 
 Read quietly: comma, semicolon and tab, a line `sep=;`, byte-order marks, CRLF, UTF-8, UTF-16 and Windows-1252, empty columns
 and rows at the end, and a first column of row numbers without a name.
@@ -53,9 +53,12 @@ def read_table(path: str | Path) -> Table:
         message = f"cannot be read ({error.strerror})"
         return Table(source, problems=[Problem(source, message, "Correct its rights or path.")])
     remedy = "Save it as a csv file in UTF-8 (in a spreadsheet: 'CSV UTF-8')."
+    if data[:4] == b"PK\x03\x04":
+        return _workbook(source, data)
     wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
     if b"\0" in data and not wide:
-        what = "is not a text file" if data[:2] != b"PK" else "is a spreadsheet, not a text file"
+        old = data[:4] == b"\xd0\xcf\x11\xe0"
+        what = "is a spreadsheet of an old kind (.xls)" if old else "is not a text file"
         return Table(source, problems=[Problem(source, what, remedy)])
     error: UnicodeDecodeError | None = None
     for encoding in ("utf-16",) if wide else ("utf-8-sig", "cp1252"):
@@ -66,6 +69,24 @@ def read_table(path: str | Path) -> Table:
     row = data.count(b"\n", 0, error.start) + 1
     found = data[max(0, error.start - 15) : error.start + 5].decode("latin-1")
     return Table(source, problems=[Problem(source, "is not UTF-8 text", remedy, row=row, value=found)])
+
+
+def _workbook(source: str, data: bytes) -> Table:
+    """The first sheet of an Excel workbook."""
+    from cgddi.ingest.xlsx import rows_of
+
+    table = Table(source)
+    try:
+        rows = rows_of(data)
+    except ValueError as error:
+        remedy = "Save it as a csv file in UTF-8 (in a spreadsheet: 'CSV UTF-8')."
+        table.problems.append(Problem(source, f"is a spreadsheet that cannot be read ({error})", remedy))
+        return table
+    for line, cells in enumerate(rows, start=1):
+        cells = [cell.strip(" \t\xa0") for cell in cells]
+        if any(cells):
+            _take(table, line, cells + [""] * (len(table.columns) - len(cells)))
+    return _finished(table)
 
 
 def parse_table(source: str, text: str) -> Table:
@@ -85,8 +106,12 @@ def parse_table(source: str, text: str) -> Table:
     except csv.Error as error:
         remedy = "Close every quote, and double a quote that belongs to the text."
         table.problems.append(Problem(source, f"cannot be parsed ({error})", remedy, row=line))
+    return _finished(table)
+
+
+def _finished(table: Table) -> Table:
     if not table.columns and not table.problems:
-        table.problems.append(Problem(source, "is empty", "Write a header line and one row per item."))
+        table.problems.append(Problem(table.source, "is empty", "Write a header line and one row per item."))
     _drop_row_numbers(table)
     return table
 
