@@ -440,7 +440,8 @@ def test_a_workbook_as_excel_writes_it(folder):
     def row(number, image, tone, malignant):
         return (
             f'<row r="{number}"><c r="A{number}" t="inlineStr"><is><t>{image}</t></is></c>'
-            f'<c r="B{number}" t="str"><v>{image}.png</v></c><c r="C{number}" t="inlineStr"><is><t>ddi</t></is></c><c r="D{number}" t="s"><v>8</v></c>{tone}'
+            f'<c r="B{number}" t="str"><v>{image}.png</v></c>'
+            f'<c r="C{number}" t="inlineStr"><is><t>ddi</t></is></c><c r="D{number}" t="s"><v>8</v></c>{tone}'
             f'<c r="F{number}" t="b"><v>{malignant}</v></c><c r="H{number}"><v>7.0</v></c></row>'
         )
 
