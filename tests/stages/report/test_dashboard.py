@@ -159,3 +159,11 @@ def test_a_copy_without_its_folder_says_where_the_pictures_are(page, browser, tm
     browser.open(alone)
     browser.evaluate("document.querySelector('details.concept').scrollIntoView()")
     browser.wait("document.getElementById('alone').checkVisibility()")
+
+
+def test_a_large_picture_fits_a_phone(page, browser):
+    browser.resize(360, 760)
+    browser.open(page)
+    browser.evaluate("document.querySelector('.concept figure a').click()")
+    browser.wait("document.querySelector('dialog img').complete && document.querySelector('dialog').open")
+    assert browser.evaluate("(d => d.scrollWidth <= d.clientWidth)(document.querySelector('dialog'))")

@@ -48,7 +48,7 @@ def test_a_page_asks_for_as_many_real_as_made_pictures_of_one_size(index, tmp_pa
     assert kinds["light"].to_dict() == {"healthy": 4, "lesion_mapped": 4, "real": 9, "semantic": 4}
     assert "dark" not in kinds and "http" not in text
     sizes = {Image.open(tmp_path / each["source"]).size for each in data["pictures"]}
-    assert sizes == {(256, 256)}
+    assert sizes == {(512, 512)}
     answers = [each["kind"] != "real" for each in data["pictures"]]
     assert np.abs(np.diff(answers)).sum() > 5, "mixed"
     assert write_quiz(index.iloc[:0], folder, page) == 0

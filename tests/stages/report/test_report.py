@@ -105,6 +105,11 @@ def test_the_page_shows_fairness_concepts_audits_and_counts(files):
     drawn, facts = sheets_of(text)
     sheet = drawn["main/nevus"]
     assert len(sheet["real"]["light"]) == len(sheet["healthy"]["light"]) == 4, "of five"
+    photos = [
+        {dict(zip(facts, each[-1], strict=False))["id"].rpartition("/")[2] for each in sheet[kind]["light"]}
+        for kind in ("real", "healthy")
+    ]
+    assert len(photos[0] & photos[1]) == 4, "the canvases healed from the photos that are shown"
     assert list(sheet) == list(KINDS) and list(sheet["real"]) == list(TONES), "in the order of the page"
     assert sheet["semantic"] and list(drawn) == ["main/nevus"], "nothing made, no sheet"
     assert {caption for cell in sheet["lesion_mapped"].values() for *_, caption, _ in cell} and "nel0" in str(

@@ -25,9 +25,9 @@ KINDS = {
 """Kinds on a concept's sheet in the order of the page, and what it calls them."""
 
 
-def chosen(rows: Iterable[Mapping[str, Any]], count: int = PER_CELL) -> list[Mapping[str, Any]]:
-    """At most so many rows, drawn by the hash of their names, so that a page shows the same ones each time."""
-    return sorted(sorted(rows, key=lambda row: sha256(str(row["id"])))[:count], key=lambda row: str(row["id"]))
+def chosen(rows: Iterable[Mapping[str, Any]], count: int = PER_CELL, by: str = "id") -> list[Mapping[str, Any]]:
+    """At most so many rows, drawn by the hash of a column, so that a page shows the same ones each time."""
+    return sorted(sorted(rows, key=lambda row: sha256(str(row[by])))[:count], key=lambda row: str(row["id"]))
 
 
 def sheets(
@@ -57,7 +57,9 @@ def sheets(
         for kind in KINDS:
             rows = failed.get(slug, []) if kind == FAILED else mine[mine["kind"] == kind].to_dict("records")
             for tone in TONES:
-                cells[slug, kind, tone] = chosen(row for row in rows if row["tone"] == tone)
+                # A photo and the canvas healed from it stand on the same sheet where both are there.
+                by = {"real": "image_id", "healthy": "canvas"}.get(kind, "id")
+                cells[slug, kind, tone] = chosen((row for row in rows if row["tone"] == tone), by=by)
     wanted = {row["id"] for rows in cells.values() for row in rows if row["kind"] == "semantic"}
     details = {row["id"]: row for archive in map(Archive, samples) for row in archive.rows if row["id"] in wanted}
     found: dict[str, dict[str, dict[str, list[Picture]]]] = {}

@@ -22,8 +22,8 @@ from cgddi.stages.report.pictures import chosen
 MADE = {"healthy": "healed canvas", "lesion_mapped": "transplant", "semantic": "sample"}
 PER_CELL = 4
 """Made pictures of each kind and tone; of real photos as many as of all kinds of a tone together."""
-SIDE = 256
-"""Every picture is shown at this size in px, so that the size of its file tells nothing."""
+SIDE = 512
+"""Every picture is brought to this size in px, so that the size of its file tells nothing; faults of a few px stay visible."""
 COLUMNS = ("reader", "picture", "id", "kind", "tone", "answer", "seconds")
 ANSWERS = {"1": "surely real", "2": "probably real", "3": "probably made", "4": "surely made"}
 CONFIDENCE = 0.95
