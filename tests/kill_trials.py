@@ -177,7 +177,8 @@ def torn(out: Path) -> bool:
 def left(out: Path) -> tuple[list[Path], list[Path]]:
     """States and items that lie there."""
     items = [path for path in Path(f"{out}.cache").glob("made/*/*/*") if not path.name.startswith(".")]
-    return list(Path(f"{out}.state").glob("[!.p]*.safetensors")), items
+    states = Path(f"{out}.state").glob("[!.]*.safetensors")
+    return [path for path in states if not path.name.startswith("previous-")], items
 
 
 def kill(argv: Argv, out: Path, how: signal.Signals, after: float, met: bool) -> bool:

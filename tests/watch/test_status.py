@@ -17,6 +17,7 @@ from cgddi.watch.why import differences
 from tests.watch.world import CONFIG, jobs, later, set_config, write_world
 
 ADAPTER = "results/lora/all/{}/pytorch_lora_weights.safetensors"
+SAMPLES = "results/semantic/all/here/{}.tar"
 
 
 def states(folder):
@@ -82,10 +83,16 @@ def test_running_queued_and_interrupted_jobs(world, monkeypatch, capsys):
     part = base64.urlsafe_b64encode(b"results/embedding/all/acne/learned_embeds.safetensors").decode()
     (world / ".snakemake" / "incomplete" / part).write_text("{}")  # begun again, and written in part
     mark(world, ADAPTER.format("nevus"), None)  # noted anew by the job itself, on its node
+    os.unlink(SAMPLES.format("nevus"))
+    queue.append(
+        {"id": "9", "state": "PENDING", "reason": "BeginTime", "what": "rule_semantic_wildcards_all_here_nevus"}
+    )
     found = states(world)
     assert found["embedding", "acne"] == ("missing", "its run was interrupted")
     assert found["lora", "acne"] == ("running", "cluster job 7")
     assert found["lora", "nevus"] == ("queued", "SLURM says PartitionTimeLimit: cluster job 8")
+    said = ("queued", "SLURM says BeginTime: cluster job 9")
+    assert found["semantic", "nevus"] == said, "preempted: its note is gone with it"
     assert found["lora", "melanoma"] == ("missing", "its run was interrupted")
     monkeypatch.setattr(status, "controllers", lambda _: [1])
     assert states(world)["lora", "melanoma"] == ("running", "Snakemake is at it")

@@ -91,12 +91,12 @@ class Survey:
     def __init__(self, folder: Path):
         self.folder = folder
         self.markers = unfinished(folder)
-        begun = bool(self.markers) or any((folder / ".snakemake" / "slurm_refused").glob("*"))
+        begun = bool(self.markers) or any(folder.glob(".snakemake/slurm_*/*"))
         self.alive = begun and bool(controllers(folder))
         self.pool = pool.waiting(folder / ".snakemake" / "pool")
         self.cluster: Mapping[str, Mapping[str, str]] | None = {}
         """Cluster jobs by number, and by the executor's name of the job; None where the cluster does not answer."""
-        if self.markers:
+        if begun:
             try:
                 found = cluster_jobs(folder)
                 self.cluster = {job["what"]: job for job in found} | {job["id"]: job for job in found}
@@ -116,18 +116,20 @@ class Survey:
         except OSError:
             return None
 
-    def queue(self, job: Job, number: str | None) -> tuple[str, str] | None:
-        """State of a job that has begun as the cluster tells it; None where it is no cluster job, or has left the queue.
+    def queue(self, job: Job, marked: list[str]) -> tuple[str, str] | None:
+        """State of a job as the cluster tells it; None where it is no cluster job, or is not in the queue.
 
         Args:
             job: the job.
-            number: of the cluster job, as Snakemake noted it. A job that runs notes its files anew on its node, without.
+            marked: those of its files that Snakemake noted as begun, with the number of the cluster job. A job that runs notes
+                them anew on its node, without; one that is killed there takes the note away.
         """
+        number = self.markers[marked[0]] if marked else None
         name = self.executors_name(job)
         if self.alive and name in self.pool:
             return "queued", "waits for room in an allocation (`sbatch profiles/allocations/work.sh` asks for one)"
         if self.cluster is None:
-            sent = number is not None or _slurm_logs(job, self.folder).is_dir()
+            sent = number is not None or (marked and _slurm_logs(job, self.folder).is_dir())
             return ("running", "as far as known: the cluster does not answer") if sent else None
         if (found := self.cluster.get(number or name)) is None:
             return None
@@ -140,11 +142,10 @@ class Survey:
         marked = [path for path in job.outputs if path in self.markers]
         if self.alive and job.planned and (refused := self.refused(job)):
             return "queued", f"SLURM takes no more jobs for now, and is asked again: {refused}"
-        if marked:
-            if told := self.queue(job, self.markers[marked[0]]):
-                return told
-            if self.alive:
-                return "running", "Snakemake is at it"
+        if (marked or job.planned) and (told := self.queue(job, marked)):
+            return told
+        if marked and self.alive:
+            return "running", "Snakemake is at it"
         if not job.planned:
             gone = f"{Path(job.missing[0]).name} was deleted; nothing left to do needs it" if job.missing else ""
             return ("missing", gone) if gone else ("done", "")
