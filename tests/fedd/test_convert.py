@@ -7,8 +7,9 @@ import pytest
 import torch
 from cgddi.cli import main
 from cgddi.core.errors import UserError
+from cgddi.diffusion.checkpoints import read_checkpoint
 from cgddi.fedd.features import adm
-from cgddi.fedd.features.adm import read_checkpoint, to_diffusers
+from cgddi.fedd.features.adm import to_diffusers
 from cgddi.fedd.features.backbones import decoder_blocks, load
 from safetensors.torch import save_file
 

@@ -7,9 +7,7 @@ channels), linear noise schedule of 1000 steps.
 
 from __future__ import annotations
 
-import pickle
 import shutil
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ import torch
 
 from cgddi.core.archive import file_sha256, temporary_beside, write_record
 from cgddi.core.errors import UserError
-from cgddi.diffusion.weights import read_tensors
+from cgddi.diffusion.checkpoints import read_checkpoint
 
 CHANNELS, HEAD_CHANNELS, SIZE = 256, 64, 256
 MULTIPLIERS = (1, 1, 2, 2, 4, 4)
@@ -143,32 +141,6 @@ def tensor_names(unet) -> dict[str, tuple[str, ...]]:
     return {
         f"{old}.{end}": tuple(f"{n}.{end}" for n in new) for old, new in layers.items() for end in ("weight", "bias")
     }
-
-
-def read_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
-    """The tensors of a `.pt` or `.safetensors` checkpoint; a `.pt` is read by torch's loader of plain tensors, which runs no code.
-
-    Raises:
-        UserError: no such file, damaged, or holding anything but a flat set of named tensors.
-    """
-    path = Path(path)
-    if path.suffix == ".safetensors":
-        return read_tensors(path)[0]
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file. Download it and give its path.") from error
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path}: not a plain set of tensors, so it was not loaded ({str(error).splitlines()[0]}). "
-            "Give the published file itself, or a .safetensors file; files that would run code when opened are refused."
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path}: damaged ({reason}). Download it again.") from error
-    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise UserError(f"{path}: not a flat set of named tensors. Save the network's state dict alone and name that.")
-    return dict(state)
 
 
 def to_diffusers(checkpoint: Mapping[str, torch.Tensor], config: Mapping[str, Any], name: str = "checkpoint"):

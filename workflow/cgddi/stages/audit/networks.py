@@ -20,6 +20,7 @@ from torchvision.models import inception
 
 from cgddi.core.archive import temporary_beside
 from cgddi.core.errors import UserError
+from cgddi.diffusion.checkpoints import read_checkpoint
 from cgddi.stages.audit.settings import hub_file
 
 INCEPTION_SIZE, LPIPS_SIZE = 299, 256
@@ -193,8 +194,6 @@ def convert(checkpoint: str, output: str) -> str:
     Raises:
         UserError: the checkpoint is of another network, or the output exists.
     """
-    from cgddi.fedd.features.adm import read_checkpoint
-
     path = Path(output)
     if path.suffix != ".safetensors" or path.exists():
         what = "exists already" if path.exists() else "is no .safetensors file"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +64,6 @@ def what_was_run(
     facts["code"] = ", ".join(commits) + early or f"{UNTOLD} (this page: {source_commit() or UNTOLD})"
     days = [line["when"][:10] for line in starts]
     facts["started"] = (days[0] if len(set(days)) == 1 else f"{days[0]}, last {days[-1]}") if days else UNTOLD
-    facts["page made"] = datetime.now(UTC).strftime("%Y-%m-%d")
     facts["work"] = worked(usage)
     facts["seed"] = str(records.spec.get("seed", UNTOLD))
     return facts
