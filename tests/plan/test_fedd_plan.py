@@ -129,7 +129,7 @@ def test_a_setting_reruns_only_what_depends_on_it(folder):
     }
     for group, (values, stages) in changes.items():
         after = specs(make({"study": True, group: values}, AUTOMATIC))
-        assert changed(before, after) == stages, group
+        assert changed(before, after) - {"report"} == stages, group  # it lists all settings that are not the usual
     human = specs(make({"study": True, "masks_from": {"subset": "5"}}, AUTOMATIC, models={"fedd": {"source": "a/b"}}))
     again = {key for key in before if key[0] == "masks" and before[key] != human[key]}
     assert again and {key[1] for key in again} == {"archive"}

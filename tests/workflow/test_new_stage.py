@@ -90,7 +90,7 @@ def test_a_stage_is_added_in_five_places(tmp_path):
         "from cgddi.stages.counting.settings import CountingSettings\nfrom cgddi.stages.embedding",
     )
     change(code / "plan/paths.py", "RESULTS = {\n", PATH)  # 4: where its results lie
-    change(code / "plan/jobs.py", "\n    def _healthy(", JOB)  # 5: what its jobs are made from
+    change(code / "plan/image_jobs.py", "\n    def _healthy(", JOB)  # 5: what its jobs are made from
 
     folder = tmp_path / "run"
     folder.mkdir()

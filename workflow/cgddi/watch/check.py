@@ -33,7 +33,8 @@ from cgddi.ingest.names import UNKNOWN
 from cgddi.job.trackers import wandb_missing
 from cgddi.plan.checked import PLAIN, Checked, Reading, told
 from cgddi.plan.config import DEFAULT_FILE, Config, config_option, load_config
-from cgddi.plan.jobs import Plan, contents_of, results_of
+from cgddi.plan.described import contents_of, results_of
+from cgddi.plan.jobs import Plan
 from cgddi.plan.models import absent, is_hub, named_models, used_models
 from cgddi.plan.sharing import umask_warnings, unwritable
 from cgddi.plan.sheets import Photo, Sheets, check_same_file, load_sheets
