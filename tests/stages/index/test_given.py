@@ -135,17 +135,18 @@ def test_malignancy_that_is_not_told_is_that_of_the_training_photos_or_missing(w
 
 
 @pytest.mark.parametrize(
-    ("photo", "label", "agreed"), [("mel0", None, None), ("mel0", False, None), ("mel4", False, True)],
-    ids=["unknown of one", "one is benign", "a test photo is benign"],
+    ("photo", "label", "agreed"), [("mel0", None, None), ("nel0", None, None), ("mel0", False, None), ("mel4", False, True)],
+    ids=["unknown of one", "unknown of one benign", "one is benign", "a test photo is benign"],
 )  # fmt: skip
 def test_the_training_photos_agree_where_each_is_known_and_says_the_same(world, tmp_path, photo, label, agreed):
     labels = {
         image: {"concept": concept, "tone": tone, "malignant": CONCEPTS[concept]}
         for image, (tone, concept) in world.facts.items()
     }
-    assert labels[photo]["malignant"] and world.roles["mel0"] == "train" and world.roles["mel4"] == "test"
+    concept = labels[photo]["concept"]
+    assert world.roles["mel0"] == "train" and world.roles["mel4"] == "test"
     labels[photo]["malignant"] = label
-    cases = {"asked": (image("semantic", generator="clean", concept="melanoma"), "")}
+    cases = {"asked": (image("semantic", generator="clean", concept=concept), "")}
     table, _ = indexed(world, tmp_path, cases, labels=labels)
     (found,) = table["malignant"][table["source"] == "release"]
     assert (None if pd.isna(found) else bool(found)) is agreed
