@@ -71,9 +71,9 @@ def correct(image, **changes):
     "change", [{"malignant": "True"}, {"malignant": ""}, {"skin_tone": "dark"}, {"disease": "melanoma"}], ids=str
 )
 def test_a_label_of_a_photo_that_only_tests_makes_the_tables_again(larger, change, capsys):
-    """P13: masks, index and classifiers stay."""
+    """P13: masks, index and classifiers stay. Images are compared with held-out photos of their tone, in both splits."""
     correct("acne40", **change)
-    assert planned_by_snakemake() == TABLES
+    assert planned_by_snakemake() == TABLES | ({"audit": 2} if "skin_tone" in change else {})
     ((name, value),) = change.items()
     name = {"skin_tone": "tone", "disease": "concept"}.get(name, name)
     assert said("fairness", capsys)[1].startswith(f"  labels.acne40.{name}: ")
@@ -87,10 +87,11 @@ def test_a_label_of_a_photo_that_one_split_tests_concerns_only_the_splits_that_l
 
 
 def test_the_tone_of_a_training_photo_without_a_mask_concerns_its_own_adapter(larger):
-    """P10."""
+    """P10; and the quality audit of the other split, in which it is held out."""
     assert {p.image_id: p.skin_tone for p in Plan(load_config("config.yaml")).photos}["nevus33"] == "light"
     correct("nevus33", skin_tone="dark")
-    assert planned_by_snakemake() == {"embedding": 1, "lora": 1, "semantic": 2} | POOLED
+    pooled = POOLED | {"audit": POOLED["audit"] + 1}
+    assert planned_by_snakemake() == {"embedding": 1, "lora": 1, "semantic": 2} | pooled
 
 
 def test_labels_that_decide_the_training_are_in_the_index(larger):
@@ -164,10 +165,10 @@ def test_a_test_photos_malignancy_touches_no_training_image(world):
 
 
 def test_a_new_evaluation_cohort_generates_nothing(world):
-    """Nor does it take part in a split by strata: its photos are made ready, no more."""
+    """Nor does it take part in a split by strata: its photos are made ready, and the page tells the config's difference."""
     set_config(cohorts={"clinic": {"role": "evaluation"}})
     write_sheet([*sheet(), *(row("nevus", k + 20, "clinic") for k in range(6))])
-    assert planned_by_snakemake() == {"masks": 1}
+    assert planned_by_snakemake() == {"masks": 1, "report": 1}
 
 
 @pytest.mark.parametrize("policy", ["split", "error"])

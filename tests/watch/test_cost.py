@@ -85,7 +85,15 @@ def test_cost_multiplies_recorded_rates_with_the_plans_work(world, capsys):
 def test_a_run_that_redoes_much_says_once_what_it_takes_and_how_to_avoid_it(world):
     """P10: before anything runs, a line with jobs, GPU hours (here by hand) and remedy; none where nothing is redone."""
     for stage, seconds in {"lora": 3600, "semantic": 0.0, "embedding": 0.0, "audit": 0.0, "classify": 1800}.items():
-        facts = {"stage": stage, "steps": 750, "images": 1, "seconds": seconds or 1e-9, **GPU}
+        images = 15 * 4096 if stage == "classify" else 1
+        facts = {
+            "stage": stage,
+            "steps": 750,
+            "images": images,
+            "method": "baseline",
+            "seconds": seconds or 1e-9,
+            **GPU,
+        }
         metrics(stage, [facts])
     assert "will run again" not in run_snakemake("-n")
     set_config(lora={"rank": 3})

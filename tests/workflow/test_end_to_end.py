@@ -214,7 +214,8 @@ def test_export_writes_a_data_set_and_a_private_card(copy):
         assert sorted(row["id"] for row in rows) == sorted(index["id"][index["kind"] == kind])
         assert {row["prompt"] is None for row in rows} == {kind != "semantic"}
         assert {row["mask"] is None for row in rows} == {kind == "semantic"}
-        assert all(row["scores"] for row in rows)
+        # This run checks no samples (`semantic.check`).
+        assert {bool(row["scores"]) for row in rows} == {kind != "semantic"}
     shards = sorted((folder / "webdataset").rglob("*.tar"))
     with tarfile.open(shards[0]) as tar:
         assert tar.getnames()[:3] == [f"healthy-train-0000000.{ending}" for ending in ("json", "mask.png", "png")]
