@@ -74,6 +74,7 @@ def write_photos(study: Path, folder: str, numbers: range, masks: bool) -> None:
     (study / f"{folder}.csv").write_text("\n".join(table) + "\n")
 
 
+@pytest.mark.slow
 def test_the_tutorial_runs_from_the_first_command_to_the_last(tmp_path):
     """As a newcomer types it; runs are planned only, and the clone and its environment are there already."""
     blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "docs/tutorial.md").read_text(), re.S)

@@ -23,7 +23,7 @@ def run(tmp_path):
         return runs[-1]
 
     def allocate():
-        environment = {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(ROOT / "workflow"), "IDLE": "15"}
+        environment = {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(ROOT / "workflow"), "IDLE": "120"}
         options = ["--parsable", "--gpus-per-node=2", "--mem=4000", f"--output={tmp_path}/work-%j.log"]
         done = subprocess.run(
             ["sbatch", *options, str(ROOT / "profiles/allocations/work.sh")],

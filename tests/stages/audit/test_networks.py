@@ -128,6 +128,7 @@ def test_places_on_the_hub():
     assert hub_file("models/fid.safetensors") is None and hub_file("/data/models/fid.safetensors") is None
 
 
+@pytest.mark.slow
 def test_the_audit_measures_with_both(files, tmp_path):
     folder, *_ = files
     world = make_world(tmp_path, per_cell=3, semantic_per=1)

@@ -26,6 +26,8 @@ ALIKE, SAME = 0.72, 0.82
 cropped by 10 to 20 %, darker, JPEG quality 30) copies reach 0.92 at least, other photos 0.54 at most; a procedural world 0.71."""
 HINT, HOPELESS = 0.36, 0.45
 """Correlations of details below which a pair is not aligned, and is given up after the first steps."""
+NEAREST = 3
+"""Views of other photos, at most, that one is aligned with: bare skin has many that look alike, and a copy is among the first."""
 PRIOR, SHRINK = 10, 0.1
 """Pictures that the usual spectrum counts as, and the share of the mean variance added to each (see `whitening`)."""
 NOISE = 1.0
@@ -119,8 +121,9 @@ def candidates(greys: np.ndarray) -> Iterator[tuple[int, int, int, tuple[int, in
             columns = columns[columns // 8 != i + start]
             parts_of = which[i, columns]
             own = _window_details(greys[i + start])
-            columns = columns[np.einsum("kd,kd->k", own[parts_of], sharp[columns]) >= HINT]
-            for column in columns.tolist():
+            hints = np.einsum("kd,kd->k", own[parts_of], sharp[columns])
+            nearest = [k for k in np.argsort(-hints, kind="stable")[:NEAREST].tolist() if hints[k] >= HINT]
+            for column in columns[nearest].tolist():
                 yield i + start, column // 8, column % 8, divmod(int(which[i, column]), len(SPANS))
 
 
