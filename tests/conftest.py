@@ -1,4 +1,4 @@
-"""How tests are shared between workers (`make test` runs three): tests of a group share what is made once, so they stay together."""
+"""How tests are shared between workers (`make test` runs three): those that share what is made once stay together."""
 
 from __future__ import annotations
 
