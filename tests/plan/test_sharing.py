@@ -68,6 +68,7 @@ def test_folders_to_be_made_are_looked_for_above(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+@pytest.mark.slow
 def test_another_user_is_refused_or_goes_on(finished, open_path):
     """A finished run of root's, seen by nobody: refused before the start while closed; once shared, its results are known to be
     right, also those that only their owner may date, and a changed setting makes its own jobs again."""

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import pytest
 import yaml
 
 from tests.workflow.paper_scale import ROOT, paper_scale
@@ -61,6 +62,7 @@ JOB = """
     def _healthy("""
 
 
+@pytest.mark.slow
 def test_a_stage_is_added_in_five_places(tmp_path):
     clone = tmp_path / "clone"
     clone.mkdir()

@@ -37,6 +37,7 @@ def test_one_image_per_job(world):
     assert (found["masks"], found["healthy"]) == (656, 334)
 
 
+@pytest.mark.slow
 def test_study_and_automatic_masks_add_few_jobs(world):
     """The paper's subsets on the shipped sheet; as its masks are invented, malignancy is left as it falls."""
     folder, config = world

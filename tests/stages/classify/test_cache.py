@@ -146,6 +146,7 @@ def test_records_of_lost_pixels_do_not_name_those_that_come_in_their_place(table
     assert "damaged" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_several_processes_fill_one_cache(table, tmp_path):
     table.to_parquet(tmp_path / "rows.parquet")
     code = f"""if True:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from benchmarks import sampling_quality
 
 
+@pytest.mark.slow
 def test_the_check_runs_on_any_model_and_canvases(world, monkeypatch):
     monkeypatch.setenv("SAMPLING_MODEL", str(world.model))
     monkeypatch.setenv("SAMPLING_CANVASES", str(world.root / "canvases.tar"))
