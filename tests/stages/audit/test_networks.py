@@ -109,7 +109,8 @@ def test_other_files_are_refused_in_one_line(files, tmp_path, capsys):
         with pytest.raises(UserError, match=message):
             load(str(folder / f"models/{name}.safetensors"))
     torch.save(
-        torch.load(folder / "inception.pth") | {"fc.weight": torch.zeros(1000, 2048)}, tmp_path / "torchvision.pth"
+        torch.load(folder / "inception.pth", weights_only=True) | {"fc.weight": torch.zeros(1000, 2048)},
+        tmp_path / "torchvision.pth",
     )
     convert_args = ["audit", "convert", "--checkpoint", str(tmp_path / "torchvision.pth")]
     assert main([*convert_args, "--output", str(tmp_path / "x.safetensors")]) == 2

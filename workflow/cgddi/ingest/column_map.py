@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from cgddi.core.errors import InvalidInput, Problem, UserError
 from cgddi.core.settings import Settings
+
+Map = TypeVar("Map", bound=Settings)
 
 FIELDS = ("kind", "disease", "skin_tone", "malignant", "donor", "canvas", "generator")
 """What an image can be told of."""
@@ -91,14 +93,22 @@ def _filled(text: str, cells: Mapping[str, str]) -> str:
 
 
 def read_map(name: str) -> ColumnMap:
-    """A column map: the name of a shipped one (`cgddi`, `synderm`), or a YAML file.
+    """A column map: the name of a shipped one (`cgddi`, `synderm`), or a YAML file; see `read_yaml_map`."""
+    return read_yaml_map(ColumnMap, SHIPPED, name)
+
+
+def read_yaml_map(model: type[Map], folder: Path, name: str) -> Map:
+    """A map of option `--map`.
+
+    Args:
+        model: what is in it. folder: holds the shipped ones. name: of a shipped one, or a YAML file.
 
     Raises:
         UserError: no such map, or no YAML.
         InvalidInput: keys or values that a map has not.
     """
-    shipped = sorted(path.stem for path in SHIPPED.glob("*.yaml"))
-    path = SHIPPED / f"{name}.yaml" if name in shipped else Path(name)
+    shipped = sorted(path.stem for path in folder.glob("*.yaml"))
+    path = folder / f"{name}.yaml" if name in shipped else Path(name)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -106,9 +116,9 @@ def read_map(name: str) -> ColumnMap:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"--map {path}: is no YAML ({' '.join(str(error).split())[:200]}).") from error
     try:
-        return ColumnMap.model_validate(values or {})
+        return model.model_validate(values or {})
     except ValidationError as error:
-        keys = f"A map has the keys {', '.join(ColumnMap.model_fields)}."
+        keys = f"A map has the keys {', '.join(model.model_fields)}."
         raise InvalidInput(
             [Problem(str(path), e["msg"], keys, key=".".join(map(str, e["loc"]))) for e in error.errors()]
         ) from error

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
-import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from cgddi.core.errors import InvalidInput, Problem, UserError
+from cgddi.core.errors import InvalidInput, UserError
 from cgddi.core.settings import Settings
+from cgddi.ingest.column_map import read_yaml_map
 from cgddi.ingest.table import Table, check_columns, read_table
 
 SHIPPED = Path(__file__).with_name("tables")
@@ -107,21 +107,7 @@ def read_table_map(name: str) -> TableMap:
         UserError: no such map, or no YAML.
         InvalidInput: keys or values that a map has not.
     """
-    shipped = sorted(path.stem for path in SHIPPED.glob("*.yaml"))
-    path = SHIPPED / f"{name}.yaml" if name in shipped else Path(name)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"--map {name}: no such file. Shipped maps are {', '.join(shipped)}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"--map {path}: is no YAML ({' '.join(str(error).split())[:200]}).") from error
-    try:
-        return TableMap.model_validate(values or {})
-    except ValidationError as error:
-        keys = f"A map has the keys {', '.join(TableMap.model_fields)}."
-        raise InvalidInput(
-            [Problem(str(path), e["msg"], keys, key=".".join(map(str, e["loc"]))) for e in error.errors()]
-        ) from error
+    return read_yaml_map(TableMap, SHIPPED, name)
 
 
 def joined(metadata: str, also: list[str], chosen: TableMap) -> tuple[Table, int]:
