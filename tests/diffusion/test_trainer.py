@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -11,7 +12,7 @@ from cgddi.core.errors import UserError
 from cgddi.core.images import decode_png
 from cgddi.diffusion import adapters
 from cgddi.diffusion.adapters import read_adapter
-from cgddi.diffusion.backbone import load
+from cgddi.diffusion.backbone import activate_time_once, load, skip_divisions_by_one
 from cgddi.diffusion.settings import TrainingSettings
 from cgddi.diffusion.tokens import read_embedding
 from cgddi.diffusion.train import new_accelerator
@@ -173,3 +174,23 @@ def test_peft_layers_come_off_without_a_trace(world):
     adapters.remove_peft(backbone, "default")
     after = backbone.denoiser.state_dict()
     assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_the_denoiser_gives_what_diffusers_own_gives_to_the_bit(world):
+    """Whatever is computed once instead of in every block, and left out where a factor is one."""
+    from diffusers import UNet2DConditionModel
+
+    stock = UNet2DConditionModel.from_pretrained(world.model, subfolder="unet").eval()
+    unet = copy.deepcopy(stock)
+    skip_divisions_by_one(unet)
+    activate_time_once(unet)
+    draw = torch.Generator().manual_seed(3)
+    noisy, prompt = torch.randn(2, 4, 8, 8, generator=draw), torch.randn(2, 77, tiny.HIDDEN, generator=draw)
+    times, calls = torch.tensor([3, 700]), []
+    for module in unet.modules():
+        if isinstance(module, torch.nn.SiLU):
+            module.register_forward_hook(lambda *_: calls.append(1))
+    with torch.no_grad():
+        assert torch.equal(*(model(noisy, times, prompt).sample for model in (stock, unet)))
+    blocks = sum(type(module).__name__ == "ResnetBlock2D" for module in unet.modules())
+    assert len(calls) == 2 * blocks + 3  # the timestep's own two and the last norm's

@@ -1,12 +1,17 @@
 """Real runs after a finished one: a disease comes, goes again, and a stage's code changes. Old results stay as they are."""
 
 import csv
+import json
 import re
 import shutil
+from collections import Counter
 
+import numpy as np
 import pandas as pd
 import pytest
-from cgddi.core.archive import file_sha256
+from cgddi.core.archive import Archive, file_sha256
+from cgddi.core.images import LESION, SKIN
+from cgddi.job.runtime import read_usage
 
 from tests.workflow.conftest import RUN
 from tests.workflow.dryrun import messages
@@ -115,3 +120,36 @@ def test_a_disease_that_goes_leaves_the_pooled_files_as_they_were_before(grown):
     after = files(folder)
     pooled = [name for name in before if name.startswith(("index/", "audit/", "classify/", "fairness/"))]
     assert [name for name in pooled if after[name][0] != before[name][0]] == []
+
+
+def used(folder):
+    """What each attempt of a job used, as it was logged."""
+    return Counter(json.dumps(line, sort_keys=True) for line in read_usage(folder / "results/toy"))
+
+
+@pytest.mark.slow
+def test_a_corrected_mask_pixel_costs_the_gpu_what_it_touches(copy):
+    """One image is healed, only its concept's adapter takes steps, and others' samples are drawn on its canvas alone."""
+    with open(copy / "data/toy/images.csv", newline="") as handle:
+        photo = next(row for row in csv.DictReader(handle) if row["cohort"] == "toy" and row["mask"])
+    mask = np.load(copy / photo["mask"])
+    rows, columns = np.nonzero(mask == LESION)
+    first = np.lexsort((columns, rows))[0]  # on the lesion's rim: nothing of it lies above
+    mask[rows[first], columns[first]] = SKIN
+    np.save(copy / photo["mask"], mask)
+    before = used(copy)
+    run(copy)
+    new = list(map(json.loads, used(copy) - before))
+    of = {stage: [line for line in new if line["stage"] == stage] for stage in {line["stage"] for line in new}}
+    assert [line["images"] for line in of["healthy"]] == [1]
+    assert of["healthy"][0]["reused"] > 0
+    assert all(line["steps"] == 0 for line in of.get("embedding", []))
+    own = {line["concept"] for line in of["lora"] if line["steps"]}
+    samples = [Archive(path) for path in (copy / "results/toy/semantic").rglob("*.tar")]
+    concepts = {archive.record["spec"]["concept"]["slug"]: archive for archive in samples}
+    assert len(own) == 1 and len(concepts) > 1
+    for line in of["semantic"]:
+        if line["concept"] not in own:
+            drawn = [row for row in concepts[line["concept"]].rows if row["canvas"] == photo["image_id"]]
+            assert line["images"] in (0, len(drawn)) and line["reused"] > 0
+    print(json.dumps(of, indent=1))

@@ -75,6 +75,19 @@ def skip_divisions_by_one(model: torch.nn.Module) -> None:
                 setattr(module, name, One())
 
 
+def activate_time_once(denoiser: torch.nn.Module) -> None:
+    """Each of diffusers' residual blocks activates the same encoded timestep: once before them all gives the same."""
+    from diffusers.models.resnet import ResnetBlock2D
+
+    blocks = [module for module in denoiser.modules() if isinstance(module, ResnetBlock2D)]
+    if denoiser.time_embed_act is None and all(
+        isinstance(b.nonlinearity, torch.nn.SiLU) and not b.skip_time_act for b in blocks
+    ):
+        denoiser.time_embed_act = torch.nn.SiLU()
+        for block in blocks:
+            block.skip_time_act = True
+
+
 class Backbone:
     """A frozen Stable Diffusion model (Rombach et al. 2022): encode images and prompts, denoise, decode, tokens.
 
@@ -115,6 +128,7 @@ class Backbone:
         for module in (self.denoiser, self.vae):
             module.to(memory_format=self.form)
             skip_divisions_by_one(module)
+        activate_time_once(self.denoiser)
         if self.device.type == "cuda":
             torch.set_float32_matmul_precision("high")
             torch.utils.deterministic.fill_uninitialized_memory = False

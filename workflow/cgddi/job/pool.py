@@ -10,11 +10,9 @@ only.
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import uuid
 from contextlib import suppress
@@ -143,24 +141,21 @@ class Worker:
         self.jobs = {}
         self.leaving = False
         self.end = float(os.environ.get("SLURM_JOB_END_TIME") or "inf") - MARGIN
-        self.tools = Path(tempfile.mkdtemp(prefix="cgddi-work-"))
-        # A job step would wait for the whole allocation: steps are plain processes here.
-        (self.tools / "srun").write_text('#!/bin/sh\nwhile [ "${1#-}" != "$1" ]; do shift; done\nexec "$@"\n')
-        (self.tools / "srun").chmod(0o755)
 
     def start(self, job, place: Path) -> None:
         environment = {
             **job["env"],
             **{k: v for k, v in os.environ.items() if k.startswith(("SLURM_JOB", "CUDA_", "GPU_"))},
         }
-        environment["PATH"] = f"{self.tools}:{environment['PATH']}"
         if value := os.environ.get("CGDDI_RUNS_PER_GPU"):
             environment["CGDDI_RUNS_PER_GPU"] = value
+        # A job step would wait for the whole allocation, and start a second Snakemake: here the first one runs the job itself.
+        command = job["command"].replace("--executor slurm-jobstep", "--executor local")
         log = Path(job["log"].replace("%j", job["number"]))
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "ab") as file:
             process = subprocess.Popen(
-                ["/bin/sh", "-c", job["command"]], cwd=job["cwd"], env=environment, stdin=subprocess.DEVNULL,
+                ["/bin/sh", "-c", command], cwd=job["cwd"], env=environment, stdin=subprocess.DEVNULL,
                 stdout=file, stderr=file, start_new_session=True,
             )  # fmt: skip
         self.jobs[place] = (job, process)
@@ -217,7 +212,6 @@ class Worker:
                 time.sleep(0.2)
         finally:
             self.leave()
-            shutil.rmtree(self.tools, ignore_errors=True)
         return done
 
 
