@@ -5,17 +5,21 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 from cgddi.core.archive import Archive
 from cgddi.core.errors import UserError
+from cgddi.core.images import LESION, RULER, SKIN
 from cgddi.core.lineage import lineage
 from cgddi.diffusion.adapters import LoadedAdapter, apply, read_adapter
 from cgddi.diffusion.backbone import load
-from cgddi.diffusion.data import read_photos
+from cgddi.diffusion.data import read_photos, training_facts
 from cgddi.diffusion.log import header
 from cgddi.diffusion.tokens import read_embedding
 from cgddi.diffusion.weights import read_tensors
+from cgddi.stages.embedding.settings import EmbeddingSettings
+from cgddi.stages.lora.settings import LoraSettings
 from cgddi.stages.lora.train import train_lora
 from cgddi.stages.semantic.sample import SemanticJob, sample_concept
 from safetensors.torch import load_file, save_file
@@ -148,6 +152,32 @@ def test_headers_name_versions_and_data(world, tmp_path):
         assert versions["torch"].split("+")[0] == torch.__version__.split("+")[0]
         assert {"diffusers", "transformers"} <= set(versions)
         assert len(json.loads(facts["cgddi.data_sha256"])) == 64
-    changed = [dataclasses.replace(photo, mask=0 * photo.mask) for photo in photos]
-    one, other = (header({}, some)["cgddi.data_sha256"] for some in (photos, changed))
-    assert one == read_tensors(world.embedding)[1]["cgddi.data_sha256"] != other
+    facts = training_facts(photos, EmbeddingSettings(**tiny.TI))
+    assert header({}, facts)["cgddi.data_sha256"] == read_tensors(world.embedding)[1]["cgddi.data_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "lesion", "ruler"),
+    [
+        (
+            EmbeddingSettings(),
+            False,
+            False,
+        ),  # published: masks are for captions alone, and a token's say nothing of rulers
+        (LoraSettings(), False, True),
+        (LoraSettings(suffixes=False), False, False),
+        (LoraSettings(lesion_weight=5), True, True),
+        (LoraSettings(ignore_mask_classes=["ruler"], suffixes=False), True, True),
+    ],
+)
+def test_a_training_depends_on_what_of_a_mask_it_uses(world, settings, lesion, ruler):
+    """A corrected pixel of a lesion, and one of a ruler where there was none: whether the training is another one."""
+    (photo,) = read_photos([world.root / "masks.tar"], world.images[:1])
+    bare = dataclasses.replace(photo, row={}, mask=np.full_like(photo.mask, SKIN))
+    facts = training_facts([bare], settings)
+    for number, changes in ((LESION, lesion), (RULER, ruler)):
+        mask = bare.mask.copy()
+        mask[3, 4] = number
+        assert (training_facts([dataclasses.replace(bare, mask=mask)], settings) != facts) is changes
+    assert training_facts([dataclasses.replace(bare, sha256="0" * 64)], settings) != facts
+    assert training_facts([dataclasses.replace(bare, tone="unknown")], settings) != facts

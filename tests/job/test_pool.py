@@ -78,7 +78,10 @@ def test_a_worker_runs_what_there_is_and_says_how_each_ended(pool, monkeypatch):
     assert json.loads((pool.folder / f"waiting/{good}").read_text())["env"].keys().isdisjoint({"SLURM_JOBID"})
     done, _ = work(pool)
     assert done == 2 and pool.states() == {good: "COMPLETED", bad: "FAILED", gone: "CANCELLED"}
-    assert (pool.folder / f"logs/{good}.log").read_text().split("\n")[:2] == [f"yes {os.getcwd()}", "--executor local --jobs 1"]
+    assert (pool.folder / f"logs/{good}.log").read_text().split("\n")[:2] == [
+        f"yes {os.getcwd()}",
+        "--executor local --jobs 1",
+    ]
 
 
 def test_as_many_jobs_at_a_time_as_fit(pool):

@@ -48,12 +48,6 @@ class Photo:
     mask: np.ndarray | None
     row: Mapping[str, Any]
 
-    @property
-    def facts(self) -> list[Any]:
-        """All of a photo that training can depend on, for keys: pixels, tone, marks, mask."""
-        marks = [self.row.get("has_ruler"), self.row.get("has_marker")]
-        return [self.sha256, self.tone, *marks, None if self.mask is None else sha256(self.mask.tobytes())]
-
 
 def read_photos(
     archives: Iterable[str | Path],
@@ -141,6 +135,20 @@ def caption(template: str, photo: Photo, settings: TrainingSettings, token: str 
     if ruler and marker:
         return text + settings.both_suffix
     return text + (settings.ruler_suffix if ruler else settings.marker_suffix if marker else "")
+
+
+def training_facts(photos: Sequence[Photo], settings: TrainingSettings) -> list[Any]:
+    """All of photos that a training depends on, for keys: pixels, tone, caption's suffix, mask where it weighs the loss."""
+    masks = [photo.mask if weighs_loss(settings) else None for photo in photos]
+    return [
+        [photo.sha256, photo.tone, caption("", photo, settings), None if mask is None else sha256(mask.tobytes())]
+        for photo, mask in zip(photos, masks, strict=True)
+    ]
+
+
+def weighs_loss(settings: TrainingSettings) -> bool:
+    """Whether masks decide how much a place counts."""
+    return settings.lesion_weight != 1 or bool(settings.ignore_mask_classes)
 
 
 def fit_square(pixels: np.ndarray, size: int, mask: bool = False) -> np.ndarray:
@@ -318,7 +326,7 @@ class TrainingData:
         _, cells, _ = backbone.latent_shape(settings.image_size)
         mean, std = latents_of(backbone, store, self.photos, settings.image_size, settings.hflip > 0)
         weights = None
-        if settings.lesion_weight != 1 or settings.ignore_mask_classes:
+        if weighs_loss(settings):
             weights = loss_weights(self.photos, settings.image_size, cells, settings).to(self.device)
         self.bank = LatentBank(mean.to(self.device), std.to(self.device), weights)
         self.random_latents = bool((std > 1e-4).any())

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from accelerate.tracking import GeneralTracker
 
-    from cgddi.diffusion.data import Photo
-
 
 def engine_options(parser: argparse.ArgumentParser) -> None:
     """Options of every diffusion stage."""
@@ -75,17 +73,17 @@ def write_history(folder: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     write_atomic(folder / "metrics.jsonl", "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines))
 
 
-def header(spec: Mapping[str, Any], photos: Sequence[Photo], **facts: Any) -> dict[str, str]:
+def header(spec: Mapping[str, Any], data: Sequence[Any], **facts: Any) -> dict[str, str]:
     """Text facts for a weights file's header, each as JSON.
 
     Args:
         spec: the job's spec.
-        photos: all images it was trained on; `data_sha256` is over their pixels, tones, marks and masks.
+        data: all of the images that the training depended on (see `training_facts`), of which `data_sha256` is.
         facts: what else explains the file.
     """
     planned = getattr(spec, "planned", spec)
     kept = {name: planned.get(name) for name in ("stage", "settings", "seed", "concept", "model")}
     kept["versions"] = installed_versions(DISTRIBUTIONS)
-    kept["data_sha256"] = sha256(canonical([photo.facts for photo in photos]))
+    kept["data_sha256"] = sha256(canonical(data))
     kept |= facts
     return {f"cgddi.{name}": json.dumps(value, sort_keys=True) for name, value in kept.items()}

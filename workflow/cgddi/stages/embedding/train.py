@@ -15,7 +15,7 @@ from cgddi.core.labels import labels_of
 from cgddi.core.seeds import seed_for
 from cgddi.diffusion.backbone import Backbone, Prompts, load
 from cgddi.diffusion.cache import Store
-from cgddi.diffusion.data import ImageStream, TrainingData, caption, read_photos
+from cgddi.diffusion.data import ImageStream, TrainingData, caption, read_photos, training_facts
 from cgddi.diffusion.log import TrainingLog, header, write_history
 from cgddi.diffusion.sample import write_grid
 from cgddi.diffusion.tokens import start_rows
@@ -74,7 +74,8 @@ def train_token(
     photos = read_photos(job.photos, job.spec["images"], labels_of(job.spec))
     accelerator = new_accelerator(settings, device, logs)
     backbone = backbone or load(job.spec["model"], accelerator.device, settings.precision)
-    made_from = [*key, backbone.digest, [p.facts for p in photos]]
+    data_facts = training_facts(photos, settings)
+    made_from = [*key, backbone.digest, data_facts]
     kept = MadeStore(cache, "embedding", made_from, backbone.device.type)
     if (made := kept.get()) is not None:
         if used is not None:
@@ -116,7 +117,7 @@ def train_token(
         return {}
     tensors = {token: learned[0]} if len(learned) == 1 else {"clip_l": learned[0], "clip_g": learned[1]}
     facts = {"base_sha256": backbone.digest, "prompts": data.prompts}
-    metadata = header(job.spec, photos, images=[[p.id, p.sha256] for p in photos], **facts)
+    metadata = header(job.spec, data_facts, images=[[p.id, p.sha256] for p in photos], **facts)
     write_tensors(job.output / FILE, tensors, {"token": token, **metadata})
     write_history(job.output, history.lines)
     moved = [float(f"{float((a - b.cpu()).norm()):.6g}") for a, b in zip(learned, start, strict=True)]

@@ -17,7 +17,16 @@ from cgddi.core.seeds import seed_for
 from cgddi.diffusion import adapters
 from cgddi.diffusion.backbone import Backbone, load
 from cgddi.diffusion.cache import Store
-from cgddi.diffusion.data import ImageStream, Photo, TrainingData, caption, prompts_of, read_canvases, read_photos
+from cgddi.diffusion.data import (
+    ImageStream,
+    Photo,
+    TrainingData,
+    caption,
+    prompts_of,
+    read_canvases,
+    read_photos,
+    training_facts,
+)
 from cgddi.diffusion.log import TrainingLog, header, write_history
 from cgddi.diffusion.sample import write_grid
 from cgddi.diffusion.tokens import read_embedding
@@ -85,7 +94,8 @@ def train_lora(
     backbone = backbone or load(job.spec["model"], accelerator.device, settings.precision)
     token, rows = read_embedding(job.embedding, job.spec["concept"]["token"], backbone.digest)
     backbone.add_token(token, rows)
-    made_from = [*key, backbone.digest, file_sha256(job.embedding), [p.facts for p in (*photos, *priors)]]
+    data_facts = training_facts([*photos, *priors], settings)
+    made_from = [*key, backbone.digest, file_sha256(job.embedding), data_facts]
     kept = MadeStore(cache, "lora", made_from, backbone.device.type)
     if (made := kept.get()) is not None:
         if used is not None:
@@ -147,7 +157,7 @@ def train_lora(
         return {}
     metadata = header(
         job.spec,
-        [*photos, *priors],
+        data_facts,
         base_sha256=backbone.digest,
         prompts=data.prompts,
         images=[[p.id, p.sha256] for p in photos],
