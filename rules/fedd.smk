@@ -79,7 +79,8 @@ rule fedd_probe:
     output:
         **PATHS.outputs("fedd_probe"),
     log:
-        PATHS.log("fedd_probe"),
+        text=PATHS.log("fedd_probe"),
+        metrics=PATHS.metrics("fedd_probe"),
     benchmark:
         PATHS.benchmark("fedd_probe")
     priority: urgency("fedd_probe")
@@ -101,7 +102,8 @@ rule fedd_probe:
             --spec {input.spec:q} \
             --output-dir {params.folder:q} \
             --state {params.state:q} \
-            --threads {threads} 2>{log:q}
+            --metrics {log.metrics:q} \
+            --threads {threads} 2>{log.text:q}
         """
 
 

@@ -188,6 +188,23 @@ def test_hub_commands_reach_the_hubs_door(command, tree):
     assert "--private" in command
 
 
+HUB_WORDS = re.compile(r"`(hf [^`{}]+)`")
+"""The hub's commands in running text and in messages."""
+
+
+@pytest.mark.parametrize("name", ["auth login", "download", "upload"])
+def test_the_installed_hub_client_has_what_text_and_messages_tell_of_it(name):
+    sources = [*map(ROOT.joinpath, DOCUMENTS), *(ROOT / "workflow").rglob("*.py")]
+    told = {" ".join(line.split()) for path in sources for line in HUB_WORDS.findall(path.read_text())}
+    told |= {command for command in OURS if command.startswith("hf ")}
+    mine = [line for line in told if line.startswith(f"hf {name}")]
+    hub = str(Path(sys.executable).with_name("hf"))
+    said = subprocess.run([hub, *name.split(), "--help"], capture_output=True, text=True, check=True).stdout
+    options = {word.partition("=")[0] for line in mine for word in shlex.split(line) if word.startswith("--")}
+    assert mine and options <= set(re.findall(r"--[a-z-]+", said))
+    assert not [line for line in told if not line.startswith(("hf auth login", "hf download", "hf upload"))]
+
+
 def test_nothing_else_is_asked_of_the_reader():
     rest = [c for c in OURS if not c.startswith(("make ", "cgddi ", "snakemake", "python -m", "printf ", "hf "))]
     assert rest == []

@@ -1,7 +1,8 @@
-"""The study's networks, killed at any turn and started again, give the bytes of undisturbed ones."""
+"""The study's networks, killed at any turn and started again, give the bytes and the curves of undisturbed ones."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from contextlib import contextmanager
@@ -13,9 +14,14 @@ from cgddi.job import checkpoint
 from tests.fedd.photos import write_study
 from tests.fedd.specs import spec_file
 from tests.fedd.study import make_study
+from tests.job.board import scalars
 
 SEGMENTER = {"steps": 90, "check_every": 30, "ensemble": 2, "batch_pixels": 64, "patience": 3}
 BASELINE = {"weights": "random", "epochs": 3, "patience": 3, "batch_size": 6, "learning_rate": 3e-3}
+
+
+STEPS = {"segmenter": [30, 60, 90], "probe": [*range(1, 13)], "baseline": [1, 2, 3]}
+"""Where each reports."""
 
 
 class Killed(BaseException):
@@ -75,6 +81,7 @@ def test_a_training_resumes_to_the_same_bytes(jobs, tmp_path_factory, tmp_path, 
 
     def run(out, *more):
         files = ["--spec", spec_file(spec, tmp_path / out), "--output-dir", str(tmp_path / out)]
+        files += ["--metrics", str(tmp_path / f"{out}.metrics.jsonl")]
         return main(["fedd", stage, *files, *options, "--threads", "1", *more])
 
     assert run("whole") == 0
@@ -91,3 +98,9 @@ def test_a_training_resumes_to_the_same_bytes(jobs, tmp_path_factory, tmp_path, 
     for path in (tmp_path / "whole").iterdir():
         assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes(), path.name
     assert not list(state.iterdir())
+    curves = scalars(tmp_path / "out.tensorboard")
+    assert curves == scalars(tmp_path / "whole.tensorboard")
+    if history := json.loads((tmp_path / "out/record.json").read_text()).get("history"):
+        losses = [line["loss"] for line in history]
+        assert [value for _, value in curves["held_out/loss"]] == pytest.approx(losses)
+    assert [step for step, _ in curves["held_out/loss"]] == STEPS[stage]

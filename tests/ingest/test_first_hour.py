@@ -112,6 +112,7 @@ KINDS = {
         {"#000000": 4, "#00ff00": 1},
     ),
     "one bit": (lambda: lesion().convert("1"), {"0": 4, "1": 1}),
+    "jpeg": (lambda: lesion(), {"0": 4, "255": 1}),
 }
 
 
@@ -120,7 +121,7 @@ def test_the_id_map_is_proposed_taken_by_one_option_and_then_nothing_stands_agai
     make, ids = KINDS[kind]
     args = lab(folder, 3)
     for i in range(3):
-        save_mask(make(), folder / f"masks/IMG_{i}.png")
+        save_mask(make(), folder / f"masks/IMG_{i}.{'jpg' if kind == 'jpeg' else 'png'}")
     (folder / "config.yaml").write_text("images: images.csv # ours\ndiseases: diseases.csv\n")
     assert main([*args, "--masks", "masks"]) == 0
     said = capsys.readouterr().out

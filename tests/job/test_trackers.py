@@ -15,6 +15,8 @@ from cgddi.job.trackers import WANDB, start_trackers, trackers, wandb_missing
 from cgddi.stages.classify.settings import ClassifySettings
 from cgddi.stages.classify.train import accelerator_for
 
+from tests.job.board import scalars
+
 STAND_IN = '''
 """What accelerate asks of wandb, written to a file."""
 import json, os
@@ -59,7 +61,7 @@ def stand_in(tmp_path, monkeypatch):
 
 
 def classifier(folder):
-    accelerator = accelerator_for(ClassifySettings(precision="fp32"), str(folder))
+    accelerator = accelerator_for(ClassifySettings(precision="fp32"), str(folder.with_suffix(".metrics.jsonl")))
     accelerator.log({"train_loss": 0.5}, step=1)
     accelerator.end_training()
 
@@ -72,13 +74,6 @@ def generator(folder):
     log({"step": 1, "train_loss": 0.5})
     log.close()
     assert json.loads(base.with_name(f"{base.name}.training.jsonl").read_text()) == {"step": 1, "train_loss": 0.5}
-
-
-def scalars(folder) -> dict[str, list[tuple[int, float]]]:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(folder)).Reload()
-    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
 @pytest.mark.parametrize(("run", "stage"), [(generator, "lora"), (classifier, "classify")])

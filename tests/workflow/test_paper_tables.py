@@ -1,12 +1,14 @@
 """The paper's overlays from photos to the page "published against ours", on small stand-ins of both data sets."""
 
 import csv
+from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from cgddi.core.archive import Archive
 from cgddi.core.images import BACKGROUND, LESION, SKIN
@@ -14,6 +16,7 @@ from cgddi.core.published import SEEDS
 from cgddi.stages.masks.sam3 import Sam3Predictor
 from cgddi.stages.masks.stage import PredictedMask
 from cgddi.toy.world import Preset, training_items, write_set
+from torchvision.models import Inception3
 
 from tests.stages.masks.sam3 import write_sam3
 from tests.workflow.in_process import run
@@ -58,6 +61,27 @@ DDI = {
 F17K = {"button-naevule": (8, 8, 7), "greyveil-melovoma": (7, 7, 6)}
 
 
+FEDD = {
+    "images": "config/images-fedd.csv",
+    "models": {"fedd": {"source": str(ROOT / "config/toy/model")}},
+    "fedd": {
+        "features": {"size": 64, "blocks": [2, 4], "ablation_timesteps": [0, 1000], "showcase": 1},
+        "subsets": {"train_per_tone": {"5": 10, "20": 40}},
+        "segmenter": {"ensemble": 2, "steps": 200, "check_every": 50},
+        "probe": {"epochs": 20},
+        "baselines": {
+            "segmentation": ["efficientnet-b0"],
+            "classification": ["densenet121", "vgg16", "resnet50", "efficientnet_b0", "mobilenetv2_100", "deepderm"],
+            "weights": "random",
+            "weight_files": {"classification/deepderm": "models/deepderm.pth"},
+            "epochs": 1,
+        },
+        "tables": {"bootstrap": 20, "dermatologists": "data/dermatologists.csv"},
+    },
+}
+"""The FEDD study in little: two of the four subsets, three timesteps, all seven networks, one U-Net of five."""
+
+
 def by_colour(predictor, photos):
     """In SAM 3's place, whose random weights find nothing: what is far from the usual colour is a lesion, if that is asked for."""
     looked_for = {name for name, *_ in predictor._prompts}
@@ -86,6 +110,25 @@ def sheet(cohort, counts, masked):
     return made
 
 
+def published_folders(rows):
+    """FEDD's `ddi_labels` of the masked photos, as balanced as theirs: two of each tone and malignancy to train on (one of them at
+    5 %), one to validate and one to test; testing/ holds the test photos and half of what is left."""
+    cells = defaultdict(list)
+    for row in rows:
+        if row["mask"]:
+            cells[row["skin_tone"], row["malignant"]].append(row["image_id"])
+    test, held, five, more = ([images.pop() for images in cells.values()] for _ in range(4))
+    parts = {"testing/test_all": test + [image for images in cells.values() for image in images[::2]]}
+    for name, train in (("5", five), ("20", five + more)):
+        parts |= {f"training/{name}%/{part}": ids for part, ids in (("train", train), ("val", held), ("test", test))}
+    for place, images in parts.items():
+        folder = Path("data/ddi_labels", place)
+        folder.mkdir(parents=True)
+        for image in images:
+            (folder / f"{image}.npy").touch()
+    return parts
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """A working directory with both sheets, a tiny SAM 3, and the settings of the shrunken runs."""
@@ -95,7 +138,8 @@ def world(tmp_path_factory):
         patch.setattr(Sam3Predictor, "_batch", by_colour)
         (folder / "config").mkdir()
         ddi, f17k = sheet("ddi", DDI, 3), sheet("f17k", F17K, 0)
-        for name, rows in (("", ddi), ("-f17k", f17k), ("-both", ddi + f17k)):
+        masked = sheet("ddi", DDI, 99)
+        for name, rows in (("", ddi), ("-f17k", f17k), ("-both", ddi + f17k), ("-fedd", masked)):
             with open(f"config/images{name}.csv", "w", newline="") as handle:
                 writer = csv.DictWriter(handle, rows[0])
                 writer.writeheader()
@@ -106,11 +150,12 @@ def world(tmp_path_factory):
         sam3 = {"models": {"sam3": {"source": str(write_sam3(folder / "sam3"))}}}
         values = TINY | {"diseases": "config/diseases.csv", "models": TINY["models"] | sam3["models"]}
         (folder / "tiny.yaml").write_text(yaml.safe_dump(values))
-        yield SimpleNamespace(folder=folder, ddi=ddi, f17k=f17k)
+        (folder / "fedd.yaml").write_text(yaml.safe_dump(FEDD))
+        yield SimpleNamespace(folder=folder, ddi=ddi, f17k=f17k, masked=masked, labels=published_folders(masked))
 
 
-def table(name):
-    ran = run(str(PAPER / "base.yaml"), str(PAPER / f"{name}.yaml"), "tiny.yaml")
+def table(name, *more):
+    ran = run(str(PAPER / "base.yaml"), str(PAPER / f"{name}.yaml"), "tiny.yaml", *more)
     results = {"f17k": "f17k", "cross": "f17k"}.get(name, "ddi")
     folder = f"results/{results}-paper/tables/{name}/published"
     return ran, pd.read_csv(f"{folder}/published.csv"), open(f"{folder}/index.html").read()
@@ -145,6 +190,43 @@ def test_sources_and_rarity_share_what_ddi_made(world):
     rarity = cells[cells["value"].notna()]
     assert set(rarity["group"]) <= {"common", "rare", "very rare"} and len(rarity) >= 2
     assert "one split, whose seed was not told" in page
+
+
+def test_quality_measures_the_same_images_and_counts_them(world):
+    ran, cells, page = table("quality")
+    assert ran["semantic"] == ran["lesion_mapped"] == ran["classify"] == 0 and ran["audit"] == 1
+    ours = cells[cells["value"].notna()]
+    assert {"fid", "kid", "images"} <= set(ours["metric"]) and "lpips" not in set(ours["metric"]), "no network was named"
+    assert all("other features" in row.differs for row in ours.itertuples() if row.metric in ("fid", "kid"))
+    drawn = [row for path in Path("results/ddi-paper/semantic").rglob("*.tar") for row in Archive(path).rows]
+    of_all = ours[(ours["metric"] == "images") & (ours["group"] == "all")].set_index("regime")["value"]
+    assert of_all["semantic"] == len(drawn)
+
+
+def test_fedd_on_the_published_folders(world):
+    test = world.labels["training/20%/test"]
+    with open("data/dermatologists.csv", "w", newline="") as handle:
+        csv.writer(handle).writerows([("image_id", "probability"), *((name, k / 6) for k, name in enumerate(test))])
+    torch.manual_seed(0)
+    Path("models").mkdir(exist_ok=True)
+    torch.save(Inception3(num_classes=2, aux_logits=True, init_weights=False).state_dict(), "models/deepderm.pth")
+    ran, cells, page = table("fedd", "fedd.yaml")
+    assert ran["classify"] == ran["lora"] == 0 and ran["fedd_features"] == 3 and ran["fedd_probe"] == 6
+    assert ran["fedd_segmenter"] == ran["fedd_baseline"] == 2 and ran["fedd_classifier"] == 12
+    tables = Path("results/ddi-paper/fedd/tables")
+    malignancy, iou, further = (pd.read_csv(tables / f"{name}.csv") for name in ("classification", "iou", "further"))
+    seven = {"fedd", "deepderm", "densenet121", "vgg16", "resnet50", "efficientnet_b0", "mobilenetv2_100"}
+    f1 = malignancy[(malignancy["metric"] == "f1") & malignancy["tone"].isin(("light", "dark"))]
+    assert set(f1["model"]) == seven and len(f1) == 7 * 2 * 2 and f1["published"].notna().all()
+    assert set(iou["model"]) == {"fedd", "efficientnet-b0"} and (iou["images"] <= len(test)).all()
+    left = len(world.masked) - 24
+    assert set(further.loc[further["metric"].eq("accuracy") & further["tone"].eq("all"), "images"]) == {left}
+    masks = further.loc[further["metric"].eq("IoU, mean") & further["tone"].eq("all"), "images"]
+    assert set(masks) == {len(world.labels["testing/test_all"])}, "the small test's are among them"
+    assert (tables / "roc.png").stat().st_size > 10_000
+    ours = cells[cells["value"].notna()]
+    assert set(ours["method"]) == seven | {"efficientnet-b0"} and set(ours["regime"]) == {"5 %", "20 %"}
+    assert set(ours["differs"]) == {"other data or subsets"}, "2 and 4 photos a tone, where 10 and 40 were published"
 
 
 def test_cross_maps_the_lesions_of_one_set_onto_the_other_and_counts_them(world):

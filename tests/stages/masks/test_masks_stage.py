@@ -14,9 +14,9 @@ from cgddi.core.images import (
     decode_png,
     mask_to_size,
     photo_to_size,
-    read_mask,
     read_photo,
 )
+from cgddi.core.masks import read_mask
 from cgddi.stages.masks.quality import explained_variance, mask_flags
 from cgddi.stages.masks.settings import MasksSettings
 from PIL import Image

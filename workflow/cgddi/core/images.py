@@ -1,4 +1,4 @@
-"""Photos and five-class masks: class ids and tones, reading and writing, and the way to working size and back."""
+"""Photos and five-class masks: class ids and tones, photos read, PNG written, and the way to working size and back."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ ASPECT_TOLERANCE = 0.03
 """A mask belongs to a photo when their aspect ratios differ by no more than this share."""
 
 _EXIF_ORIENTATION = 0x0112
-_BROKEN = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+BROKEN = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+"""What Pillow raises of files that are no pictures."""
 
 
 def read_photo(path: str | Path) -> tuple[Image.Image, list[str]]:
@@ -73,7 +74,7 @@ def read_photo(path: str | Path) -> tuple[Image.Image, list[str]]:
         raise UserError(f"{path}: no such file. Fix the path in the image sheet.") from error
     except Image.DecompressionBombError as error:
         raise UserError(f"{path}: {error}. Save the photo smaller.") from error
-    except _BROKEN as error:
+    except BROKEN as error:
         if isinstance(path, str | Path) and _is_heic(path):
             raise UserError(f"{path}: is a HEIC photo, which is not read. {HEIC_REMEDY}") from error
         raise UserError(f"{path}: cannot be read as an image ({error}). Replace the file or remove its row.") from error
@@ -119,7 +120,7 @@ def exif_turn(path: str | Path) -> str | None:
     try:
         with Image.open(path) as photo:
             return _TURNS.get(photo.getexif().get(_EXIF_ORIENTATION, 1))
-    except _BROKEN:
+    except BROKEN:
         return None
 
 
@@ -198,108 +199,6 @@ def photo_fault(photo: Image.Image) -> tuple[str, str] | None:
     if grey.std() < FLAT:
         return "shows one colour only", "Replace the file or remove its row."
     return None
-
-
-def read_mask(path: str | Path, id_map: Mapping[str, int] | None = None) -> np.ndarray:
-    """A human mask as an (H, W) uint8 array of class ids 0 to 4.
-
-    Args:
-        path: a 2-D integer `.npy` (as sDDI publishes them) or a png: class ids, a palette, colours or one class.
-        id_map: value in the file -> class id; keys are numbers (grey values, palette indices) or `#rrggbb` colours.
-            None: the file holds class ids.
-
-    Raises:
-        UserError: unreadable, of another format, not 2-D, or with values that are no class.
-    """
-    path = _mask_file(path)
-    values = _read_npy(path) if path.suffix.lower() == ".npy" else _read_picture(path, id_map)
-    return _to_classes(path, values, id_map)
-
-
-def _mask_file(path: str | Path) -> Path:
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such mask file. Fix the path in the image sheet, or leave the cell empty.")
-    if path.suffix.lower() not in (".npy", ".png", ".bmp", ".gif", ".tif", ".tiff"):
-        raise UserError(
-            f"{path}: a mask is a .npy array or a png, not {path.suffix or 'a file without an ending'}. Save the array with "
-            "numpy.save, or as a png without loss."
-        )
-    return path
-
-
-def mask_values(path: str | Path) -> tuple[np.ndarray, bool, dict[str, str]]:
-    """What is in a mask file, whatever it means.
-
-    Returns:
-        Values (H, W), whether they are colours (0xRRGGBB), and palette index -> `#rrggbb`.
-
-    Raises:
-        UserError: as `read_mask`.
-    """
-    path = _mask_file(path)
-    if path.suffix.lower() == ".npy":
-        return _read_npy(path), False, {}
-    palette: dict[str, str] = {}
-    with Image.open(path) as picture:
-        if picture.mode == "P":
-            colours = picture.getpalette() or []
-            palette = {str(k): f"#{bytes(colours[3 * k : 3 * k + 3]).hex()}" for k in range(len(colours) // 3)}
-    try:
-        return _read_picture(path, None), False, palette
-    except UserError:
-        return _read_picture(path, {"#000000": 0}), True, palette
-
-
-def _read_npy(path: Path) -> np.ndarray:
-    try:
-        values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: cannot be read as a .npy array ({error}). Save it again with numpy.save.") from error
-    if not isinstance(values, np.ndarray):
-        values.close()
-        raise UserError(f"{path}: is a .npz archive under another name. Save the one array with numpy.save.")
-    if values.ndim != 2 or 0 in values.shape or values.dtype.kind not in "iub":
-        raise UserError(
-            f"{path}: a mask is a 2-D array of whole numbers, this one is {values.dtype} of shape {values.shape}. "
-            "Save class ids of shape (height, width)."
-        )
-    return values.astype(np.int64)
-
-
-def _read_picture(path: Path, id_map: Mapping[str, int] | None) -> np.ndarray:
-    """Grey values or palette indices (H, W); colours become 0xRRGGBB numbers when the id map names colours."""
-    try:
-        with Image.open(path) as picture:
-            colours = id_map is not None and any(key.startswith("#") for key in id_map)
-            if colours:
-                rgb = np.asarray(picture.convert("RGB"), dtype=np.int64)
-                return rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
-            if picture.mode in ("1", "L", "P") or picture.mode.startswith("I"):
-                return np.asarray(picture).astype(np.int64)
-            rgb = np.asarray(picture.convert("RGB"), dtype=np.int64)
-            if (rgb == rgb[..., :1]).all():
-                return rgb[..., 0]
-    except _BROKEN as error:
-        raise UserError(f"{path}: cannot be read as a mask ({error}). Replace the file or clear its cell.") from error
-    raise UserError(
-        f'{path}: is a colour picture. Name its colours in masks.id_map, e.g. {{"#ff0000": 1, "#ffcc99": 4}}.'
-    )
-
-
-def _to_classes(path: Path, values: np.ndarray, id_map: Mapping[str, int] | None) -> np.ndarray:
-    known = {number: number for number in CLASSES.values()}
-    if id_map is not None:
-        known = {int(key[1:], 16) if key.startswith("#") else int(key): class_id for key, class_id in id_map.items()}
-    present, where = np.unique(values, return_inverse=True)
-    strangers = [int(value) for value in present if int(value) not in known]
-    if strangers:
-        raise UserError(
-            f"{path}: holds values that are no class ({', '.join(map(str, strangers[:8]))}). Class ids are "
-            f"{', '.join(f'{number} {name}' for name, number in CLASSES.items())}; give other values a class in masks.id_map."
-        )
-    classes = np.array([known[int(value)] for value in present], dtype=np.uint8)
-    return classes[where].reshape(values.shape)
 
 
 def centre_square(width: int, height: int) -> tuple[int, int, int, int]:

@@ -13,7 +13,7 @@ from cgddi.core.errors import InvalidInput, Problem, UserError
 from cgddi.core.seeds import seed_for
 from cgddi.fedd.settings import NETWORKS, FeaturesSettings
 from cgddi.fedd.subsets import Study, draw_study, published_study
-from cgddi.plan.sheets import Photo
+from cgddi.plan.sheets import TONES, Photo
 from cgddi.plan.specs import Job
 
 if TYPE_CHECKING:
@@ -238,9 +238,10 @@ class FeddPlan:
 
     def _tables(self) -> Job:
         self.check()
-        sizes = self.settings.subsets.train_per_tone
+        study, sizes = self.study, self.settings.subsets.train_per_tone
+        if self.settings.subsets.folder:  # which decides, whatever the config says
+            sizes = {name: round(len(photos) / len(TONES)) for name, photos in study.train.items()}
         subsets = [{"name": name, "per_tone": sizes[name]} for name in self.subsets]
-        study = self.study
         tested = {photo.image_id: photo for photo in (*study.test, *study.further, *study.further_masks)}
         labels = self.plan.labels((tested[image] for image in sorted(tested)), "malignant")
         facts = {"cohort": self.cohort, "subsets": subsets, "labels": labels, **self._geometry}

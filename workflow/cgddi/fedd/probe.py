@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from cgddi.fedd.settings import ProbeSettings
 from cgddi.fedd.study import check_both_kinds, open_study, predictions_csv, roles_of, study_checkpoint, tone_counts
 from cgddi.job import runtime
 from cgddi.job.checkpoint import Checkpoint
+from cgddi.job.trackers import reporting
 
 LEARNT = ("train", "validation")
 """Roles of photos whose malignancy a probe is told."""
@@ -71,13 +72,14 @@ def run_probe(
     """
     subset, timestep, seeds = str(spec["subset"]), int(spec["timestep"]), [int(seed) for seed in spec["seeds"]]
     with runtime.usage_log(metrics, stage="fedd_probe", subset=subset, timestep=timestep) as usage:
-        device = runtime.start(threads)
+        device, report = runtime.start(threads), reporting(metrics)
         files = open_study(features, spec)
         blocks = files.blocks(spec["train"][0]["image_id"], "pooled")
         data = load_pooled(files, spec, blocks, device)
         names = (int(spec["seed"]), "fedd probe", subset)
         checkpoint = study_checkpoint(state, "probe", spec, features)
-        trained = fit(data["train"], data["validation"], settings, blocks, seeds, names, checkpoint)
+        trained = fit(data["train"], data["validation"], settings, blocks, seeds, names, checkpoint, report.log)
+        report.end_training()
         probes = [(block, seed) for block in blocks for seed in seeds]
         lines = [
             {**row, "role": role, "block": block, "seed": seed, "probability": chance}
@@ -141,11 +143,13 @@ def fit(
     seeds: Sequence[int],
     seed_names: Sequence[Any],
     checkpoint: Checkpoint | None = None,
+    report: Callable[..., None] = lambda values, step: None,
 ) -> TrainedProbes:
     """Train one network 512-64-32-1 per block and seed by full-batch Adam on binary cross-entropy (FEDD, section 2.2).
 
     Members are apart: each has its own generator (named by block and seed) for weights and dropout, and keeps the epoch of its
-    lowest validation loss, of those before `patience` epochs without a lower one. The state is kept from epoch to epoch.
+    lowest validation loss, of those before `patience` epochs without a lower one. The state is kept from epoch to epoch, and
+    `report` takes the members' mean losses on training and validation photos, and the epoch.
     """
     members = [(place, block, seed) for place, block in enumerate(blocks) for seed in seeds]
     networks = EnsembleMLP(len(members), train.x.shape[2], settings.hidden, 1, settings.dropout)
@@ -162,20 +166,25 @@ def fit(
         networks.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, foreach=True
     )
     training = EnsembleTraining(networks, generators, optimizer, settings.patience)
-    best, epoch, checkpoint = training.best, 0, checkpoint or Checkpoint(None, "probe", None)
+    best, curve, checkpoint = training.best, [], checkpoint or Checkpoint(None, "probe", None)
     if saved := checkpoint.take_up():
-        epoch = saved["epoch"]
+        curve = saved["curve"]
         training.load_state_dict(saved)
-    with checkpoint.kept(lambda: {"epoch": epoch, **training.state_dict()}) as look:
-        for epoch in range(epoch + 1, settings.epochs + 1):  # noqa: B020
+    for epoch, figures in enumerate(curve, 1):
+        report(figures, step=epoch)
+    with checkpoint.kept(lambda: {"curve": curve, **training.state_dict()}) as look:
+        for epoch in range(len(curve) + 1, settings.epochs + 1):
             networks.train()
-            training.step(functional.binary_cross_entropy_with_logits(networks(x)[..., 0], y))
+            loss = functional.binary_cross_entropy_with_logits(networks(x)[..., 0], y)
+            training.step(loss)
             networks.eval()
             with torch.no_grad():
                 losses = functional.binary_cross_entropy_with_logits(networks(held_x)[..., 0], held_y, reduction="none")
             losses = losses.mean(0).cpu()
             if not torch.isfinite(losses).all():
                 raise UserError(f"a probe's loss is not a number at epoch {epoch}. Lower fedd.probe.learning_rate.")
+            curve.append({"train_loss": loss.item(), "held_out/loss": losses.mean().item()})
+            report(curve[-1], step=epoch)
             best.look(epoch, losses)
             if best.stop(epoch):
                 break

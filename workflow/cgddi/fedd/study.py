@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from cgddi.core.archive import DISTRIBUTIONS, canonical, csv_text, file_sha256, installed_versions
 from cgddi.core.errors import InvalidInput, Problem, UserError
-from cgddi.core.images import CLASSES, LESION, TONES, mask_to_size, photo_to_size, read_mask, read_photo
+from cgddi.core.images import CLASSES, LESION, TONES, mask_to_size, photo_to_size, read_photo
+from cgddi.core.masks import read_mask
 from cgddi.core.metrics import PIXEL_COUNTS, class_counts
 from cgddi.core.seeds import seed_for
 from cgddi.diffusion.weights import to_bytes

@@ -16,10 +16,10 @@ from cgddi.core.images import (
     mask_to_size,
     photo_fault,
     photo_to_size,
-    read_mask,
     read_photo,
     same_shape,
 )
+from cgddi.core.masks import read_mask
 from cgddi.plan.checked import PLAIN, Reading
 from cgddi.plan.sheets import Photo
 from cgddi.stages.masks.quality import explained_by, thumbnails

@@ -9,9 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from cgddi.core.errors import Problem, UserError
+from cgddi.core.masks import SUFFIXES
 
-SUFFIXES = (".npy", ".png", ".bmp", ".tif", ".tiff", ".gif", ".jpg", ".jpeg")
-"""Endings of mask files, the better ones first. JPEG is found so that it can be refused by name: it changes class ids."""
 WORDS = "mask|masks|msk|segmentation|seg|lesion|label|labels|gt|ground_?truth|annotation|binary|roi"
 _AFFIXES = re.compile(rf"^(?:{WORDS})[ _.-]+|[ _.-]+(?:{WORDS})$")
 """What stands before or after the photo's name: `IMG_1_mask`, `ISIC_0000001_segmentation`, PH2's `IMD002_lesion`, `seg-7`."""
@@ -101,8 +100,8 @@ class MaskFolder:
         stem = next((Path(photo).stem for photo in photos), "X")
         raise UserError(
             f"{self.folder}: none of {self.asked} photos has a mask there. Found: {told}{shown}. Looked for: {stem}.png, "
-            f"{stem}_mask.png, {stem}_segmentation.png, {stem}_lesion.bmp and the like (npy, png, bmp, tif, gif; capitals do not "
-            "matter), also in folders below. Rename the files, or name each in a column `mask` of the table."
+            f"{stem}_mask.png, {stem}_segmentation.png, {stem}_lesion.bmp and the like (npy, png, bmp, tif, gif, jpg; capitals do "
+            "not matter), also in folders below. Rename the files, or name each in a column `mask` of the table."
         )
 
     def notes(self) -> list[str]:

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from cgddi.core.errors import Problem
-from cgddi.core.images import BACKGROUND, CLASSES, LESION, SKIN, mask_values
+from cgddi.core.images import BACKGROUND, CLASSES, LESION, SKIN
+from cgddi.core.masks import mask_values
 from cgddi.plan.checked import Reading
 from cgddi.plan.sheets import Photo
 
@@ -123,7 +124,7 @@ def what_is_wrong(found: Values) -> tuple[str, str] | None:
         text = f"hold two values ({found.said()}), no class ids with skin: at the border of most lies skin, so {named}"
         return text, f"id_map: {as_yaml(ids)}"
     if len(found.whole) > MANY:
-        text = f"hold {len(found.whole)} different values ({found.said()}): smoothed, compressed as JPEG, or photos"
+        text = f"hold {len(found.whole)} different values ({found.said()}): smoothed, or photos"
         return text, "Save them again as PNG, without smoothing, each class in one value."
     if not found.colours and set(found.whole) <= {str(number) for number in CLASSES.values()}:
         text = f"hold no skin ({SKIN}; {found.said()})"

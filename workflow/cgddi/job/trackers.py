@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cgddi.core.errors import UserError
 
@@ -51,6 +52,31 @@ def trackers(folder: Path | None) -> list[GeneralTracker]:
         below = parts[len(parts) - parts[::-1].index("logs") :] if "logs" in parts else parts[-1:]
         found.append(WandBTracker(project, name="/".join(below), group=below[0], dir=str(folder.parent)))
     return found
+
+
+def reporting(metrics: str | Path | None, **options: Any) -> Accelerator:
+    """An accelerator of these options whose `log` reports beside the file of `--metrics`, NAME.metrics.jsonl, in NAME.tensorboard.
+
+    Curves that an earlier try left there are removed.
+
+    Args:
+        metrics: None reports to nobody.
+        options: of `accelerate.Accelerator`.
+
+    Raises:
+        UserError: as `trackers` and `start_trackers`.
+    """
+    import torch
+    from accelerate import Accelerator
+
+    board = metrics and Path(str(metrics).removesuffix(".jsonl").removesuffix(".metrics") + ".tensorboard")
+    if board and int(os.environ.get("LOCAL_RANK", 0)) == 0:
+        shutil.rmtree(board, ignore_errors=True)
+    # Without a GPU accelerate joins processes only where it is told to keep to the CPU.
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), log_with=trackers(board or None), **options)
+    if board:
+        start_trackers(accelerator)
+    return accelerator
 
 
 def start_trackers(accelerator: Accelerator) -> None:

@@ -41,6 +41,7 @@ from cgddi.fedd.study import (
 )
 from cgddi.job import runtime
 from cgddi.job.checkpoint import Checkpoint, random_state, restore_optimizer, restore_random
+from cgddi.job.trackers import reporting
 
 AUXILIARY_WEIGHT = 0.4
 """Weight of Inception-v3's auxiliary loss in training (torchvision's own training recipe; Szegedy 2015: 0.3)."""
@@ -76,7 +77,7 @@ def run_baseline(
     facts = {"task": task, "network": network, "subset": str(spec["subset"]), "run_seed": run_seed}
     with runtime.usage_log(metrics, stage="fedd_baseline", **facts) as usage:
         runtime.start(threads)
-        accelerator = _accelerator(settings.precision)
+        accelerator = _accelerator(settings.precision, metrics)
         check_roles(spec)
         torch.manual_seed(seed_for(int(spec["seed"]), "fedd baseline", task, network, run_seed))
         baseline = build(task, network, settings, int(spec["size"]))
@@ -97,6 +98,7 @@ def run_baseline(
             data = photos["train"], photos["validation"]
             history = train(baseline.model, *data, task, settings, accelerator, checkpoint)
         predicted = {role: predict(baseline.model, photos[role], settings, accelerator) for role in roles_of(spec)[1:]}
+        accelerator.end_training()
         usage.update(images=history.images, steps=history.steps)
     out = Path(output)
     files = [row[key] for role in roles_of(spec) for row in spec[role] for key in ("file", "mask")[: 1 + masks]]
@@ -132,9 +134,9 @@ def run_baseline(
     checkpoint.remove()
 
 
-def _accelerator(precision: str) -> Accelerator:
+def _accelerator(precision: str, metrics: str | Path | None) -> Accelerator:
     try:
-        return Accelerator(mixed_precision={"fp32": "no"}.get(precision, precision))
+        return reporting(metrics, mixed_precision={"fp32": "no"}.get(precision, precision))
     except ValueError as error:
         raise UserError(f"fedd.baselines.precision {precision}: {error}. Set it to fp32.") from error
 
@@ -166,7 +168,7 @@ def train(
         model: see `cgddi.fedd.baselines.networks`.
         photos: training photos. validation: those that choose the epoch.
         task: "segmentation" or "classification".
-        settings: how. accelerator: where, and in which precision.
+        settings: how. accelerator: where, in which precision, and whom it reports to.
         checkpoint: where the state is kept from epoch to epoch; None keeps none.
 
     Raises:
@@ -189,6 +191,8 @@ def train(
         for name in parts.keys() - {"optimizer"}:
             parts[name].load_state_dict(saved[name])
         restore_random(saved["random"])
+    for line in history.epochs:
+        _show(accelerator, line)
 
     def state() -> dict[str, Any]:
         own = {"epochs": history.epochs, "chosen_epoch": history.chosen_epoch, "best": best, "best_state": best_state}
@@ -228,6 +232,7 @@ def train(
             score, validation_loss = validate(predict(model, validation, settings, accelerator), validation, task)
             line = {"epoch": epoch, "train_loss": mean_loss, "score": score, "loss": validation_loss}
             history.epochs.append({name: round(value, 6) for name, value in line.items()})
+            _show(accelerator, history.epochs[-1])
             epochs.set_postfix(loss=f"{mean_loss:.3f}", score=f"{score:.3f}")
             if [score, -validation_loss] > best:
                 best, history.chosen_epoch = [score, -validation_loss], epoch
@@ -237,6 +242,12 @@ def train(
             look()
     model.load_state_dict(best_state)
     return history
+
+
+def _show(accelerator: Accelerator, line: Mapping[str, Any]) -> None:
+    """An epoch's figures, to the trackers."""
+    held_out = {f"held_out/{name}": line[name] for name in ("score", "loss")}
+    accelerator.log({"train_loss": line["train_loss"], **held_out}, step=line["epoch"])
 
 
 def augmented(pixels: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

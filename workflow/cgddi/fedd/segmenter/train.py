@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from cgddi.fedd.study import (
 )
 from cgddi.job import runtime
 from cgddi.job.checkpoint import Checkpoint
+from cgddi.job.trackers import reporting
 
 CHUNK = 20
 """Steps whose pixels are gathered at once."""
@@ -66,7 +67,7 @@ def run_segmenter(
     variant, run_seed, blocks = spec["variant"], int(spec["run_seed"]), list(spec["blocks"])
     facts = {"variant": variant, "subset": str(spec["subset"]), "run_seed": run_seed}
     with runtime.usage_log(metrics, stage="fedd_segmenter", **facts) as usage:
-        device = runtime.start(threads)
+        device, report = runtime.start(threads), reporting(metrics)
         files = open_study(features, spec)
         files.check_images([row["image_id"] for role in roles_of(spec) for row in spec[role]], blocks, "map")
         photos = {
@@ -80,7 +81,8 @@ def run_segmenter(
         # The same pixels and initial weights for every variant: their difference is the treatment of tones alone.
         names = (int(spec["seed"]), "fedd segmenter", str(spec["subset"]), run_seed)
         checkpoint = study_checkpoint(state, "segmenter", spec, features)
-        trained = fit(train, validation, settings, variant, names, checkpoint)
+        trained = fit(train, validation, settings, variant, names, checkpoint, report.log)
+        report.end_training()
         usage.update(images=len(photos["train"]), steps=trained.history[-1]["step"])
         known = {
             **facts,
@@ -144,6 +146,7 @@ def fit(
     variant: str,
     seed_names: Sequence[Any],
     checkpoint: Checkpoint | None = None,
+    report: Callable[..., None] = lambda values, step: None,
 ) -> TrainedEnsemble:
     """Train an ensemble by Adam on cross-entropy, each member on its own batches of pixels.
 
@@ -158,6 +161,7 @@ def fit(
     Args:
         train, validation: photos; nothing else is read. settings: of the segmenter. variant: plain, reweight or centre.
         seed_names: project seed and names of the run, for `seed_for`. checkpoint: where the state is kept; None keeps none.
+        report: takes the figures of each check and its step.
 
     Raises:
         UserError: no lesion in any training mask, or the loss is not a number.
@@ -180,6 +184,8 @@ def fit(
     if saved := checkpoint.take_up():
         step, history, sampler.tone_weights = saved["step"], saved["history"], saved["tone_weights"]
         training.load_state_dict(saved)
+    for line in history:
+        report(_figures(line), step=line["step"])
 
     def state() -> dict[str, Any]:
         return {"step": step, "history": history, "tone_weights": sampler.tone_weights, **training.state_dict()}
@@ -206,6 +212,7 @@ def fit(
                 )
             best.look(step, losses.max(1).values if variant == "reweight" else losses.mean(1))
             history.append(_history_line(step, losses, iou, sampler.tone_weights))
+            report(_figures(history[-1]), step=step)
             if variant == "reweight":
                 sampler.reweigh(iou)
             look()
@@ -242,6 +249,12 @@ def _history_line(step: int, losses: torch.Tensor, iou: torch.Tensor, weights: t
     by_tone = {tone: round(v, 5) if v == v else None for tone, v in zip(TONES, iou.tolist(), strict=True)}
     tone_weights = {tone: round(v, 5) for tone, v in zip(TONES, weights.tolist(), strict=True)}
     return {"step": step, "loss": round(losses.mean().item(), 5), "lesion_iou": by_tone, "tone_weights": tone_weights}
+
+
+def _figures(line: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of a check that trackers show: those that are defined."""
+    by_tone = {f"{name}/{tone}": v for name in ("lesion_iou", "tone_weights") for tone, v in line[name].items()}
+    return {name: v for name, v in {"held_out/loss": line["loss"], **by_tone}.items() if v is not None}
 
 
 def mean_disagreement(uncertainty: np.ndarray, right: np.ndarray) -> dict[str, float | None]:

@@ -15,8 +15,9 @@ from cgddi.core.archive import Archive, ArchiveWriter
 from cgddi.core.bootstrap import Bootstrap
 from cgddi.core.errors import UserError
 from cgddi.core.heal import heal
-from cgddi.core.images import LESION, SKIN, TONES, UNKNOWN, decode_png, encode_png, mask_to_size, read_mask
+from cgddi.core.images import LESION, SKIN, TONES, UNKNOWN, decode_png, encode_png, mask_to_size
 from cgddi.core.labels import labelled, labels_of
+from cgddi.core.masks import read_mask
 from cgddi.core.metrics import class_counts
 from cgddi.core.overlay import heat, overlay
 from cgddi.core.seeds import seed_for

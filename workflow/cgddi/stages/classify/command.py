@@ -116,8 +116,7 @@ def run(spec: dict[str, Any], settings: ClassifySettings, regime: Regime, leakag
     method, run_seed, project_seed = spec["method"], int(spec["run_seed"]), int(spec.get("seed", 0))
     facts = {"split": spec["split"], "regime": regime.name, "method": method, "run_seed": run_seed}
     runtime.start(args.threads)
-    board = None if args.metrics is None else args.metrics.removesuffix(".metrics.jsonl") + ".tensorboard"
-    accelerator = accelerator_for(settings, board)
+    accelerator = accelerator_for(settings, args.metrics)
     metrics = args.metrics if accelerator.is_main_process else None
     with runtime.usage_log(metrics, stage="classify", **facts) as usage:
         index = pd.read_parquet(args.index)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +19,7 @@ from cgddi.core.errors import UserError
 from cgddi.diffusion.graphs import GraphedStep
 from cgddi.job import gpu
 from cgddi.job.checkpoint import Checkpoint, random_state, restore_optimizer, restore_random
-from cgddi.job.trackers import start_trackers, trackers
+from cgddi.job.trackers import reporting
 from cgddi.stages.classify.augment import augment, normalise, random_views
 from cgddi.stages.classify.data import Pictures
 from cgddi.stages.classify.losses import reweighing
@@ -63,8 +60,8 @@ class Losses(nn.Module):
         return self.model.losses(images, labels, tones, weight)
 
 
-def accelerator_for(settings: ClassifySettings, log: str | None) -> Accelerator:
-    """Device, precision, gradient scaling and processes of a run, and what it reports to; TensorBoard events go to folder `log`.
+def accelerator_for(settings: ClassifySettings, metrics: str | None) -> Accelerator:
+    """Device, precision, gradient scaling and processes of a run, and what it reports to, beside the file `metrics`.
 
     Raises:
         UserError: fp16 without a GPU, bf16 on one that only imitates it.
@@ -73,14 +70,7 @@ def accelerator_for(settings: ClassifySettings, log: str | None) -> Accelerator:
     mixed = {"fp32": "no"}.get(settings.precision, settings.precision)
     if mixed == "fp16" and not torch.cuda.is_available():
         raise UserError("classify.precision fp16 needs a GPU, and there is none. Set bf16 or fp32.")
-    if log and int(os.environ.get("LOCAL_RANK", 0)) == 0:  # curves of an earlier try
-        shutil.rmtree(log, ignore_errors=True)
-    # Without a GPU accelerate joins processes only where it is told to keep to the CPU.
-    options = {"cpu": not torch.cuda.is_available(), "log_with": trackers(log and Path(log))}
-    accelerator = Accelerator(mixed_precision=mixed, **options)
-    if log:
-        start_trackers(accelerator)
-    return accelerator
+    return reporting(metrics, mixed_precision=mixed)
 
 
 @torch.inference_mode()

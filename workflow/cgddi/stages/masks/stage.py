@@ -22,10 +22,10 @@ from cgddi.core.images import (
     encode_png,
     mask_to_size,
     photo_to_size,
-    read_mask,
     read_photo,
     same_shape,
 )
+from cgddi.core.masks import read_mask
 from cgddi.stages.masks.quality import (
     FIT_MARGIN,
     UNUSABLE,

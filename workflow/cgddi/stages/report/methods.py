@@ -207,4 +207,4 @@ CLEAR_DERM = {
         ("Potential impact", "on care and on patients"),
     ],
 }
-"""Part -> (item, what it asks for), in our words."""
+"""Part -> (item, what it asks for), in our words, as the page says: the published wording is not ours to copy."""
