@@ -28,7 +28,7 @@ def commands() -> dict[str, str]:
 
 
 def run(*configfiles: str, target: str = "published") -> Counter[str]:
-    """Make a target as Snakemake would; what is there and made from the same stays.
+    """Make a target as Snakemake would; what is there and older than none of its inputs stays.
 
     Returns:
         Rule -> jobs that ran.
@@ -42,17 +42,22 @@ def run(*configfiles: str, target: str = "published") -> Counter[str]:
         if key not in order:
             inputs = plan.inputs(rule, **wildcards)
             order[key] = ()
-            for name, files in inputs.items():
-                for path in [] if name == "spec" else [files] if isinstance(files, str) else files:
-                    visit(*job_of(path.removeprefix(root)))
+            made = [
+                file
+                for name, files in inputs.items()
+                if name != "spec"
+                for file in ([files] if isinstance(files, str) else files)
+            ]
+            for path in made:
+                visit(*job_of(path.removeprefix(root)))
             del order[key]
-            order[key] = rule, wildcards, inputs["spec"]
+            order[key] = rule, wildcards, [inputs["spec"], *made]
 
     visit(target, {})
     plan.begin(real=True)
-    for rule, wildcards, spec in order.values():
+    for rule, wildcards, inputs in order.values():
         record = Path(plan.paths.record(rule, **wildcards))
-        if record.is_file() and record.stat().st_mtime > Path(spec).stat().st_mtime:
+        if record.is_file() and record.stat().st_mtime > max(Path(path).stat().st_mtime for path in inputs):
             continue
         ran[rule] += 1
         outputs = {name: pattern.format_map(wildcards) for name, pattern in plan.paths.outputs(rule).items()}
@@ -62,7 +67,7 @@ def run(*configfiles: str, target: str = "published") -> Counter[str]:
         source = plan.masks_settings(wildcards["cohort"]).source if rule == "masks" else ""
         words = shells[masks.get(source, rule)].replace("\\", " ").partition("2>")[0].split()
         values = {
-            "{input.spec:q}": spec,
+            "{input.spec:q}": inputs[0],
             "{params.folder:q}": str(Path(next(iter(outputs.values()))).parent),
             "{params.cache:q}": plan.config.cache,
             "{params.state:q}": plan.paths.state(rule).format_map(wildcards),

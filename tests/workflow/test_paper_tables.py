@@ -196,7 +196,9 @@ def test_quality_measures_the_same_images_and_counts_them(world):
     ran, cells, page = table("quality")
     assert ran["semantic"] == ran["lesion_mapped"] == ran["classify"] == 0 and ran["audit"] == 1
     ours = cells[cells["value"].notna()]
-    assert {"fid", "kid", "images"} <= set(ours["metric"]) and "lpips" not in set(ours["metric"]), "no network was named"
+    assert {"fid", "kid", "images"} <= set(ours["metric"]) and "lpips" not in set(ours["metric"]), (
+        "no network was named"
+    )
     assert all("other features" in row.differs for row in ours.itertuples() if row.metric in ("fid", "kid"))
     drawn = [row for path in Path("results/ddi-paper/semantic").rglob("*.tar") for row in Archive(path).rows]
     of_all = ours[(ours["metric"] == "images") & (ours["group"] == "all")].set_index("regime")["value"]

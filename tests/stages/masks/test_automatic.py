@@ -11,8 +11,8 @@ from cgddi.cli import main
 from cgddi.core.archive import Archive
 from cgddi.core.errors import UserError
 from cgddi.core.images import LESION, SKIN, decode_png
-from cgddi.core.masks import read_mask
 from cgddi.core.labels import labels_of as labels_by_id
+from cgddi.core.masks import read_mask
 from cgddi.stages.index.table import build_index
 from cgddi.stages.masks.settings import MasksSettings
 from cgddi.stages.masks.stage import PredictedMask, write_batch

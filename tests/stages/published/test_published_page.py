@@ -32,11 +32,23 @@ def fairness(folder, settings, rows, common=(("five/synthetic/patchalign", 0.9),
     """A summary and the tables beside it; rows: (setting, metric, group, value, low, high); common: accuracy of common diseases."""
     folder.mkdir(parents=True)
     (folder / "summary.json").write_text(json.dumps({"about": settings}))
-    columns = ["split", "regime", "method", "metric", "group", "value", "low", "high", "runs", "images"]
-    lines = [[*setting.split("/"), *row, 5, 132] for setting, *row in rows]
+    columns = ["split", "regime", "method", "metric", "group", "value", "low", "high", "std_runs", "runs", "images"]
+    lines = [[*setting.split("/"), *row, 0.021, 5, 132] for setting, *row in rows]
     pd.DataFrame(lines, columns=columns).to_csv(folder / "metrics.csv", index=False)
     common = [[*name.split("/"), "common", "accuracy", "all", value, 0.8, 0.95, 5, 107] for name, value in common]
-    names = ["split", "regime", "method", "rarity", "metric", "group", "value", "low", "high", "runs", "images"]
+    names = [
+        "split",
+        "regime",
+        "method",
+        "rarity",
+        "metric",
+        "group",
+        "value",
+        "low",
+        "high",
+        "runs",
+        "images",
+    ]
     pd.DataFrame(common, columns=names).to_csv(folder / "by_rarity.csv", index=False)
     return folder / "summary.json"
 
@@ -103,10 +115,10 @@ def test_every_published_cell_is_there_and_ours_of_the_same_setting_beside_it(ma
 
 def test_the_page_marks_what_differs_and_where_the_published_figure_lies_outside(made):
     _, page = made
-    row = page[page.index("patchalign, synthetic<") :].split("</tr>")[0]
-    assert "86.4 ± 1.0" in row and "87.1 (82.0 to 91.0)" in row and "+0.7" in row and "undefined" in row
+    row = page[page.index("PatchAlign, synthetic<") :].split("</tr>")[0]
+    assert "86.4 ± 1.0" in row and "87.1 ± 2.1 (82.0 to 91.0)" in row and "+0.7" in row and "undefined" in row
     assert row.count('class="away"') == 1 and "-16.0" in row, "86.0 published on dark skin, 60 to 80 ours"
-    assert "<sup>" not in row and "not run" in page
+    assert "<sup>" not in row and "not run" in page and "five/synthetic/patchalign; 5 runs, 132 images" in row
     assert "another network (vit_tiny)" in page and all(note.split("`")[0] in page for note in TABLES["ddi"].notes)
     assert "DDI: which synthetic images help" not in page, "another table's target"
 
@@ -187,6 +199,13 @@ def test_quality_says_what_it_was_measured_with(tmp_path):
     cells, _ = make(tmp_path, "quality", "--quality", tmp_path / "quality.json")
     assert pd.isna(one(cells, metric="fid", regime="semantic", group="dark")["differs"])
     assert "132.00" in page and "60.00" in page
+    tones["dark"] |= {"fid": None, "kid": -0.0001}
+    (tmp_path / "quality.json").write_text(json.dumps(audit))
+    cells, page = make(tmp_path, "quality", "--quality", tmp_path / "quality.json")
+    semantic = page[page.index("<h3>FID</h3>") :].split("semantic")[1].split("</tr>")[0]
+    assert "undefined" in semantic and "not run" not in semantic, "too few images of the tone"
+    assert ">0.000<" in page and "-0.000" not in page
+    assert "not run" in page[page.index("<h3>LPIPS</h3>") :], "no network was named"
 
 
 def test_a_run_on_other_data_says_that_nothing_belongs_here(tmp_path):
@@ -194,3 +213,26 @@ def test_a_run_on_other_data_says_that_nothing_belongs_here(tmp_path):
     rows = [("main/real/baseline", "accuracy", "all", 0.5, 0.4, 0.6)]
     cells, page = make(tmp_path, None, "--summary", fairness(tmp_path / "fairness", settings, rows))
     assert cells["value"].isna().all() and "none of its cohorts is a published data set" in page
+
+
+def test_the_study_s_page_has_a_part_for_masks_malignancy_and_further_photos_and_its_figures(tmp_path):
+    folder = tmp_path / "fedd"
+    folder.mkdir()
+    same = {"subset": "5", "tone": "all", "runs": 1, "images": 16, "published_same": True}
+    iou = [{**same, "model": "fedd", "class": "mean", "iou": 0.66, "low": 0.6, "high": 0.69, "published": 0.70}]
+    f1 = [
+        {**same, "model": name, "metric": "f1", "tone": "dark", "value": 0.5, "low": 0.2, "high": 0.9, "published": 0.8}
+        for name in ("fedd", "deepderm", "vgg16")
+    ]
+    lead = [{**same, "model": "fedd", "metric": "accuracy", "over_next_best": 0.11, "published": 0.14, "images": 505}]
+    for name, rows in (("iou", iou), ("classification", f1), ("further", lead)):
+        pd.DataFrame(rows).to_csv(folder / f"{name}.csv", index=False)
+    (folder / "summary.json").write_text("{}")
+    (folder / "roc.png").write_bytes(b"a picture")
+    cells, page = make(tmp_path, "fedd", "--fedd", folder / "summary.json")
+    assert len(cells) == 5 and cells["differs"].isna().all()
+    masks, malignancy, ahead = page.split("<h3>")[1:]
+    assert "0.66 (0.60 to 0.69)" in masks and 'class="away">-0.04<' in masks and "1 run, 16 images" in masks
+    assert all(f">{name}, 5 %" in malignancy for name in ("FEDD", "DeepDerm", "vgg16")) and "F1, dark" in malignancy
+    assert "505 images" in ahead and "-0.03" in ahead
+    assert page.count("<figure>") == 1 and "ROC on the test photos" in page and "YSBwaWN0dXJl" in page

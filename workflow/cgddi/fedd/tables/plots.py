@@ -24,7 +24,7 @@ from cgddi.fedd.iou import Labels, in_group
 from cgddi.fedd.tables.frames import FEDD, Groups, StudyRun, setting_of
 
 OWN = {"plain": "#0072b2", "": "#0072b2", "reweight": "#d55e00", "centre": "#56b4e9"}
-OTHERS = ("#999999", "#cc79a7", "#e69f00", "#7f6d5f", "#6a4c93")
+OTHERS = ("#999999", "#cc79a7", "#e69f00", "#7f6d5f", "#6a4c93", "#117733")
 PALETTE = np.array([(90, 90, 90), (213, 94, 0), (0, 114, 178), (240, 228, 66), (240, 200, 170)], np.uint8)
 """Colours of background, lesion, marker, ruler and skin."""
 CLUSTERS = np.array([(68, 1, 84), (33, 145, 140), (253, 231, 37)], np.uint8)
@@ -191,7 +191,8 @@ def roc_plot(groups: Groups, subsets: Sequence[str], table: pd.DataFrame, dermat
     for axis in axes.flat:
         axis.plot([0, 1], [0, 1], ":", c="grey", lw=0.8)
         if axis.get_legend_handles_labels()[1]:
-            axis.legend(fontsize=6, loc="lower right", title="AUC", title_fontsize=6)
+            place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.1), "ncols": 2}
+            axis.legend(fontsize=6, title="AUC", title_fontsize=6, **place)
     axes[0, 0].set_ylabel("all models\ntrue positive rate", fontsize=8)
     axes[1, 0].set_ylabel("FEDD by tone\ntrue positive rate", fontsize=8)
     figure.supxlabel("false positive rate", fontsize=9)

@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     page = Path(args.output)
     beside = page.with_name("published.csv")
     write_atomic(beside, cells.to_csv(index=False, lineterminator="\n"))
-    write_atomic(page, render(cells, table))
+    write_atomic(page, render(cells, table, args.fedd and Path(args.fedd).parent))
     inputs = [*filter(None, (args.summary, args.quality, args.fedd)), *args.images]
     write_record(page.with_name("record.json"), record_for(args.spec, inputs), [page, beside])
     return 0

@@ -17,6 +17,7 @@ from cgddi.core.published import BACKBONES, SEEDS, TABLES, Figure, figures, same
 
 COLUMNS = ["table", "train", "test", "method", "regime", "metric", "group", "published", "published_std"] + [
     "value",
+    "std",
     "low",
     "high",
     "difference",
@@ -25,9 +26,11 @@ COLUMNS = ["table", "train", "test", "method", "regime", "metric", "group", "pub
     "images",
     "differs",
 ]
-"""Columns of published.csv. `value` is ours, empty where there is none; `differs` says how its setting is another one."""
+"""Columns of published.csv. `value` is ours, empty where there is none, `std` its deviation over splits; `differs` says how its
+setting is another one."""
+MEASURED = ("fid", "kid", "lpips")
 Ours = dict[str, Any]
-"""value, low, high, setting, runs, images and differs of one figure of ours."""
+"""value, std, low, high, setting, runs, images and differs of one figure of ours."""
 
 
 def compare(
@@ -98,12 +101,12 @@ class Runs:
             raise UserError(
                 f"{summary}: cannot be read with its tables ({error}). Run the stage fairness again."
             ) from error
-        rarity = rarity[rarity["group"] == "all"].assign(group=rarity["rarity"])
-        shown = ["split", "regime", "method", "metric", "group", "value", "low", "high", "runs", "images"]
+        rarity = rarity[rarity["group"] == "all"].assign(group=rarity["rarity"], std_runs=None)
+        shown = ["split", "regime", "method", "metric", "group", "value", "std_runs", "low", "high", "runs", "images"]
         self.rows: dict[tuple[str, str, str], Ours] = {}
         for row in pd.concat([metrics, rarity])[shown].to_dict("records"):
             name = f"{row['split']}/{row['regime']}/{row['method']}"
-            figures = {key: _number(row[key]) for key in ("value", "low", "high")}
+            figures = {key: _number(row[key]) for key in ("value", "low", "high")} | {"std": _number(row["std_runs"])}
             facts = {"setting": name, "runs": int(row["runs"]), "images": int(row["images"])}
             self.rows[name, row["metric"], row["group"]] = figures | facts
 
@@ -168,18 +171,17 @@ def _quality(path: str) -> dict[tuple[str, ...], Ours]:
     if not audit["held_out"]["seen_by_generators"]:
         differs.append("generators have not seen the photos compared with")
     found: dict[tuple[str, ...], Ours] = {}
-    for kind, tones in audit["by_kind"].items():
-        for metric in ("fid", "kid", "lpips"):
-            values = {
-                tone: tones[tone][metric] for tone in TONES if tone in tones and tones[tone].get(metric) is not None
-            }
-            for tone, value in values.items():
-                facts = {"setting": kind, "images": tones[tone].get("images"), "differs": "; ".join(differs)}
-                found["ddi", "ddi", "", kind, metric, tone] = {"value": value, **facts}
-            if len(values) == len(TONES) and min(values.values()) > 0:
-                ratio = max(values.values()) / min(values.values())
-                key = ("ddi", "ddi", "", kind, metric, "max/min")
-                found[key] = {"value": round(ratio, 6), "setting": kind, "differs": "; ".join(differs)}
+    by_kind = audit["by_kind"]
+    every = {(metric, cell.get(metric)) for tones in by_kind.values() for cell in tones.values() for metric in MEASURED}
+    for metric in (metric for metric in MEASURED if any(name == metric and value is not None for name, value in every)):
+        for kind, tones in by_kind.items():
+            values = {tone: tones.get(tone, {}).get(metric) for tone in TONES}  # None: too few images of the tone
+            ratio = None
+            if all(value is not None and value > 0 for value in values.values()):
+                ratio = round(max(values.values()) / min(values.values()), 6)
+            for group, value in {**values, "max/min": ratio}.items():
+                facts = {"setting": kind, "images": tones.get(group, {}).get("images"), "differs": "; ".join(differs)}
+                found["ddi", "ddi", "", kind, metric, group] = {"value": value, **facts}
     return found
 
 
@@ -220,18 +222,18 @@ def _fedd(folder: Path) -> list[dict[str, Any]]:
         frame = pd.read_csv(path) if path.is_file() else pd.DataFrame()
         return frame[frame["published"].notna()].to_dict("records") if "published" in frame else []
 
-    rows = [
-        _fedd_row(
-            "further", row, f"{row['metric']}, over the next best, further photos", {"value": row["over_next_best"]}
-        )
-        for row in published("further")
-    ]
+    rows = []
     for name, metric, value in (("iou", "IoU, {class}", "iou"), ("classification", "{metric}", "value")):
         rows += [
             _fedd_row(name, row, metric.format(**row), {"value": row[value], "low": row["low"], "high": row["high"]})
             for row in published(name)
         ]
-    return rows
+    return rows + [
+        _fedd_row(
+            "further", row, f"{row['metric']}, over the next best, further photos", {"value": row["over_next_best"]}
+        )
+        for row in published("further")
+    ]
 
 
 def _fedd_row(setting: str, row: Mapping[str, Any], metric: str, ours: Mapping[str, Any]) -> dict[str, Any]:
