@@ -76,7 +76,6 @@ wildcard_constraints:
     variant=safe_pattern(get_args(Variant)),
     subset=safe_pattern(PLAN.fedd.subsets),
     network=r"[a-z0-9_.-]+",
-    donor=r"[A-Za-z0-9_-]+",
     concept=r"[a-z0-9-]+",
     split=safe_pattern(PLAN.config.splits),
     scope=safe_pattern(PLAN.scopes),

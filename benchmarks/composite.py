@@ -73,18 +73,18 @@ def run() -> dict:
     """Images per second of one core's time (fair on a shared machine), by the clock, each part's share, and the peak memory."""
     from cgddi.core.archive import Archive
     from cgddi.stages.lesion_mapped.settings import LesionMappedSettings
-    from cgddi.stages.lesion_mapped.stage import load_sized, map_lesion
+    from cgddi.stages.lesion_mapped.stage import load_sized, map_lesions
 
     from tests.stages.lesion_mapped.world import spec_of
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         donor, pool = write_inputs(folder)
-        spec = spec_of("lesion_mapped", donor="d", canvas_cohort="c")
+        spec = spec_of("lesion_mapped", images=["d"], canvas_cohort="c")
         settings = LesionMappedSettings(image_size=SIZE)
-        map_lesion(spec, settings, donor, pool, folder / "warm.tar")
+        map_lesions(spec, settings, donor, pool, folder / "warm.tar")
         began, wall = time.process_time(), time.perf_counter()
-        map_lesion(spec, settings, donor, pool, folder / "out.tar")
+        map_lesions(spec, settings, donor, pool, folder / "out.tar")
         ours, wall = CANVASES / (time.process_time() - began), CANVASES / (time.perf_counter() - wall)
         canvases = Archive(pool)
         pictures = load_sized(Archive(donor), Archive(donor).rows[0], SIZE)

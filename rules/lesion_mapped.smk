@@ -1,7 +1,7 @@
-# Lesion mapping: one donor's lesion transplanted onto every canvas of a cohort.
+# Lesion mapping: the lesion of each donor of a batch transplanted onto every canvas of a cohort.
 #
-# In:  masks/<donor's cohort>/<donor's batch>.tar, canvases/<canvas cohort>.tar
-# Out: lesion_mapped/<canvas cohort>/<donor>.tar: png, mask.png
+# In:  masks/<donors' cohort>/<batch>.tar, canvases/<canvas cohort>.tar
+# Out: lesion_mapped/<canvas cohort>/<donors' cohort>/<batch>.tar: <donor>/<canvas>.png and .mask.png
 
 
 rule lesion_mapped:
@@ -19,11 +19,11 @@ rule lesion_mapped:
     threads: 1
     resources:
         mem_mb=gb(2),
-        runtime=minutes(20),
+        runtime=minutes(60),
     params:
         cgddi=command,
     message:
-        "lesion of {wildcards.donor} onto the canvases of {wildcards.canvas_cohort}"
+        "lesions of {wildcards.cohort}, batch {wildcards.batch}, onto the canvases of {wildcards.canvas_cohort}"
     shell:
         """
         {params.cgddi} lesion_mapped \

@@ -121,14 +121,25 @@ def test_a_batch_holds_one_concept_masked_or_not_and_those_that_only_test_are_ap
     }
     assert [*plan.healthy_batches["big"]] == ["acne.000", "melanoma.000", "nevus.000", "nevus.001"]
     assert plan.healthy_batches["second"] == {"nevus.000": ["nevus10", "nevus11"], "nevus.001": ["nevus12"]}
+    mapped = [tuple(names.values()) for names in plan.mapped_batches]
+    assert sorted(mapped) == [
+        *(("big", "big", batch) for batch in plan.healthy_batches["big"]),
+        *((canvases, "second", batch) for canvases in ("big", "second") for batch in plan.healthy_batches["second"]),
+    ], "each canvas cohort with the batches whose donors it meets"
+    assert {batch for *_, batch in map(dict.values, planned(drop_concepts=["nevus"]).mapped_batches)} == {
+        *("acne.000", "melanoma.000")
+    }
+    job = plan.job("lesion_mapped", canvas_cohort="big", cohort="second", batch="nevus.000")
+    assert job.inputs == {"photos": "results/masks/second/nevus.000.jsonl", "canvases": "results/canvases/big.jsonl"}
+    assert job.spec["images"] == [row["image_id"] for row in job.spec["labels"]] == ["nevus10", "nevus11"]
 
 
 def test_a_split_uses_what_was_made_of_cohorts_that_it_learns_from_on_canvases_of_those_in_it(planned):
     plan = planned()
     main, other = plan.made_for("main"), plan.made_for("other")
-    assert names(main["healthy"]) == ["big", "second"] and len(main["lesion_mapped"]) == 12
+    assert names(main["healthy"]) == ["big", "second"] and len(main["lesion_mapped"]) == 5
     assert names(other["healthy"]) == ["second"], "it does not learn from the others"
-    assert names(other["lesion_mapped"]) == ["second/nevus10", "second/nevus11", "second/nevus12"]
+    assert names(other["lesion_mapped"]) == ["second/second/nevus.000"]
     assert names(other["semantic"]) == ["other/second/nevus"]
     whole = planned(generator_scope="all")
     assert names(whole.made_for("other")["semantic"]) == ["all/second/nevus"], "no melanoma is learnt there"

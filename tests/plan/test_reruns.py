@@ -31,7 +31,7 @@ from tests.workflow.dryrun import counts
 from tests.workflow.paper_scale import snakemake
 
 ADAPTERS = {"lora": 3, "semantic": 3} | POOLED
-CANVASES = {"review": 1, "calibration": 1, "canvases": 1, "audit_pictures": 1, "lesion_mapped": 18} | ADAPTERS
+CANVASES = {"review": 1, "calibration": 1, "canvases": 1, "audit_pictures": 1, "lesion_mapped": 3} | ADAPTERS
 
 
 def older(path):
@@ -308,20 +308,21 @@ def test_regimes_without_samples_need_no_generator(world):
     shutil.rmtree("results")
     set_config(runs={"methods": ["baseline"], "regimes": ["real", "healthy_mapped"], "seeds": [0]})
     found = planned_by_snakemake()
-    assert not {"embedding", "lora", "semantic"} & set(found) and found["lesion_mapped"] == 18
+    assert not {"embedding", "lora", "semantic"} & set(found) and found["lesion_mapped"] == 3
     set_config(runs={"methods": ["baseline"], "regimes": ["real"], "seeds": [0]})
     assert "lesion_mapped" not in planned_by_snakemake()
 
 
 def test_a_scale_makes_the_transplants_again_that_use_it(world):
-    """Donor and canvas must both have one; the donor is a canvas too."""
+    """Donor and canvas must both have one; a donor is a canvas too, and the job is that of its batch."""
     scales = {"nevus1": "0.05", "melanoma2": "0.1"}
     write_sheet([row | {"mm_per_px": scales.get(row["image_id"], "")} for row in sheet()])
     assert planned_by_snakemake() == {"lesion_mapped": 2} | POOLED
     plan = Plan(load_config("config.yaml"))
-    spec = plan.job("lesion_mapped", canvas_cohort="here", donor="nevus1").spec
+    spec = plan.job("lesion_mapped", canvas_cohort="here", cohort="here", batch="nevus.000").spec
     assert spec["mm_per_px"] == {"nevus1": 0.05, "melanoma2": 0.1}
-    assert "mm_per_px" not in plan.job("lesion_mapped", canvas_cohort="here", donor="nevus2").spec
+    other = plan.job("lesion_mapped", canvas_cohort="here", cohort="here", batch="acne.000").spec
+    assert "mm_per_px" not in other and other["images"] == [f"acne{k}" for k in range(6)]
 
 
 def test_a_cohort_that_cannot_be_tested_is_refused_where_it_is_tested(world):
@@ -342,7 +343,7 @@ def test_a_run_for_some_concepts_has_results_of_its_own(world):
     text = run_snakemake("-n")
     assert "results of its own in results/only-melanoma" in text
     found = planned_by_snakemake()
-    assert (found["masks"], found["healthy"], found["lesion_mapped"], found["lora"]) == (3, 1, 6, 1)
+    assert (found["masks"], found["healthy"], found["lesion_mapped"], found["lora"]) == (3, 1, 1, 1)
     after = {path: path.stat().st_mtime_ns for path in before}
     assert after == before
     set_config()

@@ -19,11 +19,11 @@ CANVASES = {
     "calibration": 1,
     "canvases": 1,
     "audit_pictures": 1,
-    "lesion_mapped": 18,
+    "lesion_mapped": 3,
     "lora": 3,
     "semantic": 3,
 } | POOLED
-"""Jobs that stand on healthy skin: three adapters by their prior images, 18 donors."""
+"""Jobs that stand on healthy skin: three adapters by their prior images, three batches of donors."""
 GPU = ("healthy", "embedding", "lora", "semantic", "classify")
 
 
@@ -97,7 +97,7 @@ def a_disease_is_left_out(_):
 def a_diseases_rows_are_removed(_):
     """P12: its canvases go, so all that stands on canvases is made again; its own jobs are no longer planned."""
     write_sheet([row for row in sheet() if row["disease"] != "nevus"])
-    left = {"lesion_mapped": 12, "lora": 2, "semantic": 2, "split": 1}
+    left = {"lesion_mapped": 2, "lora": 2, "semantic": 2, "split": 1}
     return CANVASES | left, {
         "canvases": "inputs.healthy: 1 removed (healthy/here/nevus.000.jsonl)",
         "lesion_mapped": "waits for 1 canvases",
@@ -113,7 +113,7 @@ def a_new_disease_as_a_cohort(_):
         "review": 1,
         "canvases": 1,
         "audit_pictures": 1,
-        "lesion_mapped": 12,
+        "lesion_mapped": 2,
         "embedding": 1,
         "lora": 1,
     }

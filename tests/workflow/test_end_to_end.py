@@ -62,9 +62,9 @@ def test_composites_come_from_their_donor_and_canvas(results):
     canvases = {r["image_id"]: r for a in archives(results, "canvases") for r in a.rows}
     (pool,) = archives(results, "canvases")
     for archive in archives(results, "lesion_mapped"):
-        donor = archive.path.stem
         for row in archive.rows:
-            assert row["donor"] == donor and row["canvas"] in canvases
+            assert row["donor"] in archive.record["spec"]["images"] and row["canvas"] in canvases
+            assert row["key"] == f"{row['donor']}/{row['canvas']}"
             assert row["tone"] == canvases[row["canvas"]]["tone"]
         row = archive.rows[0]
         canvas = decode_png(pool.read(canvases[row["canvas"]])).astype(int)

@@ -55,12 +55,14 @@ def test_a_new_disease_pays_only_for_its_own_jobs(copy):
     new = [row for row in sheet(copy) if row["cohort"] not in ("toy", "toy-test")]
     assert len({row["cohort"] for row in new}) == 1
     cohort = new[0]["cohort"]
-    donors = [row["image_id"] for row in new if row["mask"]]
     found, texts = counts(copy, *RUN), messages(copy, *RUN)
     own = ("masks of", "split main of", "healthy skin for", "canvases of")
     assert all(cohort in text for text in texts if text.startswith(own))
-    mapped = {text for text in texts if text.startswith("lesion of")}
-    assert mapped == {f"lesion of {d} onto the canvases of {c}" for d in donors for c in ("toy", cohort)}
+    mapped = {text.partition(", batch ")[::2] for text in texts if text.startswith("lesions of")}
+    (batch,) = {rest.partition(",")[0] for _, rest in mapped}
+    assert mapped == {
+        (f"lesions of {cohort}", f"{batch}, onto the canvases of {canvases}") for canvases in ("toy", cohort)
+    }
     generated = {text for text in texts if text.startswith(("token of", "adapter of", "samples of"))}
     assert len(generated) == 4 and len({text.split()[2] for text in generated}) == 1
     rest = {"masks", "healthy", "review", "canvases", "audit_pictures", "lesion_mapped", "embedding", "lora"}
@@ -89,8 +91,8 @@ def test_a_review_reruns_what_depends_on_it(copy):
     (copy / "review.csv").write_text(f"image_id,cohort,verdict,note\n{image},toy,discard,\n")
     change(copy, {"review": "review.csv"})
     found = counts(copy, *RUN)
-    donors = len(list((copy / "results/toy/lesion_mapped/toy").glob("*.tar")))
+    batches = len(list((copy / "results/toy/lesion_mapped/toy/toy").glob("*.tar")))
     adapters = len(list((copy / "results/toy/lora/main").iterdir()))
     samples = len(list((copy / "results/toy/semantic/main/toy").glob("*.tar")))
     pictures = {"canvases": 1, "review": 1, "audit_pictures": 1}
-    assert found == {**pictures, "lesion_mapped": donors, "lora": adapters, "semantic": samples} | POOLED
+    assert found == {**pictures, "lesion_mapped": batches, "lora": adapters, "semantic": samples} | POOLED

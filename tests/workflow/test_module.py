@@ -75,7 +75,7 @@ def test_as_a_module_it_plans_the_same_and_runs_this_clones_code(world, tmp_path
     plain = counts(folder, "--configfile", str(world / "config.yaml"))
     assert {rule: int(number) for rule, number in table.items() if rule != "all"} == plain and plain[
         "lesion_mapped"
-    ] == 18
+    ] == 3
 
 
 def test_the_catalogs_snakefile_is_this_workflow(world):  # noqa: F811

@@ -247,7 +247,7 @@ def test_cross_maps_the_lesions_of_one_set_onto_the_other_and_counts_them(world)
     for row in counts[(counts["regime"] == "lesion_mapped") & (counts["group"] == "all")].itertuples():
         made = [
             image
-            for path in Path(f"results/f17k-paper/lesion_mapped/{row.test}").glob(f"{row.train}*.tar")
+            for path in Path(f"results/f17k-paper/lesion_mapped/{row.test}/{row.train}").glob("*.tar")
             for image in Archive(path).rows
         ]
         assert row.value == len(made)

@@ -47,12 +47,11 @@ def write_later(folder):
     with ArchiveWriter(folder / "canvases/clinic.tar", {"cohort": "clinic"}) as pool:
         for name, tone in (("light0", "light"), ("light1", "light"), ("dark0", "dark")):
             pool.add(name, {"png": b"x"}, {"id": name, "tone": tone})
-    for donor, canvases in (("medium1", {"light0": "light", "dark0": "dark"}), ("dark3", {})):
-        spec = {"canvas_cohort": "clinic", "donor": donor}
-        with ArchiveWriter(folder / f"lesion_mapped/clinic/{donor}.tar", spec) as mapped:
-            for name, tone in canvases.items():
-                mapped.add(name, {"png": b"x"}, {"id": name, "tone": tone})
-    return [str(folder / "canvases/clinic.json")], sorted(map(str, (folder / "lesion_mapped/clinic").glob("*.jsonl")))
+    spec = {"canvas_cohort": "clinic", "images": ["medium1", "dark3"]}
+    with ArchiveWriter(folder / "lesion_mapped/clinic/clinic/nevus.000.tar", spec) as mapped:
+        for name, tone in (("light0", "light"), ("dark0", "dark")):
+            mapped.add(f"medium1/{name}", {"png": b"x"}, {"id": name, "tone": tone, "donor": "medium1"})
+    return [str(folder / "canvases/clinic.json")], [str(mapped.path.with_suffix(".jsonl"))]
 
 
 def audit(folder, kind, seed=0, human=None, **files):

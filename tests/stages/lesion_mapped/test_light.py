@@ -146,12 +146,12 @@ def test_holes_in_a_mask_and_halos_beyond_the_skin():
 
 def mapped(folder, donor, canvases, settings=None, **keys):
     """Rows of the composites of one donor, by canvas."""
-    spec = spec_of("lesion_mapped", {"image_size": SIZE, **(settings or {})}, donor="d", canvas_cohort="c", **keys)
+    spec = spec_of("lesion_mapped", {"image_size": SIZE, **(settings or {})}, images=["d"], canvas_cohort="c", **keys)
     files = [write_samples(folder / name, rows) for name, rows in (("d.tar", donor), ("c.tar", canvases))]
     output = folder / "o.tar"
     assert run("lesion_mapped", "--photos", files[0], "--canvases", files[1], "--output", output, spec=spec) == 0
     archive = Archive(output)
-    return archive, {row["key"]: row for row in archive.rows}
+    return archive, {row["canvas"]: row for row in archive.rows}
 
 
 @pytest.mark.parametrize("what", ["lip", "cloth"])
@@ -186,7 +186,7 @@ def test_millimetres_per_pixel_bring_both_to_one_scale(tmp_path):
     assert rows["half"]["lesion_pixels"] == pytest.approx(area / 4, rel=0.1)
     assert rows["unknown"]["lesion_pixels"] == area
     (left_out,) = archive.record["skipped"]
-    assert left_out["id"] == "tiny" and "mm_per_px" in left_out["reason"]
+    assert left_out["id"] == "d/tiny" and "mm_per_px" in left_out["reason"]
 
 
 def test_the_manifest_says_what_was_done(tmp_path):

@@ -48,10 +48,9 @@ def canvases(tmp_path):
     return write_samples(tmp_path / "canvases.tar", samples)
 
 
-def map_to(output, donor, canvases, settings=None, name="d"):
-    spec = spec_of(
-        "lesion_mapped", {"image_size": SIZE, "padding": 5, **(settings or {})}, donor=name, canvas_cohort="f17k"
-    )
+def map_to(output, donor, canvases, settings=None, donors=("d",)):
+    settings = {"image_size": SIZE, "padding": 5, **(settings or {})}
+    spec = spec_of("lesion_mapped", settings, images=list(donors), canvas_cohort="f17k")
     assert run("lesion_mapped", "--photos", donor, "--canvases", canvases, "--output", output, spec=spec) == 0
     return Archive(output)
 
@@ -92,9 +91,9 @@ def test_every_composite_keeps_its_distance_and_tells_its_lineage(donor, canvase
         reach = ndimage.binary_dilation(lesion, np.ones((3, 3)), iterations=2 + 8)
         assert (composite[~reach] == before[~reach]).all()
         assert (composite[lesion] != before[lesion]).any(-1).mean() > 0.9
-        assert (row["donor"], row["canvas"], row["donor_cohort"], row["cohort"]) == ("d", row["key"], "ddi", "f17k")
+        assert (row["donor"], row["donor_cohort"], row["cohort"]) == ("d", "ddi", "f17k")
         assert row["concept"] == "melanoma" and "malignant" not in row, "the index tells the donor's"
-        assert row["id"] == f"lesion_mapped/f17k/d/{row['key']}"
+        assert row["id"] == f"lesion_mapped/f17k/{row['key']}" and row["key"] == f"d/{row['canvas']}"
     assert {row["tone"] for row in archive.rows} == {"light", "medium", "dark"}
     assert len({tuple(row["place"]) for row in archive.rows}) > 5
 
@@ -133,7 +132,7 @@ def test_where_a_lesion_lies_is_drawn_by_name_from_all_positions_that_keep_the_d
                 if inside[y : y + shape.shape[0], x : x + shape.shape[1]][shape].all()
             ]
         )
-        assert row["positions"] == len(fits) and row["seed"] == seed_for(7, "lesion_mapped", "f17k", "d", row["key"])
+        assert row["positions"] == len(fits) and row["seed"] == seed_for(7, "lesion_mapped", "f17k", "d", row["canvas"])
         assert (fits[np.random.default_rng(row["seed"]).integers(len(fits))] == row["place"]).all()
         seeds.add(row["seed"])
     assert len(seeds) == 9
@@ -169,6 +168,35 @@ def test_equal_input_gives_equal_bytes_and_a_canvas_depends_on_itself_alone(dono
     )
     whole = {row["key"]: row["sha256"] for row in one.rows}
     assert len(fewer.rows) == 5 and all(row["sha256"] == whole[row["key"]] for row in fewer.rows)
+
+
+@pytest.mark.parametrize("settings", [{}, {"scale": (0.8, 1.2)}], ids=["one size", "scaled"])
+def test_each_lesion_of_a_batch_is_as_if_alone(tmp_path, settings):
+    """Donors with and without a mask, one larger than a canvas has room for; canvases whose looks are asked for (skin alone in the
+    mask, a dark band in the photo) and not."""
+    far = photo(9, SIZE, lesion=0.4, marker=False, ruler=False)
+    donors = [("b", *photo(1, SIZE, lesion=0.02), {}), ("a", *photo(5, SIZE, "dark", 0.01), {})]
+    donors += [("none", photo(2, SIZE)[0], None, {}), ("large", *far, {}), ("unasked", *photo(3, SIZE), {})]
+    batch, samples = write_samples(tmp_path / "batch.tar", donors), []
+    for number in range(4):
+        picture, mask = canvas(number + 20)
+        if number % 2:
+            picture[:40] = (20, 10, 60)
+            mask = np.full_like(mask, SKIN)
+        samples.append((f"k{number}", picture, mask, {}))
+    pool, names = write_samples(tmp_path / "canvases.tar", samples), ("large", "b", "none", "a")
+    together = map_to(tmp_path / "out.tar", batch, pool, settings, names)
+    assert [row["donor"] for row in together.rows if row["donor"] != "large"] == ["b"] * 4 + ["a"] * 4
+    left = {name: [e for e in together.record["skipped"] if e["id"].split("/")[0] == name] for name in names}
+    assert left["large"] and [e["id"] for e in left["none"]] == ["none"] and not left["a"] + left["b"]
+    assert [row["avoided"] is not None for row in together.rows if row["donor"] == "b"] == [False, True] * 2
+    for name in names:
+        alone = map_to(tmp_path / f"{name}.tar", batch, pool, settings, [name])
+        mine = [row for row in together.rows if row["donor"] == name]
+        assert [{**row, "members": None} for row in mine] == [{**row, "members": None} for row in alone.rows]
+        for row, other in zip(mine, alone.rows, strict=True):
+            assert together.read(row, "mask.png") == alone.read(other, "mask.png")
+        assert left[name] == alone.record["skipped"]
 
 
 def test_photos_and_masks_of_other_sizes(tmp_path):
@@ -219,9 +247,9 @@ def test_canvases_without_room_stop_no_other(donor, tmp_path):
     narrow = np.where(np.arange(SIZE)[None] + 0 * mask < 14, SKIN, RULER)
     samples = [("bare", picture, bare, {}), ("good", picture, mask, {}), ("narrow", picture, narrow, {})]
     archive = map_to(tmp_path / "o.tar", donor, write_samples(tmp_path / "c.tar", samples))
-    assert [row["key"] for row in archive.rows] == ["good"]
+    assert [row["key"] for row in archive.rows] == ["d/good"]
     reasons = {entry["id"]: entry["reason"] for entry in archive.record["skipped"]}
-    assert "the canvas has no skin" in reasons["bare"] and "fits nowhere" in reasons["narrow"]
+    assert "the canvas has no skin" in reasons["d/bare"] and "fits nowhere" in reasons["d/narrow"]
 
 
 def test_a_lesion_at_the_border_is_continued_by_its_edge(canvases, tmp_path):
@@ -241,11 +269,11 @@ def test_a_lesion_at_the_border_is_continued_by_its_edge(canvases, tmp_path):
 
 
 def test_an_unknown_donor_is_a_users_error(donor, canvases, tmp_path, capsys):
-    spec = spec_of("lesion_mapped", {"image_size": SIZE}, donor="x", canvas_cohort="c")
+    spec = spec_of("lesion_mapped", {"image_size": SIZE}, images=["d", "x"], canvas_cohort="c")
     assert (
         run("lesion_mapped", "--photos", donor, "--canvases", canvases, "--output", tmp_path / "o.tar", spec=spec) == 2
     )
-    assert "has no image 'x'" in capsys.readouterr().err
+    assert "lacks image(s) x. Run" in capsys.readouterr().err
     assert not (tmp_path / "o.tar").exists()
 
 
@@ -340,7 +368,7 @@ def test_the_paste_weight_is_the_published_one():
 
 def peak_kib(donor, canvases, output) -> int:
     """Peak memory of one mapping job in a process of its own."""
-    spec = spec_of("lesion_mapped", {"image_size": 64, "padding": 2}, donor="d", canvas_cohort="c")
+    spec = spec_of("lesion_mapped", {"image_size": 64, "padding": 2}, images=["d"], canvas_cohort="c")
     code = (
         "import sys, json, resource; from cgddi.cli import main; "
         "assert main(sys.argv[1:]) == 0; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
@@ -370,7 +398,7 @@ def test_lesions_lie_where_skin_was_found_on_the_healthy_image(donor, canvases, 
     right = np.where(np.arange(SIZE) >= SIZE // 2, SKIN, BACKGROUND)[None].repeat(SIZE, 0)
     skin = [(f"k{n}", np.zeros((SIZE, SIZE, 3), np.uint8), right, {}) for n in range(8)]
     write_samples(tmp_path / "skin.tar", skin)
-    spec = spec_of("lesion_mapped", {"image_size": SIZE, "padding": 5}, donor="d", canvas_cohort="f17k")
+    spec = spec_of("lesion_mapped", {"image_size": SIZE, "padding": 5}, images=["d"], canvas_cohort="f17k")
     words = ("--photos", donor, "--canvases", canvases, "--skin", tmp_path / "skin.tar", "--output", tmp_path / "o.tar")
     assert run("lesion_mapped", *words, spec=spec) == 0
     archive = Archive(tmp_path / "o.tar")
@@ -383,4 +411,4 @@ def test_lesions_lie_where_skin_was_found_on_the_healthy_image(donor, canvases, 
             Archive(canvases).read(next(r for r in Archive(canvases).rows if r["key"] == row["canvas"]))
         )
         assert (decode_png(archive.read(row))[:, : SIZE // 2] == before[:, : SIZE // 2]).all(), "the canvas itself"
-    assert archive.record["skipped"] == [{"id": "k8", "reason": "no skin was found on the healthy image"}]
+    assert archive.record["skipped"] == [{"id": "d/k8", "reason": "no skin was found on the healthy image"}]

@@ -143,26 +143,16 @@ def test_the_later_stages_go_on_without_the_photos_left_out(tmp_path):
     pool = tmp_path / "pool.tar"
     spec = spec_of("canvases", cohort="c", verdicts={"000000": "keep", "000002": "keep"})
     assert run("canvases", "--healthy", painted.path, "--output", pool, spec=spec) == 0
-    composites = []
-    for donor in ("000001", "000002"):
-        spec = spec_of(
-            "lesion_mapped",
-            {"image_size": SIZE, "padding": 1},
-            donor=donor,
-            canvas_cohort="c",
-            labels=labels_of(archive),
-        )
-        composites.append(tmp_path / f"{donor}.tar")
-        words = ("lesion_mapped", "--photos", archive.path, "--canvases", pool, "--output", composites[-1])
-        assert run(*words, spec=spec) == 0
-    empty, full = map(Archive, composites)
-    assert not empty.rows and len(full.rows) == 2
-    assert empty.record["skipped"][0]["reason"] == (
-        "the donor gives no lesion: its mask by fedd is not used (no_lesion): no composite was made"
-    )
+    spec, composites = spec | {"canvas_cohort": "c", "labels": labels_of(archive)}, tmp_path / "composites.tar"
+    spec |= {"settings": {"image_size": SIZE, "padding": 1}, "images": ["000001", "000002"]}
+    assert run("lesion_mapped", "--photos", archive.path, "--canvases", pool, "--output", composites, spec=spec) == 0
+    assert [row["donor"] for row in Archive(composites).rows] == ["000002"] * 2
+    (left,) = Archive(composites).record["skipped"]
+    reason = "the donor gives no lesion: its mask by fedd is not used (no_lesion): no composite was made"
+    assert left == {"id": "000001", "reason": reason}
     roles = dict.fromkeys([row["key"] for row in archive.rows], "train")
     told = labels_by_id({"labels": labels_of(archive)})
-    table, facts = build_index(roles, [archive.path], [pool, *composites], labels=told)
+    table, facts = build_index(roles, [archive.path], [pool, composites], labels=told)
     assert facts["counts"] == {"train": {"healthy": 2, "lesion_mapped": 2, "real": 4}}
 
 

@@ -154,21 +154,21 @@ def test_where_one_unknown_split_of_five_was_published_the_mean_of_five_goes_bef
 def test_images_are_counted_by_the_data_sets_of_donor_and_canvas(tmp_path):
     """Uneven: lesions of one set on the other's skin, pairs without room, samples of a concept that only one set has."""
 
-    def archive(name, stage, rows, skipped=0):
-        with ArchiveWriter(tmp_path / name, {"stage": stage}) as out:
+    def archive(name, stage, rows, skipped=(), **spec):
+        with ArchiveWriter(tmp_path / name, {"stage": stage, **spec}) as out:
             for n, row in enumerate(rows):
                 out.add(f"x{n}", {"png": b"x"}, {"id": f"{name}{n}", **row})
-            for n in range(skipped):
-                out.skip(f"skipped{n}", "no room")
+            for image in skipped:
+                out.skip(image, "no room")
         return (tmp_path / name).with_suffix(".jsonl")
 
     mapped = {"kind": "lesion_mapped", "concept": "wart"}
     cross = [mapped | {"cohort": "f17k", "donor_cohort": "ddi", "tone": tone} for tone in ("light", "light", "dark")]
+    own = [mapped | {"cohort": "ddi", "donor_cohort": "ddi", "tone": "dark"}]
     manifests = [
-        archive("cross.tar", "lesion_mapped", cross, skipped=1),
-        archive(
-            "own.tar", "lesion_mapped", [mapped | {"cohort": "ddi", "donor_cohort": "ddi", "tone": "dark"}], skipped=3
-        ),
+        archive("cross.tar", "lesion_mapped", cross, ["d/s"], cohort="ddi", canvas_cohort="f17k"),
+        archive("own.tar", "lesion_mapped", own, ["d/s", "without-lesion", "d/t"], cohort="ddi", canvas_cohort="ddi"),
+        archive("full.tar", "lesion_mapped", [], ["e/s"], cohort="ddi", canvas_cohort="ddi"),
         archive(
             "healthy.tar", "canvases", [{"kind": "healthy", "concept": "healthy", "cohort": "ddi", "tone": "dark"}] * 1
         ),

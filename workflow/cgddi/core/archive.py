@@ -27,7 +27,7 @@ from typing import Any
 from cgddi.core.errors import UserError
 
 AGAIN = "Delete the archive and run the workflow again."
-KEY = re.compile(r"[A-Za-z0-9_-]{1,200}")
+KEY = re.compile(r"[A-Za-z0-9_-]{1,200}(/[A-Za-z0-9_-]{1,200})?")
 DISTRIBUTIONS = (
     *(
         "accelerate",
@@ -243,7 +243,7 @@ class ArchiveWriter:
         """Add one sample.
 
         Args:
-            key: unique in this archive; letters, digits, `_` and `-`.
+            key: unique in this archive; letters, digits, `_` and `-`, or two such names as `a/b`, which unpack into folders.
             members: suffix -> bytes; "png" is the image, "mask.png" its five-class mask.
             row: the sample's manifest row (id, kind, cohort, concept, tone, malignant, donor, canvas, ...), JSON values.
         """

@@ -70,16 +70,22 @@ class ImageJobs(Described):
         spec = self.spec("masks", self.masks_settings(cohort), cohort=cohort, model=self.model(self.config.models.sam3))
         return Job(spec, {"canvases": self.paths.file("canvases", cohort=cohort)})
 
-    def _lesion_mapped(self, canvas_cohort: str, donor: str) -> Job:
-        (photos,), labels = self.photo_archives([self.donors[donor]]), self.labels([self.donors[donor]], "concept")
-        canvases = self.paths.file("canvases", cohort=canvas_cohort)
-        spec = self.spec("lesion_mapped", donor=donor, canvas_cohort=canvas_cohort, labels=labels)
-        known, scale = self.scales[canvas_cohort], self.donors[donor].mm_per_px
-        if known and scale:  # one of both alone brings nothing to scale
-            spec["mm_per_px"] = known | {donor: scale}
+    def _lesion_mapped(self, canvas_cohort: str, cohort: str, batch: str) -> Job:
+        images = self.healthy_batches[cohort][batch]
+        donors = [p for p in self.batches[cohort][batch] if p.image_id in images]
+        names, labels = {"canvas_cohort": canvas_cohort, "cohort": cohort}, self.labels(donors, "concept")
+        spec = self.spec("lesion_mapped", **names, images=images, labels=labels)
+        known = self.scales[canvas_cohort]
+        scales = {donor.image_id: donor.mm_per_px for donor in donors if donor.mm_per_px}
+        if known and scales:  # one of both alone brings nothing to scale
+            spec["mm_per_px"] = known | scales
         own = self.masks_settings(canvas_cohort).on_healthy
-        skin = self.paths.file("skin", cohort=canvas_cohort) if own else ""
-        return Job(spec, {"photos": photos, "canvases": canvases, "skin": skin})
+        inputs = {
+            "photos": self.paths.file("masks", cohort=cohort, batch=batch),
+            "canvases": self.paths.file("canvases", cohort=canvas_cohort),
+            "skin": self.paths.file("skin", cohort=canvas_cohort) if own else "",
+        }
+        return Job(spec, inputs)
 
     # ---- generators ------------------------------------------------------------------------------
 

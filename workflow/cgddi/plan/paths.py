@@ -41,7 +41,7 @@ RESULTS = {
     "review": Result("review", {"page": "/index.html", "record": "/record.json"}),
     "canvases": Result("canvases/{cohort}", ARCHIVE),
     "skin": Result("skin/{cohort}", ARCHIVE),
-    "lesion_mapped": Result("lesion_mapped/{canvas_cohort}/{donor}", ARCHIVE),
+    "lesion_mapped": Result("lesion_mapped/{canvas_cohort}/{cohort}/{batch}", ARCHIVE),
     "embedding": Result(
         "embedding/{scope}/{concept}", {"weights": "/learned_embeds.safetensors", "record": "/record.json"}
     ),

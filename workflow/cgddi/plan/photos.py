@@ -144,12 +144,14 @@ class Photos:
         concepts = {p.concept for p in self.photos if roles.get(p.image_id) == "train"}
         file = self.paths.file
         canvases = [c for c in self.canvas_cohorts if c in learnt]
-        mapped = [(c, d) for c, d in self.pairs if c in present and d.cohort in learnt]
+        mapped = [
+            names for names in self.mapped_batches if names["canvas_cohort"] in present and names["cohort"] in learnt
+        ]
         scope = self.scope_of(split)
         samples = [(c, slug) for s, c, slug in self.samples if s == scope and c in present and slug in concepts]
         made = {
             "healthy": [file("canvases", cohort=c) for c in canvases],
-            "lesion_mapped": [file("lesion_mapped", canvas_cohort=c, donor=d.image_id) for c, d in mapped],
+            "lesion_mapped": [file("lesion_mapped", **names) for names in mapped],
             "semantic": [file("semantic", scope=scope, canvas_cohort=c, concept=slug) for c, slug in samples],
         }
         return {kind: sorted(archives) for kind, archives in made.items() if kind in self.sources}
@@ -234,7 +236,7 @@ class Photos:
 
     @cached_property
     def pairs(self) -> list[tuple[str, Photo]]:
-        """(canvas cohort, donor) of every lesion_mapped job."""
+        """(canvas cohort, donor) of every lesion and the canvases it is transplanted onto."""
         return [
             (c, donor)
             for d in self.canvas_cohorts
@@ -244,9 +246,11 @@ class Photos:
         ]
 
     @cached_property
-    def donors(self) -> dict[str, Photo]:
-        """image_id -> donor."""
-        return {donor.image_id: donor for _, donor in self.pairs}
+    def mapped_batches(self) -> list[dict[str, str]]:
+        """Wildcards of every lesion_mapped job: a canvas cohort, and the donors' cohort and batch. A batch holds one concept, so
+        that all its masked photos are donors, or none."""
+        jobs = dict.fromkeys((c, donor.cohort, self.batch_of[donor.image_id]) for c, donor in self.pairs)
+        return [{"canvas_cohort": c, "cohort": cohort, "batch": batch} for c, cohort, batch in jobs]
 
     # ---- generators --------------------------------------------------------------------------------
 
@@ -356,7 +360,7 @@ class Photos:
 
     def all_mapped(self) -> list[str]:
         """Archives of composites."""
-        return [self.paths.file("lesion_mapped", canvas_cohort=c, donor=d.image_id) for c, d in self.pairs]
+        return [self.paths.file("lesion_mapped", **names) for names in self.mapped_batches]
 
     def all_samples(self, scope: str | None = None) -> list[str]:
         """Archives of samples; of one scope, or of all."""

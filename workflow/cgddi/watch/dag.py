@@ -134,18 +134,17 @@ def ask_snakemake(
 
 def read_jobs(dag: Any, plan: Plan) -> list[Job]:
     """The jobs of a Snakemake DAG that make files, upstream before downstream."""
-    concept_of = {photo.image_id: photo.concept for photo in plan.photos}
     found: dict[Any, Job] = {}
     for level in dag.toposorted():
         for job in sorted((job for job in level if job.output), key=lambda job: (job.rule.name, job.output[0])):
-            found[job] = _read(job, dag, concept_of)
+            found[job] = _read(job, dag, plan)
     place = {job: number for number, job in enumerate(found)}
     for job, ours in found.items():
         ours.needs = [found[other] for other in sorted(place.keys() & dag.dependencies[job].keys(), key=place.get)]
     return list(found.values())
 
 
-def _read(job: Any, dag: Any, concept_of: dict[str, str]) -> Job:
+def _read(job: Any, dag: Any, plan: Plan) -> Job:
     spec, reason = json.loads(Path(job.input.spec).read_text()), dag.reason(job)
     outputs, wildcards = tuple(map(str, job.output)), dict(job.wildcards.items())
     updated = set(map(str, reason.updated_input - reason.updated_input_run))
@@ -167,7 +166,7 @@ def _read(job: Any, dag: Any, concept_of: dict[str, str]) -> Job:
         or next((path for path in sorted(before) if "/.plan/" in path), None),
         log=str(job.log[0]) if job.log else None,
         benchmark=str(job.benchmark) if job.benchmark else None,
-        concept=_concept(wildcards, concept_of),
+        concept=_concept(wildcards, plan),
         gpu=bool(job.resources.get("gpu")),
         planned=dag.needrun(job),
         missing=tuple(path for path in outputs if not Path(path).exists()),
@@ -178,9 +177,7 @@ def _read(job: Any, dag: Any, concept_of: dict[str, str]) -> Job:
     )
 
 
-def _concept(wildcards: dict[str, str], concept_of: dict[str, str]) -> str | None:
+def _concept(wildcards: dict[str, str], plan: Plan) -> str | None:
     """The concept a job works for, by its wildcards."""
-    if "batch" in wildcards:
-        concept = wildcards["batch"].split(".")[0]
-        return concept if concept in concept_of.values() else None
-    return wildcards.get("concept") or concept_of.get(wildcards.get("donor", ""))
+    concept = wildcards.get("concept") or wildcards.get("batch", "").split(".")[0]
+    return concept if concept in plan.concepts else None

@@ -170,7 +170,8 @@ def estimate(plan: Plan, jobs: list[Job]) -> float:
         if job.stage in ("masks", "healthy"):
             images, side = len(spec.get("rows") or spec.get("images") or ()), config.masks.size
         elif job.stage == "lesion_mapped":
-            images, side = len(plan.masked(job.wildcards["canvas_cohort"])), config.lesion_mapped.image_size
+            images = len(spec["images"]) * len(plan.masked(job.wildcards["canvas_cohort"]))
+            side = config.lesion_mapped.image_size
         elif job.stage == "semantic":
             images = samples(plan, job.wildcards["scope"], job.wildcards["canvas_cohort"])
             side = int(spec["settings"].get("image_size") or config.masks.size)

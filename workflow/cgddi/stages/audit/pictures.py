@@ -84,7 +84,7 @@ def audit_masks(
     Args:
         spec: the job's spec: the seed, labels (tone and malignant of the photos), and `human_masks` (cohort -> crop, id_map and
             files, image id -> file) where automatic masks can be compared with human ones.
-        masks: masks archives. canvases: the cohorts' canvases. mapped: composites, one archive per donor.
+        masks: masks archives. canvases: the cohorts' canvases. mapped: composites, an archive per batch of donors.
         output: archive to write: automatic masks of each tone: png (the photo), overlay.png, and heat.png where the source says
             where it is uncertain. Record: sources, counts, against_human and what_came (see the functions below), idle_donors.
     """
@@ -101,13 +101,14 @@ def audit_masks(
                 pictures["heat.png"] = encode_png(heat(photo, decode_png(archive.read(row, "uncertainty.png"))))
             facts = {name: row[name] for name in ("id", "cohort", "tone", "mask_source", "has_mask", "flags")}
             found.add(f"{number:03d}", pictures, facts)
-        placed = {archive.path.stem for archive in composites if archive.rows}
+        donors = {image for archive in composites for image in archive.record["spec"]["images"]}
+        placed = {row["donor"] for archive in composites for row in archive.rows}
         found.facts |= {
             "sources": sorted({row["mask_source"] for _, row in automatic}),
             "counts": mask_counts(archives),
             "against_human": against_human(archives, spec.get("human_masks") or {}, spec["seed"]),
             "what_came": what_came_of_masks(archives, pools, composites),
-            "idle_donors": len({archive.path.stem for archive in composites} - placed),
+            "idle_donors": len(donors - placed),
         }
 
 
@@ -217,8 +218,9 @@ def what_came_of_masks(
     for row in (row for archive in masks for row in archive.rows if row["cohort"] in pools):
         counts[row["tone"]].update({"photos": 1, "with a mask": bool(row["has_mask"])})
     for archive in mapped:
-        for tone, kept in pools.get(archive.record["spec"]["canvas_cohort"], {}).items():
-            counts[tone]["lesion and canvas pairs"] += kept
+        spec = archive.record["spec"]
+        for tone, kept in pools.get(spec["canvas_cohort"], {}).items():
+            counts[tone]["lesion and canvas pairs"] += kept * len(spec["images"])
         for row in archive.rows:
             counts[row["tone"]]["lesions placed"] += 1
     rows = []

@@ -1,4 +1,4 @@
-"""Transplant one donor's lesion onto every canvas of a cohort, one canvas in memory at a time."""
+"""Transplant the lesion of each donor of a batch onto every canvas of a cohort, one donor and one canvas in memory at a time."""
 
 from __future__ import annotations
 
@@ -59,7 +59,39 @@ class Geometry:
         return Blender(lesion, self._settings.blending, self._settings.lighting_match)
 
 
-def map_lesion(
+class Canvases:
+    """A cohort's kept canvases, one in memory at a time.
+
+    Args:
+        pool: the archive of the canvases.
+        skin: masks of them in the place of their photos'; None: the pool's own.
+        settings: the side of a composite, and whether places that do not look like skin are avoided.
+    """
+
+    def __init__(self, pool: Archive, skin: Archive | None, settings: LesionMappedSettings):
+        self.rows, self._pool, self._masks, self._settings = pool.rows, pool, skin or pool, settings
+        self._mask_rows = {row["key"]: row for row in self._masks.rows}
+        self._plain: dict[str, np.ndarray] = {}
+        """Key -> bits of the pixels that look like skin: a look costs more than a paste, and every donor asks for the same."""
+
+    def read(self, row: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:
+        """A canvas (size, size, 3) and its mask (size, size), both writable; None where it has no mask."""
+        if row["key"] not in self._mask_rows:
+            return None
+        mask = self._masks.read(self._mask_rows[row["key"]], "mask.png")
+        return tuple(decode_png(png, self._settings.image_size) for png in (self._pool.read(row), mask))
+
+    def valid(self, row: Mapping[str, Any], pixels: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, bool]:
+        """Where a canvas may be pasted on (size, size) bool, and whether its looks were asked for that."""
+        valid = VALID[mask]
+        if not (self._settings.plain_places and valid.all()):
+            return valid, False
+        if row["key"] not in self._plain:
+            self._plain[row["key"]] = np.packbits(~unlike_at_large(pixels))
+        return np.unpackbits(self._plain[row["key"]], count=mask.size).reshape(mask.shape).view(bool), True
+
+
+def map_lesions(
     spec: Mapping[str, Any],
     settings: LesionMappedSettings,
     photos: str | Path,
@@ -67,53 +99,48 @@ def map_lesion(
     output: str | Path,
     skin: str | Path | None = None,
 ) -> None:
-    """Write the composites of one donor on all canvases of a cohort.
+    """Write the composites of some donors on all canvases of a cohort.
 
     Args:
-        spec: the job's spec: donor (image id), its concept (in labels), canvas_cohort, seed.
+        spec: the job's spec: images (ids of the donors), their concept (in labels), canvas_cohort, seed.
         settings: placement and blending. Where the spec knows millimetres per pixel (`mm_per_px`, by image id) of donor and canvas,
             the lesion is brought to the canvas's scale.
-        photos: the masks archive that holds the donor.
+        photos: the masks archive that holds the donors.
         canvases: the cohort's kept canvases.
-        output: the archive to write; a sample's key is its canvas, its members are `png` and `mask.png`.
+        output: the archive to write; a sample's key is `<donor>/<canvas>`, its members are `png` and `mask.png`.
         skin: masks of the canvases in the place of their photos'; a canvas without one is skipped.
 
-    A donor without a usable lesion and a pair without an allowed position are skipped and recorded with the reason.
+    A donor without a usable lesion and a pair without an allowed position are skipped and recorded, by the donor's id and the
+    pair's key, with the reason.
 
     Raises:
-        UserError: the donor is not in `photos`.
+        UserError: a donor is not in `photos`.
     """
-    donors, pool = Archive(photos), Archive(canvases)
-    masks = Archive(skin) if skin else pool
-    mask_rows = {row["key"]: row for row in masks.rows}
-    rows = labelled(donors.rows, labels_of(spec))
-    donor = next((row for row in rows if row["key"] == spec["donor"]), None)
-    if donor is None:
-        raise UserError(f"{photos}: has no image {spec['donor']!r}. Run the workflow again; it makes what is missing.")
-    inputs = [pool.record_path, pool.manifest_path, donors.manifest_path, *([masks.manifest_path] if skin else [])]
+    source, pool = Archive(photos), Archive(canvases)
+    masks = Archive(skin) if skin else None
+    rows = {row["key"]: row for row in labelled(source.rows, labels_of(spec))}
+    if absent := [image for image in spec["images"] if image not in rows]:
+        raise UserError(
+            f"{photos}: lacks image(s) {', '.join(absent[:10])}. Run the workflow again; it makes what is missing."
+        )
+    inputs = [pool.record_path, pool.manifest_path, source.manifest_path, *([masks.manifest_path] if masks else [])]
+    onto = Canvases(pool, masks, settings)
     with ArchiveWriter(output, spec, inputs) as archive:
-        archive.facts["canvases"] = len(pool.rows)
-        try:
-            if "mask.png" not in donor["members"]:
-                raise NoLesion(f"the donor gives no lesion: {donor.get('why_no_mask') or 'it has no mask'}")
-            geometry = Geometry(*load_sized(donors, donor, settings.image_size), settings)
-        except NoLesion as reason:
-            archive.skip(donor["key"], f"{reason}: no composite was made")
-            return
-        for row in tqdm(pool.rows, desc=f"lesion {donor['key']}", unit="canvas", mininterval=1):
-            if row["key"] not in mask_rows:
-                archive.skip(row["key"], "no skin was found on the healthy image")
+        for donor in tqdm([rows[image] for image in spec["images"]], desc="lesions", unit="donor", mininterval=1):
+            try:
+                if "mask.png" not in donor["members"]:
+                    raise NoLesion(f"the donor gives no lesion: {donor.get('why_no_mask') or 'it has no mask'}")
+                geometry = Geometry(*load_sized(source, donor, settings.image_size), settings)
+            except NoLesion as reason:
+                archive.skip(donor["key"], f"{reason}: no composite was made")
                 continue
-            mask = decode_png(masks.read(mask_rows[row["key"]], "mask.png"), settings.image_size)
-            _compose(
-                archive, decode_png(pool.read(row), settings.image_size), mask, row, donor, geometry, spec, settings
-            )
+            for row in onto.rows:
+                _compose(archive, onto, row, donor, geometry, spec, settings)
 
 
 def _compose(
     archive: ArchiveWriter,
-    pixels: np.ndarray,
-    mask: np.ndarray,
+    onto: Canvases,
     row: Mapping[str, Any],
     donor: Mapping[str, Any],
     geometry: Geometry,
@@ -121,6 +148,11 @@ def _compose(
     settings: LesionMappedSettings,
 ) -> None:
     canvas_id, cohort = row["key"], spec["canvas_cohort"]
+    key = f"{donor['key']}/{canvas_id}"
+    if (canvas := onto.read(row)) is None:
+        archive.skip(key, "no skin was found on the healthy image")
+        return
+    pixels, mask = canvas
     seed = seed_for(spec["seed"], "lesion_mapped", cohort, donor["key"], canvas_id)
     scale, rotation = geometry.draw(seed_for(seed, "geometry"))
     to_scale = scale_between(donor, row, spec.get("mm_per_px", {}))
@@ -130,23 +162,20 @@ def _compose(
             raise NoLesion(f"the lesion would be scaled by {scale:.3g}; look at mm_per_px in the image sheet")
         blender = geometry.blender(scale, rotation)
     except NoLesion as reason:
-        archive.skip(canvas_id, str(reason))
+        archive.skip(key, str(reason))
         return
-    valid = VALID[mask]
-    looked = settings.plain_places and valid.all()
-    if looked:
-        valid &= ~unlike_at_large(pixels)
+    valid, looked = onto.valid(row, pixels, mask)
     positions = allowed_positions(valid, blender.lesion.runs, settings.padding)
     if not positions.bits:
-        archive.skip(canvas_id, _why_not(valid, blender, settings))
+        archive.skip(key, _why_not(valid, blender, settings))
         return
     place = positions.draw(np.random.default_rng(seed))
     light = blender.paste(pixels, mask, place)
     archive.add(
-        canvas_id,
+        key,
         {"png": encode_png(pixels), "mask.png": encode_png(mask)},
         {
-            "id": f"lesion_mapped/{cohort}/{donor['key']}/{canvas_id}",
+            "id": f"lesion_mapped/{cohort}/{key}",
             "kind": "lesion_mapped",
             "cohort": cohort,
             "donor_cohort": donor["cohort"],

@@ -193,7 +193,6 @@ def _counts(
     skipped: Counter[tuple[str, str]] = Counter()
     pairs: Counter[tuple[str, str]] = Counter()
     for archive in map(Archive, manifests):
-        sides = ("", "")
         for row in archive.rows:
             canvas = datasets.get(row["cohort"])
             home = row.get("donor_cohort") or row["cohort"]
@@ -202,14 +201,16 @@ def _counts(
             sides = (datasets.get(home) or "", canvas or "")
             for group in ("all", row["tone"]):
                 counts[(*sides, "", row["kind"], "images", group)] += 1
-        if (
-            archive.record.get("stage") == "lesion_mapped"
-            or archive.record.get("spec", {}).get("stage") == "lesion_mapped"
-        ):
-            skipped[sides] += len(archive.record.get("skipped", []))
-            pairs[sides] += len(archive.rows) + len(archive.record.get("skipped", []))
+        spec = archive.record["spec"]
+        if spec["stage"] == "lesion_mapped":
+            sides = tuple(datasets.get(spec[name]) or "" for name in ("cohort", "canvas_cohort"))
+            without = sum(
+                "/" in entry["id"] for entry in archive.record["skipped"]
+            )  # others are donors without a lesion
+            skipped[sides] += without
+            pairs[sides] += len(archive.rows) + without
     found: dict[tuple[str, ...], Ours] = {key: {"value": float(count)} for key, count in counts.items()}
-    for sides, count in pairs.items():
+    for sides, count in (+pairs).items():
         found[(*sides, "", "lesion_mapped", "without room", "all")] = {"value": round(skipped[sides] / count, 6)}
     return found
 
