@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 from cgddi.core.colour import delta_e, lab_to_rgb, rgb_to_lab, to_uint8
-from cgddi.core.heal import FADING, Patchwork, Places, cut, heal, parts
+from cgddi.core.heal import FADING, Patchwork, Places, cut, heal, parts, roughness
 from cgddi.core.images import LESION, SKIN
 from cgddi.core.membrane import Membrane
 from cgddi.core.skin import plain_skin, unlike
@@ -178,10 +178,13 @@ def test_the_cut_is_the_cheapest_of_all(seed, monkeypatch):
     assert (taken == cheapest).all()
 
 
-def test_pieces_are_joined_by_poissons_equation():
-    """Two pieces of two places: a dense solver wants the texture's own gradients and, gently, the colour of the skin around."""
+@pytest.mark.parametrize("strange", [None, np.s_[26:30, 17:21]])
+def test_pieces_are_joined_by_poissons_equation(strange):
+    """Two pieces of two places: a dense solver wants the texture's own gradients and, gently, the colour of the skin around. Where
+    a piece meets what is no skin (`strange`, beside where the first is copied from), its gradient there does not count."""
     photo = skin(7, 40, hairs=0)
     lab, usable = rgb_to_lab(photo), np.ones((40, 40), bool)
+    usable[strange or np.s_[:0]] = False
     part = np.zeros((40, 40), bool)
     part[10:18, 10:18] = True
     places = Places(lab, usable, usable, 1.0)
@@ -200,7 +203,10 @@ def test_pieces_are_joined_by_poissons_equation():
         for q in ((p[0] + 1, p[1]), (p[0] - 1, p[1]), (p[0], p[1] + 1), (p[0], p[1] - 1)):
             labels = {int(patch.piece[p]), int(patch.piece[q])} - {0}
             shifts = [patch.shifts[label] for label in labels]
-            right[k] += np.mean([texture[p[0] + a, p[1] + b] - texture[q[0] + a, q[1] + b] for a, b in shifts], axis=0)
+            if q not in pixels or len(labels) > 1:
+                shifts = [(a, b) for a, b in shifts if usable[p[0] + a, p[1] + b] and usable[q[0] + a, q[1] + b]]
+            steps = [texture[p[0] + a, p[1] + b] - texture[q[0] + a, q[1] + b] for a, b in shifts]
+            right[k] += np.mean(steps, axis=0) if steps else 0
             matrix[k, k] += 1
             if q in pixels:
                 right[k] += (around[p] - around[q]) * (len(labels) == 1)
@@ -227,3 +233,37 @@ def test_skin_unlike_the_rest_is_told_from_light():
     lab[100:130, 40:70] += (0, 12, 4)
     found = unlike(lab, everywhere)
     assert found[105:125, 45:65].all() and found.mean() < 0.03
+
+
+def test_where_a_soft_edge_hides_the_join_the_photo_stays():
+    """Of pixels whose weight is below one half some are the photo's own; above, all are copies."""
+    truth, mask = skin(12, 128, hairs=0), hole(12, 128, 20)
+    region = painted_region(mask, 9, 4.0)
+    spoilt = np.where((mask == LESION)[..., None], (90, 30, 30), truth).astype(np.uint8)
+    healed = heal(spoilt, region, mask == SKIN)
+    same = (healed.picture == spoilt).all(-1)
+    assert healed.pieces and same[(region > 0) & (region < 128)].mean() > 0.2 > same[region >= 128].mean()
+
+
+def test_roughness_is_the_logarithm_of_the_local_spread_of_two_octaves():
+    rng, scale = np.random.default_rng(3), 0.5
+    lightness, known = rng.normal(60, 3, (90, 80)), np.ones((90, 80), bool)
+    known[20:35, 30:60] = False
+
+    def mean(values, sigma):
+        return gaussian_filter(values * known, sigma) / np.maximum(gaussian_filter(known * 1.0, sigma), 1e-6)
+
+    for octave, fine in enumerate((1.0, 3.0)):
+        band = mean(lightness, max(0.5, fine * scale)) - mean(lightness, 2 * fine * scale)
+        expected = 14 * np.log(np.sqrt(mean(band**2, 8 * scale) + 0.01))
+        assert np.allclose(roughness(lightness, known, scale)[..., octave], expected, atol=1e-6)
+
+
+def test_the_middle_takes_the_colour_of_the_skin_sixty_px_around():
+    """At 512 px; within that most lies beyond a paler rim, and what lies further off is darker."""
+    part = np.hypot(*(np.mgrid[:256, :256] - 128)) < 30
+    away = distance_transform_edt(~part)
+    lab = np.zeros((256, 256, 3)) + (60, 14, 18)
+    lab[..., 0] += np.select([away < 10, away < 29], [5, 0], -8)
+    patch = Patchwork(Places(lab, ~part, ~part, 0.5), part, part)
+    assert np.abs(patch._skin()[part] - (60, 14, 18)).max() < 0.5

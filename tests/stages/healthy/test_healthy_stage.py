@@ -228,3 +228,30 @@ def test_the_metrics_say_how_many(photos, tmp_path):
     words = ("healthy", "--photos", photos, "--output", tmp_path / "h.tar", "--metrics", tmp_path / "m.jsonl")
     assert run(*words, spec=healthy_spec(["p0", "p2"])) == 0
     assert json.loads((tmp_path / "m.jsonl").read_text())["images"] == 2
+
+
+class Grey:
+    """An inpainter that notes the sizes of the photos of each call."""
+
+    def __init__(self):
+        self.calls = []
+
+    def inpaint(self, photos, regions, skins, seeds):
+        self.calls.append([photo.shape[:2] for photo in photos])
+        return [np.full_like(photo, 128) for photo in photos]
+
+
+def test_photos_of_one_size_share_a_call_and_what_is_kept_is_for_a_group_of_its_size(tmp_path):
+    """A result may differ by rounding with the number of photos in its call, so that a group of another size takes none of it."""
+    samples = [(f"p{n}", *photo(n, side, lesion=0.03), {}) for n, side in enumerate((64, 64, 96, 64, 64, 64))]
+    photos, settings = write_samples(tmp_path / "m.tar", samples), HealthySettings(method="diffusion", batch_size=2)
+
+    def paint(images):
+        kept, grey = MadeStore(tmp_path / "cache", "healthy", ["all of it"]), Grey()
+        inpaint_batch(healthy_spec(images), settings, photos, tmp_path / "h.tar", lambda: grey, kept)
+        return grey.calls, kept.computed, kept.reused
+
+    assert paint(["p5"]) == ([[(64, 64)]], 1, 0)
+    sizes = [[(64, 64)] * 2, [(96, 96)], [(64, 64)] * 2, [(64, 64)]]
+    assert paint([f"p{n}" for n in range(6)]) == (sizes[:3], 5, 1)
+    assert paint([f"p{n}" for n in (0, 1, 3, 5)]) == ([[(64, 64)] * 2], 1, 3)

@@ -190,3 +190,46 @@ def test_the_fading_part_of_a_halo_is_left_where_too_much_would_be_painted():
         assert (found | lesion).mean() <= 0.45
         widths.append(np.sqrt((found | lesion).sum() / np.pi) - radius)
     assert widths[1] < 0.8 * widths[0]
+
+
+def haloed(radius, redness, side=256, stripes=0):
+    """The halo found around a disc on skin of one colour, and the distances from the disc: redness (CIE76) by distance and by
+    the angle's sine and cosine; near the disc stripes of skin lie so far (CIE76) to both sides of the skin's colour."""
+    y, x = np.mgrid[:side, :side] - side // 2
+    lesion = np.hypot(y, x) < radius
+    distance = distance_transform_edt(~lesion)
+    lab = np.zeros((side, side, 3)) + (65, 14, 18)
+    lab[..., 1] += stripes * np.where(x // 16 % 2, 1, -1) * (distance < 60)
+    lab[..., 2] += np.where(lesion, 0, redness(distance, y, x))
+    lab[lesion] += (-25, 5, 0)
+    return halo(to_uint8(lab_to_rgb(lab)), np.where(lesion, LESION, SKIN).astype(np.uint8)), distance
+
+
+def test_a_halo_is_what_a_person_can_see_and_what_fades_beside_that():
+    """What lies 3.5 from the skin is seen; beside that and the lesion, for 16 px at 512, what lies at 65 % of it belongs to it."""
+    found, distance = haloed(30, lambda d, *_: 3 * (d < 12))
+    assert found[(distance > 0) & (distance < 7)].all() and not found[distance > 9].any()
+    found, distance = haloed(30, lambda d, *_: 4.2 * (d < 12))
+    assert found[(distance > 0) & (distance < 11)].all() and not found[distance > 13].any()
+    for strength, reach in ((2.8, 14), (1.6, 7)):
+        found, distance = haloed(30, lambda d, *_, s=strength: np.select([d < 6, d < 24], [7, s], 0))
+        assert found[(distance > 0) & (distance < reach - 1)].all() and not found[distance > reach + 2].any()
+
+
+def test_on_skin_that_varies_a_halo_differs_by_more_than_that_does_around():
+    """Skin near the disc lies 2.5 from its mean, all further off at it: a halo is what lies 2.4 times as far as that near the disc."""
+    found, distance = haloed(14, lambda d, *_: 4.2 * (d < 18), stripes=2.5)
+    assert found[distance > 10].mean() < 0.001
+    found, distance = haloed(14, lambda d, *_: 9 * (d < 18), stripes=2.5)
+    assert found[(distance > 0) & (distance < 16)].mean() > 0.9
+
+
+def test_a_halo_reaches_sixty_px_of_512_at_most():
+    found, distance = haloed(30, lambda d, *_: 12 * (d < 45))
+    assert found[(distance > 0) & (distance < 29)].all() and not found[distance > 31].any()
+
+
+@pytest.mark.parametrize(("width", "found"), [(3, False), (9, True)])
+def test_what_is_narrower_than_eight_px_of_512_is_a_hair(width, found):
+    strand, distance = haloed(30, lambda d, y, x: 8 * ((abs(y) <= width // 2) & (x > 0)))
+    assert (strand & (distance > 12)).any() == found
