@@ -217,7 +217,7 @@ def test_a_halo_is_what_a_person_can_see_and_what_fades_beside_that():
 
 
 def test_on_skin_that_varies_a_halo_differs_by_more_than_that_does_around():
-    """Skin near the disc lies 2.5 from its mean, all further off at it: a halo is what lies 2.4 times as far as that near the disc."""
+    """Skin near the disc lies 2.5 from its mean, all further off at it: a halo lies 2.4 times as far as that near the disc."""
     found, distance = haloed(14, lambda d, *_: 4.2 * (d < 18), stripes=2.5)
     assert found[distance > 10].mean() < 0.001
     found, distance = haloed(14, lambda d, *_: 9 * (d < 18), stripes=2.5)
