@@ -214,7 +214,7 @@ def shrunk(plane: np.ndarray, factor: int) -> np.ndarray:
         return plane
     height, width = (-(-side // factor) * factor for side in plane.shape)
     plane = np.pad(plane, ((0, height - plane.shape[0]), (0, width - plane.shape[1])), mode="edge")
-    return plane.reshape(height // factor, factor, width // factor, factor).mean((1, 3))
+    return sum(plane[y::factor, x::factor] for y in range(factor) for x in range(factor)) / factor**2
 
 
 def moved(mask: np.ndarray, shift: tuple[int, int]) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
