@@ -116,7 +116,7 @@ def compared(results: Path) -> dict:
     table = {}
     for disease in (name for name, kinds in sorted(found.items()) if kinds["sample"]):
         photo, sample = (np.median(found[disease][kind], axis=0) for kind in ("photo", "sample"))
-        table[disease] = {"area": round(sample[0] / photo[0], 2), "outline": round(sample[1] / photo[1], 2)} | {
+        table[disease] = dict(zip(("area", "outline"), (sample / photo)[:2].round(2).tolist(), strict=True)) | {
             kind: median[2:].round(1).tolist() for kind, median in (("sample", sample), ("photo", photo))
         }
     return table
