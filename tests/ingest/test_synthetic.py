@@ -16,6 +16,7 @@ from cgddi.core.errors import InvalidInput, UserError
 from cgddi.core.images import decode_png, encode_png
 from cgddi.ingest.column_map import ColumnMap, read_map
 from cgddi.ingest.command import main
+from cgddi.plan.given import ids_of
 from PIL import Image
 
 PHOTOS = {  # id -> tone, malignant, disease
@@ -225,7 +226,7 @@ def test_sources_that_cannot_be_read_are_named(lab, capsys):
     for words, message in (
         (("--from", "nowhere", "--map", "cgddi"), "nowhere: no such file or folder"),
         (("--from", "config", "--map", "cgddi"), "config: holds no shards"),
-        (("--from", "config/images.csv", "--map", "nosuch"), "nosuch: no such file. Shipped maps are cgddi, synderm"),
+        (("--from", "config/images.csv", "--map", "nosuch"), "nosuch: no such file. Shipped maps are cgddi, export, synderm"),
     ):
         assert cgddi(["ingest", "synthetic", *words, "--output", "data/x.tar"]) == 2
         assert message in capsys.readouterr().err
@@ -249,3 +250,29 @@ def test_later_rules_come_over_earlier_ones():
     assert [chosen.fields("x/dark.png", {"k": k})["kind"] for k in ("a", "ab")] == ["healthy", "semantic"]
     assert chosen.fields("x/light.png", {"k": "c"})["kind"] == "c"
     assert {read_map(name).tone_of for name in ("cgddi", "synderm")} == {"canvas"}
+
+
+def test_an_export_of_ours_says_the_same_in_parquet_and_in_tars():
+    chosen = read_map("export")
+    same = {
+        "kind": "semantic",
+        "concept": "nevus",
+        "tone": "dark",
+        "donor": "",
+        "canvas": "000002",
+        "generator": "main/nevus",
+    }
+    told = [
+        ({"malignant": "True"}, {"malignancy": "malignant"}, "true"),
+        ({"malignant": ""}, {"malignancy": "unknown"}, ""),
+    ]
+    told += [({"malignant": "False"}, {"malignancy": "benign"}, "false")]
+    for parquet, tar, malignant in told:
+        fields = chosen.fields("x", same | parquet)
+        assert fields == chosen.fields("x", same | tar) and fields["malignant"] == malignant
+        assert (fields["disease"], fields["skin_tone"], fields["canvas"]) == ("nevus", "dark", "000002")
+
+
+def test_of_an_exported_split_only_training_photos_were_learnt_from(tmp_path):
+    (tmp_path / "split.csv").write_text("image_id,role\n1,train\n2,test\n3,validation\n4,train\n")
+    assert ids_of(str(tmp_path / "split.csv")) == ["1", "4"]

@@ -187,7 +187,8 @@ def test_images_are_counted_by_the_data_sets_of_donor_and_canvas(tmp_path):
 def test_quality_says_what_it_was_measured_with(tmp_path):
     fid = {"light": 50, "medium": 40, "dark": 60}
     tones = {tone: {"images": 9, "fid": value, "kid": 0.01, "kid_std": 0.1} for tone, value in fid.items()}
-    audit = {"by_kind": {"semantic": tones, "real": {"dark": {"images": 3}}}, "features": "resnet18 pooled features"}
+    by_kind = {"semantic": tones, "all": tones, "real": {"dark": {"images": 3}}}
+    audit = {"by_kind": by_kind, "features": "resnet18 pooled features"}
     audit["held_out"] = {"images": 12, "seen_by_generators": 0}
     (tmp_path / "quality.json").write_text(json.dumps(audit))
     cells, page = make(tmp_path, "quality", "--quality", tmp_path / "quality.json")
@@ -198,12 +199,15 @@ def test_quality_says_what_it_was_measured_with(tmp_path):
     (tmp_path / "quality.json").write_text(json.dumps(audit))
     cells, _ = make(tmp_path, "quality", "--quality", tmp_path / "quality.json")
     assert pd.isna(one(cells, metric="fid", regime="semantic", group="dark")["differs"])
+    assert one(cells, metric="fid", regime="all", group="max/min")["value"] == 1.5
     assert "132.00" in page and "60.00" in page
     tones["dark"] |= {"fid": None, "kid": -0.0001}
     (tmp_path / "quality.json").write_text(json.dumps(audit))
     cells, page = make(tmp_path, "quality", "--quality", tmp_path / "quality.json")
     semantic = page[page.index("<h3>FID</h3>") :].split("semantic")[1].split("</tr>")[0]
     assert "undefined" in semantic and "not run" not in semantic, "too few images of the tone"
+    spread = [one(cells, metric=name, regime="all", group="max/min")["value"] for name in ("fid", "kid")]
+    assert pd.isna(spread).all(), "of a tone without a figure, or with one below zero"
     assert ">0.000<" in page and "-0.000" not in page
     assert "not run" in page[page.index("<h3>LPIPS</h3>") :], "no network was named"
 

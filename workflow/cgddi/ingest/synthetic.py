@@ -42,7 +42,7 @@ def add_parser(sources: Any) -> None:
     sub.add_argument(
         "--from", dest="origin", required=True, nargs="+", help="folder, .csv, .parquet files or .tar shards"
     )
-    sub.add_argument("--map", required=True, help="column map: cgddi, synderm, or a YAML file (docs/given.md)")
+    sub.add_argument("--map", required=True, help="column map: cgddi, synderm, export, or a YAML file (docs/given.md)")
     sub.add_argument("--sheet", default="config/images.csv", help="image sheet that donors and canvases stand in")
     sub.add_argument("--diseases", default="builtin:ddi", help="disease sheet (default builtin:ddi)")
     sub.add_argument("--prefix", default="", help="what the sheet puts before the release's image ids, e.g. clinic-")

@@ -158,7 +158,8 @@ ID_COLUMNS = ("image_id", "md5hash", "DDI_file")
 
 
 def ids_of(path: str) -> list[str]:
-    """Image ids in a table (column image_id, md5hash or DDI_file), or in a plain list, one a line.
+    """Image ids in a table (column image_id, md5hash or DDI_file), or in a plain list, one a line; of a table with a column role
+    (an export's split.csv) those of the training photos.
 
     Raises:
         UserError: it is neither.
@@ -169,7 +170,7 @@ def ids_of(path: str) -> list[str]:
         return [table.columns[0], *(cells[table.columns[0]] for _, cells in table.rows)]
     if table.problems or column is None:
         raise UserError(f"{path} is no list of image ids and no table with a column {' or '.join(ID_COLUMNS)}")
-    return [cells[column].rsplit(".", 1)[0] for _, cells in table.rows]
+    return [cells[column].rsplit(".", 1)[0] for _, cells in table.rows if cells.get("role", "train") == "train"]
 
 
 def waived(
