@@ -226,7 +226,10 @@ def test_sources_that_cannot_be_read_are_named(lab, capsys):
     for words, message in (
         (("--from", "nowhere", "--map", "cgddi"), "nowhere: no such file or folder"),
         (("--from", "config", "--map", "cgddi"), "config: holds no shards"),
-        (("--from", "config/images.csv", "--map", "nosuch"), "nosuch: no such file. Shipped maps are cgddi, export, synderm"),
+        (
+            ("--from", "config/images.csv", "--map", "nosuch"),
+            "nosuch: no such file. Shipped maps are cgddi, export, synderm",
+        ),
     ):
         assert cgddi(["ingest", "synthetic", *words, "--output", "data/x.tar"]) == 2
         assert message in capsys.readouterr().err
