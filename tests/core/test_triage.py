@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from cgddi.core.colour import lab_to_rgb, rgb_to_lab, to_uint8
 from cgddi.core.images import BACKGROUND, LESION, MARKER, RULER, SKIN
-from cgddi.core.triage import judge, scores_of, turn
+from cgddi.core.triage import judge, scores_of, texture, turn
 from cgddi.stages.canvases.settings import TriageSettings
 from cgddi.stages.healthy.region import painted_region
 from scipy.ndimage import distance_transform_edt, gaussian_filter
@@ -161,6 +161,27 @@ def test_where_little_skin_is_near_all_of_it_is_the_reference(left):
     scores, expected = scores_of(before, after, region, mask), by_hand(before, after, region, mask)
     assert scores["lesion_contrast"] == pytest.approx(expected["lesion_contrast"], abs=0.02)
     assert (scores["lesion_contrast"] < 15) == (left == 30)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.4])
+def test_texture_is_judged_in_the_octaves_that_a_photo_shows_and_grain_against_the_least_of_the_coarser_ones(scale):
+    """The place has more of some octaves and less of others than the skin around; a ruler counts as neither."""
+    rng, size = np.random.default_rng(4), 120
+    shown, inside = np.ones((size, size), bool), np.zeros((size, size), bool)
+    shown[:, -12:], inside[30:80, 30:80] = False, True
+    noise = rng.normal(0, 4, (3, size, size))
+    place = 0.8 * noise[0] + 4 * gaussian_filter(noise[1], 1.5) + 20 * gaussian_filter(noise[2], 6)
+    lightness = 60 + np.where(inside, place, gaussian_filter(noise[0], 0.5) + 6 * gaussian_filter(noise[1], 3))
+    found, ring = texture(lightness, shown, inside, shown & ~inside, scale), shown & ~inside
+    expected = dict.fromkeys((1, 2, 4, 8, 16))
+    for octave in [o for o in expected if o * scale / 2 >= 0.45]:
+        fine, coarse = (mean_of(lightness[..., None], shown, s * scale)[..., 0] for s in (octave / 2, octave))
+        spread = np.log(np.sqrt(mean_of((fine - coarse)[..., None] ** 2, shown, octave * scale)[..., 0]) + 0.02)
+        expected[octave] = np.exp(spread[inside].mean() - spread[ring].mean())
+    judged = [expected[octave] for octave in (1, 2, 4, 8) if expected[octave]]
+    assert len(judged) == (4 if scale == 1 else 2) and (scale < 1 or min(judged[1:]) < 0.8 * max(judged[1:]))
+    assert found["grain"] == pytest.approx(judged[0] / min(judged[1:]))
+    assert {octave: found[f"texture_{octave}"] for octave in expected} == pytest.approx(expected)
 
 
 def test_angles_differ_by_at_most_half_a_turn():
