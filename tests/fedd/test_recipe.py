@@ -209,6 +209,25 @@ def test_looking_at_some_pixels_estimates_the_loss_over_all(uneven, tmp_path, mo
     assert iou[0] == pytest.approx(iou[1], abs=0.12)
 
 
+def test_all_runs_of_a_study_are_watched_on_the_same_pixels(uneven, tmp_path, monkeypatch):
+    from cgddi.fedd.segmenter import train
+
+    folder, spec = uneven
+    spec, drawn = {**spec, "settings": {**spec["settings"], "steps": 10}}, []
+    monkeypatch.setattr(train, "VALIDATION_PIXELS", 100)
+    real = train.validation_pixels
+    monkeypatch.setattr(train, "validation_pixels", lambda *args: drawn.append(real(*args)) or drawn[-1])
+    for run_seed in (0, 1):
+        fedd(
+            "segmenter",
+            {**spec, "run_seed": run_seed},
+            tmp_path / str(run_seed),
+            "--features",
+            str(folder / "features.safetensors"),
+        )
+    assert torch.equal(drawn[0].x, drawn[1].x) and torch.equal(drawn[0].y, drawn[1].y)
+
+
 # ---- probe -----------------------------------------------------------------------------------------------------------
 
 

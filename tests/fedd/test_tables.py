@@ -12,7 +12,7 @@ import pytest
 from cgddi.cli import main
 from cgddi.core.bootstrap import Bootstrap
 from cgddi.core.errors import InvalidInput, UserError
-from cgddi.fedd.tables.frames import Context, read_runs
+from cgddi.fedd.tables.frames import Context, ablation_frame, read_runs
 from PIL import Image
 from sklearn.metrics import f1_score, roc_auc_score
 
@@ -110,6 +110,13 @@ def test_the_block_is_chosen_on_validation_at_the_segmenters_timestep(study):
     assert at_main.loc[4, "validation"] == pytest.approx(11 / 12, abs=1e-6)
     facts = json.loads((study[0] / "tables/summary.json").read_text())
     assert facts["chosen_blocks"]["5"] == {"block": 4, "timestep": 100, "validation_accuracy": 0.916667}
+
+
+def test_of_blocks_as_good_as_each_other_the_deeper_is_chosen(tmp_path):
+    """By accuracy on validation, then by AUC; on the test the shallow one is the better."""
+    folder = made.write_probe(tmp_path, "5", 100, {8: (1, 0), 4: (1, 3), 6: (1, 0), 2: (2, 0)})
+    frame = ablation_frame(read_runs([folder]), Context("ddi", {"5": 10}, Bootstrap(20, 0.95, 0), {}), 100)
+    assert list(frame["block"][frame["chosen"]]) == [4] and frame["validation_auc"].iloc[1:].nunique() == 1
 
 
 def test_auc_and_f1_agree_with_scikit_learn(study):

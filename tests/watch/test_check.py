@@ -169,11 +169,14 @@ def test_one_file_in_two_rows(folder):
 @pytest.mark.parametrize(("policy", "code"), [("error", 2), ("unlabelled", 0), ("split", 0), (None, 2)])
 def test_mixed_malignancy(folder, capsys, policy, code):
     sheet()
+    (folder / "e.png").write_bytes((folder / "b.png").read_bytes())
+    with open("images.csv", "a") as handle:
+        handle.write("e,e.png,c,wart,56,False,,\n")
     (folder / "d.csv").write_text("raw,concept\nmole,spot\nwart,spot\n")
     args = ["check", "--images", "images.csv", "--diseases", "d.csv", "--threads", "1"]
     assert main(args + (["--mixed-malignancy", policy] if policy else [])) == code
     said = capsys.readouterr()
-    assert "joins 1 malignant and 1 benign photos (mole, wart)" in (said.err if code else said.out)
+    assert "joins 1 malignant and 2 benign photos (mole, wart)" in (said.err if code else said.out)
 
 
 def test_sheet_problems_end_with_status_2(folder, capsys):

@@ -161,6 +161,8 @@ def test_large_files_are_read_where_every_byte_is_asked_for(world, monkeypatch):
     path, before = Path(job.outputs[0]), os.stat(job.outputs[0])
     path.write_text("x" * before.st_size)
     assert "not what its record says" not in check() and "not what its record says" in check(deep=True)
+    path.write_text("x" * (before.st_size - 1))
+    assert "not what its record says" in check(), "its size tells"
 
 
 def test_a_run_says_once_that_results_are_unknown_and_what_to_do(world):

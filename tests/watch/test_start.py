@@ -300,6 +300,11 @@ def test_a_disk_too_small_for_the_plan_is_said(world, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     lines, (problem,), (warning,) = machine.disk_problems(plan, jobs)
     assert "needs about" in str(problem) and "1 kB left" in str(problem) and "cache_gb" in str(warning)
+    for share, stops in ((0.09, True), (0.11, False), (1.01, None)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=int(needed * share): SimpleNamespace(free=free))
+        _, problems, warnings = machine.disk_problems(plan, jobs)
+        told = [["needs about" in str(p) for p in part].count(True) for part in (problems, warnings)]
+        assert told == [stops is True, stops is False], "an estimate stops a run only where there is next to no room"
 
 
 # ---- the cluster

@@ -236,5 +236,7 @@ def test_each_difference_is_a_line():
     ]
     light = [{"image_id": name, "tone": "light"} for name in "abcde"]
     assert differences({"rows": rows}, {"rows": light}) == ["rows: 5 changed (a, b, c, ...)"]
+    few = differences({"rows": rows}, {"rows": light[:3] + rows[3:]})
+    assert few == [f'rows.{name}.tone: "dark" -> "light"' for name in "abc"]
     assert differences({"images": ["a", "b"]}, {"images": ["b", "a"]}) == ["images: in another order"]
     assert differences({"blocks": [1, 2]}, {"blocks": [2]}) == ["blocks: [1, 2] -> [2]"]

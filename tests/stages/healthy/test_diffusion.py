@@ -213,6 +213,9 @@ def test_thin_lines_reach_the_latent_mask():
     assert (whole_cells(region, (64, 64), 8)[:, :8] == 255).all()
     assert not whole_cells(region, (64, 64), 8)[:, 8:].any()
     assert (whole_cells(region, (32, 32), 8)[:, :8] == 255).all()
+    region = np.zeros((3, 3), bool)
+    region[1, 1] = True  # 2.7 to 5.3 of 8 px: a part of all four cells
+    assert (whole_cells(region, (8, 8), 4) == 255).all()
 
 
 class Killed(BaseException):
