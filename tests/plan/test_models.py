@@ -9,8 +9,9 @@ import pytest
 import yaml
 from cgddi.cli import main
 from cgddi.core.errors import InvalidInput, UserError
-from cgddi.plan.config import BASE_MODEL, Config, parse_config
+from cgddi.plan.config import Config, parse_config
 from cgddi.plan.models import LOCK, HubModel, locked, named_models, read_lock, unlocked
+from cgddi.plan.sections import BASE_MODEL
 from cgddi.watch.fetch import chosen_files
 
 A, B, C = "a" * 40, "b" * 40, "c" * 40

@@ -8,8 +8,9 @@ import pytest
 import yaml
 from cgddi.core.errors import InvalidInput
 from cgddi.plan.code import ROOT
-from cgddi.plan.config import BASE_MODEL, parse_config
+from cgddi.plan.config import parse_config
 from cgddi.plan.jobs import Plan
+from cgddi.plan.sections import BASE_MODEL
 from cgddi.stages.classify.settings import LADDER, REGIMES
 
 README = (ROOT / "config/README.md").read_text()

@@ -9,9 +9,10 @@ from typing import Any
 from cgddi.core.archive import sha256
 from cgddi.fedd.plan import FeddPlan
 from cgddi.plan.code import PACKAGE
-from cgddi.plan.config import Config, Model
+from cgddi.plan.config import Config
 from cgddi.plan.content import Contents, spec_hash
 from cgddi.plan.labels import LabelledPhotos
+from cgddi.plan.sections import Model
 from cgddi.plan.sheets import Photo
 from cgddi.plan.specs import SpecFiles, revision
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Literal
 
 from cgddi.core.errors import InvalidInput, Problem
-from cgddi.plan.config import Config, Model
+from cgddi.plan.config import Config
 from cgddi.plan.configfile import read
 from cgddi.plan.intact import faults, hub_home, snapshot
+from cgddi.plan.sections import Model
 from cgddi.stages.audit.settings import hub_file
 from cgddi.stages.classify.settings import Training, training_of
 

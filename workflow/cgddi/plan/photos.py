@@ -14,9 +14,10 @@ from functools import cached_property
 from cgddi.core.errors import InvalidInput, Problem
 from cgddi.ingest.names import UNKNOWN
 from cgddi.plan import given
-from cgddi.plan.config import Cohort, Config
+from cgddi.plan.config import Config
 from cgddi.plan.models import locked
 from cgddi.plan.paths import Paths
+from cgddi.plan.sections import Cohort
 from cgddi.plan.sheets import Concept, Photo, check_files, check_same_file, load_sheets, padded
 from cgddi.plan.splits import SplitSettings, assign, taking_part
 from cgddi.stages.canvases.verdicts import read_review, verdicts_of
