@@ -13,7 +13,6 @@ from cgddi.core.errors import InvalidInput
 from cgddi.stages.canvases.review import write_page
 from cgddi.stages.canvases.verdicts import read_review, verdicts_of
 
-from tests.stages.canvases.chromium import Chromium, find
 from tests.stages.lesion_mapped.world import photo, run, spec_of, write_samples
 
 
@@ -45,17 +44,6 @@ def healthy(tmp_path_factory):
 
 def canvases_of(healthy):
     return [path.with_suffix(".canvases.tar") for path in healthy]
-
-
-@pytest.fixture
-def browser(tmp_path, request):
-    """A browser, where there is one; to install it takes a minute, which `make test-all` has (as root on Debian)."""
-    binary = find(install="not slow" not in request.config.option.markexpr)
-    if binary is None:
-        pytest.skip("no Chromium here: apt-get install chromium, or `make test-all` as root on Debian")
-    chromium = Chromium(binary, tmp_path / "chromium")
-    yield chromium
-    chromium.close()
 
 
 def test_the_page_asks_for_nothing_but_the_pictures_beside_it(healthy, tmp_path):

@@ -7,7 +7,6 @@ import json
 import pytest
 from cgddi.cli import main
 
-from tests.stages.canvases.chromium import Chromium, find
 from tests.stages.report.large import CONCEPTS, write_run
 
 
@@ -24,16 +23,6 @@ def page(tmp_path_factory):
     files[files.index("--audits") + 1] = str(folder / "main/leakage.json")
     assert main(["report", "--spec", str(spec), *files, "--output", str(folder / "out/index.html")]) == 0
     return folder / "out/index.html"
-
-
-@pytest.fixture
-def browser(tmp_path, request):
-    binary = find(install="not slow" not in request.config.option.markexpr)
-    if binary is None:
-        pytest.skip("no Chromium here: apt-get install chromium, or `make test-all` as root on Debian")
-    chromium = Chromium(binary, tmp_path / "chromium")
-    yield chromium
-    chromium.close()
 
 
 def test_a_page_of_65_concepts_stays_below_three_megabytes(page):

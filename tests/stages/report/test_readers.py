@@ -20,7 +20,7 @@ from cgddi.stages.report.readers import COLUMNS, discernment, read_answers, writ
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from tests.stages.canvases.chromium import find
+from tests.stages.chromium import find
 
 
 @pytest.fixture
