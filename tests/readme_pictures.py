@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from tests.core.procedural import lesion, skin
-from tests.stages.canvases import chromium
+from tests.stages import chromium
 
 PICTURES = ROOT / "docs/pictures"
 LIMIT = 300_000
