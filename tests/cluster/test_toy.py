@@ -5,6 +5,8 @@ One job is cancelled, one requeued, and all that run at the time are preempted.
 
 import filecmp
 import json
+import re
+import shutil
 import subprocess
 import sys
 
@@ -26,7 +28,13 @@ ONE_THREAD = ["--set-threads", *(f"{rule}=1" for rule in (*GPU_RULES, "audit"))]
 @pytest.mark.slow
 def test_toy_world_on_slurm_equals_a_local_run(cluster, tmp_path, monkeypatch):
     local, queued = small_world(tmp_path / "local"), small_world(tmp_path / "queued")
+    # The cluster's GPUs are not real: runs must not see those they were given.
+    (tmp_path / "hide").write_text("#!/bin/sh\necho export CUDA_VISIBLE_DEVICES=-1\n")
+    (tmp_path / "srun").write_text(f'#!/bin/sh\nexec {shutil.which("srun")} --task-prolog={tmp_path}/hide "$@"\n')
+    for name in ("hide", "srun"):
+        (tmp_path / name).chmod(0o755)
     profile = ["--profile", str(ROOT / "profiles/slurm"), *FAST, "--jobs", "4", *ONE_THREAD]
+    profile += ["--precommand", f"export PATH={tmp_path}:$PATH"]
     undisturbed = Run(local, "-s", str(ROOT / "Snakefile"), *RUN, "--cores", "2")
     run = Run(queued, "-s", str(ROOT / "Snakefile"), "--configfile", "config.yaml", *profile)
     try:
@@ -47,6 +55,8 @@ def test_toy_world_on_slurm_equals_a_local_run(cluster, tmp_path, monkeypatch):
             )
             subprocess.run(command if command[0] == "sbatch" else [*command, *number], check=True, cwd=tmp_path)
         assert run.finish(1500) == 0, run.log[-6000:]
+        assert re.search(r"^\[..:..:..\] \d+/\d+ done \| running \d+ \w+", run.log, re.M)
+        assert re.search(r"^(\d+) of \1 done in ", run.log, re.M)
         assert undisturbed.finish(900) == 0, undisturbed.log[-6000:]
     finally:
         run.end()
