@@ -8,7 +8,7 @@ from typing import Any
 from cgddi.core.errors import UserError
 from cgddi.job import lease
 
-HIDE = "To compute on the CPU on purpose, set CUDA_VISIBLE_DEVICES to nothing."
+HIDE = "To compute on the CPU on purpose, give the rule no GPU: `--set-resources RULE:gpu=0`."
 
 SMALLER = {
     "embedding": "lower `embedding.batch` and raise `embedding.accumulation` by the same factor: a step's images stay the same",
