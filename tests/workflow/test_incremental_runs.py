@@ -32,12 +32,12 @@ OWN = (
 
 
 def files(folder):
-    """Result -> (bytes' hash, time of change in ns); the logs, times and curves of a run are none."""
+    """Result -> (bytes' hash, time of change in ns); the logs, times, specs and states of a run are none."""
     root = folder / "results/toy"
     return {
         str(path.relative_to(root)): (file_sha256(path), path.stat().st_mtime_ns)
         for path in root.rglob("*")
-        if path.is_file() and path.relative_to(root).parts[0] not in ("logs", "benchmarks", ".state")
+        if path.is_file() and path.relative_to(root).parts[0] not in ("logs", "benchmarks", ".plan", ".state")
     }
 
 
