@@ -59,7 +59,7 @@ data/toy/images.csv: | $(READY)
 	    --masks data/toy/test/masks --diseases config/toy/diseases.csv --cohort toy-test --prefix test- --append --output $@.part
 	mv $@.part $@
 
-## Real, synthetic and synthetic then real beside controls on five toy worlds, each with its own generators (two hours on 2 cores).
+## Real, synthetic and synthetic then real beside controls on five toy worlds, each with its own generators (an hour or two on 2 cores).
 claim: $(READY)
 	$(BIN)/cgddi toy-claim
 	@echo "Tables: results/claim/claim.md"

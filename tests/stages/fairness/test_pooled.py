@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,20 @@ def write_results(root: Path, data_seed: int, **record) -> Path:
         for seed in (0, 1):
             write_run(root / "classify", regime, 10 * data_seed + seed, skill + 0.1 * data_seed, **record)
     return root
+
+
+def as_the_workflow_writes_them(root: Path) -> None:
+    """The test photos' labels stand in the spec of the tables, and not in the predictions."""
+    labels = {}
+    for path in root.glob("**/predictions.csv"):
+        table = pd.read_csv(path, dtype={"malignant": str})
+        for row in table.to_dict("records"):
+            known = {"concept": row["concept"], "tone": row["tone"], "malignant": row["malignant"].lower() == "true"}
+            assert labels.setdefault(row["image_id"], known) == known
+        table.drop(columns=["concept", "tone", "malignant"]).to_csv(path, index=False)
+    (root / "fairness").mkdir()
+    spec = {"labels": [{"image_id": image, **known} for image, known in labels.items()]}
+    (root / "fairness/summary.json").write_text(json.dumps({"spec": spec}))
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +139,8 @@ def test_one_command_pools_the_results_of_all_data_seeds(tmp_path, monkeypatch, 
     (tmp_path / "toy.yaml").write_text("fairness: {rarity_counts: train}\n")
     monkeypatch.chdir(tmp_path)
     for seed in (1, 2, 3):
-        write_results(Path("results/claim") / str(seed), seed, **({"selection": "test"} if seed == 2 else {}))
+        root = write_results(Path("results/claim") / str(seed), seed, **({"selection": "test"} if seed == 2 else {}))
+        as_the_workflow_writes_them(root)
     order = ["--configfile", "toy.yaml", "--tables-only", "--seeds"]
     assert claim.main([*order, "1", "2", "3"]) == 0
     text = capsys.readouterr().out

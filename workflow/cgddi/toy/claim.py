@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import fcntl
 import io
+import json
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from cgddi.core.archive import write_atomic
 from cgddi.core.errors import UserError
+from cgddi.core.labels import labels_of
 
 SETS = (("ddi", "toy", []), ("test", "toy-test", ["--prefix", "test-", "--append"]))
 """Folder of the world, cohort, and further arguments of `cgddi ingest`."""
@@ -69,14 +71,13 @@ def pool(folders: dict[str, Path], settings: dict, output: Path) -> None:
     from cgddi.stages.fairness.predictions import read_run
     from cgddi.stages.fairness.settings import FairnessSettings
 
-    options = FairnessSettings(**settings)
-    runs = {
-        seed: [read_run(path) for path in sorted(folder.glob("classify/*/*/*/*/predictions.csv"))]
-        for seed, folder in folders.items()
-    }
-    empty = [seed for seed, of_seed in runs.items() if not of_seed]
-    if empty:
-        raise UserError(f"data seed {empty[0]}: no predictions below {folders[empty[0]]}. Run it first.")
+    options, runs = FairnessSettings(**settings), {}
+    for seed, folder in folders.items():
+        paths, summary = sorted(folder.glob("classify/*/*/*/*/predictions.csv")), folder / "fairness/summary.json"
+        if not (paths and summary.is_file()):
+            raise UserError(f"data seed {seed}: no predictions and tables below {folder}. Run it first.")
+        labels = labels_of(json.loads(summary.read_text(encoding="ascii"))["spec"])
+        runs[seed] = [read_run(path, labels) for path in paths]
     datasets = pooled.by_dataset(runs, options)
     table = pooled.pooled(datasets, options.confidence)
     tests = pooled.differences(datasets, options.compare, options.confidence)
