@@ -171,7 +171,7 @@ def test_texture_is_judged_in_the_octaves_that_a_photo_shows_and_grain_against_t
     shown[:, -12:], inside[30:80, 30:80] = False, True
     noise = rng.normal(0, 4, (3, size, size))
     place = 0.8 * noise[0] + 4 * gaussian_filter(noise[1], 1.5) + 20 * gaussian_filter(noise[2], 6)
-    lightness = 60 + np.where(inside, place, gaussian_filter(noise[0], 0.5) + 6 * gaussian_filter(noise[1], 3))
+    lightness = 60 + np.where(inside, place, gaussian_filter(noise[0], 0.5) + 16 * gaussian_filter(noise[1], 3))
     found, ring = texture(lightness, shown, inside, shown & ~inside, scale), shown & ~inside
     expected = dict.fromkeys((1, 2, 4, 8, 16))
     for octave in [o for o in expected if o * scale / 2 >= 0.45]:

@@ -40,7 +40,7 @@ def run(spec, out):
 
 
 def test_a_unet_learns_the_lesion_and_repeats_itself_byte_for_byte(study, tmp_path):
-    spec = spec_of(study, "segmentation", "mobilenet_v2", {"epochs": 10, "patience": 10})
+    spec = spec_of(study, "segmentation", "mobilenet_v2", {"epochs": 20, "patience": 20})
     assert run(spec, tmp_path / "a") == 0
     names = {"test.csv", "validation.csv", "pictures.safetensors", "weights.safetensors", "record.json"}
     assert {path.name for path in (tmp_path / "a").iterdir()} == names
@@ -62,7 +62,7 @@ def test_a_unet_learns_the_lesion_and_repeats_itself_byte_for_byte(study, tmp_pa
     assert len(table) == 6 * 5 and (table.groupby("image_id")["truth"].sum() == 64 * 64).all()
     assert (table["union"] == table["predicted"] + table["truth"] - table["intersection"]).all()
     lesion = table[table["class"] == "lesion"]
-    assert lesion["intersection"].sum() / lesion["union"].sum() > 0.5
+    assert lesion["intersection"].sum() / lesion["union"].sum() > 0.5  # 0.49 after half as many epochs
     record = json.loads((tmp_path / "a/record.json").read_text())
     assert record["training_images"] == sorted(row["image_id"] for row in study["train"])
     assert record["counts"]["test"]["dark"] == {"images": 2, "malignant": 1}

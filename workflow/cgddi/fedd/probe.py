@@ -180,10 +180,11 @@ def fit(
             networks.eval()
             with torch.no_grad():
                 losses = functional.binary_cross_entropy_with_logits(networks(held_x)[..., 0], held_y, reduction="none")
-            losses = losses.mean(0).cpu()
+            # one wait for the device
+            train_loss, losses = torch.cat([loss.detach()[None], losses.mean(0)]).cpu().tensor_split([1])
             if not torch.isfinite(losses).all():
                 raise UserError(f"a probe's loss is not a number at epoch {epoch}. Lower fedd.probe.learning_rate.")
-            curve.append({"train_loss": loss.item(), "held_out/loss": losses.mean().item()})
+            curve.append({"train_loss": train_loss.item(), "held_out/loss": losses.mean().item()})
             report(curve[-1], step=epoch)
             best.look(epoch, losses)
             if best.stop(epoch):
