@@ -127,7 +127,7 @@ def test_healthy_skin_and_mapping_use_them(whole, results):
     usable = {image for image, row in of_concept.items() if row["has_mask"]}
     healthy = {row["key"] for archive in archives(results, "healthy") for row in archive.rows}
     assert healthy and healthy <= usable
-    (mapped,) = archives(results, "lesion_mapped")
+    (mapped,) = archives(results, "lesion_mapped", "toy/toy")
     made = {row["donor"] for row in mapped.rows}
     assert made and made <= usable and mapped.record["spec"]["images"] == sorted(of_concept)
 
