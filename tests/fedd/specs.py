@@ -24,3 +24,10 @@ def train(job: str, spec: Mapping[str, Any], features: Path, output: Path) -> di
     files = ["--spec", spec_file(spec, output), "--features", str(features), "--output-dir", str(output)]
     assert main([job, *files, "--threads", "1"]) == 0
     return json.loads((output / "record.json").read_text())
+
+
+def fedd(job: str, spec: Mapping[str, Any], folder: Path, *arguments: str) -> dict[str, Any]:
+    """Run a command of the study into `folder`/out; its record."""
+    command = [job, "--spec", spec_file(spec, folder / "out"), *arguments, "--output-dir", str(folder / "out")]
+    assert main([*command, "--threads", "1"]) == 0
+    return json.loads((folder / "out/record.json").read_text())
