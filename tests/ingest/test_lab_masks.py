@@ -69,7 +69,9 @@ KINDS = {
     ),
     "one bit": (lambda: lesion().convert("1"), {"0": 4, "1": 1}),
     "jpeg": (lambda: lesion(), {"0": 4, "255": 1}),
+    "floats": (lambda: lesion(spot=1).convert("F"), {"0": 4, "1": 1}),
 }
+ENDINGS = {"jpeg": "jpg", "floats": "npy"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -77,7 +79,7 @@ def test_the_id_map_is_proposed_taken_by_one_option_and_then_nothing_stands_agai
     make, ids = KINDS[kind]
     args = lab(folder, 3)
     for i in range(3):
-        save_mask(make(), folder / f"masks/IMG_{i}.{'jpg' if kind == 'jpeg' else 'png'}")
+        save_mask(make(), folder / f"masks/IMG_{i}.{ENDINGS.get(kind, 'png')}")
     (folder / "config.yaml").write_text("images: images.csv # ours\ndiseases: diseases.csv\n")
     assert main([*args, "--masks", "masks"]) == 0
     said = capsys.readouterr().out

@@ -31,6 +31,17 @@ def test_a_letter_that_looks_latin_is_refused(folder, capsys):
     assert not (folder / "diseases.csv").exists() and not (folder / "images.csv").exists()
 
 
+def test_columns_of_other_names_are_asked_for(folder, capsys):
+    args = lab(folder, 3)
+    table = (folder / "lab.csv").read_text()
+    (folder / "lab.csv").write_text(table.replace("disease", "Diagnosis").replace("skin_tone", "FST"))
+    assert main(args) == 2
+    said = capsys.readouterr().err
+    assert "lab.csv, row 1, column disease: " in said and "Say which of file, Diagnosis, FST, malignant it is" in said
+    assert "--column skin_tone=NAME" in said and "column=file" not in said and not (folder / "diseases.csv").exists()
+    assert main([*args, "--column", "disease=Diagnosis", "--column", "skin_tone=FST"]) == 0
+
+
 def test_what_a_person_typed_into_the_sheets_stays(folder, capsys):
     args = lab(folder, 3)
     assert main(args) == 0

@@ -27,7 +27,7 @@ def read_mask(path: str | Path, id_map: Mapping[str, int] | None = None) -> np.n
     """A human mask as an (H, W) uint8 array of class ids 0 to 4.
 
     Args:
-        path: a 2-D integer `.npy` (as sDDI publishes them) or a picture: class ids, a palette, colours or one class; of a JPEG
+        path: a 2-D `.npy` of whole numbers (as sDDI publishes them) or a picture: class ids, a palette, colours or one class; of a JPEG
             black and white alone (see `_black_or_white`).
         id_map: value in the file -> class id; keys are numbers (grey values, palette indices) or `#rrggbb` colours.
             None: the file holds class ids.
@@ -83,7 +83,8 @@ def _read_npy(path: Path) -> np.ndarray:
     if not isinstance(values, np.ndarray):
         values.close()
         raise UserError(f"{path}: is a .npz archive under another name. Save the one array with numpy.save.")
-    if values.ndim != 2 or 0 in values.shape or values.dtype.kind not in "iub":
+    whole = values.dtype.kind in "iub" or (values.dtype.kind == "f" and bool((values == np.rint(values)).all()))
+    if values.ndim != 2 or 0 in values.shape or not whole:
         raise UserError(
             f"{path}: a mask is a 2-D array of whole numbers, this one is {values.dtype} of shape {values.shape}. "
             "Save class ids of shape (height, width)."

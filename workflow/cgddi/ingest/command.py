@@ -150,7 +150,9 @@ def read_incoming(args: argparse.Namespace, cohort: str) -> Incoming:
     incoming = _read_source(args, cohort)
     for _, row in incoming.table.rows:
         row["image_id"] = args.prefix + row["image_id"] if row["image_id"] else ""
-    if not incoming.table.rows and not incoming.table.problems:
+    if not incoming.table.rows:
+        if incoming.table.problems:
+            raise InvalidInput(incoming.table.problems)
         raise UserError("\n".join([f"{args.metadata}: no row is left to write.", *incoming.notes]))
     return incoming
 

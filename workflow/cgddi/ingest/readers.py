@@ -315,7 +315,12 @@ def read_folder(
             of_sheet, of_table = ", ".join((*COLUMNS, *MEASURED)), ", ".join(source.columns)
             raise UserError(f"--column {column}={name}: the sheet has {of_sheet}; the table has {of_table}.")
     names = {column: columns.get(column, column) for column in (*COLUMNS, *MEASURED)}
-    header = check_columns(source, [names[column] for column in ("file", "disease", "skin_tone")], strict=False)
+    have = ", ".join(source.columns[:20])
+    header = [
+        replace(problem, remedy=f"Say which of {have} it is: --column {column}=NAME.")
+        for column in ("file", "disease", "skin_tone")
+        for problem in check_columns(source, [names[column]], strict=False)
+    ]
     table = Table(source.source, list(COLUMNS), problems=source.problems + header)
     incoming = Incoming(table, names)
     if header or not source.columns:
