@@ -175,3 +175,16 @@ def test_column_maps_on_the_layouts_of_public_sets(folder, capsys, name):
         os.mkdir(folder / "p")
         assert main(args[: args.index("--also")] + args[args.index("--images") :] + ["--write-diseases", "d.csv"]) == 2
         assert "--also" in capsys.readouterr().err
+
+
+def test_two_tables_in_the_wrong_order_and_of_another_set(folder, capsys):
+    (folder / "p").mkdir()
+    for name, text in (("photos", MILK), ("lesions", MILK_TRUTH)):
+        (folder / f"{name}.csv").write_text(text)
+    rest = ["--images", "p", "--output", "images.csv", "--write-diseases", "diseases.csv"]
+    start = ["ingest", "folder", "--map"]
+    assert main([*start, "milk10k", "--table", "lesions.csv", "--also", "photos.csv", *rest]) == 2
+    said = capsys.readouterr().err  # a lesion's second photo would be lost
+    assert "photos.csv, column lesion_id: " in said and "IL_0000652" in said and "Give this table by --table" in said
+    assert main([*start, "pad-ufes-20", "--table", "photos.csv", *rest]) == 2
+    assert "column 'img_id' is missing. Take the tables the map is made for" in capsys.readouterr().err

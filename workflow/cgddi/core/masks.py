@@ -27,8 +27,8 @@ def read_mask(path: str | Path, id_map: Mapping[str, int] | None = None) -> np.n
     """A human mask as an (H, W) uint8 array of class ids 0 to 4.
 
     Args:
-        path: a 2-D `.npy` of whole numbers (as sDDI publishes them) or a picture: class ids, a palette, colours or one class; of a JPEG
-            black and white alone (see `_black_or_white`).
+        path: a 2-D `.npy` of whole numbers (as sDDI publishes them) or a picture: class ids, a palette, colours or one class; of
+            a JPEG black and white alone (see `_black_or_white`).
         id_map: value in the file -> class id; keys are numbers (grey values, palette indices) or `#rrggbb` colours.
             None: the file holds class ids.
 

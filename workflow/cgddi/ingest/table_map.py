@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
-from cgddi.core.errors import InvalidInput, UserError
+from cgddi.core.errors import InvalidInput, Problem, UserError
 from cgddi.core.settings import Settings
 from cgddi.ingest.column_map import read_yaml_map
 from cgddi.ingest.table import Table, check_columns, read_table
@@ -115,7 +117,7 @@ def joined(metadata: str, also: list[str], chosen: TableMap) -> tuple[Table, int
 
     Raises:
         UserError: the map joins tables and only one is given.
-        InvalidInput: a table has problems, or lacks columns that the map names.
+        InvalidInput: a table has problems, lacks columns that the map names, or is joined by a key that stands there twice.
     """
     table = read_table(metadata)
     if chosen.join and not also:
@@ -127,7 +129,13 @@ def joined(metadata: str, also: list[str], chosen: TableMap) -> tuple[Table, int
     if not problems:
         have = {column for one in (table, *others) for column in one.columns}
         whole = Table(table.source, sorted(have))
-        problems = check_columns(whole, sorted(chosen.needed()), strict=False)
+        remedy = f"Take the tables the map is made for, or another map: {chosen.about}."
+        problems = [replace(p, remedy=remedy) for p in check_columns(whole, sorted(chosen.needed()), strict=False)]
+    for other in others if not problems else ():
+        keys = Counter(row[chosen.join] for _, row in other.rows)
+        if repeated := next((key for key, count in keys.items() if count > 1), ""):
+            message, remedy = "has several rows of one key, of which one alone would be read", "Give this table by --table."
+            problems.append(Problem(other.source, message, remedy, column=chosen.join, value=repeated))
     if problems:
         raise InvalidInput(problems)
     lacking = 0
