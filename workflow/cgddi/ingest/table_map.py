@@ -134,7 +134,10 @@ def joined(metadata: str, also: list[str], chosen: TableMap) -> tuple[Table, int
     for other in others if not problems else ():
         keys = Counter(row[chosen.join] for _, row in other.rows)
         if repeated := next((key for key, count in keys.items() if count > 1), ""):
-            message, remedy = "has several rows of one key, of which one alone would be read", "Give this table by --table."
+            message, remedy = (
+                "has several rows of one key, of which one alone would be read",
+                "Give this table by --table.",
+            )
             problems.append(Problem(other.source, message, remedy, column=chosen.join, value=repeated))
     if problems:
         raise InvalidInput(problems)
