@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 from cgddi.stages.report.answer import comparison, groups, sentences
+from cgddi.stages.report.page import answer_of
 
 
 def row(metric, group, difference, low, high, runs=3, **more):
@@ -67,7 +69,7 @@ def test_the_plot_has_its_zero_in_the_middle_and_shows_what_does_not_fit_at_its_
         [
             row("balanced_accuracy", "all", 0.1, 0.05, 0.2),
             row("accuracy", "dark", 0.0, -0.1, 0.1),
-            row("eom", "all", 0.1, -0.9, 0.9),
+            row("eom", "all", 0.18, -0.9, 0.9),
             row("auc", "all", None, None, None),
         ]
     )[0]
@@ -80,9 +82,26 @@ def test_the_plot_has_its_zero_in_the_middle_and_shows_what_does_not_fit_at_its_
     balanced, dark, eom = plot.rows
     assert (balanced["low"], balanced["at"], balanced["high"]) == (62.5, 75, 100) and balanced["sure"]
     assert (dark["low"], dark["at"], dark["high"]) == (25, 50, 75) and not dark["sure"]
-    assert (eom["low"], eom["high"], eom["told"]) == (0, 100, "+10.0 (−90.0 to +90.0)")
+    assert (eom["low"], eom["high"], eom["told"]) == (0, 100, "+18.0 (−90.0 to +90.0)")
+    assert (
+        comparison(rows | {("eom", "all"): row("eom", "all", 0.35, -0.9, 0.9)}).reach == 50
+    )  # its dot is never cut off
 
 
 def test_comparisons_stand_in_the_order_of_the_table():
     rows = [row("accuracy", "all", 0.1, 0, 1, first=first) for first in ("synthetic_real", "synthetic")]
     assert [comparison(each).title.split()[0] for each in groups(rows)] == ["synthetic_real", "synthetic"]
+
+
+def test_what_is_said_of_eom_adds_up(tmp_path):
+    setting = {"split": "main", "method": "fairdisco", "task": "malignancy", "runs": 3, "caveats": "", "images": 450}
+    figures = [("real", "eom", 0.393, 0.3948), ("synthetic", "eom", 0.7722, 0.7189)]
+    figures += [(regime, "accuracy", 0.5, None) for regime in ("real", "synthetic")]
+    rows = [
+        setting | {"regime": regime, "metric": metric, "group": "all", "value": value, "unbiased": unbiased}
+        for regime, metric, value, unbiased in figures
+    ]
+    pd.DataFrame(rows).assign(low=0.2, high=0.9).to_csv(tmp_path / "metrics.csv", index=False)
+    paired = [row("eom", "all", 0.7189 - 0.3948, 0.09, 0.62)]
+    *_, eom = answer_of({"paired": paired}, str(tmp_path / "summary.json"))["sentences"]
+    assert "raised EOM by 32.4 points (+9.0 to +62.0), from 39.5 to 71.9 %" in eom

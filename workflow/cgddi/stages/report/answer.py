@@ -69,8 +69,7 @@ def comparison(rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> Comparison:
     ends = [
         abs(row[end])
         for _, row in shown
-        if row["metric"] != "eom"
-        for end in ("difference", "low", "high")
+        for end in (("difference",) if row["metric"] == "eom" else ("difference", "low", "high"))
         if end in row
     ]
     reach = next(size for size in (0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0) if size >= max(ends, default=0))
@@ -104,7 +103,7 @@ def sentences(
 
     Args:
         rows: by (metric, group), as the fairness stage's `paired` has them.
-        values: (split, method, regime, metric, group) -> the figure.
+        values: (split, method, regime, metric, group) -> the figure, median-unbiased where the difference is.
         photos: (split, group) -> test photos.
     """
     any_row = next(iter(rows.values()))
@@ -124,7 +123,7 @@ def sentences(
             f"on {photos.get((split, 'all'), any_row['images'])} test photos",
         ),
         ("accuracy", "dark", "accuracy on dark skin", f"on {photos.get((split, 'dark'), 'the')} photos"),
-        ("eom", "all", "EOM", "where 100 % is the same opportunity for all tones"),
+        ("eom", "all", "EOM", "less the gaps that chance adds; 100 % is the same opportunity for all tones"),
     ):
         row = rows.get((metric, group), {})
         if "difference" not in row:
