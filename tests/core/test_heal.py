@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 
 import numpy as np
@@ -9,9 +10,10 @@ import pytest
 from cgddi.core.colour import delta_e, lab_to_rgb, rgb_to_lab, to_uint8
 from cgddi.core.heal import FADING, Patchwork, Places, cut, heal, parts, roughness
 from cgddi.core.images import LESION, SKIN
-from cgddi.core.membrane import Membrane
+from cgddi.core.membrane import Membrane, raised
 from cgddi.core.skin import plain_skin, unlike
 from cgddi.stages.healthy.region import painted_region
+from PIL import Image
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from tests.core.procedural import hole, octave_contrast, skin
@@ -32,6 +34,29 @@ def test_a_hole_in_plain_skin_is_healed_with_skin_like_that_it_hid(seed, tone):
     assert np.median(delta_e(ours, lab)[inside]) < 1.15 * texture
     ratios = np.array(octave_contrast(ours[..., 0], inside)) / octave_contrast(lab[..., 0], inside)
     assert (ratios > 0.75).all() and (ratios < 1.33).all(), ratios
+
+
+def test_copies_of_a_jpeg_have_its_finest_chroma_and_no_rounding_noise_beside_it():
+    file, mask = io.BytesIO(), hole(1, 256)
+    Image.fromarray(skin(1, 256, hairs=0)).save(file, "JPEG", quality=90)  # chroma of half the size: smooth but for 8 bits
+    truth, region = np.asarray(Image.open(file)), painted_region(mask)
+    spoilt = np.where((mask == LESION)[..., None], (90, 30, 30), truth).astype(np.uint8)
+    fine = []
+    for picture in (heal(spoilt, region, mask == SKIN).picture, truth):
+        chroma = rgb_to_lab(picture)[..., 1:]
+        fine.append((chroma - gaussian_filter(chroma, (0.5, 0.5, 0)))[region >= 128].std(0))
+    assert (fine[0] / fine[1] < 1.15).all(), "1.2 and 1.33 where sums are rounded"
+
+
+def test_a_surface_raises_pixels_by_whole_levels_and_changes_hue_alike_under_any_light():
+    rng = np.random.default_rng(0)
+    pixels, light = rng.integers(40, 200, (500, 3)).astype(np.uint8), rng.uniform(-20, 20, (500, 1))
+    lit = raised(pixels, light + np.array([[3.3, 0.0, -2.3]])).astype(int)
+    assert (np.diff(lit) == np.diff(pixels.astype(int)) + (-3, -2)).all()
+    assert np.abs(lit[:, 1:2] - pixels[:, 1:2] - light).max() <= 0.5
+    surface = rng.uniform(-20, 20, (500, 3))
+    assert np.abs(raised(pixels, surface) - pixels.astype(float) - surface).max() <= 1
+    assert raised(np.array([[250, 3, 128]], np.uint8), np.array([[9.0, -9.0, 0.0]])).tolist() == [[255, 0, 128]]
 
 
 def test_the_place_that_was_copied_into_the_photo_is_found_again():

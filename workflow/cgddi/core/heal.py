@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import fft, ndimage
 
-from cgddi.core.colour import lab_to_rgb, rgb_to_lab, to_uint8
-from cgddi.core.membrane import Membrane
+from cgddi.core.colour import lab_to_rgb, rgb_to_lab
+from cgddi.core.membrane import Membrane, raised
 from cgddi.core.skin import grown, lighting, local_mean, plain_skin, scale_of
 
 RING = 10
@@ -299,15 +299,22 @@ class Patchwork:
         changed = piece != 0
         colours = photo[window].copy()
         if changed.any():
+            texture = self.paint[window][..., :3] * (piece > 0)[..., None]
             paint = self.places.lab[window].copy()
-            paint[changed] = self._skin()[window][changed]
-            paint[piece > 0] += self.paint[window][..., :3][piece > 0]
+            paint[changed] = (self._skin()[window] + texture)[changed]
             steps = self._steps(paint, piece, window)
             paint[changed] += Membrane(changed, (steps != 0).any(-1), FADING * self.places.scale)(
                 np.zeros_like(paint), steps
             )
-            colours[changed] = to_uint8(lab_to_rgb(paint[changed]))
+            texture, source = texture[changed], self._source(piece[changed], window, *np.nonzero(changed))
+            own, wanted = (lab_to_rgb(lab - texture) for lab in (self.places.lab[source], paint[changed]))
+            colours[changed] = raised(photo[source], 255 * (wanted - own))
         return colours[self.part[window]]
+
+    def _source(self, label: np.ndarray, window: tuple[slice, slice], y: np.ndarray, x: np.ndarray):
+        """Rows and columns in the photo where pieces of these labels have the window's pixels (y, x) from."""
+        shift = np.array(self.shifts)[np.maximum(label, 0)]
+        return y + window[0].start + shift[:, 0], x + window[1].start + shift[:, 1]
 
     def _skin(self) -> np.ndarray:
         """The colour (H, W, 3) of the skin around, as it is lit there: a plane that is fitted to the nearer part of it."""
@@ -335,11 +342,10 @@ class Patchwork:
 
     def _step(self, label: np.ndarray, one: tuple, two: tuple, window: tuple[slice, slice]):
         """(difference between two neighbours where the piece of that label comes from, whether both are skin there)."""
-        shift = np.array(self.shifts)[np.maximum(label, 0)]
         height, width = self.part.shape
         places, usable = [], label > 0
-        for y, x in (one, two):
-            y, x = y + window[0].start + shift[:, 0], x + window[1].start + shift[:, 1]
+        for place in (one, two):
+            y, x = self._source(label, window, *place)
             usable &= (y >= 0) & (y < height) & (x >= 0) & (x < width)
             places.append((y.clip(0, height - 1), x.clip(0, width - 1)))
             usable &= self.places.usable[places[-1]]

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from cgddi.core.settings import Settings, located
 
-REVISION = 4
+REVISION = 5
 
 KINDS = ("leakage", "quality", "tone", "memorisation")
 """The audits of a split: `cgddi audit KIND`."""

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from cgddi.core.settings import Precision, Settings, located
 
-REVISION = 5
+REVISION = 6
 
 
 class HealthySettings(Settings):
