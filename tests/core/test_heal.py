@@ -38,7 +38,9 @@ def test_a_hole_in_plain_skin_is_healed_with_skin_like_that_it_hid(seed, tone):
 
 def test_copies_of_a_jpeg_have_its_finest_chroma_and_no_rounding_noise_beside_it():
     file, mask = io.BytesIO(), hole(1, 256)
-    Image.fromarray(skin(1, 256, hairs=0)).save(file, "JPEG", quality=90)  # chroma of half the size: smooth but for 8 bits
+    Image.fromarray(skin(1, 256, hairs=0)).save(
+        file, "JPEG", quality=90
+    )  # chroma of half the size: smooth but for 8 bits
     truth, region = np.asarray(Image.open(file)), painted_region(mask)
     spoilt = np.where((mask == LESION)[..., None], (90, 30, 30), truth).astype(np.uint8)
     fine = []
