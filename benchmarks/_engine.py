@@ -76,7 +76,7 @@ def toy_model(folder: Path) -> Path:
         "vae": new_autoencoder(),
         "scheduler": new_scheduler(),
     }
-    return _save(folder, parts)
+    return save_model(folder, parts)
 
 
 def sd21_model(folder: Path, weights: bool = True) -> Path:
@@ -134,14 +134,19 @@ def sd21_model(folder: Path, weights: bool = True) -> Path:
         set_alpha_to_one=False,
         steps_offset=1,
     )
-    return _save(folder, {"text_encoder": text, "unet": unet, "vae": vae, "scheduler": scheduler}, weights)
+    return save_model(folder, {"text_encoder": text, "unet": unet, "vae": vae, "scheduler": scheduler}, weights)
 
 
-def _save(folder: Path, parts: dict, weights: bool = True) -> Path:
+def save_model(folder: Path, parts: dict, weights: bool = True, kind: str = "StableDiffusionPipeline") -> Path:
+    """A model folder in diffusers layout: configs, weights where they are wanted; tokenizers are there already.
+
+    Args:
+        kind: diffusers' pipeline.
+    """
     for name, part in parts.items():
         if weights or name == "scheduler":
             part.save_pretrained(folder / name)
-        elif name == "text_encoder":
+        elif name.startswith("text_encoder"):
             part.config.save_pretrained(folder / name)
         else:
             part.save_config(folder / name)
@@ -151,7 +156,7 @@ def _save(folder: Path, parts: dict, weights: bool = True) -> Path:
         "safety_checker": [None, None],
         "feature_extractor": [None, None],
     }
-    index |= {"_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.30.0", "image_encoder": [None, None]}
+    index |= {"_class_name": kind, "_diffusers_version": "0.30.0", "image_encoder": [None, None]}
     (folder / "model_index.json").write_text(json.dumps(index | {"requires_safety_checker": False}))
     return folder
 

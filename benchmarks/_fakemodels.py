@@ -50,6 +50,56 @@ def sd21(folder: Path) -> Path:
     return folder
 
 
+def sdxl(folder: Path) -> Path:
+    """SDXL base's folder (its published configs) without its weights."""
+    import shutil
+
+    from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    sd = sd21(folder / "sd21")
+    for name in ("tokenizer", "tokenizer_2"):
+        shutil.copytree(sd / "tokenizer", folder / name)
+    with weightless():
+        unet = UNet2DConditionModel(
+            sample_size=128,
+            block_out_channels=(320, 640, 1280),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            transformer_layers_per_block=(1, 2, 10),
+            attention_head_dim=(5, 10, 20),
+            cross_attention_dim=2048,
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=256,
+            projection_class_embeddings_input_dim=2816,
+        )
+        parts = {
+            "text_encoder": CLIPTextModel(clip_text(768, 12)),
+            "text_encoder_2": CLIPTextModelWithProjection(clip_text(1280, 32, 1280)),
+            "unet": unet,
+            "vae": AutoencoderKL.from_config(AutoencoderKL.load_config(sd, subfolder="vae"), scaling_factor=0.13025),
+        }
+    parts["scheduler"] = EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
+    )
+    return _engine.save_model(folder, parts, weights=False, kind="StableDiffusionXLPipeline")
+
+
+def clip_text(width: int, layers: int, projection: int = 512):
+    """A CLIP text encoder's config: OpenAI's shapes, heads of 64 channels."""
+    from transformers import CLIPTextConfig
+
+    return CLIPTextConfig(
+        vocab_size=49408,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 64,
+        projection_dim=projection,
+    )
+
+
 def photos(count: int, size: int, prefix: str):
     """Random photos of the three tones."""
     from cgddi.core.images import TONES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -149,23 +150,118 @@ def probe(photos: int = 60, blocks: int = 18, seeds: int = 5, epochs: int = 4) -
     return lambda: fit(train, held, settings, list(range(blocks)), list(range(seeds)), (1, "probe"))
 
 
-def inpainter(model: dict[str, Any], settings, size: int = 64, count: int = 2) -> Callable[[], Any]:
+def inpainter(source: Path | Callable[[], Any], settings, size: int = 64, count: int = 2) -> Callable[[], Any]:
     """`cgddi healthy` of a batch by a diffusion model.
 
     Args:
-        model: as in a job's spec; its weights are read and put on the fake device. settings: `HealthySettings`.
+        source: the model's folder, or what makes its pipeline, of modules without weights. settings: `HealthySettings`.
     """
     from cgddi.job.runtime import torch_dtype
-    from cgddi.stages.healthy.diffusion import DiffusionInpainter
+    from cgddi.stages.healthy import diffusion
 
-    with _disable_current_modes():
-        made = DiffusionInpainter(model, settings, torch.device("cpu"))
-    for part in made.pipeline.components.values():
+    given = source if callable(source) else None
+    stays = mock.patch.object(diffusion.DiffusionPipeline, "to", lambda pipeline, *_: pipeline)
+    made = mock.patch.object(diffusion, "load_pipeline", lambda *_: given()) if given else contextlib.nullcontext()
+    with _disable_current_modes(), stays, made:
+        inpainter = diffusion.DiffusionInpainter({"source": str(source)}, settings, torch.device("cpu"))
+    for part in inpainter.pipeline.components.values():
         if isinstance(part, torch.nn.Module):
-            fake_parameters(part, torch_dtype(settings.precision))
-    made.device = CUDA
+            fake_parameters(part.eval().requires_grad_(False), torch_dtype(settings.precision))
+    inpainter.device = CUDA
     draw = np.random.default_rng(0)
     photos = [draw.integers(0, 256, (size, size, 3), dtype=np.uint8) for _ in range(count)]
     region = np.zeros((size, size), np.float32)
     region[size // 4 : size // 2, size // 4 : size // 2] = 1
-    return lambda: made.inpaint(photos, [region] * count, [region == 0] * count, list(range(count)))
+    return lambda: inpainter.inpaint(photos, [region] * count, [region == 0] * count, list(range(count)))
+
+
+def sd2_inpainting(sd21: Path) -> Any:
+    """Stable Diffusion 2's inpainting pipeline without weights: 2.1's parts, and nine channels of input.
+
+    Args:
+        sd21: see `_fakemodels.sd21`.
+    """
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionInpaintPipeline, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    with _fakemodels.weightless():
+        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(sd21, subfolder="unet"), in_channels=9)
+        vae = AutoencoderKL.from_config(AutoencoderKL.load_config(sd21, subfolder="vae"))
+        text = CLIPTextModel(CLIPTextModel.config_class.from_pretrained(sd21 / "text_encoder"))
+    return StableDiffusionInpaintPipeline(
+        vae=vae,
+        text_encoder=text,
+        tokenizer=CLIPTokenizer.from_pretrained(sd21 / "tokenizer"),
+        unet=unet,
+        scheduler=DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def kandinsky22(tokenizer: Path) -> Any:
+    """Kandinsky 2.2's inpainting pipeline with its prior (their published configs) without weights.
+
+    Args:
+        tokenizer: CLIP's.
+    """
+    import diffusers
+    from transformers import (
+        CLIPImageProcessor,
+        CLIPTextModelWithProjection,
+        CLIPTokenizer,
+        CLIPVisionConfig,
+        CLIPVisionModelWithProjection,
+    )
+
+    vision = CLIPVisionConfig(
+        hidden_size=1664,
+        intermediate_size=8192,
+        num_hidden_layers=48,
+        num_attention_heads=16,
+        patch_size=14,
+        projection_dim=1280,
+    )
+    with _fakemodels.weightless():
+        prior = {
+            "prior": diffusers.PriorTransformer(num_layers=20, embedding_dim=1280),
+            "image_encoder": CLIPVisionModelWithProjection(vision),
+            "text_encoder": CLIPTextModelWithProjection(_fakemodels.clip_text(1280, 32, 1280)),
+        }
+        unet = diffusers.UNet2DConditionModel(
+            sample_size=64,
+            in_channels=9,
+            out_channels=8,
+            block_out_channels=(384, 768, 1152, 1536),
+            layers_per_block=3,
+            down_block_types=("ResnetDownsampleBlock2D", *("SimpleCrossAttnDownBlock2D",) * 3),
+            mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+            up_block_types=(*("SimpleCrossAttnUpBlock2D",) * 3, "ResnetUpsampleBlock2D"),
+            resnet_time_scale_shift="scale_shift",
+            attention_head_dim=64,
+            cross_attention_dim=768,
+            encoder_hid_dim=1280,
+            encoder_hid_dim_type="image_proj",
+            addition_embed_type="image",
+        )
+        movq = diffusers.VQModel(
+            block_out_channels=(128, 256, 256, 512),
+            down_block_types=(*("DownEncoderBlock2D",) * 3, "AttnDownEncoderBlock2D"),
+            up_block_types=("AttnUpDecoderBlock2D", *("UpDecoderBlock2D",) * 3),
+            layers_per_block=2,
+            latent_channels=4,
+            vq_embed_dim=4,
+            num_vq_embeddings=16384,
+            norm_type="spatial",
+        )
+    prior |= {
+        "tokenizer": CLIPTokenizer.from_pretrained(tokenizer),
+        "scheduler": diffusers.UnCLIPScheduler(prediction_type="sample", clip_sample_range=5.0),
+        "image_processor": CLIPImageProcessor(),
+    }
+    scheduler = diffusers.DDIMScheduler(
+        beta_schedule="linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, set_alpha_to_one=False
+    )
+    parts = {f"prior_{name}": part for name, part in prior.items()}
+    return diffusers.KandinskyV22InpaintCombinedPipeline(unet=unet, movq=movq, scheduler=scheduler, **parts)

@@ -170,17 +170,18 @@ def _epochs(root: Path, table, cuda: bool) -> dict:
     """Epochs per minute of a small classifier."""
     import timm
     import torch
+    from cgddi.job.trackers import reporting
     from cgddi.stages.classify.methods import Baseline
     from cgddi.stages.classify.rows import Rows
     from cgddi.stages.classify.settings import REGIMES, ClassifySettings
-    from cgddi.stages.classify.train import accelerator_for, train
+    from cgddi.stages.classify.train import train
     from torch.nn import functional
 
     workers = 4 if cuda else 0
     net = {"backbone": "resnet18", "weights": "random", "epochs": 1, "batch_size": BATCH}
     options = {"image_size": 224 if cuda else 64, "images_per_epoch": EPOCH, "precision": "bf16" if cuda else "fp32"}
     settings = ClassifySettings(training=net, selection="last", **options)
-    accelerator = accelerator_for(settings, None)
+    accelerator = reporting(None, settings.precision)
     model = Baseline(timm.create_model("resnet18", num_classes=0), 2)
     other = timm.create_model("resnet18", num_classes=2).to(accelerator.device)
     optimizer = torch.optim.Adam(other.parameters(), lr=1e-4)
@@ -208,6 +209,7 @@ def _epochs(root: Path, table, cuda: bool) -> dict:
 def _steps(root: Path, table) -> Iterator[dict]:
     """Images per second of whole train steps on a GPU, fed with pictures from memory and decoded at every draw."""
     import torch
+    from cgddi.job.trackers import reporting
     from cgddi.stages.classify import train as module
     from cgddi.stages.classify.data import Pictures
     from cgddi.stages.classify.methods import build
@@ -224,7 +226,7 @@ def _steps(root: Path, table) -> Iterator[dict]:
             selection="last",
             label_texts={"file": str(root / "texts.safetensors")},
         )
-        accelerator = module.accelerator_for(settings, None)
+        accelerator = reporting(None, settings.precision)
         model, _ = build(method, settings, 2, [], pretrained=False)
         few, many = (FEW, MANY) if method == "baseline" else (FEW // 8, MANY // 8)
         for how, memory, graph in ways:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from cgddi.stages.healthy.settings import HealthySettings
 
 from benchmarks import _fakecuda, _fakemodels, _fakenetworks
 
@@ -21,7 +22,7 @@ MOST = 8
 
 
 def run() -> Iterator[dict]:
-    """Stable Diffusion 2.1 and the classifiers in bf16, the ADM as FEDD has it."""
+    """Base models and classifiers in bf16, inpainting in fp16, the ADM as FEDD has it."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = _fakemodels.sd21(Path(name) / "sd21")
@@ -32,6 +33,21 @@ def run() -> Iterator[dict]:
             _, call, decode = _fakemodels.sampling(_fakemodels.backbone(folder), 16, 512)
             yield _row("sampling call, 512 px, 16, guidance", device, call, 850)
             yield _row("decode of 16, 512 px", device, decode, None)
+        xl = _fakemodels.sdxl(Path(name) / "sdxl")
+        few = {"image_size": 1024, "instances": 2, "priors_per_step": 2}
+        yield from _training("SDXL, lora step, 1,024 px, 2 + 2", _fakemodels.lora_trainer, xl, None, **few)
+        with _fakecuda.pretend() as device, torch.inference_mode():
+            _, call, decode = _fakemodels.sampling(_fakemodels.backbone(xl), 8, 1024)
+            yield _row("SDXL, sampling call, 1,024 px, 8, guidance", device, call, None)
+            yield _row("SDXL, decode of 8, 1,024 px", device, decode, None)
+        for of, pipeline in (
+            ("Stable Diffusion 2", lambda: _fakenetworks.sd2_inpainting(folder)),
+            ("Kandinsky 2.2", lambda: _fakenetworks.kandinsky22(folder / "tokenizer")),
+        ):
+            settings = HealthySettings(steps=4, prior_steps=2, prompt="healthy skin", negative_prompt="")
+            with _fakecuda.pretend() as device:
+                work = _fakenetworks.inpainter(pipeline, settings, 512, settings.batch_size)
+                yield _row(f"{of}, inpainting {settings.batch_size} at 512 px, 4 steps", device, work, None)
     for method in ("baseline", "fairdisco", "patchalign"):
         with _fakecuda.pretend() as device:
             batch = 32 if method == "patchalign" else 64
@@ -48,7 +64,7 @@ def run() -> Iterator[dict]:
         yield _row("4 epochs of 90 probes", device, _fakenetworks.probe(), None)
 
 
-def _training(name: str, trainer_of: Callable, folder: Path, goal: int, **settings: Any) -> Iterator[dict]:
+def _training(name: str, trainer_of: Callable, folder: Path, goal: int | None, **settings: Any) -> Iterator[dict]:
     with _fakecuda.pretend() as device:
         trainer = trainer_of(_fakemodels.backbone(folder), **settings)
         trainer.train_step(0)  # the optimizer's state

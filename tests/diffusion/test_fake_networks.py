@@ -70,7 +70,7 @@ def test_inpainting_reads_back_what_the_library_reads(kind, tmp_path):
     for steps in (2, 4):
         settings = HealthySettings(steps=steps, prior_steps=2, prompt="healthy skin", negative_prompt="", batch_size=4)
         with _fakecuda.pretend() as device:
-            work = _fakenetworks.inpainter({"source": str(folder)}, settings)
+            work = _fakenetworks.inpainter(folder, settings)
             found.append(watched(device, work)[0])
     few, more = found
     if kind == "kandinsky":  # our loop: no step waits; the prior is the library's

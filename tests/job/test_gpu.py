@@ -74,6 +74,35 @@ def test_a_card_without_kernels_or_with_imitated_bf16_is_refused():
         gpu.check_precision(precision, fake_torch(True, card))
 
 
+def test_accelerates_names_of_what_a_card_computes_in():
+    assert [gpu.mixed_precision(name, fake_torch(True)) for name in ("fp32", "bf16", "fp16")] == ["no", "bf16", "fp16"]
+    with pytest.raises(UserError, match="only imitated"):
+        gpu.mixed_precision("bf16", fake_torch(True, (7, 5)))
+    with pytest.raises(UserError, match="fp16 needs a GPU"):
+        gpu.mixed_precision("fp16", fake_torch())
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """A card before Ampere, that torch is told of; its float32 products as before, afterwards."""
+    before = torch.get_float32_matmul_precision()
+    for name, value in vars(fake_torch(True, (7, 5), ("sm_75",)).cuda).items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+def test_a_job_on_a_card_rounds_its_float32_products_unless_they_must_be_exact(card):
+    assert runtime.start(1).type == "cuda" and torch.get_float32_matmul_precision() == "high"
+    assert runtime.start(1, tf32=False).type == "cuda" and torch.get_float32_matmul_precision() == "highest"
+
+
+def test_no_stage_computes_in_what_its_card_imitates(card):
+    with pytest.raises(UserError, match="only imitated by Tesla T4"):
+        runtime.torch_dtype("bf16")
+    assert runtime.torch_dtype("fp16") == torch.float16
+
+
 def test_full_memory_names_what_was_asked_and_the_key(tmp_path):
     text = (
         "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 15.77 GiB of which 1.20 GiB is free. "

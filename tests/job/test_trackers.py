@@ -11,9 +11,7 @@ import time
 import pytest
 from cgddi.core.errors import UserError
 from cgddi.diffusion.log import TrainingLog
-from cgddi.job.trackers import WANDB, start_trackers, trackers, wandb_missing
-from cgddi.stages.classify.settings import ClassifySettings
-from cgddi.stages.classify.train import accelerator_for
+from cgddi.job.trackers import WANDB, reporting, start_trackers, trackers, wandb_missing
 
 from tests.job.board import scalars
 
@@ -61,7 +59,7 @@ def stand_in(tmp_path, monkeypatch):
 
 
 def classifier(folder):
-    accelerator = accelerator_for(ClassifySettings(precision="fp32"), str(folder.with_suffix(".metrics.jsonl")))
+    accelerator = reporting(str(folder.with_suffix(".metrics.jsonl")))
     accelerator.log({"train_loss": 0.5}, step=1)
     accelerator.end_training()
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from cgddi.job.trackers import reporting
 from cgddi.stages.classify.rows import draws, sampling_weights
 from cgddi.stages.classify.settings import ClassifySettings, Regime
-from cgddi.stages.classify.train import accelerator_for, train
+from cgddi.stages.classify.train import train
 
 from tests.stages.classify.cells import CELLS, NET, Linear, rows_of, settings_for
 
@@ -83,6 +84,6 @@ def test_training_draws_by_the_ratio_of_its_regime(table):
     settings = settings_for(sampler="none", images_per_epoch=4000, training={**NET, "epochs": 1, "batch_size": 500})
     for ratio, share in ((None, 5 / 45), (3.0, 0.75 * 5 / 23)):
         model, regime = Linear(), Regime(name="r", sources=("real", "semantic"), ratio=ratio)
-        train(accelerator_for(settings, None), model, rows_of(table), regime, "baseline", settings, 3)
+        train(reporting(None, settings.precision), model, rows_of(table), regime, "baseline", settings, 3)
         tones = [tone for _, batch, _ in model.seen for tone in batch]
         assert len(tones) == 4000 and tones.count(1) / 4000 == pytest.approx(share, abs=0.02)

@@ -12,13 +12,14 @@ import pandas as pd
 import pytest
 import torch
 from cgddi.core.errors import UserError
+from cgddi.job.trackers import reporting
 from cgddi.stages.classify import train as train_module
 from cgddi.stages.classify.augment import augment, normalise, random_views
 from cgddi.stages.classify.data import Pictures
 from cgddi.stages.classify.methods import build
 from cgddi.stages.classify.rows import Rows, draws
 from cgddi.stages.classify.settings import DEFAULTS, REGIMES, ClassifySettings, LabelTexts, Regime, training_of
-from cgddi.stages.classify.train import accelerator_for, predict, score, train
+from cgddi.stages.classify.train import predict, score, train
 from safetensors.torch import save_file
 
 from tests.stages.classify.cells import NET, Linear, rows_of, settings_for
@@ -64,7 +65,7 @@ def test_the_optimiser_takes_the_steps_of_the_recipe(table, clip, finetune):
     settings = settings_for(training={**NET, "clip_norm": clip}, finetune_learning_rate=0.004, finetune_epochs=3)
     regime = Regime(name="r", sources=("real",), init="synthetic" if finetune else None)
     model = Linear()
-    state = train(accelerator_for(settings, None), model, rows_of(table), regime, "baseline", settings, 3)
+    state = train(reporting(None, settings.precision), model, rows_of(table), regime, "baseline", settings, 3)
     rate, epochs = (0.004, 3) if finetune else (0.02, 5)
     weight, bias, losses = by_hand(table, settings, rate, epochs, 2, 0.5, clip)
     assert torch.allclose(model.layer.weight.double(), weight, atol=2e-5)
@@ -92,14 +93,16 @@ def test_a_rate_without_decay_and_the_published_values():
 
 def test_no_decay_where_lr_step_is_zero(table):
     settings = settings_for(training={**NET, "lr_step": 0})
-    state = train(accelerator_for(settings, None), Linear(), rows_of(table), REGIMES["real"], "baseline", settings, 3)
+    state = train(
+        reporting(None, settings.precision), Linear(), rows_of(table), REGIMES["real"], "baseline", settings, 3
+    )
     assert {entry["learning_rate"] for entry in state.history} == {0.02}
 
 
 def test_reweighting_weighs_each_image_by_its_cell(table):
     """P(tone) P(class) / P(tone, class), by counting; shown to the loss with the image's own label and tone."""
     model, settings = Linear(), settings_for(training={**NET, "epochs": 1, "batch_size": len(table)})
-    train(accelerator_for(settings, None), model, rows_of(table), REGIMES["real"], "reweighting", settings, 3)
+    train(reporting(None, settings.precision), model, rows_of(table), REGIMES["real"], "reweighting", settings, 3)
     [(labels, tones, weights)] = model.seen
     joint, n = Counter(zip(tones, labels, strict=True)), len(table)
     tone, label = Counter(tones), Counter(labels)
@@ -151,7 +154,7 @@ def test_the_chosen_epoch_and_its_weights(table, monkeypatch, metric, epochs, ch
     settings = settings_for(training={**NET, "epochs": 4}, selection="validation", selection_metric=metric, patience=1)
     model = Linear()
     rows = rows_of(table, held_out())
-    state = train(accelerator_for(settings, None), model, rows, REGIMES["real"], "baseline", settings, 3)
+    state = train(reporting(None, settings.precision), model, rows, REGIMES["real"], "baseline", settings, 3)
     assert state.chosen_epoch == chosen and len(state.history) == 4, "no early stop but in fine-tuning"
     assert all(torch.equal(value, states[chosen - 1][name]) for name, value in model.state_dict().items())
 
@@ -169,11 +172,11 @@ def test_fine_tuning_stops_after_so_many_epochs_without_a_better_one(table, monk
     settings = settings_for(selection="validation", patience=patience, finetune_epochs=7)
     regime = Regime(name="r", sources=("real",), init="synthetic")
     rows = rows_of(table, held_out())
-    state = train(accelerator_for(settings, None), Linear(), rows, regime, "baseline", settings, 3)
+    state = train(reporting(None, settings.precision), Linear(), rows, regime, "baseline", settings, 3)
     assert len(state.history) == epochs
     made.clear()
     settings = settings.model_copy(update={"images_per_epoch": 16})
-    state = train(accelerator_for(settings, None), Linear(), rows, regime, "baseline", settings, 3)
+    state = train(reporting(None, settings.precision), Linear(), rows, regime, "baseline", settings, 3)
     assert len(state.history) == 7, "where regimes take equal steps, none stops early"
 
 
@@ -194,13 +197,13 @@ def test_another_regime_starts_from_the_best_weights_before_its_own_epochs(table
     monkeypatch.setattr(train_module, "Pictures", lambda rows, *a: Pictures(table, *a))
     settings = settings_for(selection=selection, images_per_epoch=16, finetune_epochs=2, training={**NET, "epochs": 6})
     model, rows = Linear(), rows_of(table, held_out())
-    state = train(accelerator_for(settings, None), model, rows, REGIMES["real"], "baseline", settings, 3)
+    state = train(reporting(None, settings.precision), model, rows, REGIMES["real"], "baseline", settings, 3)
     assert state.steps == 6 * 2 and len(state.history) == 6
     assert all(torch.equal(value, states[start - 1][name]) for name, value in state.start_weights.items())
     assert not torch.equal(state.start_weights["layer.weight"], model.state_dict()["layer.weight"])
     settings = settings.model_copy(update={"images_per_epoch": None})
     states.clear()
-    state = train(accelerator_for(settings, None), Linear(), rows, REGIMES["real"], "baseline", settings, 3)
+    state = train(reporting(None, settings.precision), Linear(), rows, REGIMES["real"], "baseline", settings, 3)
     assert state.start_weights is None, "published: fine-tuning comes on top"
 
 
@@ -209,7 +212,7 @@ def test_the_epoch_is_chosen_on_the_images_that_selection_names(table, selection
     parts = {"validation": table.iloc[:12], "test": table.iloc[20:39]}
     rows = Rows(table, parts["validation"], parts["test"], ("benign", "malignant"))
     settings = settings_for(selection=selection, training={**NET, "epochs": 1})
-    accelerator, model = accelerator_for(settings, None), Linear()
+    accelerator, model = reporting(None, settings.precision), Linear()
     state = train(accelerator, model, rows, REGIMES["real"], "baseline", settings, 3)
     pictures = normalise(Pictures(parts[selection], settings, True, 1)[np.arange(len(parts[selection]))])
     with torch.no_grad():
@@ -276,7 +279,7 @@ def test_a_loss_that_becomes_nan_stops_with_the_term_named(table):
 
     settings = settings_for()
     with pytest.raises(UserError, match="NaN or infinite in epoch 1.*term: class"):
-        train(accelerator_for(settings, None), Broken(), rows_of(table), REGIMES["real"], "baseline", settings, 1)
+        train(reporting(None, settings.precision), Broken(), rows_of(table), REGIMES["real"], "baseline", settings, 1)
 
 
 def test_a_prediction_that_is_nan_names_its_image(table):
@@ -285,7 +288,7 @@ def test_a_prediction_that_is_nan_names_its_image(table):
     settings = settings_for()
     with pytest.raises(UserError, match="prediction for image i000 is NaN .3 such"):
         predict(
-            accelerator_for(settings, None), model, Pictures(table[:3], settings, True, 1), ["i000", "i001", "i002"]
+            reporting(None, settings.precision), model, Pictures(table[:3], settings, True, 1), ["i000", "i001", "i002"]
         )
 
 
@@ -293,7 +296,7 @@ def test_precision_and_processes_are_checked_before_anything_is_read(table):
     with pytest.raises(UserError, match="fp16 needs a GPU"):
         if torch.cuda.is_available():
             pytest.skip("there is a GPU")
-        accelerator_for(settings_for(precision="fp16"), None)
+        reporting(None, "fp16")
     three = SimpleNamespace(num_processes=3, device=torch.device("cpu"))
     with pytest.raises(UserError, match="3 processes cannot share a batch of 8 images"):
         train(three, Linear(), rows_of(table), REGIMES["real"], "baseline", settings_for(), 1)

@@ -18,7 +18,6 @@ from cgddi.core.errors import UserError
 from cgddi.diffusion import tokens, weights
 from cgddi.diffusion.onednn import use_onednn_layers
 from cgddi.diffusion.schedule import NoiseSchedule
-from cgddi.job.gpu import check_precision
 from cgddi.job.runtime import torch_dtype
 
 
@@ -129,9 +128,6 @@ class Backbone:
             module.to(memory_format=self.form)
             skip_divisions_by_one(module)
         activate_time_once(self.denoiser)
-        if self.device.type == "cuda":
-            torch.set_float32_matmul_precision("high")
-            torch.utils.deterministic.fill_uninitialized_memory = False
         self.tokens: dict[str, int] = {}
         self._token_facts: dict[str, str] = {}
         self.text_adapter: str | None = None  # hash of an adapter on the text encoders, while one is applied
@@ -364,8 +360,6 @@ def load(model: Mapping[str, Any], device: torch.device | str, precision: str = 
     """
     if precision == "fp16" and torch.device(device).type == "cpu":
         raise UserError("precision fp16 needs a GPU, and none was found. Use fp32 or bf16, or a node with a GPU.")
-    if torch.device(device).type == "cuda":
-        check_precision(precision, torch)
     folder = weights.resolve(model)
     kind = weights.model_index(folder).get("_class_name", "")
     if kind not in FAMILIES:

@@ -30,6 +30,7 @@ from cgddi.diffusion.data import Batch, TrainingData, normal
 from cgddi.diffusion.graphs import GraphedStep
 from cgddi.diffusion.log import TrainingLog
 from cgddi.diffusion.settings import TrainingSettings
+from cgddi.job import gpu
 from cgddi.job.checkpoint import Checkpoint, Terminated, Termination, exit_on_sigterm
 from cgddi.job.spec import need, settings_of
 
@@ -49,7 +50,7 @@ def new_accelerator(settings: TrainingSettings, device: torch.device | str, logs
         logs: folder and name of the run's logs (see `TrainingLog`).
     """
     return Accelerator(
-        mixed_precision={"fp32": "no"}.get(settings.precision, settings.precision),
+        mixed_precision=gpu.mixed_precision(settings.precision, torch),
         gradient_accumulation_steps=settings.accumulation,
         cpu=torch.device(device).type == "cpu",
         log_with=TrainingLog.trackers(logs),

@@ -93,6 +93,18 @@ def check_precision(precision: str, torch: Any) -> None:
         )
 
 
+def mixed_precision(precision: str, torch: Any) -> str:
+    """accelerate's name of a `Precision`.
+
+    Raises:
+        UserError: one that this job's device cannot compute in.
+    """
+    check_precision(precision, torch)
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise UserError("precision fp16 needs a GPU, and none was found. Use fp32 or bf16, or a node with a GPU.")
+    return "no" if precision == "fp32" else precision
+
+
 def out_of_memory(error: Exception, stage: str) -> UserError:
     """A GPU's memory did not suffice: what was asked for, what is free, and the key to change.
 

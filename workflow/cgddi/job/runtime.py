@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     import torch
 
 
-def start(threads: int) -> torch.device:
+def start(threads: int, tf32: bool = True) -> torch.device:
     """Set torch up for one job: threads, deterministic kernels, and the device (CUDA if there is one).
 
     Args:
         threads: the rule's `threads`; torch would otherwise take every core of a shared node.
+        tf32: whether a GPU may round what float32 products multiply to 10 bits, as its convolutions do; many times as fast.
 
     Raises:
         UserError: the job was given a GPU that torch does not see, or has no kernels for.
@@ -37,13 +38,21 @@ def start(threads: int) -> torch.device:
     torch.utils.deterministic.fill_uninitialized_memory = (
         False  # an eighth of a classifier's step; nothing reads such memory
     )
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    return torch.device("cuda")
 
 
 def torch_dtype(precision: str) -> torch.dtype:
-    """Torch's type of a `Precision`."""
+    """Torch's type of a `Precision`.
+
+    Raises:
+        UserError: one that this job's card only imitates.
+    """
     import torch
 
+    gpu.check_precision(precision, torch)
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 

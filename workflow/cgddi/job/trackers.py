@@ -7,9 +7,10 @@ import importlib.util
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cgddi.core.errors import UserError
+from cgddi.job import gpu
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -54,17 +55,19 @@ def trackers(folder: Path | None) -> list[GeneralTracker]:
     return found
 
 
-def reporting(metrics: str | Path | None, **options: Any) -> Accelerator:
-    """An accelerator of these options whose `log` reports beside the file of `--metrics`, NAME.metrics.jsonl, in NAME.tensorboard.
+def reporting(metrics: str | Path | None, precision: str = "fp32") -> Accelerator:
+    """Device, precision, gradient scaling and processes of a network's training.
+
+    What its accelerator logs goes beside the file of `--metrics`, NAME.metrics.jsonl, to NAME.tensorboard.
 
     Curves that an earlier try left there are removed.
 
     Args:
         metrics: None reports to nobody.
-        options: of `accelerate.Accelerator`.
+        precision: fp32, bf16 or fp16.
 
     Raises:
-        UserError: as `trackers` and `start_trackers`.
+        UserError: as `trackers`, `start_trackers` and `gpu.mixed_precision`.
     """
     import torch
     from accelerate import Accelerator
@@ -73,7 +76,8 @@ def reporting(metrics: str | Path | None, **options: Any) -> Accelerator:
     if board and int(os.environ.get("LOCAL_RANK", 0)) == 0:
         shutil.rmtree(board, ignore_errors=True)
     # Without a GPU accelerate joins processes only where it is told to keep to the CPU.
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), log_with=trackers(board or None), **options)
+    place = {"cpu": not torch.cuda.is_available(), "mixed_precision": gpu.mixed_precision(precision, torch)}
+    accelerator = Accelerator(log_with=trackers(board or None), **place)
     if board:
         start_trackers(accelerator)
     return accelerator

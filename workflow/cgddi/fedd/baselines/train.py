@@ -77,7 +77,7 @@ def run_baseline(
     facts = {"task": task, "network": network, "subset": str(spec["subset"]), "run_seed": run_seed}
     with runtime.usage_log(metrics, stage="fedd_baseline", **facts) as usage:
         runtime.start(threads)
-        accelerator = _accelerator(settings.precision, metrics)
+        accelerator = reporting(metrics, settings.precision)
         check_roles(spec)
         torch.manual_seed(seed_for(int(spec["seed"]), "fedd baseline", task, network, run_seed))
         baseline = build(task, network, settings, int(spec["size"]))
@@ -132,13 +132,6 @@ def run_baseline(
     beside = ["weights.safetensors", "test.csv" if masks else "predictions.csv"]
     write_record(out / "record.json", record, [out / name for name in beside])
     checkpoint.remove()
-
-
-def _accelerator(precision: str, metrics: str | Path | None) -> Accelerator:
-    try:
-        return reporting(metrics, mixed_precision={"fp32": "no"}.get(precision, precision))
-    except ValueError as error:
-        raise UserError(f"fedd.baselines.precision {precision}: {error}. Set it to fp32.") from error
 
 
 @dataclass

@@ -108,15 +108,18 @@ def run(spec: dict[str, Any], settings: ClassifySettings, regime: Regime, leakag
         from cgddi.core.lineage import real_lineage
         from cgddi.job import runtime
         from cgddi.job.checkpoint import Checkpoint
+        from cgddi.job.trackers import reporting
         from cgddi.stages.classify.data import Pictures
         from cgddi.stages.classify.methods import build
         from cgddi.stages.classify.rows import choose_rows
-        from cgddi.stages.classify.train import accelerator_for, predict, train
+        from cgddi.stages.classify.train import predict, train
 
     method, run_seed, project_seed = spec["method"], int(spec["run_seed"]), int(spec.get("seed", 0))
     facts = {"split": spec["split"], "regime": regime.name, "method": method, "run_seed": run_seed}
-    runtime.start(args.threads)
-    accelerator = accelerator_for(settings, args.metrics)
+    runtime.start(
+        args.threads, tf32=method != "patchalign"
+    )  # whose transport plans are exponentials of small differences
+    accelerator = reporting(args.metrics, settings.precision)
     metrics = args.metrics if accelerator.is_main_process else None
     with runtime.usage_log(metrics, stage="classify", **facts) as usage:
         index = pd.read_parquet(args.index)

@@ -17,9 +17,7 @@ from tqdm import tqdm
 
 from cgddi.core.errors import UserError
 from cgddi.diffusion.graphs import GraphedStep
-from cgddi.job import gpu
 from cgddi.job.checkpoint import Checkpoint, random_state, restore_optimizer, restore_random
-from cgddi.job.trackers import reporting
 from cgddi.stages.classify.augment import augment, normalise, random_views
 from cgddi.stages.classify.data import Pictures
 from cgddi.stages.classify.losses import reweighing
@@ -58,19 +56,6 @@ class Losses(nn.Module):
     def forward(self, images, labels, tones, weight) -> dict[str, torch.Tensor]:
         """Terms to be added up; see `cgddi.stages.classify.methods`."""
         return self.model.losses(images, labels, tones, weight)
-
-
-def accelerator_for(settings: ClassifySettings, metrics: str | None) -> Accelerator:
-    """Device, precision, gradient scaling and processes of a run, and what it reports to, beside the file `metrics`.
-
-    Raises:
-        UserError: fp16 without a GPU, bf16 on one that only imitates it.
-    """
-    gpu.check_precision(settings.precision, torch)
-    mixed = {"fp32": "no"}.get(settings.precision, settings.precision)
-    if mixed == "fp16" and not torch.cuda.is_available():
-        raise UserError("classify.precision fp16 needs a GPU, and there is none. Set bf16 or fp32.")
-    return reporting(metrics, mixed_precision=mixed)
 
 
 @torch.inference_mode()
@@ -141,7 +126,7 @@ def train(
     of each process's own share. The first process chooses the epoch.
 
     Args:
-        accelerator: see `accelerator_for`.
+        accelerator: see `job.trackers.reporting`.
         model: see `cgddi.stages.classify.methods`.
         rows: training rows, and those on which the epoch is chosen.
         regime: real : synthetic draws; one that starts from another's weights has its own rate and epochs, and stops early where
