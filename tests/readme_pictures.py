@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from cgddi.core.heal import heal
 from cgddi.core.images import SKIN
-from cgddi.plan.code import ROOT
+from cgddi.core.source import ROOT
 from cgddi.stages.healthy.region import halo, painted_region
 from matplotlib.figure import Figure
 from PIL import Image

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from cgddi.cli import ASKED, COMMANDS, STAGES, main
 from cgddi.core.images import LESION, SKIN
-from cgddi.plan.code import ROOT
+from cgddi.core.source import ROOT
 from cgddi.plan.config import Config, load_config
 from PIL import Image
 

@@ -7,7 +7,7 @@ import re
 
 import pytest
 import yaml
-from cgddi.plan.code import ROOT
+from cgddi.core.source import ROOT
 from cgddi.plan.config import Config, parse_config
 from cgddi.plan.configfile import section_of
 

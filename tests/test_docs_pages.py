@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from cgddi.core.images import TONES
-from cgddi.plan.code import ROOT
+from cgddi.core.source import ROOT
 from cgddi.plan.config import Config
 from PIL import Image
 

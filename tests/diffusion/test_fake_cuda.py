@@ -3,8 +3,11 @@ read back but where the code says so, few are sent; half precision reaches the l
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from cgddi.diffusion.backbone import Backbone
 
 from benchmarks import _fakecuda, _fakemodels
 from tests.diffusion import tiny
@@ -104,6 +107,23 @@ def test_a_draw_gives_the_device_its_work_and_waits_for_nothing(small, name):
         seen, images = watched(device, draw)
     assert images.shape == (2, 32, 32, 3) and images.device.type == "cuda"
     assert_quiet(seen, 4)  # latents, timesteps, prompts, pooled prompts
+
+
+@pytest.mark.parametrize(
+    ("images", "cells", "parts"), [(6, 64, [4, 2]), (9, 8, [4, 4, 1]), (3, 96, [1, 1, 1]), (3, 128, [1, 1, 1])]
+)
+def test_few_large_images_are_decoded_at_a_time(images, cells, parts):
+    seen = []
+
+    def decode(latents, return_dict):
+        seen.append(len(latents))
+        return (torch.zeros(len(latents), 3, 2, 2),)
+
+    config = SimpleNamespace(scaling_factor=1, shift_factor=None)
+    model = SimpleNamespace(vae=SimpleNamespace(config=config, dtype=torch.float32, decode=decode))
+    pixels = Backbone.decode(model, torch.zeros(images, 4, cells, cells))
+    assert seen == parts and pixels.shape == (images, 2, 2, 3) and pixels.dtype == torch.uint8
+    assert (pixels == 128).all()  # 0 of -1 to 1
 
 
 def test_it_notices_a_tensor_that_was_left_on_the_cpu(small):

@@ -75,11 +75,15 @@ def test_a_card_without_kernels_or_with_imitated_bf16_is_refused():
 
 
 def test_accelerates_names_of_what_a_card_computes_in():
-    assert [gpu.mixed_precision(name, fake_torch(True)) for name in ("fp32", "bf16", "fp16")] == ["no", "bf16", "fp16"]
+    assert [gpu.mixed_precision(name, fake_torch(True), False) for name in ("fp32", "bf16", "fp16")] == [
+        "no",
+        "bf16",
+        "fp16",
+    ]
     with pytest.raises(UserError, match="only imitated"):
-        gpu.mixed_precision("bf16", fake_torch(True, (7, 5)))
+        gpu.mixed_precision("bf16", fake_torch(True, (7, 5)), False)
     with pytest.raises(UserError, match="fp16 needs a GPU"):
-        gpu.mixed_precision("fp16", fake_torch())
+        gpu.mixed_precision("fp16", fake_torch(), True)
 
 
 @pytest.fixture

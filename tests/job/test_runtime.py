@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 from cgddi.job import runtime
-from cgddi.job.gpu_monitor import GpuMonitor
+from cgddi.job.runtime import GpuMonitor
 from cgddi.watch.cost import recorded
 
 

@@ -11,7 +11,7 @@ import re
 from importlib import metadata
 from pathlib import Path
 
-from cgddi.plan.code import ROOT
+from cgddi.core.source import ROOT
 from packaging.requirements import Requirement
 
 LOCK = ROOT / "requirements.lock"

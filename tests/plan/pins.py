@@ -15,7 +15,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from cgddi.plan.code import PACKAGE
+from cgddi.core.source import PACKAGE
 from cgddi.plan.specs import STAGES, stage_package
 
 from tests.plan.normal import normal

@@ -10,7 +10,7 @@ import yaml
 from cgddi.cli import main
 from cgddi.core.errors import InvalidInput
 from cgddi.core.settings import Settings
-from cgddi.plan.code import ROOT
+from cgddi.core.source import ROOT
 from cgddi.plan.config import DEFAULT_FILE, Config, load_config, parse_config, snakemake_config
 from cgddi.plan.configdoc import all_yaml, describe
 from cgddi.plan.configfile import section_of, stop_at_unreadable

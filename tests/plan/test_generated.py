@@ -7,7 +7,7 @@ from importlib import metadata
 
 import pytest
 from cgddi.cli import COMMANDS
-from cgddi.plan.code import ROOT
+from cgddi.core.source import ROOT
 
 from tests.plan import lock, pins
 

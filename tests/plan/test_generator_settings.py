@@ -2,7 +2,7 @@
 
 import pytest
 from cgddi.core.errors import InvalidInput
-from cgddi.plan.code import ROOT
+from cgddi.core.source import ROOT
 from cgddi.plan.config import Config, load_config, parse_config
 
 from tests.watch.world import run_snakemake, set_config

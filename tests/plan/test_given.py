@@ -183,8 +183,8 @@ def test_mistakes_are_told_with_the_line_of_the_config(world, what):
 
 def test_the_shipped_list_names_all_65_released_adapters():
     """Each concept of DDI once; the config that ships is checked as a user's would be."""
+    from cgddi.core.source import ROOT
     from cgddi.ingest.diseases import read_diseases
-    from cgddi.plan.code import ROOT
 
     config = load_config(ROOT / "config/released.yaml")
     concepts = {concept.slug for concept in read_diseases("builtin:ddi")[0].values()}

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from cgddi.core.errors import InvalidInput
 from cgddi.core.published import SEEDS, TABLES
-from cgddi.plan.code import ROOT
+from cgddi.core.source import ROOT
 from cgddi.plan.config import load_config
 from cgddi.plan.jobs import Plan
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from cgddi.plan.code import PACKAGE, ROOT
+from cgddi.core.source import PACKAGE, ROOT
 
 from tests.plan import pins
 from tests.plan.normal import normal

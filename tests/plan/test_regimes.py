@@ -7,7 +7,7 @@ import re
 import pytest
 import yaml
 from cgddi.core.errors import InvalidInput
-from cgddi.plan.code import ROOT
+from cgddi.core.source import ROOT
 from cgddi.plan.config import parse_config
 from cgddi.plan.jobs import Plan
 from cgddi.plan.sections import BASE_MODEL

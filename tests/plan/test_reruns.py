@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cgddi.core.errors import UserError
-from cgddi.plan.code import ROOT
+from cgddi.core.source import ROOT
 from cgddi.plan.config import load_config
 from cgddi.plan.jobs import Plan
 

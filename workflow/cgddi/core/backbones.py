@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,22 @@ from safetensors.torch import load_file
 
 from cgddi.core.archive import file_sha256
 from cgddi.core.errors import UserError
+from cgddi.core.weight_files import from_hub
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """ImageNet's normalisation, which timm's pretrained backbones expect."""
+
+
+def to_input(pixels: torch.Tensor) -> torch.Tensor:
+    """Pixels uint8 (..., 3, H, W) as the backbones take them, float32."""
+    mean, std = _constants(pixels.device)
+    return (pixels.float() / 255 - mean) / std
+
+
+@cache
+def _constants(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation, (3, 1, 1): on a GPU a copy per batch would wait for it."""
+    return tuple(torch.tensor(values)[:, None, None].to(device) for values in (MEAN, STD))
 
 
 def create_backbone(name: str, weights: str, image_size: int) -> tuple[torch.nn.Module, dict[str, Any]]:
@@ -66,15 +81,7 @@ def _weights_file(weights: str) -> Path:
     source, _, revision = weights.partition("@")
     if path.suffix == ".safetensors" or source.count("/") != 1 or source.startswith((".", "~")):
         return path
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(hf_hub_download(source, "model.safetensors", revision=revision or None))
-    except Exception as error:  # the hub client raises some ten kinds
-        raise UserError(
-            f"weights {weights}: the hub did not give its model.safetensors ({type(error).__name__}). Run `cgddi fetch` where the "
-            "hub can be reached, or correct the id."
-        ) from error
+    return from_hub(source, "model.safetensors", revision or None, f"weights {weights}")
 
 
 PART = "backbone."
@@ -117,15 +124,7 @@ def load_weights(
     if part and any(key.startswith(part) for key in state):
         state = {key.removeprefix(part): value for key, value in state.items() if key.startswith(part)}
     state = {key: value for key, value in state.items() if not key.startswith(tuple(f"{name}." for name in ignored))}
-    wanted = model.state_dict()
-    wrong = [f"{key} is missing" for key in wanted if key not in state]
-    wrong += [f"{key} is not part of it" for key in state if key not in wanted]
-    wrong += [
-        f"{key} is {tuple(state[key].shape)} instead of {tuple(wanted[key].shape)}"
-        for key in wanted
-        if key in state and state[key].shape != wanted[key].shape
-    ]
-    if wrong:
+    if wrong := differences(state, model.state_dict()):
         raise UserError(
             f"weights {path} are of another architecture than {what}: {len(wrong)} tensor(s) differ, e.g. {wrong[0]}. "
             "Give the weights of the same backbone, method and classes."
@@ -134,3 +133,14 @@ def load_weights(
     if bad:
         raise UserError(f"weights {path}: tensor {bad[0]} holds NaN or infinite values. Train or download them again.")
     model.load_state_dict(state)
+
+
+def differences(state: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> list[str]:
+    """What tells a file's tensors from those of a network, a few words each; nothing where names and shapes are the same."""
+    wrong = [f"{name} is missing" for name in wanted if name not in state]
+    wrong += [f"{name} is not part of it" for name in state if name not in wanted]
+    return wrong + [
+        f"{name} is {tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in state and state[name].shape != tensor.shape
+    ]

@@ -107,7 +107,7 @@ def families_of(
         alike = overlap * likeness([right[:, cell] for row in cells for cell in row if cell.any()])
     total, found = counts.sum(2), {}
     if (total > 0).all():
-        recall = np.moveaxis(np.diagonal(called, axis1=2, axis2=3), -1, -1)
+        recall = np.diagonal(called, axis1=2, axis2=3)
         found["accuracy"] = _mixed(recall, counts, alike)
         for k in range(classes):
             found[f"called {k}"] = _mixed(called[..., k], counts, alike)

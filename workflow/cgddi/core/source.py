@@ -1,11 +1,12 @@
-"""The commit of the code that runs, for what a person reads: no result depends on it."""
+"""Where the code that runs lies, and its commit, for what a person reads: no result depends on it."""
 
 from __future__ import annotations
 
 import subprocess
 from pathlib import Path
 
-PACKAGE = Path(__file__).resolve().parents[1]
+PACKAGE = Path(__file__).parents[1]
+ROOT = PACKAGE.parent.parent
 
 
 def source_commit() -> str | None:

@@ -54,7 +54,8 @@ class Prompts:
 
 
 DECODED = 4
-"""Images that the autoencoder decodes at a time: at 512 px sixteen would take more memory than the denoiser does."""
+"""Images of up to 512 px (64 x 64 cells) that the autoencoder decodes at a time, fewer of larger ones: sixteen would take more
+memory than the denoiser does."""
 
 
 class One:
@@ -207,8 +208,8 @@ class Backbone:
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Denoiser latents (B, C, h, w) -> pixels (B, H, W, 3) uint8 on the device; not-a-number becomes 0."""
         latents = (latents / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0)).to(self.vae.dtype)
-        images = []
-        for part in latents.split(DECODED):
+        images, cells = [], latents.shape[-2] * latents.shape[-1]
+        for part in latents.split(max(1, min(DECODED, DECODED * 64**2 // cells))):
             image = self.vae.decode(part, return_dict=False)[0]
             image = (image.float() / 2 + 0.5).clamp(0, 1).nan_to_num(0.0)
             images.append((image.permute(0, 2, 3, 1) * 255).round().to(torch.uint8))

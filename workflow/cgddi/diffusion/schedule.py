@@ -97,7 +97,7 @@ def solver(name: str, config: Mapping[str, Any]):
     """A diffusers scheduler for sampling, built on the base model's own noise schedule.
 
     Args:
-        name: "dpmsolver++" (2M, Lu et al. 2022), "ddim", "pndm" (as published) or "unipc" (Zhao et al. 2023).
+        name: "dpmsolver++" (2M, Lu et al. 2022), "ddim" or "pndm" (as published).
         config: the model's scheduler config; zero-terminal SNR implies trailing timesteps (Lin et al. 2024, section 3.3).
     """
     import diffusers
@@ -111,8 +111,6 @@ def solver(name: str, config: Mapping[str, Any]):
         return diffusers.DPMSolverMultistepScheduler.from_config(
             config, algorithm_type="dpmsolver++", solver_order=2, use_karras_sigmas=False, lower_order_final=True
         )
-    if name == "unipc":
-        return diffusers.UniPCMultistepScheduler.from_config(config)
     if name == "ddim":
         return diffusers.DDIMScheduler.from_config(config, set_alpha_to_one=False, clip_sample=False)
     return diffusers.PNDMScheduler.from_config(config, skip_prk_steps=True)

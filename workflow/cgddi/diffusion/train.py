@@ -49,10 +49,11 @@ def new_accelerator(settings: TrainingSettings, device: torch.device | str, logs
         device: "cpu" keeps to the CPU where there is a GPU.
         logs: folder and name of the run's logs (see `TrainingLog`).
     """
+    cpu = torch.device(device).type == "cpu"
     return Accelerator(
-        mixed_precision=gpu.mixed_precision(settings.precision, torch),
+        mixed_precision=gpu.mixed_precision(settings.precision, torch, cpu),
         gradient_accumulation_steps=settings.accumulation,
-        cpu=torch.device(device).type == "cpu",
+        cpu=cpu,
         log_with=TrainingLog.trackers(logs),
     )
 

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from cgddi.core.archive import canonical, known_sha256, sha256, write_atomic
 from cgddi.core.errors import UserError
-from cgddi.core.variants import variant_of
+from cgddi.core.weight_files import from_hub, variant_of
 
 DTYPES = {
     **{torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"},
@@ -205,15 +205,7 @@ def given_files(adapter: Mapping[str, Any]) -> tuple[Path | None, Path]:
             return Path(name)
         if Path(model["source"]).is_dir():
             return Path(model["source"], name)
-        from huggingface_hub import hf_hub_download
-
-        try:
-            return Path(hf_hub_download(model["source"], name, revision=model.get("revision")))
-        except Exception as error:  # the hub client raises some ten kinds
-            raise UserError(
-                f"adapter {model['source']}: the hub did not give {name} ({type(error).__name__}). Run `cgddi fetch` where the hub "
-                "can be reached, or correct `weights` and `embedding` under `adapters:`."
-            ) from error
+        return from_hub(model["source"], name, model.get("revision"), f"adapter {model['source']}")
 
     return place(adapter["embedding"]) if adapter["embedding"] else None, place(adapter["weights"])
 

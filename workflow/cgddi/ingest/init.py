@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cgddi.core.archive import write_atomic
 from cgddi.core.errors import UserError
-from cgddi.plan.code import ROOT
+from cgddi.core.source import ROOT
 from cgddi.plan.config import DEFAULT_FILE
 
 CONFIG = """\

@@ -93,14 +93,17 @@ def check_precision(precision: str, torch: Any) -> None:
         )
 
 
-def mixed_precision(precision: str, torch: Any) -> str:
+def mixed_precision(precision: str, torch: Any, cpu: bool) -> str:
     """accelerate's name of a `Precision`.
 
+    Args:
+        cpu: whether the CPU computes.
+
     Raises:
-        UserError: one that this job's device cannot compute in.
+        UserError: one that the device cannot compute in.
     """
     check_precision(precision, torch)
-    if precision == "fp16" and not torch.cuda.is_available():
+    if precision == "fp16" and cpu:
         raise UserError("precision fp16 needs a GPU, and none was found. Use fp32 or bf16, or a node with a GPU.")
     return "no" if precision == "fp32" else precision
 

@@ -76,8 +76,9 @@ def reporting(metrics: str | Path | None, precision: str = "fp32") -> Accelerato
     if board and int(os.environ.get("LOCAL_RANK", 0)) == 0:
         shutil.rmtree(board, ignore_errors=True)
     # Without a GPU accelerate joins processes only where it is told to keep to the CPU.
-    place = {"cpu": not torch.cuda.is_available(), "mixed_precision": gpu.mixed_precision(precision, torch)}
-    accelerator = Accelerator(log_with=trackers(board or None), **place)
+    cpu = not torch.cuda.is_available()
+    mixed = gpu.mixed_precision(precision, torch, cpu)
+    accelerator = Accelerator(cpu=cpu, mixed_precision=mixed, log_with=trackers(board or None))
     if board:
         start_trackers(accelerator)
     return accelerator

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from cgddi.core.archive import sha256
+from cgddi.core.source import PACKAGE
 from cgddi.fedd.plan import FeddPlan
-from cgddi.plan.code import PACKAGE
 from cgddi.plan.config import Config
 from cgddi.plan.content import Contents, spec_hash
 from cgddi.plan.labels import LabelledPhotos

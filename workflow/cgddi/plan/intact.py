@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from cgddi.core.variants import variant_of
+from cgddi.core.weight_files import variant_of
 
 VERSION = 1
 """Raised when this module finds other faults: what was remembered of a model is then looked at again."""

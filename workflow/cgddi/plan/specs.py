@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cgddi.core.archive import write_atomic
 from cgddi.core.errors import InvalidInput, UserError
-from cgddi.plan.code import PACKAGE
+from cgddi.core.source import PACKAGE
 from cgddi.plan.content import Contents, spec_hash
 from cgddi.plan.sharing import nearest, problem
 

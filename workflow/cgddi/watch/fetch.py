@@ -20,7 +20,7 @@ import yaml
 
 from cgddi.core.archive import write_atomic
 from cgddi.core.errors import UserError
-from cgddi.core.variants import variant_of
+from cgddi.core.weight_files import variant_of
 from cgddi.plan.config import config_option, load_config
 from cgddi.plan.intact import file_fault
 from cgddi.plan.models import LOCK, HubModel, is_hub, named_models, read_lock

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from segmentation_models_pytorch.losses import DiceLoss
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 from torch.nn import functional
 from torchvision import tv_tensors
@@ -20,6 +19,7 @@ from torchvision.transforms import InterpolationMode, v2
 from tqdm import tqdm
 
 from cgddi.core.archive import canonical, record_for, write_atomic, write_record
+from cgddi.core.backbones import to_input
 from cgddi.core.errors import UserError
 from cgddi.core.metrics import class_counts
 from cgddi.core.seeds import seed_for
@@ -49,11 +49,6 @@ ROTATION = 30
 """Largest rotation in degrees."""
 JITTER = 0.2
 """Largest change of brightness, contrast and saturation, as a share."""
-
-to_input = v2.Compose(
-    [v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)]
-)
-"""uint8 (..., 3, H, W) to what the networks take."""
 
 
 def run_baseline(

@@ -16,7 +16,7 @@ import pandas as pd
 from cgddi.core.bootstrap import Bootstrap, Run, Setting
 from cgddi.core.errors import UserError
 from cgddi.core.images import TONES
-from cgddi.core.metrics import area_under_curve, ratio, run_metrics
+from cgddi.core.metrics import Values, area_under_curve, ratio, run_metrics
 from cgddi.fedd.iou import (
     GROUPS,
     Labels,
@@ -282,6 +282,10 @@ def _accuracy(run: Run, weights: np.ndarray) -> dict[str, np.ndarray]:
     return {"accuracy": accuracy, "auc": np.broadcast_to(auc, len(weights))}
 
 
+def _metrics(run: Run, weights: np.ndarray) -> Values:
+    return run_metrics(run.labels, run.predicted, run.probability, run.tones, weights)
+
+
 def ablation_frame(runs: Iterable[StudyRun], context: Context, timestep: int) -> pd.DataFrame:
     """Accuracy of every probe on validation and test, mean over seeds.
 
@@ -329,13 +333,10 @@ def classifiers_in_order(runs: Iterable[StudyRun], ablation: pd.DataFrame, conte
 def classification_frame(groups: Groups, context: Context) -> pd.DataFrame:
     """AUC, F1 and the like of the chosen probes and the baselines on the test images, overall and by tone."""
 
-    def metrics(run: Run, weights: np.ndarray):
-        return run_metrics(run.labels, run.predicted, run.probability, run.tones, weights)
-
     rows = []
     for (model, subset), members in groups.items():
         setting = setting_of(members)
-        values, first = context.bootstrap.replicates(setting, metrics), setting.runs[0]
+        values, first = context.bootstrap.replicates(setting, _metrics), setting.runs[0]
         head = context.head(model, "", subset, len(members))
         head |= {name: getattr(members[0], name) for name in ("block", "timestep", "threshold")}
         for name in METRICS:
@@ -366,13 +367,10 @@ def further_frame(segmenters: Groups, classifiers: Groups, context: Context) -> 
                     about = context.head(model, variant, subset, len(runs)) | {"metric": f"IoU, {row['class']}"}
                     rows.append(about | {"value": row["iou"]} | {k: row[k] for k in ("tone", "low", "high", "images")})
 
-    def metrics(run: Run, weights: np.ndarray):
-        return run_metrics(run.labels, run.predicted, run.probability, run.tones, weights)
-
     for (model, subset), runs in classifiers.items():
         if all(FURTHER in run.results for run in runs):
             setting = setting_of(runs, FURTHER)
-            values = context.bootstrap.replicates(setting, metrics)
+            values = context.bootstrap.replicates(setting, _metrics)
             for name, tone in ((name, tone) for name in ("accuracy", "auc") for tone in GROUPS):
                 estimate = context.bootstrap.estimate(*values[name, tone])
                 about = context.head(model, "", subset, len(runs)) | {"metric": name, "tone": tone}

@@ -19,7 +19,6 @@ from cgddi.stages.audit.settings import FeatureSettings
 
 THUMBNAIL = 16
 BATCH = 64
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def load_image(row) -> Image.Image:
@@ -76,20 +75,16 @@ def extract(pictures: Iterable[Image.Image], settings: FeatureSettings, seed: in
         return np.stack(rows) if rows else np.zeros((0, THUMBNAIL * THUMBNAIL * 3), np.float32)
     import torch
 
-    from cgddi.core.backbones import create_backbone
+    from cgddi.core.backbones import create_backbone, to_input
 
     torch.manual_seed(seed)
     model, _ = create_backbone(settings.backbone, settings.weights, image_size=settings.image_size)
-    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
     side = (settings.image_size, settings.image_size)
 
     def prepare(picture: Image.Image) -> np.ndarray:
         return np.asarray(picture.resize(side, Image.Resampling.BILINEAR))
 
-    def run(pixels):
-        return model((pixels.float() / 255 - mean.to(pixels.device)) / std.to(pixels.device)).flatten(1)
-
-    found = run_network(model, run, ahead(prepare, pictures, threads))
+    found = run_network(model, lambda pixels: model(to_input(pixels)).flatten(1), ahead(prepare, pictures, threads))
     return found if len(found) else np.zeros((0, model.num_features), np.float32)
 
 

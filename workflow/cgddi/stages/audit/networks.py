@@ -14,13 +14,13 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 import torchmetrics.functional.image.lpips as lpips
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torchvision.models import inception
 
-from cgddi.core.archive import temporary_beside
+from cgddi.core.backbones import differences
 from cgddi.core.errors import UserError
+from cgddi.core.weight_files import from_hub
 from cgddi.diffusion.checkpoints import read_checkpoint
+from cgddi.diffusion.weights import read_tensors, write_tensors
 from cgddi.stages.audit.settings import hub_file
 
 INCEPTION_SIZE, LPIPS_SIZE = 299, 256
@@ -83,7 +83,7 @@ def load_inception(source: str) -> FidInception:
     Raises:
         UserError: the weights are not there, or another network's.
     """
-    return _inception(_tensors(source), source)
+    return _inception(read_tensors(weights_file(source))[0], source)
 
 
 def _inception(state: Mapping[str, torch.Tensor], source: str) -> FidInception:
@@ -105,7 +105,7 @@ def load_lpips(source: str) -> lpips._LPIPS:
     Raises:
         UserError: the weights are not there, or neither AlexNet's nor VGG16's.
     """
-    return _lpips(_tensors(source), source)
+    return _lpips(read_tensors(weights_file(source))[0], source)
 
 
 def _lpips(state: Mapping[str, torch.Tensor], source: str) -> lpips._LPIPS:
@@ -136,14 +136,6 @@ def _lpips_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return found
 
 
-def _tensors(source: str) -> dict[str, torch.Tensor]:
-    path = weights_file(source)
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise UserError(f"weights {path}: not a safetensors file ({error}). Download or convert it again.") from error
-
-
 def weights_file(source: str) -> Path:
     """The .safetensors file that a key names, fetched first where it is on the hub.
 
@@ -158,26 +150,11 @@ def weights_file(source: str) -> Path:
     place = hub_file(source)
     if place is None:
         raise UserError(f"weights {source}: no such .safetensors file. `cgddi audit convert` writes it.")
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(hf_hub_download(place[0], place[1], revision=place[2]))
-    except Exception as error:  # the hub client raises some ten kinds
-        raise UserError(
-            f"weights {source}: the hub did not give them ({type(error).__name__}). Run `cgddi fetch` where the hub can be "
-            "reached, or correct the id."
-        ) from error
+    return from_hub(*place, f"weights {source}")
 
 
 def _check(source: str, state: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], what: str) -> None:
-    wrong = [f"{name} is missing" for name in wanted if name not in state]
-    wrong += [f"{name} is not part of it" for name in state if name not in wanted]
-    wrong += [
-        f"{name} is {tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
-        for name, tensor in wanted.items()
-        if name in state and state[name].shape != tensor.shape
-    ]
-    if wrong:
+    if wrong := differences(state, wanted):
         raise UserError(f"weights {source} are not those of {what}: {len(wrong)} tensor(s) differ, e.g. {wrong[0]}.")
 
 
@@ -207,11 +184,5 @@ def convert(checkpoint: str, output: str) -> str:
     kept = {
         n: t.float().contiguous() for n, t in network.state_dict().items() if not n.startswith(("lins.", "scaling"))
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_beside(path)
-    try:
-        save_file(kept, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_tensors(path, kept)
     return kind

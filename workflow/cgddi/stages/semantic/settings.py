@@ -22,7 +22,7 @@ class SemanticSettings(Settings):
     guidance_rescale: float = Field(
         0.0, ge=0, le=1, description="rescaling of guidance (Lin et al. 2024, section 3.4); 0 is off"
     )
-    sampler: Literal["dpmsolver++", "unipc", "ddim", "pndm"] = Field(
+    sampler: Literal["dpmsolver++", "ddim", "pndm"] = Field(
         "dpmsolver++",
         description="solver (published: PNDM with 100 steps; DPM-Solver++ 2M needs 20-25, Lu et al. 2022)",
     )
