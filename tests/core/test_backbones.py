@@ -7,14 +7,12 @@ import re
 import pytest
 import timm
 import torch
-from cgddi.core.backbones import create_backbone, to_input
+from cgddi.core.backbones import create_backbone
 from cgddi.core.errors import UserError
 from cgddi.core.source import ROOT
 from cgddi.stages.classify.methods import build
 from cgddi.stages.classify.settings import ClassifySettings
 from safetensors.torch import save_file
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from torchvision.transforms import v2
 
 SIZE = 160
 NAMES = {"baseline": "test_resnet", "fairdisco": "resnet18", "patchalign": "test_vit"}
@@ -36,14 +34,6 @@ def classifier(method: str, folder, monkeypatch) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("method", NAMES)
-def test_pixels_come_as_torchvision_normalises_them():
-    pixels = torch.arange(48, dtype=torch.uint8).mul(5).view(1, 3, 4, 4)
-    ready = v2.Compose(
-        [v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)]
-    )
-    assert torch.equal(to_input(pixels), ready(pixels))
-
-
 def test_the_lines_of_the_page_load_a_classifier_s_backbone_into_timm(method, tmp_path, monkeypatch):
     model = classifier(method, tmp_path, monkeypatch)
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/given.md").read_text(), re.S)

@@ -10,9 +10,11 @@ import pandas as pd
 import pytest
 import torch
 from cgddi.core.seeds import seed_for
-from cgddi.fedd.baselines.train import augmented, loss_of
+from cgddi.fedd.baselines.train import augmented, loss_of, to_input
 from PIL import Image
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch.nn import functional
+from torchvision.transforms import v2
 
 from tests.fedd.photos import write_study
 from tests.fedd.specs import fedd
@@ -139,3 +141,11 @@ def test_views_are_flipped_turned_to_30_degrees_and_relit_by_a_fifth():
     light = views.float().mean((1, 2, 3)) / 128
     assert 0.77 < light.min() < 0.83 and 1.17 < light.max() < 1.22
     assert (masks.sum((1, 2)) / mask.sum()).sub(1).abs().max() < 0.1, "mirrored borders add no piece of the disc"
+
+
+def test_pixels_come_as_torchvision_normalises_them():
+    pixels = torch.arange(48, dtype=torch.uint8).mul(5).view(1, 3, 4, 4)
+    ready = v2.Compose(
+        [v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)]
+    )
+    assert torch.equal(to_input(pixels), ready(pixels))

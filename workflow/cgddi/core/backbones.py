@@ -20,14 +20,8 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """ImageNet's normalisation, which timm's pretrained backbones expect."""
 
 
-def to_input(pixels: torch.Tensor) -> torch.Tensor:
-    """Pixels uint8 (..., 3, H, W) as the backbones take them, float32."""
-    mean, std = _constants(pixels.device)
-    return (pixels.float() / 255 - mean) / std
-
-
 @cache
-def _constants(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def imagenet(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation, (3, 1, 1): on a GPU a copy per batch would wait for it."""
     return tuple(torch.tensor(values)[:, None, None].to(device) for values in (MEAN, STD))
 

@@ -19,7 +19,7 @@ from torchvision.transforms import InterpolationMode, v2
 from tqdm import tqdm
 
 from cgddi.core.archive import canonical, record_for, write_atomic, write_record
-from cgddi.core.backbones import to_input
+from cgddi.core.backbones import imagenet
 from cgddi.core.errors import UserError
 from cgddi.core.metrics import class_counts
 from cgddi.core.seeds import seed_for
@@ -49,6 +49,12 @@ ROTATION = 30
 """Largest rotation in degrees."""
 JITTER = 0.2
 """Largest change of brightness, contrast and saturation, as a share."""
+
+
+def to_input(pixels: torch.Tensor) -> torch.Tensor:
+    """uint8 (..., 3, H, W) to what the networks take, by torchvision's operations."""
+    mean, std = imagenet(pixels.device)
+    return pixels.float().mul_(1 / 255).sub_(mean).div_(std)
 
 
 def run_baseline(

@@ -75,7 +75,7 @@ def extract(pictures: Iterable[Image.Image], settings: FeatureSettings, seed: in
         return np.stack(rows) if rows else np.zeros((0, THUMBNAIL * THUMBNAIL * 3), np.float32)
     import torch
 
-    from cgddi.core.backbones import create_backbone, to_input
+    from cgddi.core.backbones import create_backbone, imagenet
 
     torch.manual_seed(seed)
     model, _ = create_backbone(settings.backbone, settings.weights, image_size=settings.image_size)
@@ -84,7 +84,11 @@ def extract(pictures: Iterable[Image.Image], settings: FeatureSettings, seed: in
     def prepare(picture: Image.Image) -> np.ndarray:
         return np.asarray(picture.resize(side, Image.Resampling.BILINEAR))
 
-    found = run_network(model, lambda pixels: model(to_input(pixels)).flatten(1), ahead(prepare, pictures, threads))
+    def run(pixels):
+        mean, std = imagenet(pixels.device)
+        return model((pixels.float() / 255 - mean) / std).flatten(1)
+
+    found = run_network(model, run, ahead(prepare, pictures, threads))
     return found if len(found) else np.zeros((0, model.num_features), np.float32)
 
 
