@@ -1,6 +1,7 @@
 """The command line as a whole: names, help, version, and how it ends."""
 
 import importlib
+import os
 import re
 import shlex
 import subprocess
@@ -15,6 +16,7 @@ from cgddi.core.images import LESION, SKIN
 from cgddi.core.source import ROOT
 from cgddi.plan.config import Config, load_config
 from PIL import Image
+from snakemake_logger_plugin_cgddi import own_message
 
 from tests.hub import Hub
 
@@ -55,6 +57,29 @@ def test_a_reader_that_has_seen_enough_is_no_error(command):
     assert done.returncode == 0 and done.stderr == ""
     done = subprocess.run(["bash", "-c", f"{words} | head -1"], capture_output=True, text=True)
     assert done.stderr == "" and done.stdout.count("\n") == 1
+
+
+def test_a_mistake_amid_a_progress_bar_stands_on_a_line_of_its_own(tmp_path):
+    """Whoever reads a job's log looks for that line: glued to the bar, "it said nothing" was all that a person was told."""
+    code = """
+import sys, types
+from tqdm import tqdm
+from cgddi import cli
+from cgddi.core.errors import UserError
+def main(argv):
+    bar = tqdm(total=9, desc="healthy", mininterval=0)
+    bar.update(2)
+    raise UserError("x.tar: is cut off. Delete it.")
+sys.modules["stage"] = types.SimpleNamespace(main=main)
+cli.COMMANDS["healthy"] = ("stage", "")
+sys.exit(cli.main(["healthy"]))
+"""
+    with open(tmp_path / "log", "w") as log:
+        done = subprocess.run(
+            [sys.executable, "-c", code], stderr=log, env={**os.environ, "PYTHONPATH": "workflow"}, cwd=ROOT
+        )
+    assert done.returncode == 2 and "2/9" in (tmp_path / "log").read_text()
+    assert own_message(str(tmp_path / "log")) == "x.tar: is cut off. Delete it."
 
 
 def test_init_writes_a_folder_whose_next_commands_work(tmp_path):

@@ -93,6 +93,12 @@ FILES = {
         "own.yaml, line 2, cohorts.a.masks.sorce: no such key. Did",
     ),
     "value.yaml": (b"seed: 1\nruns:\n  seeds: [0, -x]\n", "value.yaml, line 3, runs.seeds.1: "),
+    "only.yaml": (b"runs:\n  seeds: [x]\n", "`cgddi config runs.seeds` says what it takes"),
+    "flat.yaml": (b"lora.rank: 8\n", "flat.yaml, line 1, lora.rank: no such key. Write `lora: {rank: ...}`."),
+    "either.yaml": (
+        b"adapters:\n  nevus: {source: a/b, learnt_from: none}\n",
+        "either.yaml, line 2, adapters.nevus.learnt_from: Input should be 'unknown', or: Input should be a list (found 'none')",
+    ),
     "steps.yaml": (
         b"lora:\n  steps: yes\n",
         "steps.yaml, line 2, lora.steps: YAML reads this as a truth value (yes, no)",

@@ -161,8 +161,8 @@ def test_a_failure_is_told_by_its_log_or_by_slurm(world):
     before.parent.mkdir()
     before.write_text("slurmstepd: error: Detected 1 oom_kill event\n")
     found = states(world)
-    assert found["lora", "acne"] == ("failed", "cgddi lora: the loss is NaN.")
-    assert found["lora", "nevus"] == ("failed", "it ended without a word: results/logs/lora/all/nevus.log is empty")
+    assert found["lora", "acne"] == ("failed", "the loss is NaN.")
+    assert found["lora", "nevus"] == ("failed", "it ended without a word: results/logs/lora/all/nevus.log says nothing")
     assert found["lora", "melanoma"] == ("failed", "slurmstepd: error: Detected 1 oom_kill event")
     assert found["semantic", "acne"][0] == "stale"
 

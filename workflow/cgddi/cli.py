@@ -116,18 +116,25 @@ def _run(argv: list[str]) -> int:
         name = f"cgddi {argv[0]}"
         return importlib.import_module(COMMANDS[argv[0]][0]).main(argv[1:]) or 0
     except UserError as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        _tell(f"{name}: {error}")
         return 2
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         place = f" (writing {error.filename})" if error.filename else ""
-        print(
+        _tell(
             f"{name}: the disk is full, or your quota on it{place}. Make room and run the same command again; "
-            "nothing half-written was left.",
-            file=sys.stderr,
+            "nothing half-written was left."
         )
         return 2
+
+
+def _tell(message: str) -> None:
+    """Say it on stderr, on a line of its own also where a progress bar is under way: whoever reads a log looks for that line."""
+    if bars := sys.modules.get("tqdm"):
+        bars.tqdm.write(message, file=sys.stderr)
+    else:
+        print(message, file=sys.stderr)
 
 
 if __name__ == "__main__":

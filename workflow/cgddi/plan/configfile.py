@@ -5,9 +5,10 @@ Light: read at every parse of the Snakefile. What the keys mean stands in `confi
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -233,14 +234,33 @@ def check(model: type[BaseModel], given: Values) -> BaseModel:
         return model.model_validate(complete(model, given.values))
     except ValidationError as error:
         problems = []
-        for issue in error.errors():
-            key = tuple(str(part) for part in issue["loc"] if part != "[key]")
+        issues = error.errors()
+        for issue in issues:
+            if any(other["loc"][:-1] == issue["loc"] for other in issues if issue["type"] == "too_short"):
+                continue  # the list is too short because an entry of it is wrong
+            key = tuple(part for part in map(str, issue["loc"]) if part != "[key]" and not re.search(r"[\[\]]", part))
             if issue["type"] == "extra_forbidden":
                 near = [nearest(model, key)] if nearest(model, key) else elsewhere(model, key[-1])[:3]
+                if "." in key[-1] and (section := key[-1].partition("."))[0] in model.model_fields:
+                    problems.append(given.problem(key, "no such key", f"Write `{section[0]}: {{{section[2]}: ...}}`."))
+                    continue
                 remedy = f"Did you mean {' or '.join(near)}?" if near else "Remove it; `cgddi config` lists the keys."
                 problems.append(given.problem(key, "no such key", remedy))
                 continue
-            ask = f"`cgddi config {'.'.join(key)}` says what it takes." if key else "`cgddi config` lists the keys."
+            told = [part for part in key if not part.isdigit()]  # not the place in a list
+            ask = f"`cgddi config {'.'.join(told)}` says what it takes." if told else "`cgddi config` lists the keys."
             value = None if issue["type"] == "missing" or isinstance(issue["input"], dict) else issue["input"]
-            problems.append(given.problem(key, issue["msg"].removeprefix("Value error, "), ask, value))
+            message = (
+                issue["msg"]
+                .removeprefix("Value error, ")
+                .replace("valid tuple", "list")
+                .replace("valid dictionary", "mapping")
+            )
+            problem = given.problem(key, message, ask, value)
+            if (
+                key != tuple(map(str, issue["loc"])) and problems and problems[-1].key == problem.key
+            ):  # of `this or that`
+                problems[-1] = replace(problems[-1], message=f"{problems[-1].message}, or: {message}")
+            else:
+                problems.append(problem)
         raise InvalidInput(problems) from None

@@ -17,6 +17,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from snakemake_logger_plugin_cgddi import own_message
+
 from cgddi.core.errors import UserError
 from cgddi.job import pool
 from cgddi.job.slurm import refused_file
@@ -59,13 +61,12 @@ def last_words(job: Job, folder: Path) -> str | None:
     log, benchmark = folder / job.log, folder / job.benchmark
     if benchmark.exists() and benchmark.stat().st_mtime >= log.stat().st_mtime:
         return None
-    own = _lines(log)
     for path in sorted(_slurm_logs(job, folder).glob("*.log"), key=lambda path: path.stat().st_mtime)[-1:]:
         # Out of memory or time: of that a job itself knows nothing.
         ended = [line for line in _lines(path) if "slurmstepd: error" in line]
         if ended and path.stat().st_mtime >= log.stat().st_mtime:
             return ended[-1]
-    return own[-1] if own else f"it ended without a word: {job.log} is empty"
+    return (own_message(str(log)) or f"it ended without a word: {job.log} says nothing").partition("\n")[0]
 
 
 def _slurm_logs(job: Job, folder: Path) -> Path:
