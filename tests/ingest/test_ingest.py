@@ -139,10 +139,17 @@ def test_bad_metadata_names_its_own_rows_and_columns(folder, capsys, changes, wo
     assert not (folder / "images.csv").exists()
 
 
+def test_ids_that_are_no_json(folder, capsys):
+    with pytest.raises(SystemExit):
+        main(["ingest", *small_ddi(folder), "--mask-ids", "{0: 4}"])
+    assert """{0: 4} is no JSON. Write e.g. '{"0": 4, "255": 1}'.""" in capsys.readouterr().err
+
+
 def test_missing_columns_and_folders(folder, capsys):
     args = small_ddi(folder)
     (folder / "ddi.csv").write_text("a,b\n1,2\n")
-    assert main(["ingest", *args]) == 2 and "column 'DDI_file' is missing" in capsys.readouterr().err
+    assert main(["ingest", *args]) == 2
+    assert "column 'DDI_file' is missing. Is it ddi_metadata.csv as published?" in capsys.readouterr().err
     args = small_ddi(folder)
     assert main(["ingest", *args, "--masks", "nowhere"]) == 2 and "nowhere" in capsys.readouterr().err
 

@@ -45,10 +45,17 @@ def test_no_mask_that_fits_is_an_error_that_lists_what_was_found(folder, capsys)
     assert not (folder / "images.csv").exists()
 
 
+def test_copies_of_a_mask_are_one(folder):
+    args = lab(folder, 1)
+    for name in ("5%/train", "10%/train"):  # as FEDD publishes DDI's
+        save_mask(lesion(), folder / "masks" / name / "IMG_0.npy")
+    assert main([*args, "--masks", "masks"]) == 0 and rows_of("images.csv")[0]["mask"] == "masks/10%/train/IMG_0.npy"
+
+
 def test_two_masks_of_one_photo_are_a_problem(folder, capsys):
     args = lab(folder, 1)
-    for name in ("IMG_0_mask.png", "IMG_0_seg.png"):
-        save_mask(lesion(), folder / "masks" / name)
+    for place, name in enumerate(("IMG_0_mask.png", "IMG_0_seg.png")):
+        save_mask(lesion(where=(30 + place, 24)), folder / "masks" / name)
     assert main([*args, "--masks", "masks"]) == 2 and "2 mask files fit this photo" in capsys.readouterr().err
 
 

@@ -120,5 +120,8 @@ def read_yaml_map(model: type[Map], folder: Path, name: str) -> Map:
     except ValidationError as error:
         keys = f"A map has the keys {', '.join(model.model_fields)}."
         raise InvalidInput(
-            [Problem(str(path), e["msg"], keys, key=".".join(map(str, e["loc"]))) for e in error.errors()]
+            [
+                Problem(str(path), e["msg"], keys, key=".".join(str(part) for part in e["loc"] if part != "[key]"))
+                for e in error.errors()
+            ]
         ) from error

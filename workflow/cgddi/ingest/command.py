@@ -47,6 +47,13 @@ def _about(reader: Callable) -> str:
     return re.split(r"\n\n(?:Args|Raises):", inspect.cleandoc(reader.__doc__ or ""))[0]
 
 
+def _ids(text: str) -> object:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise argparse.ArgumentTypeError(f"""{text} is no JSON. Write e.g. '{{"0": 4, "255": 1}}'.""") from None
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line of `cgddi ingest`."""
     raw = argparse.RawDescriptionHelpFormatter
@@ -85,9 +92,7 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "--masks", help="folder of masks named after the photos: X.png, X_mask.png, X_lesion.bmp, X.npy ..."
         )
-        sub.add_argument(
-            "--mask-ids", type=json.loads, metavar="JSON", help="what values in masks mean, where not proposed"
-        )
+        sub.add_argument("--mask-ids", type=_ids, metavar="JSON", help="what values in masks mean, where not proposed")
         sub.add_argument(
             "--take-id-map",
             nargs="?",

@@ -125,7 +125,7 @@ def read_ddi(metadata: str | Path, images: str | Path, masks: str | Path | None,
     """
     source = read_table(metadata)
     label = "malignant" if "malignant" in source.columns else "malignancy(malig=1)"
-    header = check_columns(source, ("DDI_file", "skin_tone", label, "disease"), strict=False)
+    header = _published(source, "ddi_metadata.csv", ("DDI_file", "skin_tone", label, "disease"))
     table = Table(source.source, list(COLUMNS), problems=source.problems + header)
     incoming = Incoming(table, {"image_id": "DDI_file", "file": "DDI_file", "malignant": label})
     if header or not source.columns:
@@ -166,6 +166,12 @@ def _finish_masks(incoming: Incoming, masks: MaskFolder) -> None:
     if not incoming.table.problems:
         masks.check([row["file"] for _, row in incoming.table.rows])
     incoming.notes += masks.notes()
+
+
+def _published(source: Table, name: str, columns: Iterable[str]) -> list[Problem]:
+    """Columns that a published csv lacks: it is another file, or somebody renamed them."""
+    remedy = f"Is it {name} as published? `cgddi ingest folder` reads tables of your own."
+    return [replace(problem, remedy=remedy) for problem in check_columns(source, list(columns), strict=False)]
 
 
 def _no_photo(table: Table, line: int, column: str, name: str, images: str | Path) -> None:
@@ -211,7 +217,7 @@ def read_fitzpatrick17k(
     """
     source = read_table(metadata)
     tone = next((column for column in F17K_TONES if column in source.columns), F17K_TONES[0])
-    header = check_columns(source, (*F17K_COLUMNS, tone, *(("qc",) if qc else ())), strict=False)
+    header = _published(source, "fitzpatrick17k.csv", (*F17K_COLUMNS, tone, *(("qc",) if qc else ())))
     table = Table(source.source, list(COLUMNS), problems=source.problems + header)
     names = {"image_id": "md5hash", "file": "md5hash", "disease": "label"}
     incoming = Incoming(table, names | {"skin_tone": tone, "malignant": "three_partition_label"})
