@@ -14,6 +14,7 @@ from cgddi.core.archive import (
     Archive,
     ArchiveWriter,
     canonical,
+    csv_text,
     is_whole,
     output_name,
     record_for,
@@ -171,15 +172,17 @@ def test_a_changed_mask_is_noticed(tmp_path):
         archive.read(archive.rows[0], "mask.png")
 
 
-@pytest.mark.parametrize("how", ["cut", "changed"])
+@pytest.mark.parametrize("how", ["cut", "changed", "longer"])
 def test_a_manifest_that_its_record_does_not_know_is_refused(tmp_path, how):
     """I10: a manifest cut from 38 lines to 5 made 5 good results of 38."""
     write(tmp_path / "a.tar")
     lines = (tmp_path / "a.jsonl").read_text().splitlines(keepends=True)
-    (tmp_path / "a.jsonl").write_text(
-        "".join(lines[:1] if how == "cut" else [lines[0].replace("dark", "pale"), *lines[1:]])
+    changed = {"cut": lines[:1], "longer": [*lines, lines[0]]}
+    (tmp_path / "a.jsonl").write_text("".join(changed.get(how, [lines[0].replace("dark", "pale"), *lines[1:]])))
+    counts = {"cut": 1, "longer": 4}
+    words = (
+        f"lists {counts[how]} images, its record 3" if how in counts else "is not the manifest that its record names"
     )
-    words = "lists 1 images, its record 3" if how == "cut" else "is not the manifest that its record names"
     with pytest.raises(UserError, match=words):
         _ = Archive(tmp_path / "a.tar").rows
 
@@ -233,6 +236,12 @@ def test_canonical_json_is_independent_of_order_and_refuses_nan():
     assert canonical({"b": 1, "a": "é"}) == canonical({"a": "é", "b": 1}) == '{"a":"\\u00e9","b":1}'
     with pytest.raises(ValueError):
         canonical({"x": float("nan")})
+
+
+def test_rows_as_csv_end_their_lines_alike_on_every_system():
+    assert csv_text(["a", "b"], [{"a": 1}, {"a": "x,y", "b": '"'}]) == 'a,b\n1,\n"x,y",""""\n'
+    with pytest.raises(ValueError):
+        csv_text(["a"], [{"c": 1}])
 
 
 def test_atomic_write_replaces_whole(tmp_path):

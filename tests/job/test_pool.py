@@ -59,6 +59,27 @@ def test_the_oldest_job_that_fits_is_taken_and_by_one_worker(pool):
     assert pool.states() == dict.fromkeys((wide, gpu, plain), "RUNNING") and pool.take(9, 99, "c") is None
 
 
+def test_a_job_brings_its_surroundings_but_not_the_place_it_was_laid_down_from(pool, monkeypatch):
+    for name in ("SLURM_JOB_ID", "SBATCH_ACCOUNT", "SRUN_CPUS_PER_TASK", "CUDA_VISIBLE_DEVICES", "CGDDI_GPUS"):
+        monkeypatch.setenv(name, "1")
+    lay(pool)
+    job, _ = pool.take(0, 1, "here")
+    assert job["env"]["CGDDI_GPUS"] == "1" and job["env"]["PATH"] == os.environ["PATH"]
+    assert not [name for name in job["env"] if name.startswith(("SLURM_", "SBATCH_", "SRUN_", "CUDA_VISIBLE"))]
+
+
+def test_a_job_that_is_taken_while_it_is_cancelled_ends_all_the_same(pool, monkeypatch):
+    number, ends, taken = lay(pool), pool.end, []
+
+    def late(place, state):
+        taken.append(pool.take(0, 1, "quick"))  # a worker comes between the look and the move
+        ends(place, state)
+
+    monkeypatch.setattr(pool, "end", late)
+    pool.cancel([number])
+    assert pool.cancelled(taken[0][1])
+
+
 def test_jobs_of_a_worker_without_a_sign_of_life_wait_again(pool):
     number = lay(pool)
     pool.take(0, 1, "here")
