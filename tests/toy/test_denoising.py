@@ -46,7 +46,6 @@ def training(start, folder, steps, every=2):
     draw = torch.Generator().manual_seed(3)
     examples = Examples(
         torch.randn(9, 4, 16, 16, generator=draw),
-        torch.rand(9, 1, 16, 16, generator=draw),
         torch.randint(0, 7, (9, 5), generator=draw),
         torch.zeros(5, dtype=torch.long),
     )

@@ -83,7 +83,7 @@ def test_damaged_partial_images_are_drawn_again(world, tmp_path, monkeypatch, wh
         patch.setattr(sampler.Sampler, "draw", second_fails)
         with pytest.raises(KeyboardInterrupt):
             job(world, tmp_path / "a.tar", cache)
-    kept = sorted(path for path in (cache / "made").rglob("*") if path.is_file())
+    kept = sorted(path for path in (cache / "made" / "semantic").rglob("*") if path.is_file())
     assert len(kept) == 8
     kept[0].write_bytes(kept[0].read_bytes()[:-100])  # cut short
     data = bytearray(kept[1].read_bytes())

@@ -35,7 +35,6 @@ class Settings:
     warmup: int = 100
     ema_decay: float = 0.998
     caption_dropout: float = 0.10
-    lesion_weight: float = 3.0
     weight_decay: float = 1e-2
 
     @property
@@ -64,13 +63,11 @@ class Examples:
 
     Args:
         latents: (N, 4, 16, 16) of the photos.
-        weights: (N, 1, 16, 16), the share of lesion in each latent pixel.
         tokens: (N, 48), the captions.
         empty: (48,), the caption that drop-out puts in.
     """
 
     latents: torch.Tensor
-    weights: torch.Tensor
     tokens: torch.Tensor
     empty: torch.Tensor
 
@@ -125,7 +122,7 @@ class Pretraining:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(step, settings)
         pick = torch.randint(len(examples.latents), (settings.batch_size,), generator=draw)
-        clean, lesion = examples.latents[pick].to(self.device), examples.weights[pick].to(self.device)
+        clean = examples.latents[pick].to(self.device)
         ids = examples.tokens[pick].clone()
         ids[torch.rand(len(ids), generator=draw) < settings.caption_dropout] = examples.empty
         noise = torch.randn(clean.shape, generator=draw).to(self.device)
@@ -138,8 +135,8 @@ class Pretraining:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             context = self.text_encoder(ids.to(self.device)).last_hidden_state
             predicted = self.predict(signal * clean + spread * noise, time, context).sample
-        error = (predicted.float() - (signal * noise - spread * clean)) ** 2
-        loss = ((1.0 + settings.lesion_weight * lesion) * error).mean()
+        # Lesions weigh no more than skin: a weight that depends on what is to be drawn makes the model draw more of it.
+        loss = (predicted.float() - (signal * noise - spread * clean)).square().mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)

@@ -54,7 +54,7 @@ def save_half(pipeline: StableDiffusionPipeline, folder: Path) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="cgddi toy-model",
-        description="Pretrain the toy base model on a generic procedural corpus (half an hour on two idle cores). Stopped and "
+        description="Pretrain the toy base model on a generic procedural corpus (an hour on two idle cores). Stopped and "
         "started again with the same options it goes on and gives the same bytes; with more --steps it goes on from where the "
         "shorter training began to lower its learning rate.",
     )
@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         "--state", type=Path, default=Path(".cache/toy-model"), help="folder of states (default: .cache/toy-model)"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=3900, help="pretraining steps of U-Net and text encoder")
+    parser.add_argument("--steps", type=int, default=9000, help="pretraining steps of U-Net and text encoder")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--autoencoder-steps", type=int, default=1200, help="fine-tuning steps of the autoencoder")
     parser.add_argument("--corpus", type=int, default=30_000, help="photos in the corpus")
@@ -158,10 +158,9 @@ def _examples(args: argparse.Namespace, vae: AutoencoderKL, tokenizer, log: Log)
     corpus = build_corpus(args.corpus, args.seed + CORPUS_SEED_OFFSET, args.threads)
     log(f"corpus of {len(corpus)} photos")
     latents = autoencoder.encode_all(vae, torch.from_numpy(corpus.images))
-    weights = torch.nn.functional.avg_pool2d(torch.from_numpy(corpus.lesions)[:, None].float(), 4)
     log("latents ready")
     tokens, empty = denoiser.tokenise(tokenizer, corpus.captions), denoiser.tokenise(tokenizer, [""])[0]
-    return Examples(latents, weights, tokens, empty)
+    return Examples(latents, tokens, empty)
 
 
 def _command(args: argparse.Namespace) -> str:
