@@ -123,9 +123,7 @@ class Places:
         if cover.max() < 0.5:
             return None
         enough = cover >= (full - 0.5 if cover.max() >= full - 0.5 else 0.6 * cover.max())
-        cost = np.ones_like(cover)
-        if weight.any():
-            cost = self._cost(looks, weight)
+        cost = self._cost(looks, weight) if weight.any() else np.ones_like(cover)
         cost = np.where(enough, cost * (full / np.maximum(cover, 1)) ** 2, np.inf)
         wanted_at, ring_at = sampled(wanted), sampled(ring)
         mine = looks[tuple(ring_at)]
@@ -147,9 +145,7 @@ class Places:
 
     def _lowest(self, cost: np.ndarray) -> list[tuple[int, int]]:
         """The best shifts in px of the photo, a few px apart from each other at least."""
-        found = []
-        cost = cost.copy()
-        reach = 3
+        found, cost, reach = [], cost.copy(), 3
         for _ in range(CANDIDATES):
             at = np.unravel_index(int(np.argmin(cost)), cost.shape)
             if not np.isfinite(cost[at]):
