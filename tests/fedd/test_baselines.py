@@ -261,7 +261,7 @@ def test_every_unreadable_photo_and_mask_is_named(study, tmp_path):
     rows[1]["file"] = str(tmp_path / "absent.png")
     np.save(tmp_path / "tall.npy", np.ones((64, 16), np.int32))
     rows[2]["mask"] = str(tmp_path / "tall.npy")
-    np.save(tmp_path / "float.npy", np.ones((8, 8)))
+    np.save(tmp_path / "float.npy", np.full((8, 8), 0.5))
     rows[3]["mask"] = str(tmp_path / "float.npy")
     with pytest.raises(InvalidInput) as caught:
         read_photos(rows, 64, "resize")

@@ -155,7 +155,7 @@ def a_training_that_failed(_):
     Path("results/logs/lora/all/nevus.log").write_text("40%|####\r60%|######\ncgddi lora: the loss is NaN at step 7.\n")
     later("results/logs/lora/all/nevus.log")
     return {"lora": 1, "semantic": 1} | POOLED, {
-        "lora": "cgddi lora: the loss is NaN at step 7.",
+        "lora": "the loss is NaN at step 7.",
         "semantic": "nevus.tar was deleted",
     }
 

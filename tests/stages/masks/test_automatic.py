@@ -112,7 +112,7 @@ def test_specks_are_cleared_from_automatic_masks_only(tmp_path):
 def test_human_masks_may_take_precedence(tmp_path):
     rows = write_photos(tmp_path / "in", 3, SIZE, lesion=0.03)
     rows[1]["mask"] = None
-    np.save(rows[2]["mask"], np.zeros((4, 4)))  # float
+    np.save(rows[2]["mask"], np.full((4, 4), 0.5))
     masks = [lesionless(0), truth(1), truth(2)]
     archive, oracle = predict(tmp_path, masks, rows, prefer_human=True)
     assert oracle.calls == [["000001", "000002"]]

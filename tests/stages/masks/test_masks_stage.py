@@ -104,7 +104,7 @@ BAD = {
         "cannot be read as a .npy",
     ),
     "3-D": lambda folder: (good(folder), save(folder / "d.npy", np.zeros((4, 4, 3), int)), "2-D array"),
-    "float": lambda folder: (good(folder), save(folder / "f.npy", np.zeros((4, 4))), "2-D array"),
+    "float": lambda folder: (good(folder), save(folder / "f.npy", np.full((4, 4), 0.5)), "2-D array"),
     "stranger": lambda folder: (good(folder), save(folder / "s.npy", np.full((4, 4), 7)), "values that are no class"),
     "colours": lambda folder: (good(folder), good(folder), "colour picture"),
 }
