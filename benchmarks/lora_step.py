@@ -69,9 +69,8 @@ def our_seconds(model: Path, tar: Path, names: list[str], folder: Path, settings
         [tar], [tar], None, folder / "token.safetensors", folder / "ours",
     )  # fmt: skip
     with _engine.clocked(train, _engine.Clock()) as clock:
-        train_lora(
-            job, device=device, backbone=backbone
-        )  # no cache: it would give the second round the first one's adapter
+        # No cache: it would give the second round the first one's adapter.
+        train_lora(job, device=device, backbone=backbone)
     return clock.seconds(10)
 
 

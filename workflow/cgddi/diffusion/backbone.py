@@ -18,6 +18,7 @@ from cgddi.core.errors import UserError
 from cgddi.diffusion import tokens, weights
 from cgddi.diffusion.onednn import use_onednn_layers
 from cgddi.diffusion.schedule import NoiseSchedule
+from cgddi.job.gpu import mixed_precision
 from cgddi.job.runtime import torch_dtype
 
 
@@ -359,8 +360,7 @@ def load(model: Mapping[str, Any], device: torch.device | str, precision: str = 
     Raises:
         UserError: no such model, a family without a backbone here, or a precision that the device has no fast kernels for.
     """
-    if precision == "fp16" and torch.device(device).type == "cpu":
-        raise UserError("precision fp16 needs a GPU, and none was found. Use fp32 or bf16, or a node with a GPU.")
+    mixed_precision(precision, torch, torch.device(device).type == "cpu")  # refuses what the device cannot compute in
     folder = weights.resolve(model)
     kind = weights.model_index(folder).get("_class_name", "")
     if kind not in FAMILIES:

@@ -47,7 +47,12 @@ class TrainingSettings(Settings):
     both_suffix: str = Field(
         " deliniated with marker and a ruler", description="suffix where it shows both (published spelling)"
     )
-    lesion_weight: float = Field(1.0, ge=0, description="loss weight on lesion cells, from the mask (published: 1)")
+    lesion_weight: float = Field(
+        1.0,
+        ge=0,
+        description="loss weight on lesion cells, from the mask (published: 1). More draws lesions more surely, but larger than "
+        "they are: docs/samples.md",
+    )
     ignore_mask_classes: tuple[Literal["background", "marker", "ruler", "skin"], ...] = Field(
         (), description="mask classes without loss (published: none)"
     )

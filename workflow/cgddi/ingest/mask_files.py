@@ -77,7 +77,8 @@ class MaskFolder:
         best = min(order.values())
         same = sorted(path for path, place in order.items() if place == best)
         self.used.update(order)
-        if len({Path(path).read_bytes() for path in same}) > 1:  # FEDD's ddi_labels hold a mask once for each subset
+        # FEDD's ddi_labels hold a mask once for each subset.
+        if len(same) > 1 and len({Path(path).read_bytes() for path in same}) > 1:
             message = f"{len(same)} mask files fit this photo ({', '.join(map(os.path.basename, same[:3]))})"
             self.problems.append(Problem(source, message, "Leave one of them in the folder.", row=line, column="mask"))
         return same[0]

@@ -102,8 +102,9 @@ def mixed_precision(precision: str, torch: Any, cpu: bool) -> str:
     Raises:
         UserError: one that the device cannot compute in.
     """
-    check_precision(precision, torch)
-    if precision == "fp16" and cpu:
+    if not cpu:
+        check_precision(precision, torch)
+    elif precision == "fp16":
         raise UserError("precision fp16 needs a GPU, and none was found. Use fp32 or bf16, or a node with a GPU.")
     return "no" if precision == "fp32" else precision
 

@@ -236,7 +236,7 @@ def check(model: type[BaseModel], given: Values) -> BaseModel:
         problems = []
         issues = error.errors()
         for issue in issues:
-            if any(other["loc"][:-1] == issue["loc"] for other in issues if issue["type"] == "too_short"):
+            if issue["type"] == "too_short" and any(other["loc"][:-1] == issue["loc"] for other in issues):
                 continue  # the list is too short because an entry of it is wrong
             key = tuple(part for part in map(str, issue["loc"]) if part != "[key]" and not re.search(r"[\[\]]", part))
             if issue["type"] == "extra_forbidden":
@@ -257,9 +257,8 @@ def check(model: type[BaseModel], given: Values) -> BaseModel:
                 .replace("valid dictionary", "mapping")
             )
             problem = given.problem(key, message, ask, value)
-            if (
-                key != tuple(map(str, issue["loc"])) and problems and problems[-1].key == problem.key
-            ):  # of `this or that`
+            one_of_several = key != tuple(map(str, issue["loc"]))  # of `this or that`
+            if one_of_several and problems and problems[-1].key == problem.key:
                 problems[-1] = replace(problems[-1], message=f"{problems[-1].message}, or: {message}")
             else:
                 problems.append(problem)

@@ -116,9 +116,8 @@ def run(spec: dict[str, Any], settings: ClassifySettings, regime: Regime, leakag
 
     method, run_seed, project_seed = spec["method"], int(spec["run_seed"]), int(spec.get("seed", 0))
     facts = {"split": spec["split"], "regime": regime.name, "method": method, "run_seed": run_seed}
-    runtime.start(
-        args.threads, tf32=method != "patchalign"
-    )  # whose transport plans are exponentials of small differences
+    # PatchAlign's transport plans are exponentials of small differences.
+    runtime.start(args.threads, tf32=method != "patchalign")
     accelerator = reporting(args.metrics, settings.precision)
     metrics = args.metrics if accelerator.is_main_process else None
     with runtime.usage_log(metrics, stage="classify", **facts) as usage:

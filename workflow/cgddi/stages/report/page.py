@@ -146,9 +146,8 @@ def answer_of(summary: Mapping[str, Any], path: str) -> dict[str, Any]:
     values, photos = {}, {}
     for row in metrics.to_dict("records") if overview is not None else ():
         value = pd.to_numeric(row["value"], errors="coerce")
-        unbiased = pd.to_numeric(
-            row.get("unbiased"), errors="coerce"
-        )  # of figures that compare tones: so are differences of them
+        # Of figures that compare tones: differences of them are unbiased too.
+        unbiased = pd.to_numeric(row.get("unbiased"), errors="coerce")
         if not pd.isna(value):
             value = value if pd.isna(unbiased) else unbiased
             values[row["split"], row["method"], row["regime"], row["metric"], row["group"]] = value
