@@ -61,6 +61,12 @@ class Run:
         """What Snakemake said so far."""
         return (self.folder / "log").read_text(errors="replace")
 
+    @property
+    def story(self) -> str:
+        """What Snakemake said, and what its jobs said whose logs are left: those that failed."""
+        logs = sorted((self.folder / ".snakemake" / "slurm_logs").rglob("*.log"))
+        return "\n".join([self.log, *(f"--- {path}\n{path.read_text(errors='replace')}" for path in logs)])
+
     def finish(self, seconds: float = 600) -> int:
         """Wait for the end; the exit status."""
         try:

@@ -52,7 +52,7 @@ def test_jobs_run_inside_two_allocations(cluster, run, tmp_path):
     numbers = {allocate(), allocate()}
     until(lambda: told(tmp_path, "train1")[0] == "running", lambda: held.log, 60)
     assert held.finish(240) == 0, held.log
-    assert pooled(tmp_path) and "Trying to restart" not in held.log
+    assert pooled(tmp_path) and "Trying to restart" not in held.log, held.story
     assert {job["JobId"] for job in mine(cluster, tmp_path)} == numbers
     assert [len(starts(tmp_path, name)) for name in ("train1", "train2", "cut1", "cut2")] == [1, 1, 1, 1]
 
@@ -69,7 +69,7 @@ def test_an_allocation_that_ends_gives_its_jobs_back(cluster, run, tmp_path):
     until(lambda: len(list((tmp_path / ".snakemake/pool/waiting").glob("[0-9]*"))) >= 2, lambda: held.log, 120)
     allocate()
     assert held.finish(240) == 0, held.log
-    assert pooled(tmp_path) and "Trying to restart" not in held.log
+    assert pooled(tmp_path) and "Trying to restart" not in held.log, held.story
     assert [len(starts(tmp_path, name)) for name in ("train1", "train2")] == [2, 2]
     assert all(12 <= seconds_worked(tmp_path, name) <= 13 for name in ("train1", "train2"))
 

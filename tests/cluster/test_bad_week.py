@@ -27,7 +27,7 @@ URGENT = ["sbatch", "--parsable", "--partition=night", "--nodes=2", "--gpus-per-
 def whole(run, *names):
     """The run has ended well, and no attempt of a job was used up."""
     assert run.finish() == 0, run.log
-    assert pooled(run.folder) and "Trying to restart" not in run.log, run.log
+    assert pooled(run.folder) and "Trying to restart" not in run.log, run.story
     return [len(starts(run.folder, name)) for name in names]
 
 

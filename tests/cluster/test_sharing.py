@@ -38,7 +38,7 @@ def test_a_limit_of_submitted_jobs_is_waited_for(cluster, start, tmp_path):
         seen.startswith("SLURM takes no more jobs for now, and is asked again: ")
         and "QOSMaxSubmitJobPerUserLimit" in seen
     )
-    assert pooled(tmp_path) and "Trying to restart" not in run.log
+    assert pooled(tmp_path) and "Trying to restart" not in run.log, run.story
     assert [len(starts(tmp_path, name)) for name in ("train1", "train2", "cut1", "cut2")] == [1, 1, 1, 1]
 
 
