@@ -10,7 +10,7 @@ from tests.ingest.lab import SIDE, check, lab, photo
 from tests.ingest.tables import rows_of, write
 
 
-def _p3():
+def _p3(name="Display P3"):
     """Display P3 as a matrix profile: primaries of the standard, adapted to D50 (ICC), gamma 2.2."""
     import struct
 
@@ -20,7 +20,7 @@ def _p3():
     def xyz(*values):
         return b"XYZ \0\0\0\0" + b"".join(map(fixed, values))
 
-    text = b"Display P3\0"
+    text = name.encode() + b"\0"
     tags = {
         b"desc": b"desc\0\0\0\0" + struct.pack(">I", len(text)) + text + b"\0" * 79,
         b"wtpt": xyz(0.9642, 1, 0.8249),
@@ -42,10 +42,13 @@ def _p3():
     return head[:128] + struct.pack(">I", len(tags)) + table + body
 
 
-def test_display_p3_becomes_srgb(tmp_path):
+@pytest.mark.parametrize("name", ["Display P3", "Display P3 Gamut with sRGB Transfer"])  # of an iPhone, of Android
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_display_p3_becomes_srgb(tmp_path, mode, name):
     from cgddi.core.images import read_photo
 
-    Image.new("RGB", (40, 40), (200, 120, 100)).save(tmp_path / "p3.png", icc_profile=_p3())
+    flat = Image.new("RGB", (40, 40), (200, 120, 100))
+    (flat.quantize(4) if mode == "P" else flat.convert(mode)).save(tmp_path / "p3.png", icc_profile=_p3(name))
     pixels, notes = read_photo(tmp_path / "p3.png")
     # By hand: linear = (v/255)^2.2; P3 -> XYZ -> sRGB with the standards' matrices (D65), and sRGB's curve back.
     linear = (np.array([200, 120, 100]) / 255) ** 2.2
@@ -55,8 +58,20 @@ def test_display_p3_becomes_srgb(tmp_path):
     )
     wanted = srgb @ p3 @ linear
     wanted = 255 * np.where(wanted > 0.0031308, 1.055 * wanted ** (1 / 2.4) - 0.055, 12.92 * wanted)
-    assert notes == ["converted_from_profile"] and np.abs(np.asarray(pixels)[20, 20] - wanted).max() <= 2
+    assert notes[-1] == "converted_from_profile" and np.abs(np.asarray(pixels)[20, 20] - wanted).max() <= 2
     assert abs(int(np.asarray(pixels)[20, 20, 0]) - 200) > 5
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "CMYK", "L"])
+def test_srgbs_own_profile_and_one_of_another_colour_space_change_no_pixel(tmp_path, mode):
+    from cgddi.core.images import read_photo
+    from PIL import ImageCms
+
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    stored = photo(3).quantize() if mode == "P" else photo(3).convert(mode)
+    stored.save(tmp_path / "p.tif", icc_profile=profile)
+    pixels, notes = read_photo(tmp_path / "p.tif")
+    assert "converted_from_profile" not in notes and (np.asarray(pixels) == np.asarray(stored.convert("RGB"))).all()
 
 
 @pytest.mark.parametrize("top", [1023, 4095, 16383, 65535])

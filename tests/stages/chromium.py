@@ -11,6 +11,33 @@ import time
 from pathlib import Path
 
 
+FAINT = """(() => {
+  document.querySelectorAll('details').forEach(d => d.open = true);
+  const canvas = new OffscreenCanvas(1, 1).getContext('2d', { willReadFrequently: true });
+  const rgba = css => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = css; canvas.fillRect(0, 0, 1, 1);
+    const d = canvas.getImageData(0, 0, 1, 1).data; return [d[0], d[1], d[2], d[3] / 255]; };
+  const over = (top, below) => [0, 1, 2].map(n => top[n] * top[3] + below[n] * (1 - top[3]));
+  const light = c => [0.2126, 0.7152, 0.0722].reduce((sum, part, n) => { const v = c[n] / 255;
+    return sum + part * (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4); }, 0);
+  const page = matchMedia('(prefers-color-scheme: dark)').matches ? [18, 18, 18] : [255, 255, 255], found = {};
+  const ground = node => { let below = node ? ground(node.parentElement) : page; if (!node) return below;
+    const style = getComputedStyle(node), colours = [style.backgroundColor, ...(style.backgroundImage.match(/rgba?\\([^)]*\\)/) || [])];
+    for (const colour of colours) below = over(rgba(colour), below);
+    return below; };
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) {
+    const node = texts.currentNode.parentElement, words = texts.currentNode.data.trim();
+    if (!words || node.matches('script, style, option') || node.closest(':disabled') || !node.checkVisibility({ visibilityProperty: true })) continue;
+    const style = getComputedStyle(node), below = ground(node), own = rgba(style.color), size = parseFloat(style.fontSize);
+    for (let each = node; each; each = each.parentElement) own[3] *= getComputedStyle(each).opacity;
+    const [a, b] = [light(over(own, below)), light(below)].sort((x, y) => y - x), contrast = (a + 0.05) / (b + 0.05);
+    if (contrast < (size >= 24 || (size >= 18.6 && style.fontWeight >= 700) ? 3 : 4.5))
+      found[`${node.tagName}.${node.className} ${contrast.toFixed(2)}`] ??= words.slice(0, 40);
+  }
+  return JSON.stringify(Object.entries(found).map(each => each.join(': ')));
+})()"""
+
+
 def find(install: bool = True) -> str | None:
     """The browser's path; None where there is none, and it is not to be or cannot be installed (which needs root on Debian)."""
     for name in ("chromium", "chromium-browser", "google-chrome"):
@@ -105,6 +132,11 @@ class Chromium:
         if "exceptionDetails" in result:
             raise RuntimeError(result["exceptionDetails"])
         return result["result"].get("value")
+
+    def faint(self) -> list[str]:
+        """Texts that stand out less from their ground than WCAG asks (contrast 4.5; 3 where large), opacity counted: tag, class,
+        contrast, first words. What is folded is opened; what is hidden or disabled counts not."""
+        return json.loads(self.evaluate(FAINT))
 
     def wait(self, expression: str, seconds: float = 20):
         """Wait until an expression is true."""

@@ -253,12 +253,16 @@ def test_doubtful_images_come_first_and_pictures_open_full_size(healthy, tmp_pat
     assert exported(browser) == [",".join([*reversed(first.split("/")), "keep", ""])]
 
 
+@pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [360, 1280])
-def test_no_sideways_scroll_and_every_picture_has_words(healthy, tmp_path, browser, width):
+def test_no_sideways_scroll_every_picture_has_words_and_they_stand_out(healthy, tmp_path, browser, width, dark):
     page = tmp_path / "review.html"
     write_page(healthy, page, canvases=canvases_of(healthy))
-    browser.resize(width, 800)
+    browser.resize(width, 800, dark)
     browser.open(page)
+    for key in "kd":
+        browser.press(key)
+    assert browser.faint() == []
     assert browser.evaluate("document.documentElement.scrollWidth") <= width
     assert browser.evaluate("[...document.images].every(i => i.closest('dialog') || i.alt)")
 

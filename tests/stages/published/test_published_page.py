@@ -123,6 +123,14 @@ def test_the_page_marks_what_differs_and_where_the_published_figure_lies_outside
     assert "DDI: which synthetic images help" not in page, "another table's target"
 
 
+@pytest.mark.parametrize("dark", [False, True])
+def test_every_word_stands_out(made, tmp_path, browser, dark):
+    (tmp_path / "page.html").write_text(made[1])
+    browser.resize(1200, 800, dark)
+    browser.open(tmp_path / "page.html")
+    assert browser.faint() == []
+
+
 def test_the_least_different_setting_stands_there_and_its_differences_are_told(tmp_path):
     settings = {
         "main/synthetic/patchalign": about(MAIN, clean=True, selection="validation", seeds=[0, 1], equal_steps=True)

@@ -86,6 +86,16 @@ def test_in_a_browser_keys_answer_and_the_csv_is_what_the_report_reads(index, tm
     assert (whole["made"], whole["real"], whole["readers"], whole["auc"]) == (24, 18, 1, 1.0) and whole["low"] < 0.95
 
 
+@pytest.mark.parametrize("dark", [False, True])
+def test_every_word_stands_out(index, tmp_path, browser, dark):
+    write_quiz(index, PictureFolder(tmp_path / "index.html"), tmp_path / "page.html")
+    browser.resize(800, 900, dark)
+    browser.open(tmp_path / "page.html")
+    assert browser.faint() == []
+    browser.press("Enter")
+    assert browser.evaluate("document.getElementById('judging').checkVisibility()") and browser.faint() == []
+
+
 def answered(reader, answers):
     """Rows of a csv: (kind, tone, answer) by picture."""
     return [

@@ -13,6 +13,7 @@ from cgddi.core.colour import skin_angle
 from cgddi.core.images import RULER, TONES, encode_png
 from cgddi.diffusion.data import read_canvases
 from cgddi.diffusion.weights import read_tensors, write_tensors
+from cgddi.stages.report.pictures import MEANING
 from cgddi.stages.semantic import sample, sampler
 from cgddi.stages.semantic.check import Checker
 from cgddi.stages.semantic.draws import SampleSpec
@@ -175,3 +176,4 @@ def test_what_was_drawn_is_found_again_by_all_that_decides_it_and_by_nothing_els
 def test_limits_that_are_none_are_refused(run):
     with pytest.raises(Exception, match="holds no limits"):
         run("bad", strangeness=0, novelty=3)
+        assert found.keys() == MEANING.keys(), "the report says of each what it is"

@@ -127,19 +127,33 @@ def exif_turn(path: str | Path) -> str | None:
 def _to_srgb(photo: Image.Image) -> Image.Image | None:
     """A photo with a colour profile other than sRGB (Display P3 of phones, Adobe RGB, CMYK of print), in sRGB; else None.
 
-    Conversion is perceptual, by LittleCMS; a profile that cannot be read counts as none.
+    Conversion is perceptual, by LittleCMS; a profile that cannot be read counts as none. What a profile is, its colours tell and
+    not its name: Android's P3 is called "Display P3 Gamut with sRGB Transfer".
     """
     data = photo.info.get("icc_profile")
-    if not data or photo.mode not in ("RGB", "RGBA", "CMYK", "L"):
+    mode = {"P": "RGB", "PA": "RGB", "LA": "L"}.get(photo.mode, photo.mode)
+    if not data or mode not in ("RGB", "RGBA", "CMYK", "L"):
         return None
+    if mode != photo.mode:
+        photo = to_rgb(photo).convert(mode)
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
-        if "srgb" in (profile.profile.profile_description or "").lower():
+        way = ImageCms.buildTransform(
+            profile, ImageCms.createProfile("sRGB"), mode, "RGBA" if mode == "RGBA" else "RGB"
+        )
+        probe = _PROBE.convert(mode)
+        moved = np.subtract(ImageCms.applyTransform(probe, way).convert("RGB"), probe.convert("RGB"), dtype=np.int16)
+        if mode != "CMYK" and np.abs(moved).max() <= ROUNDED:
             return None
-        mode = "RGBA" if photo.mode == "RGBA" else "RGB"
-        return ImageCms.profileToProfile(photo, profile, ImageCms.createProfile("sRGB"), outputMode=mode)
+        return ImageCms.applyTransform(photo, way)
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         return None
+
+
+ROUNDED = 3
+"""Levels (of 255) by which a profile of sRGB may move a colour, for its curve is tabulated."""
+_PROBE = Image.fromarray(np.stack(np.meshgrid(*3 * [np.arange(0, 256, 51, dtype=np.uint8)]), -1).reshape(6, 36, 3))
+"""Colours that tell one profile from another."""
 
 
 def to_rgb(photo: Image.Image) -> Image.Image:

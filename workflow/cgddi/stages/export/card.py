@@ -111,8 +111,8 @@ files for machines.
 ## Licences
 
 This data set: `{settings.license}`. The photos' licences hold for what carries their pixels, and the base model's (Stable
-Diffusion 2.1: CreativeML Open RAIL++-M, with its restrictions of use) for what was drawn by adapters. The workflow's code is
-Apache-2.0.
+Diffusion's is a CreativeML Open RAIL-M, 2.1's RAIL++-M, with restrictions of use) for what was drawn by adapters. The workflow's
+code is Apache-2.0.
 
 ## Limits
 

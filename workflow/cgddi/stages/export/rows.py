@@ -37,7 +37,7 @@ COLUMNS = {
 MEANING = {
     "id": "unique over all configs",
     "image": "PNG",
-    "mask": "PNG of one channel: 0 background, 1 lesion, 2 marker, 3 ruler, 4 skin; null for samples, which have none",
+    "mask": "PNG of one channel: 0 background, 1 lesion, 2 marker, 3 ruler, 4 skin; null for samples, and photos that have none",
     "kind": "real, healthy (lesion painted over), lesion_mapped (a donor's lesion on a canvas) or semantic (drawn by an adapter)",
     "disease": "name of the disease; `healthy` where none is shown",
     "concept": "the disease's name in files: lowercase, joined by hyphens",

@@ -69,6 +69,17 @@ def sheets(
     return found
 
 
+MEANING = {
+    "presence": "colour difference (delta E) of the lesion to the skin around it: more is clearer",
+    "angle": "tone of the skin, as its individual typology angle in degrees: less is darker",
+    "strangeness": "how unusual the strangest trait is; 1 is as unusual as the oddest real photo",
+    "trait": "the strangest trait",
+    "likeness": "to the nearest photo that the adapter learnt from; 1 is a copy",
+    "nearest": "that photo",
+}
+"""Scores of a sample (core/judges.py), and what the page says of each where it stands."""
+
+
 def sheet_data(drawn: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Sequence[Picture]]]]]) -> dict[str, Any]:
     """The sheets of all splits as the page's script draws them: a picture is [name, width, height, caption, values of `facts`]."""
     pictures = [
@@ -90,6 +101,7 @@ def sheet_data(drawn: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Sequen
     return {
         "kinds": KINDS,
         "facts": names,
+        "meaning": {name: words for name, words in MEANING.items() if name in names},
         "sheets": {
             f"{split}/{slug}": {
                 kind: {tone: [line(picture) for picture in cell] for tone, cell in tones.items()}

@@ -65,7 +65,7 @@ function open(link) {
   const image = link.querySelector("img"), caption = link.parentElement.querySelector("figcaption");
   Object.assign(dialog.querySelector("img"), { src: link.href, alt: image.alt, className: link.closest(".plot") ? "plain" : "" });
   const facts = { picture: image.alt, ...(caption && caption.textContent !== image.alt ? { caption: caption.textContent } : {}), ...(link.facts || JSON.parse(link.dataset.facts || "{}")) };
-  dialog.querySelector("dl").replaceChildren(...Object.entries(facts).flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, String(value))]));
+  dialog.querySelector("dl").replaceChildren(...Object.entries(facts).flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, String(value), ...(data.meaning[name] ? [element("small", {}, data.meaning[name])] : []))]));
   if (!dialog.open) dialog.showModal();
 }
 document.addEventListener("click", (event) => {
