@@ -10,7 +10,6 @@ import subprocess
 import time
 from pathlib import Path
 
-
 FAINT = """(() => {
   document.querySelectorAll('details').forEach(d => d.open = true);
   const canvas = new OffscreenCanvas(1, 1).getContext('2d', { willReadFrequently: true });
@@ -21,13 +20,15 @@ FAINT = """(() => {
     return sum + part * (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4); }, 0);
   const page = matchMedia('(prefers-color-scheme: dark)').matches ? [18, 18, 18] : [255, 255, 255], found = {};
   const ground = node => { let below = node ? ground(node.parentElement) : page; if (!node) return below;
-    const style = getComputedStyle(node), colours = [style.backgroundColor, ...(style.backgroundImage.match(/rgba?\\([^)]*\\)/) || [])];
+    const style = getComputedStyle(node);
+    const colours = [style.backgroundColor, ...(style.backgroundImage.match(/rgba?\\([^)]*\\)/) || [])];
     for (const colour of colours) below = over(rgba(colour), below);
     return below; };
   const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (texts.nextNode()) {
     const node = texts.currentNode.parentElement, words = texts.currentNode.data.trim();
-    if (!words || node.matches('script, style, option') || node.closest(':disabled') || !node.checkVisibility({ visibilityProperty: true })) continue;
+    if (!words || node.matches('script, style, option') || node.closest(':disabled')
+      || !node.checkVisibility({ visibilityProperty: true })) continue;
     const style = getComputedStyle(node), below = ground(node), own = rgba(style.color), size = parseFloat(style.fontSize);
     for (let each = node; each; each = each.parentElement) own[3] *= getComputedStyle(each).opacity;
     const [a, b] = [light(over(own, below)), light(below)].sort((x, y) => y - x), contrast = (a + 0.05) / (b + 0.05);

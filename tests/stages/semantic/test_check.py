@@ -139,6 +139,7 @@ def test_a_sample_is_judged_where_its_canvas_has_skin_and_by_the_photos_that_wer
         assert found["presence"] == pytest.approx(presence, abs=1e-3) and found["presence"] > 5
         assert found["angle"] == pytest.approx(skin_angle(picture, part), abs=1e-3)
         assert (found["nearest"], found["likeness"]) == (nearest, pytest.approx(alike[nearest], abs=1e-3))
+        assert found.keys() == MEANING.keys(), "the report says of each what it is"
 
 
 def test_what_was_drawn_is_found_again_by_all_that_decides_it_and_by_nothing_else(world, tmp_path, monkeypatch):
@@ -176,4 +177,3 @@ def test_what_was_drawn_is_found_again_by_all_that_decides_it_and_by_nothing_els
 def test_limits_that_are_none_are_refused(run):
     with pytest.raises(Exception, match="holds no limits"):
         run("bad", strangeness=0, novelty=3)
-        assert found.keys() == MEANING.keys(), "the report says of each what it is"
