@@ -307,3 +307,39 @@ def test_a_section_can_be_pasted(capsys):
 def test_the_schema_is_json(capsys):
     main(["config", "--schema"])
     assert json.loads(capsys.readouterr().out)["additionalProperties"] is False
+
+
+WRONG = """# a comment
+runs:
+  methods: [baseline]
+  regimes:
+    - real
+    - syntetic
+  regimes_of: {baseline: [nix]}
+fairness:
+  families: {five: [main, a]}
+  compare:
+    - [synthetic, real]
+    - [synthetik, real]
+regimes:
+  mine: {sources: [real], init: nobody}
+export: {split: mian}
+"""
+
+
+def test_names_that_stand_for_nothing_are_told_at_once_each_with_its_line(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text(WRONG)
+    with pytest.raises(InvalidInput) as caught:
+        load_config(file)
+    found = {(p.line, p.key): p for p in caught.value.problems}
+    assert {(line, key) for line, key in found} == {
+        (6, "runs.regimes.1"),
+        (7, "runs.regimes_of.baseline.0"),
+        (9, "fairness.families.five.1"),
+        (12, "fairness.compare.1.0"),
+        (14, "regimes.mine.init"),
+        (15, "export.split"),
+    }
+    assert all(str(p).startswith(f"{file}, line {line}, {key}: ") for (line, key), p in found.items())
+    assert "Did you mean synthetic?" in str(found[6, "runs.regimes.1"])

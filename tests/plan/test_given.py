@@ -155,10 +155,10 @@ BAD = {
         {"synthetic": {"x": {"archive": "data/x.tar"}}},
         r"synthetic.x.archive: no such file.*data/x.tar",
     ),
-    "a name of ours": ({"synthetic": {"semantic": {"archive": "x.tar"}}}, "synthetic.semantic: take another name"),
+    "a name of ours": ({"synthetic": {"semantic": {"archive": "x.tar"}}}, "synthetic.semantic: this name is taken"),
     "an unknown source": (
         {"regimes": {"mine": {"sources": ["nosuch"]}}},
-        "regimes.mine.sources: 'nosuch' is none of real",
+        "regimes.mine.sources.0: 'nosuch' is none of real",
     ),
     "an unknown regime": ({"runs": {"regimes": ["released_real"]}}, "'released_real' is none of"),
     "no such concept": ({"adapters": {"naevus": {"source": "o/n"}}}, "adapters.naevus: no such concept"),

@@ -27,6 +27,22 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+def test_networks_and_files_that_a_config_names_and_nobody_has(folder, capsys):
+    """A network that timm does not know would be missed after all images are made; a path that is no hub id was a traceback."""
+    sheet()
+    (folder / "c.yaml").write_text(
+        "images: images.csv\ndiseases: d.csv\nreview: nosuch.csv\nclassify:\n  methods:\n    fairdisco: {backbone: resnet_nix}\n"
+        "adapters:\n  mole: {source: /nosuch}\n"
+    )
+    assert main(["check", "--configfile", "c.yaml"]) == 2
+    said = capsys.readouterr().err
+    assert "c.yaml, line 6, classify.methods.fairdisco.backbone: timm has no backbone 'resnet_nix'" in said
+    assert "c.yaml, line 8, adapters.mole.source: no such file" in said
+    (folder / "c.yaml").write_text("images: images.csv\ndiseases: d.csv\nreview: nosuch.csv\n")
+    assert main(["check", "--configfile", "c.yaml"]) == 2
+    assert "c.yaml, line 3, review: no such file (found 'nosuch.csv')" in capsys.readouterr().err
+
+
 def good_mask(shape=(16, 16), dtype=np.int32):
     mask = np.full(shape, 4, dtype)
     mask[4:9, 4:9] = 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,17 @@ def imagenet(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     return tuple(torch.tensor(values)[:, None, None].to(device) for values in (MEAN, STD))
 
 
+def known(name: str) -> None:
+    """Refuse a network that timm does not know.
+
+    Raises:
+        UserError: with close names.
+    """
+    if not timm.is_model(name):
+        close = get_close_matches(name.partition(".")[0], timm.list_models(), n=5)
+        raise UserError(f"timm has no backbone {name!r}. Close names: {', '.join(close) or 'none'}.")
+
+
 def create_backbone(name: str, weights: str, image_size: int) -> tuple[torch.nn.Module, dict[str, Any]]:
     """A timm model without its classifier.
 
@@ -41,9 +53,7 @@ def create_backbone(name: str, weights: str, image_size: int) -> tuple[torch.nn.
     Raises:
         UserError: timm does not know the name, the hub cannot be reached, or the file belongs to another architecture.
     """
-    if not timm.is_model(name):
-        close = timm.list_models(f"*{name.split('.')[0]}*")[:5]
-        raise UserError(f"timm has no backbone {name!r}. Close names: {', '.join(close) or 'none'}.")
+    known(name)
     options: dict[str, Any] = {"num_classes": 0}
     if _fixed_grid(name):
         options["img_size"] = image_size

@@ -70,6 +70,10 @@ def _here(source: str, name: str, revision: str | None) -> Path | None:
         path = Path(source, name)
         return path if path.is_file() else None
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    path = try_to_load_from_cache(source, name, revision=revision) if source.count("/") == 1 else None
+    try:
+        path = try_to_load_from_cache(source, name, revision=revision) if source.count("/") == 1 else None
+    except HFValidationError:  # a path; planning says that it is not there
+        return None
     return Path(path) if isinstance(path, str) else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 from argparse import ArgumentParser
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from cgddi.core.errors import Problem
 from cgddi.core.lineage import KINDS
 from cgddi.core.settings import Settings, neutral
 from cgddi.fedd.settings import FeddSettings
-from cgddi.plan.configfile import Values, check, merge, read
+from cgddi.plan.configfile import Mistakes, Values, check, merge, read, unknown
 from cgddi.plan.given import GivenAdapter, GivenImages, source_names
 from cgddi.plan.sections import BASE_MODEL, Cohort, Models, Runs
 from cgddi.plan.splits import SplitSettings
@@ -189,55 +189,74 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _runs_known(self) -> Config:
-        known = {**REGIMES, **self._given_regimes(), **self.regimes}
-        sources = [*KINDS, *(source for name in self.synthetic for source in source_names(name))]
-        for name in self.synthetic:
-            if name in (*KINDS, *REGIMES) or not re.fullmatch(r"[a-z0-9_]+", name):
-                raise ValueError(f"synthetic.{name}: take another name, of lowercase letters, digits and _")
-        for name, regime in self.regimes.items():
-            if strange := [source for source in regime.sources if source not in sources]:
-                raise ValueError(f"regimes.{name}.sources: {strange[0]!r} is none of {', '.join(sources)}")
-        for name in self.runs.methods:
-            if name not in METHODS:
-                raise ValueError(f"runs.methods: {name!r} is none of {', '.join(METHODS)}")
-        texts = self.classify.label_texts
-        if "patchalign" in self.runs.methods and texts.file is None and texts.text_encoder is None:
-            raise ValueError(
-                "runs.methods names patchalign, which needs label texts: give classify.label_texts.file or "
-                "classify.label_texts.text_encoder, or leave patchalign out"
-            )
-        for name in self.runs.splits or ():
-            if name not in self.splits:
-                raise ValueError(f"runs.splits: {name!r} is none of {', '.join(self.splits)}")
-        if self.export.split not in (None, *self.splits):
-            raise ValueError(f"export.split: {self.export.split!r} is none of {', '.join(self.splits)}")
-        if strange := set(self.runs.regimes_of) - set(METHODS):
-            raise ValueError(f"runs.regimes_of: {min(strange)!r} is none of {', '.join(METHODS)}")
-        for name in (*self.runs.regimes, *(name for own in self.runs.regimes_of.values() for name in own)):
-            if name not in known:
-                raise ValueError(f"runs.regimes: {name!r} is none of {', '.join(known)}")
-            init = known[name].init
-            if init is not None and init not in known:
-                raise ValueError(f"regimes.{name}.init: {init!r} is none of {', '.join(known)}")
-            if init is not None and self.classify.images_per_epoch:
-                self._turn(name, known)
-        for name, regime in self.regimes.items():
-            if regime.name != name:
-                raise ValueError(f"regimes.{name}: its name is {regime.name!r}; give both the same")
+        if found := [*self._unknown_names(), *self._odd_regimes()]:
+            raise Mistakes(found)
+        known = self._known_regimes()
+        if self.classify.images_per_epoch:
+            wanted = {*self.runs.regimes, *(name for own in self.runs.regimes_of.values() for name in own)}
+            if found := [each for name in sorted(wanted) if known[name].init for each in self._turn(name, known)]:
+                raise Mistakes(found)
         return self
 
-    def _turn(self, name: str, known: Mapping[str, Regime]) -> None:
-        """Refuse a regime that starts from another where both cannot take the same number of train steps."""
-        init, tail = known[name].init, "; or set classify.images_per_epoch: null, and its epochs come on top"
+    def _known_regimes(self) -> dict[str, Regime]:
+        return {**REGIMES, **self._given_regimes(), **self.regimes}
+
+    def _unknown_names(self) -> Iterator[tuple[str, str, str]]:
+        """Names that stand for something else in the config, which is not there."""
+        sources = [*KINDS, *(source for name in self.synthetic for source in source_names(name))]
+        known = self._known_regimes()
+        named = [
+            *((f"regimes.{name}.sources", regime.sources, sources) for name, regime in self.regimes.items()),
+            ("runs.methods", self.runs.methods, METHODS),
+            ("runs.splits", self.runs.splits or (), self.splits),
+            *((f"fairness.families.{name}", own, self.splits) for name, own in self.fairness.families.items()),
+            ("runs.regimes", self.runs.regimes, known),
+            *((f"runs.regimes_of.{name}", own, known) for name, own in self.runs.regimes_of.items()),
+            *((f"fairness.compare.{n}", pair, known) for n, pair in enumerate(self.fairness.compare)),
+        ]
+        for key, names, there in named:
+            yield from (unknown(f"{key}.{n}", name, there) for n, name in enumerate(names) if name not in there)
+        yield from (
+            unknown(f"runs.regimes_of.{name}", name, METHODS) for name in self.runs.regimes_of if name not in METHODS
+        )
+        for name, regime in self.regimes.items():
+            if regime.init not in (None, *known):
+                yield unknown(f"regimes.{name}.init", regime.init, known)
+        if self.export.split not in (None, *self.splits):
+            yield unknown("export.split", self.export.split, self.splits)
+
+    def _odd_regimes(self) -> Iterator[tuple[str, str, str]]:
+        for name in self.synthetic:
+            if name in (*KINDS, *REGIMES) or not re.fullmatch(r"[a-z0-9_]+", name):
+                yield (
+                    f"synthetic.{name}",
+                    "this name is taken or no safe one",
+                    "Take another, of lowercase letters, digits and _.",
+                )
+        texts = self.classify.label_texts
+        if "patchalign" in self.runs.methods and texts.file is None and texts.text_encoder is None:
+            what, remedy = (
+                "patchalign needs label texts",
+                "Give classify.label_texts.file or .text_encoder, or leave patchalign out.",
+            )
+            yield "runs.methods", what, remedy
+        for name, regime in self.regimes.items():
+            if regime.name != name:
+                yield f"regimes.{name}", f"its name is {regime.name!r}", "Give both the same."
+
+    def _turn(self, name: str, known: Mapping[str, Regime]) -> Iterator[tuple[str, str, str]]:
+        """A regime that starts from another where both cannot take the same number of train steps."""
+        init, tail = known[name].init, " or set classify.images_per_epoch: null, and its epochs come on top."
         if known[init].init is not None:
-            raise ValueError(f"regimes.{name}.init: {init!r} starts from another regime itself; name that one{tail}")
+            yield f"regimes.{name}.init", f"{init!r} starts from another regime itself", f"Name that one,{tail}"
+            return
         for method in self.runs.methods:
             if (epochs := training_of(self.classify, method).epochs) <= self.classify.finetune_epochs:
                 own = self.classify.finetune_epochs
-                raise ValueError(
-                    f"classify.finetune_epochs: {own} of the {epochs} epochs of {method} leave none to the weights that regime "
-                    f"{name} starts from; lower it{tail}"
+                what = (
+                    f"{own} of the {epochs} epochs of {method} leave none to the weights that regime {name} starts from"
                 )
+                yield "classify.finetune_epochs", what, f"Lower it,{tail}"
 
     def masks_of(self, cohort: str) -> MasksSettings:
         """Masks settings of a cohort: the section's, with the keys the cohort has of its own."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -20,6 +20,26 @@ from cgddi.core.errors import InvalidInput, Problem
 
 Key = tuple[str, ...]
 """Where a value stands: names of sections and keys from the top; entries of a list by number."""
+
+
+class Mistakes(ValueError):
+    """What a model finds wrong in values below it.
+
+    Args:
+        found: (key below the model, with points; what is wrong; remedy) each.
+    """
+
+    def __init__(self, found: Sequence[tuple[str, str, str]]):
+        super().__init__("; ".join(f"{key}: {message}" for key, message, _ in found))
+        self.found = found
+
+
+def unknown(key: str, name: str, names: Iterable[str]) -> tuple[str, str, str]:
+    """A name that is none of those there are, for `Mistakes`, with the one that was meant, if one is near."""
+    names = list(names)
+    close = get_close_matches(name, names, n=1)
+    remedy = f"Did you mean {close[0]}?" if close else f"`cgddi config {key.partition('.')[0]}` says what it takes."
+    return key, f"{name!r} is none of {', '.join(names)}", remedy
 
 
 @dataclass
@@ -238,6 +258,10 @@ def check(model: type[BaseModel], given: Values) -> BaseModel:
         for issue in issues:
             if issue["type"] == "too_short" and any(other["loc"][:-1] == issue["loc"] for other in issues):
                 continue  # the list is too short because an entry of it is wrong
+            if isinstance(own := issue.get("ctx", {}).get("error"), Mistakes):
+                above = tuple(map(str, issue["loc"]))
+                problems += [given.problem((*above, *key.split(".")), *told) for key, *told in own.found]
+                continue
             key = tuple(part for part in map(str, issue["loc"]) if part != "[key]" and not re.search(r"[\[\]]", part))
             if issue["type"] == "extra_forbidden":
                 near = [nearest(model, key)] if nearest(model, key) else elsewhere(model, key[-1])[:3]

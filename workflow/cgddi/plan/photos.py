@@ -6,6 +6,7 @@ cohorts the largest is first.
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -325,6 +326,9 @@ class Photos:
         """Rows of the review file (image_id, cohort, verdict, note), notes without a verdict too."""
         if self.config.review is None:
             return []
+        if not os.path.isfile(self.config.review):
+            remedy = "Export it from the review page, or take the key out."
+            raise InvalidInput([self.config.problem("review", "no such file", remedy, self.config.review)])
         cohort_of = {p.image_id: p.cohort for p in self.photos}
         rows, problems = [], []
         for line, row in enumerate(read_review(self.config.review), start=2):

@@ -38,6 +38,7 @@ from cgddi.plan.jobs import Plan
 from cgddi.plan.models import absent, is_hub, named_models, used_models
 from cgddi.plan.sharing import umask_warnings, unwritable
 from cgddi.plan.sheets import Photo, Sheets, check_same_file, load_sheets
+from cgddi.stages.classify.settings import training_of
 from cgddi.stages.masks.settings import MasksSettings
 from cgddi.watch import machine, site
 from cgddi.watch.dag import ask_snakemake, read_jobs
@@ -175,6 +176,21 @@ def check_given(config: Config) -> tuple[list[Problem], list[Problem]]:
     return problems, warnings
 
 
+def check_backbones(config: Config) -> list[Problem]:
+    """Classifiers' networks that timm does not know: their jobs would say so after all images are made."""
+    from cgddi.core.backbones import known
+
+    problems = []
+    for method in config.runs.methods:
+        own = method in config.classify.methods and config.classify.methods[method].backbone
+        key = f"classify.methods.{method}.backbone" if own else "classify.training.backbone"
+        try:
+            known(training_of(config.classify, method).backbone)
+        except UserError as error:
+            problems.append(_parted(config, key, error))
+    return list(dict.fromkeys(problems))
+
+
 def _json(text: str) -> object:
     try:
         return json.loads(text)
@@ -284,7 +300,12 @@ def main(argv: list[str]) -> int:
         for found, more in (machine.versions(), (extras, []), (machine.gpu_problems(config), []), check_given(config)):
             problems, warnings = [*problems, *found], [*warnings, *more]
         said = {str(problem) for problem in problems} | {(p.row, p.column) for p in problems if p.row}
-        more = [*absent(config), *check_plan(config), *unwritable(results_of(config), config.cache)]
+        more = [
+            *absent(config),
+            *check_backbones(config),
+            *check_plan(config),
+            *unwritable(results_of(config), config.cache),
+        ]
         warnings += umask_warnings(results_of(config))
         problems += [p for p in more if str(p) not in said and (p.row, p.column) not in said]
         if not problems:
