@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import errno
 import os
 import signal
 import time
@@ -88,6 +89,17 @@ def test_jobs_of_a_worker_without_a_sign_of_life_wait_again(pool):
     old = time.time() - LOST - 5
     os.utime(pool.folder / "workers/here", (old, old))
     assert pool.states() == {number: "PENDING"} and pool.take(0, 1, "there")[0]["number"] == number
+
+
+def test_a_disk_that_does_not_answer_is_no_sign_of_death(pool, monkeypatch):
+    def stale(*_args, **_kw):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    number = lay(pool)
+    pool.take(0, 1, "here")
+    pool.beat("here")
+    monkeypatch.setattr(Path, "touch", stale)
+    assert pool.states() == {number: "RUNNING"}
 
 
 def test_a_worker_runs_what_there_is_and_says_how_each_ended(pool, monkeypatch):

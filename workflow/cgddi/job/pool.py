@@ -83,12 +83,18 @@ class Pool:
         (self.folder / "workers" / worker).touch()
 
     def alive(self, worker: str) -> bool:
-        """Whether a worker gave a sign of life of late. By the times of the shared disk, not of two clocks."""
-        with suppress(OSError):
-            probe = self.folder / "workers" / ".now"
+        """Whether a worker gave a sign of life of late. By the times of the shared disk, not of two clocks.
+
+        Where the disk does not tell, it did: a job that two workers run at once spoils its own files.
+        """
+        probe = self.folder / "workers" / ".now"
+        try:
             probe.touch()
             return probe.stat().st_mtime - (self.folder / "workers" / worker).stat().st_mtime < LOST
-        return False
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
 
     def cancel(self, numbers) -> None:
         """End jobs: those that wait at once, those that run by a mark that their worker finds."""
