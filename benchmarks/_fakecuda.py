@@ -28,7 +28,7 @@ from torch.utils._python_dispatch import (
     _get_current_dispatch_mode_stack,
 )
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 CUDA = torch.device("cuda:0")
 PRODUCT = str(Path(__file__).resolve().parents[1] / "workflow")
@@ -82,17 +82,12 @@ class FakeDevice(TorchDispatchMode):
         self._sizes: dict[int, int] = {}
 
     @contextlib.contextmanager
-    def watched(self, products: bool = False) -> Iterator[Seen]:
-        """Count what runs in the block.
-
-        Args:
-            products: count floating-point operations too.
-        """
-        above, flops = FakeDevice(), FlopCounterMode(display=False)
+    def watched(self) -> Iterator[Seen]:
+        """Count what runs in the block."""
+        above = FakeDevice()
         above.seen = Seen()
-        with flops if products else contextlib.nullcontext(), above:
+        with above:
             yield above.seen
-        above.seen.flop = flops.get_total_flops() if products else 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -114,6 +109,8 @@ class FakeDevice(TorchDispatchMode):
         made = func(*args, **kwargs)
         if self.seen is not None:
             self._count(name, given, [leaf for leaf in tree_leaves(made) if isinstance(leaf, torch.Tensor)])
+            if func._overloadpacket in flop_registry:
+                self.seen.flop += flop_registry[func._overloadpacket](*args, **kwargs, out_val=made)
         return made
 
     def _waits(self, given: list[torch.Tensor]) -> None:
@@ -170,10 +167,13 @@ def _place() -> str:
 
 
 # -- what the driver would do -------------------------------------------------------------------------------------------------
-def backward(loss: torch.Tensor, *_: Any, **__: Any) -> None:
-    """`loss.backward()` node by node; gradients are added to `.grad` as AccumulateGrad does."""
-    root = loss.grad_fn
-    degree, stack, known = Counter(), [root], {root}
+def backward(tensors: Any, grads: Any = None, *_: Any, **__: Any) -> None:
+    """`torch.autograd.backward` node by node; gradients are added to `.grad` as AccumulateGrad does."""
+    tensors, grads = ((value,) if isinstance(value, torch.Tensor | None) else value for value in (tensors, grads))
+    buffers: dict[Any, dict[int, torch.Tensor]] = {}
+    for tensor, grad in zip(tensors, grads, strict=True):
+        buffers.setdefault(tensor.grad_fn, {})[tensor.output_nr] = torch.ones_like(tensor) if grad is None else grad
+    degree, stack, known = Counter(), [*buffers], set(buffers)
     while stack:
         for following, _ in stack.pop().next_functions:
             if following is not None:
@@ -181,7 +181,7 @@ def backward(loss: torch.Tensor, *_: Any, **__: Any) -> None:
                 if following not in known:
                     known.add(following)
                     stack.append(following)
-    buffers, ready = {root: {loss.output_nr: torch.ones_like(loss)}}, [root]
+    ready = [node for node in buffers if not degree[node]]
     with torch.no_grad():
         while ready:
             node = ready.pop()
@@ -286,7 +286,7 @@ def pretend() -> Iterator[FakeDevice]:
     PartialState._shared_state["device"] = CUDA
     replaced = {
         "torch.nn.Module.to": _module_to(nn.Module.to),
-        "torch.Tensor.backward": backward,
+        "torch.autograd.backward": backward,
         "torch.Tensor.pin_memory": pin,
         "torch.Tensor.tolist": reading(torch.Tensor.tolist),
         "torch._subclasses.fake_tensor.FakeTensor.tolist": reading(torch.Tensor.tolist),

@@ -120,7 +120,7 @@ def _trainer(model, settings, streams, encode, parameters, rate: float):
     from cgddi.diffusion.train import Trainer, new_accelerator
     from cgddi.job.checkpoint import Checkpoint
 
-    accelerator = new_accelerator(settings, CUDA)
+    accelerator = new_accelerator(settings, model.device)
     data = TrainingData(model, Store(None), streams, settings, settings.accumulation)
     log = TrainingLog(accelerator, None)
     given = settings, rate, Checkpoint(None, "fake", None), log, "fake"

@@ -27,8 +27,10 @@ def run() -> Iterator[dict]:
     with tempfile.TemporaryDirectory() as name:
         folder = _fakemodels.sd21(Path(name) / "sd21")
         yield from _training("lora step, 256 px, 16 + 16", _fakemodels.lora_trainer, folder, 2750)
-        token = {"image_size": 512, "batch": 16, "accumulation": 1, "init_token": "lesion"}
-        yield from _training("token step, 512 px, 16 x 1", _fakemodels.token_trainer, folder, 2000, **token)
+        for batch, parts in ((16, 1), (4, 4)):
+            token = {"image_size": 512, "batch": batch, "accumulation": parts, "init_token": "lesion"}
+            name, goal = f"token step, 512 px, {batch} x {parts}", 2000 if parts == 1 else None
+            yield from _training(name, _fakemodels.token_trainer, folder, goal, **token)
         with _fakecuda.pretend() as device, torch.inference_mode():
             _, call, decode = _fakemodels.sampling(_fakemodels.backbone(folder), 16, 512)
             yield _row("sampling call, 512 px, 16, guidance", device, call, 850)
@@ -72,7 +74,7 @@ def _training(name: str, trainer_of: Callable, folder: Path, goal: int | None, *
 
 
 def _row(name: str, device: _fakecuda.FakeDevice, work: Callable[[], Any], goal: int | None) -> dict:
-    with device.watched(products=True) as seen:
+    with device.watched() as seen:
         made = work()
     del made
     return {

@@ -96,7 +96,7 @@ def test_a_token_step_in_each_precision(small, name, precision):
     with _fakecuda.pretend() as device:
         trainer = _fakemodels.token_trainer(_fakemodels.backbone(small[name], precision), **TOKEN, precision=precision)
         seen, _ = watched(device, lambda: trainer.train_step(0))
-    assert_quiet(seen, 6)  # of two parts
+    assert_quiet(seen, 3)  # whatever the parts
     assert set(seen.types) == {"float32", TYPES[precision]}
 
 
@@ -129,7 +129,7 @@ def test_few_large_images_are_decoded_at_a_time(images, cells, parts):
 def test_it_notices_a_tensor_that_was_left_on_the_cpu(small):
     with _fakecuda.pretend():
         trainer = _fakemodels.lora_trainer(_fakemodels.backbone(small["sd"]), **LORA)
-        (batch,) = trainer.data.at(0)
+        batch = trainer.data.at(0)
         trainer.forward_backward(batch)
         batch["noise"] = torch.zeros(batch["noise"].shape)
         with pytest.raises(RuntimeError, match="device"):
@@ -166,7 +166,7 @@ def test_counts_are_those_of_a_hand(small):
         def work() -> None:
             layer(x).sum().backward()
 
-        with device.watched(products=True) as seen:
+        with device.watched() as seen:
             work()
     assert seen.flop == 2 * 2 * 4 * 8 * 3  # x needs no gradient
     assert seen.by_op["addmm"] == seen.by_op["mm"] == 1

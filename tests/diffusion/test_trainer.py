@@ -12,7 +12,7 @@ from cgddi.core.errors import UserError
 from cgddi.core.images import decode_png
 from cgddi.diffusion import adapters
 from cgddi.diffusion.adapters import read_adapter
-from cgddi.diffusion.backbone import activate_time_once, load, skip_divisions_by_one
+from cgddi.diffusion.backbone import Prompts, activate_time_once, load, skip_divisions_by_one
 from cgddi.diffusion.settings import TrainingSettings
 from cgddi.diffusion.tokens import read_embedding
 from cgddi.diffusion.train import new_accelerator
@@ -21,6 +21,7 @@ from cgddi.stages.lora import train
 from cgddi.stages.lora.settings import LoraSettings
 from cgddi.stages.lora.train import train_lora
 
+from benchmarks import _fakemodels
 from tests.diffusion import tiny
 from tests.stages.lora.test_resume import Killed, stop_at
 
@@ -81,6 +82,48 @@ def test_accumulation_keeps_loss_and_gradient_whatever_the_prior_weight(world, t
         train_lora(world.job(output=str(tmp_path / str(parts)), **options, accumulation=parts))
         lines[parts] = json.loads((tmp_path / str(parts) / "metrics.jsonl").read_text().splitlines()[0])
     assert lines[2] == pytest.approx(lines[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+@pytest.mark.parametrize("name", ["world", "world_xl"])
+def test_a_token_learns_from_parts_what_plain_autograd_gives_over_the_whole(request, name, parts):
+    """Each caption by itself through the text encoders, one loss over all images: against prompts encoded once a step."""
+    backbone = load({"source": str(request.getfixturevalue(name).model)}, "cpu")
+    prompts = ("{token}", "An image of {token} on {tone} skin", "a {token}", "skin with {token} and a ruler")
+    settings = {"image_size": tiny.SIZE, "batch": 6 // parts, "accumulation": parts, "precision": "fp32"}
+    trainer = _fakemodels.token_trainer(backbone, **settings, prompts=prompts, init_token="lesion")
+    batch, passes = trainer.data.at(0), []
+    captions = [trainer.data.prompts[number] for number in batch["prompt"]]
+    shares = [sorted(captions[start : start + 6 // parts]) for start in range(0, 6, 6 // parts)]
+    assert len(set(captions)) > 2 and len(set(map(tuple, shares))) == parts, "every part has the same captions"
+    rows = list(trainer.parameters.values())
+    noisy = backbone.schedule.add_noise(batch["latents"], batch["noise"], batch["timesteps"])
+    texts = Prompts.cat([backbone.encode_ids(backbone.tokenize([text])) for text in captions])
+    target = backbone.schedule.target(batch["latents"], batch["noise"], batch["timesteps"])
+    each = (backbone.denoise(noisy, batch["timesteps"], texts) - target).square().mean(dim=(1, 2, 3))
+    wanted = torch.autograd.grad(each.mean(), rows)
+    for encoder in backbone.text_encoders:
+        encoder.register_forward_hook(lambda *_: passes.append(1))
+    losses = trainer.forward_backward(batch)
+    assert len(passes) == len(backbone.text_encoders)
+    torch.testing.assert_close(losses, each.detach(), rtol=1e-5, atol=0)
+    for row, gradient in zip(rows, wanted, strict=True):
+        assert float((row.grad - gradient).norm()) < 1e-4 * float(gradient.norm())
+    trainer.forward_backward(batch)  # added, as gradients are
+    assert float((rows[0].grad - 2 * wanted[0]).norm()) < 2e-4 * float(wanted[0].norm())
+
+
+def test_nothing_is_kept_of_prompts_through_which_nothing_learns(world):
+    text = Prompts(torch.zeros(3, 2, 4), torch.ones(3, 5))
+    for leaf in (part.leaf() for part in text.split(2)):
+        assert not any(value.requires_grad for value in leaf.tensors().values())
+    trainer = _fakemodels.lora_trainer(
+        load({"source": str(world.model)}, "cpu"), image_size=tiny.SIZE, precision="fp32", accumulation=2
+    )
+    seen = []
+    trainer.network.register_forward_hook(lambda _, given, __: seen.append(given[2].embeds))
+    trainer.train_step(0)
+    assert [text.requires_grad for text in seen] == [False, False]
 
 
 def test_parts_that_do_not_divide_a_stream_are_refused(world, tmp_path):

@@ -12,7 +12,10 @@ import pytest
 import torch
 from cgddi.cli import main
 from cgddi.diffusion.adapters import read_adapter
+from cgddi.diffusion.tokens import read_embedding
 from cgddi.stages.lora.train import train_lora
+
+from tests.diffusion import tiny
 
 NAME = "pytorch_lora_weights.safetensors"
 COUNTS = {"instances": 4, "priors_per_step": 2}
@@ -54,3 +57,18 @@ def test_two_processes_learn_what_one_does_write_once_and_go_on_after_sigterm(wo
     assert used["steps"] % 5 == 0 and used["steps"] < 40, "it went on from a checkpoint"
     for name in (NAME, "metrics.jsonl", "samples.png"):
         assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
+
+
+@pytest.mark.slow
+def test_two_processes_learn_a_token_as_one_does(world, tmp_path):
+    for processes in (1, 2):
+        how = {**tiny.TI, "steps": 20, "batch": 4, "accumulation": 2, "num_processes": processes}
+        spec, output = tmp_path / f"{processes}.json", tmp_path / str(processes)
+        spec.write_text(json.dumps(tiny.spec_for("embedding", world.model, world.images, **how)))
+        options = {"spec": spec, "photos": world.root / "masks.tar", "output-dir": output, "threads": 1}
+        assert (
+            main(["embedding", *(str(word) for name, value in options.items() for word in (f"--{name}", value))]) == 0
+        )
+    (one,), (two,) = (read_embedding(tmp_path / name / "learned_embeds.safetensors")[1] for name in ("1", "2"))
+    (start,) = read_embedding(world.embedding)[1]
+    assert float((one - two).norm()) < 1e-3 * float((one - start).norm())

@@ -47,6 +47,16 @@ class Prompts:
         """By name, for storing."""
         return {"embeds": self.embeds} | ({} if self.pooled is None else {"pooled": self.pooled})
 
+    def split(self, size: int) -> list[Prompts]:
+        """Parts of so many prompts."""
+        pooled = None if self.pooled is None else self.pooled.split(size)
+        return [Prompts(part, pooled and pooled[n]) for n, part in enumerate(self.embeds.split(size))]
+
+    def leaf(self) -> Prompts:
+        """The same numbers, where gradients end (`.grad`) if these have any."""
+        found = {name: value.detach().requires_grad_(value.requires_grad) for name, value in self.tensors().items()}
+        return Prompts(**found)
+
     @staticmethod
     def cat(parts: Sequence[Prompts]) -> Prompts:
         """Joined along the first dimension."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -347,8 +347,8 @@ class TrainingData:
             start += len(stream.photos)
         return {name: np.concatenate(values).astype(np.int64) for name, values in parts.items()}
 
-    def at(self, step: int, share: slice = slice(None)) -> Iterator[Batch]:
-        """The parts of a step's batch on the device.
+    def at(self, step: int, share: slice = slice(None)) -> Batch:
+        """A step's batch on the device, part after part.
 
         Args:
             step: 0-based.
@@ -357,15 +357,15 @@ class TrainingData:
         numbers = self.draw(step)
         fixed = torch.from_numpy(np.stack([numbers[name] for name in ("image", "view", "timesteps", "prompt")]))
         noise, posterior = self._noise(step, "noise"), self._noise(step, "posterior") if self.random_latents else None
-        for columns in self.columns[share]:
-            image, view, timesteps, prompt = self._send(fixed[:, columns])
-            latents = self.bank.mean[image, view]
-            if posterior is not None:
-                latents = latents + self.bank.std[image, view] * self._send(posterior[columns])
-            batch = {"latents": latents, "noise": self._send(noise[columns]), "timesteps": timesteps, "prompt": prompt}
-            if self.bank.weights is not None:
-                batch["weights"] = self.bank.weights[image, view]
-            yield batch
+        columns = self.columns[share].flatten()
+        image, view, timesteps, prompt = self._send(fixed[:, columns])
+        latents = self.bank.mean[image, view]
+        if posterior is not None:
+            latents = latents + self.bank.std[image, view] * self._send(posterior[columns])
+        batch = {"latents": latents, "noise": self._send(noise[columns]), "timesteps": timesteps, "prompt": prompt}
+        if self.bank.weights is not None:
+            batch["weights"] = self.bank.weights[image, view]
+        return batch
 
     def _noise(self, step: int, name: str) -> torch.Tensor:
         """Standard normal noise of a step, (B, C, h, w), drawn on the CPU so that every device sees the same."""

@@ -75,20 +75,15 @@ def training_job(model: type[Settings], spec: Mapping[str, Any]) -> tuple[Settin
 
 
 class Network(nn.Module):
-    """The frozen denoiser with what is trained in it, or in the text encoders: what accelerate prepares.
+    """The frozen denoiser with what is trained in it: what accelerate prepares.
 
     A denoiser in half precision runs as it is, without autocast: that would cast each layer's trained weights by themselves, and
     norms to float32 and back. Trained float32 weights in it are copied to its type once per pass instead.
-
-    Args:
-        backbone: the model.
-        encode: prompt numbers (B,) -> encoded prompts, differentiable where a token is trained.
     """
 
-    def __init__(self, backbone: Backbone, encode: Callable[[torch.Tensor], Prompts]):
+    def __init__(self, backbone: Backbone):
         super().__init__()
-        self.backbone, self.encode = backbone, encode
-        self.denoiser, self.text_encoders = backbone.denoiser, nn.ModuleList(backbone.text_encoders)
+        self.backbone, self.denoiser = backbone, backbone.denoiser
         self.wide = [
             (module._parameters, name, parameter)
             for module in self.denoiser.modules()
@@ -96,9 +91,9 @@ class Network(nn.Module):
             if parameter is not None and parameter.requires_grad and parameter.dtype != backbone.dtype
         ]
 
-    def forward(self, noisy: torch.Tensor, timesteps: torch.Tensor, prompt: torch.Tensor) -> torch.Tensor:
-        """Prediction (B, C, h, w) for noisy latents (B, C, h, w), timesteps (B,) and prompt numbers (B,)."""
-        prompts, kind = self.encode(prompt), self.backbone.dtype
+    def forward(self, noisy: torch.Tensor, timesteps: torch.Tensor, prompts: Prompts) -> torch.Tensor:
+        """Prediction (B, C, h, w) for noisy latents (B, C, h, w), timesteps (B,) and B encoded prompts."""
+        kind = self.backbone.dtype
         if kind == torch.float32:
             return self.backbone.denoise(noisy, timesteps, prompts)
         copies = _Copies.apply(kind, *(parameter for *_, parameter in self.wide)) if self.wide else ()
@@ -146,7 +141,7 @@ class Trainer:
         accelerator: see `new_accelerator`.
         backbone: the frozen model; what is trained is in place.
         data: the batches.
-        encode: see `Network`.
+        encode: prompt numbers (B,) -> encoded prompts, differentiable where a token is trained.
         parameters: what is trained, by name; float32.
         settings: how.
         learning_rate: in force.
@@ -172,7 +167,7 @@ class Trainer:
     ):
         self.accelerator, self.schedule, self.data, self.parameters = accelerator, backbone.schedule, data, parameters
         self.settings, self.checkpoint, self.log, self.label = settings, checkpoint, log, label
-        self.preview = preview
+        self.encode, self.preview = encode, preview
         self.history = TrainingHistory()
         for parameter in parameters.values():
             parameter.requires_grad_(True)
@@ -181,7 +176,9 @@ class Trainer:
         )
         kind = settings.lr_schedule if settings.lr_schedule != "constant" else "constant_with_warmup"
         self.rates = get_scheduler(kind, optimizer, num_warmup_steps=settings.warmup, num_training_steps=settings.steps)
-        self.network, self.optimizer = accelerator.prepare(Network(backbone, encode), optimizer)
+        # Gradients of several processes meet once a step, in `forward_backward`: they come from the text encoders, too.
+        self.network = accelerator.prepare_model(Network(backbone), evaluation_mode=True)
+        self.optimizer = accelerator.prepare(optimizer)
         self.share = slice(accelerator.process_index, None, accelerator.num_processes)
         self._window: list[tuple[float, float]] = []  # per step: mean loss and gradient norm
         self._pending: list[tuple[int, torch.Tensor, torch.Tensor]] = []  # the same, still on the device
@@ -197,22 +194,44 @@ class Trainer:
         Returns:
             Losses of this process's images (n,) and the gradient's norm (), on the device, detached.
         """
-        losses = []
-        for batch in self.data.at(step, self.share):
-            with self.accelerator.accumulate(self.network):
-                losses.append(self._pass(batch))
-                if self.accelerator.sync_gradients:
-                    largest = self.settings.clip or float("inf")
-                    norm = self.accelerator.clip_grad_norm_(list(self.parameters.values()), largest)
-                self.optimizer.step()
-                self.optimizer.zero_grad(set_to_none=self._graph is None)
+        losses = self._pass(self.data.at(step, self.share))
+        norm = self.accelerator.clip_grad_norm_(list(self.parameters.values()), self.settings.clip or float("inf"))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=self._graph is None)
         self.rates.step()
-        return torch.cat(losses), norm
+        return losses, norm
 
     def forward_backward(self, batch: Batch) -> torch.Tensor:
-        """Losses (n,) of a batch, detached; its gradients are added to the parameters'."""
+        """Losses (n,) of a step's batch, detached; its gradients are added to the parameters'.
+
+        The prompts of all parts are encoded at once. Where something learns in the text encoders, each part's gradient ends at its
+        encoded prompts, and one pass takes them on from there: the chain rule, in two pieces.
+        """
+        size = len(batch["prompt"]) // self.settings.accumulation
+        texts = self.encode(batch["prompt"]).split(size)
+        ends = [text.leaf() for text in texts]
+        pieces = zip(*(value.split(size) for value in batch.values()), strict=True)
+        parts = (dict(zip(batch, values, strict=True)) for values in pieces)
+        losses = [self._part(part, text) for part, text in zip(parts, ends, strict=True)]
+        pairs = [
+            (whole, end.grad)
+            for text, leaf in zip(texts, ends, strict=True)
+            for whole, end in zip(text.tensors().values(), leaf.tensors().values(), strict=True)
+            if whole.requires_grad
+        ]
+        if pairs:
+            torch.autograd.backward(*zip(*pairs, strict=True))
+        if self.accelerator.num_processes > 1:
+            grads = [parameter.grad for parameter in self.parameters.values()]
+            shared = self.accelerator.reduce(torch.cat([grad.flatten() for grad in grads]), "mean")
+            for grad, mean in zip(grads, shared.split([grad.numel() for grad in grads]), strict=True):
+                grad.copy_(mean.view_as(grad))
+        return torch.cat(losses)
+
+    def _part(self, batch: Batch, text: Prompts) -> torch.Tensor:
+        """Losses (n,) of a part of a step, detached; its gradients are added, divided by the number of parts."""
         noisy = self.schedule.add_noise(batch["latents"], batch["noise"], batch["timesteps"])
-        predicted = self.network(noisy, batch["timesteps"], batch["prompt"])
+        predicted = self.network(noisy, batch["timesteps"], text)
         target = self.schedule.target(batch["latents"], batch["noise"], batch["timesteps"])
         error = (predicted.float() - target).square()
         each = (error * batch["weights"] if "weights" in batch else error).mean(dim=(1, 2, 3))
@@ -297,7 +316,8 @@ class Trainer:
             noise = normal(seed_for(stream.seed, "validation", tone), (len(image), *bank.mean.shape[2:]))
             image, steps, prompt, noise = (part.to(bank.mean.device) for part in (image, steps, prompt, noise))
             clean = bank.mean[image, 0]
-            predicted = self.network(self.schedule.add_noise(clean, noise, steps), steps, prompt).float()
+            noisy = self.schedule.add_noise(clean, noise, steps)
+            predicted = self.network(noisy, steps, self.encode(prompt)).float()
             error = (predicted - self.schedule.target(clean, noise, steps)).square()
             found[f"loss_{tone}"] = float((error if bank.weights is None else error * bank.weights[image, 0]).mean())
         return found

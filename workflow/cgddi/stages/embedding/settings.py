@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from cgddi.core.prompts import check_prompt
 from cgddi.diffusion.settings import TrainingSettings
 
-REVISION = 1
+REVISION = 2
 
 
 class EmbeddingSettings(TrainingSettings):

@@ -133,11 +133,9 @@ def prompt_encoder(backbone: Backbone, prompts: Sequence[str]) -> Callable[[torc
     ids = backbone.tokenize(prompts)
 
     def encode(wanted: torch.Tensor) -> Prompts:
-        # The text encoder is float32, whatever the denoiser is.
-        with torch.autocast(backbone.device.type, enabled=False):
-            if len(prompts) <= len(wanted):  # every prompt once, then looked up: cheaper than one per sample
-                return backbone.encode_ids(ids)[wanted]
-            return backbone.encode_ids([batch[wanted] for batch in ids])
+        if len(prompts) <= len(wanted):  # every prompt once, then looked up: cheaper than one per sample
+            return backbone.encode_ids(ids)[wanted]
+        return backbone.encode_ids([batch[wanted] for batch in ids])
 
     return encode
 
