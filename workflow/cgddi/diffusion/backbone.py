@@ -18,7 +18,7 @@ from cgddi.core.errors import UserError
 from cgddi.diffusion import tokens, weights
 from cgddi.diffusion.onednn import use_onednn_layers
 from cgddi.diffusion.schedule import NoiseSchedule
-from cgddi.job.gpu import mixed_precision
+from cgddi.job.gpu import mixed_precision, send
 from cgddi.job.runtime import torch_dtype
 
 
@@ -210,7 +210,9 @@ class Backbone:
         Returns:
             Two (B, C, h, w) float32 tensors on the device; a draw is mean + std * noise.
         """
-        values = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        values = (
+            send(torch.from_numpy(np.ascontiguousarray(pixels)), self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        )
         posterior = self.vae.encode(values.to(self.vae.dtype)).latent_dist
         scale, shift = self.vae.config.scaling_factor, self.vae.config.shift_factor or 0
         return (posterior.mean.float() - shift) * scale, posterior.std.float() * scale

@@ -24,6 +24,7 @@ from cgddi.core.seeds import seed_for
 from cgddi.diffusion.backbone import Backbone, Prompts
 from cgddi.diffusion.cache import Store
 from cgddi.diffusion.settings import TrainingSettings
+from cgddi.job.gpu import send
 
 # ---- photos and captions ---------------------------------------------------------------------------------------------------
 
@@ -358,11 +359,16 @@ class TrainingData:
         fixed = torch.from_numpy(np.stack([numbers[name] for name in ("image", "view", "timesteps", "prompt")]))
         noise, posterior = self._noise(step, "noise"), self._noise(step, "posterior") if self.random_latents else None
         columns = self.columns[share].flatten()
-        image, view, timesteps, prompt = self._send(fixed[:, columns])
+        image, view, timesteps, prompt = send(fixed[:, columns], self.device)
         latents = self.bank.mean[image, view]
         if posterior is not None:
-            latents = latents + self.bank.std[image, view] * self._send(posterior[columns])
-        batch = {"latents": latents, "noise": self._send(noise[columns]), "timesteps": timesteps, "prompt": prompt}
+            latents = latents + self.bank.std[image, view] * send(posterior[columns], self.device)
+        batch = {
+            "latents": latents,
+            "noise": send(noise[columns], self.device),
+            "timesteps": timesteps,
+            "prompt": prompt,
+        }
         if self.bank.weights is not None:
             batch["weights"] = self.bank.weights[image, view]
         return batch
@@ -376,11 +382,6 @@ class TrainingData:
         """Ids of the images of a step, in the order of the samples of `at`."""
         images = self.draw(step)["image"][self.columns[share].flatten()]
         return [self.photos[number].id for number in images]
-
-    def _send(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A tensor on the device; from pinned memory, since another copy would wait for the step before."""
-        tensor = tensor.pin_memory() if self.device.type == "cuda" else tensor
-        return tensor.to(self.device, non_blocking=True)
 
 
 def normal(seed: int, shape: Sequence[int]) -> torch.Tensor:

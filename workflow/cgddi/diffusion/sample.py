@@ -16,6 +16,7 @@ from cgddi.core.seeds import seed_for
 from cgddi.diffusion.backbone import Backbone, Prompts
 from cgddi.diffusion.schedule import initial_latents
 from cgddi.diffusion.settings import TrainingSettings
+from cgddi.job.gpu import send
 
 
 @dataclass(frozen=True)
@@ -81,23 +82,19 @@ class Sampler:
 
         scheduler, steps = self.timesteps()
         clean = None if mean is None else mean[fill].cpu() + std[fill].cpu() * noise()
-        latents = self._send(initial_latents(scheduler, noise(), clean, steps[:1]))
+        latents = send(initial_latents(scheduler, noise(), clean, steps[:1]), self.backbone.device)
         away = self.negative[[0] * self.batch] if negatives is None else negatives.to("cpu")[fill]
         both = Prompts.cat([away, prompts.to("cpu")[fill]])
-        both = Prompts(*(part if part is None else self._send(part) for part in (both.embeds, both.pooled)))
+        both = Prompts(
+            *(part if part is None else send(part, self.backbone.device) for part in (both.embeds, both.pooled))
+        )
         both = both.to(self.backbone.dtype)
-        for step, sent in zip(steps, self._send(steps), strict=True):
+        for step, sent in zip(steps, send(steps, self.backbone.device), strict=True):
             predicted = self._guided(scheduler.scale_model_input(latents, step), sent, both)
             latents = scheduler.step(predicted, step, latents, return_dict=False)[0]
         failed = ~torch.isfinite(latents).flatten(1).all(dim=1)
         images = self.backbone.decode(latents).masked_fill(failed[:, None, None, None], 0)  # black, see `is_blank`
         return images[:count]
-
-    def _send(self, value: torch.Tensor) -> torch.Tensor:
-        """A tensor on the device, behind the work that the device has already."""
-        if self.backbone.device.type == "cuda" and value.device.type == "cpu":
-            value = value.pin_memory()
-        return value.to(self.backbone.device, non_blocking=True)
 
     def _guided(self, latents: torch.Tensor, step: torch.Tensor, both: Prompts) -> torch.Tensor:
         """Prediction with classifier-free guidance (Ho & Salimans 2022), rescaled (Lin et al. 2024, section 3.4, eqs. 14-16)."""

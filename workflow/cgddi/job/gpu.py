@@ -24,6 +24,18 @@ SMALLER = {
 """The key that makes a stage's jobs need less memory of a GPU."""
 
 
+def send(tensor: Any, device: Any) -> Any:
+    """A tensor on a device; to a GPU from pinned memory, since a copy from any other waits for the work that the GPU has already.
+
+    Args:
+        tensor: anywhere.
+        device: torch's.
+    """
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 def given() -> list[str]:
     """The GPUs that this job asked for and got (`cgddi --gpus N`); empty on a node without one, or where they are hidden."""
     return [name for name, _ in lease.pool()] if os.environ.get(lease.ASKED, "0") != "0" else []

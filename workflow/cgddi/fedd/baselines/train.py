@@ -41,6 +41,7 @@ from cgddi.fedd.study import (
 )
 from cgddi.job import runtime
 from cgddi.job.checkpoint import Checkpoint, random_state, restore_optimizer, restore_random
+from cgddi.job.gpu import send
 from cgddi.job.trackers import reporting
 
 AUXILIARY_WEIGHT = 0.4
@@ -207,7 +208,7 @@ def train(
             for batch in torch.randperm(len(photos)).split(settings.batch_size):
                 if len(batch) == 1 < len(photos):
                     continue  # batch normalisation needs two
-                chosen = batch.to(accelerator.device)  # as an index on the CPU it would be sent twice
+                chosen = send(batch, accelerator.device)  # as an index on the CPU it would be sent twice
                 views, targets = pixels[chosen], labels[chosen]
                 if settings.augment:
                     views, targets = augmented(views, targets)
@@ -303,7 +304,7 @@ def predict(model: nn.Module, photos: Photos, settings: BaselinesSettings, accel
     """
     model.eval()
     batches = torch.from_numpy(photos.pixels).split(settings.batch_size)
-    logits = [model(to_input(batch.to(accelerator.device))).float() for batch in batches]
+    logits = [model(to_input(send(batch, accelerator.device))).float() for batch in batches]
     probabilities = torch.cat([functional.softmax(part, dim=1).cpu() for part in logits]).numpy()
     if not np.isfinite(probabilities).all():
         raise UserError("the network predicts NaN. Lower fedd.baselines.learning_rate.")

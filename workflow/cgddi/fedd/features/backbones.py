@@ -17,6 +17,7 @@ import torch
 from cgddi.core.errors import UserError
 from cgddi.diffusion import backbone as diffusion
 from cgddi.diffusion import weights
+from cgddi.job.gpu import send
 from cgddi.job.runtime import torch_dtype
 
 Visit = Callable[[int, torch.Tensor], None]
@@ -103,7 +104,7 @@ class FeatureBackbone:
         wanted = sorted(set(blocks))
         clean = self.encode(pixels)
         steps = torch.full((len(clean),), self.clip(timestep), device=clean.device, dtype=torch.long)
-        noisy = self.scheduler.add_noise(clean, noise.to(clean), steps)
+        noisy = self.scheduler.add_noise(clean, send(noise, clean.device).to(clean), steps)
 
         def hook(block: int):
             def seen(_module, _inputs, output) -> None:
@@ -153,7 +154,7 @@ class PixelBackbone(FeatureBackbone):
         return 3, size, size
 
     def encode(self, pixels: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(pixels).to(self.device).float() / 127.5 - 1
+        return send(torch.from_numpy(pixels), self.device).float() / 127.5 - 1
 
     def denoise(self, noisy: torch.Tensor, steps: torch.Tensor) -> None:
         self.unet(noisy.contiguous(memory_format=torch.channels_last), steps)

@@ -20,6 +20,7 @@ from cgddi.core.images import CLASSES
 from cgddi.diffusion.weights import read_tensors, write_tensors
 from cgddi.fedd.segmenter import lowres
 from cgddi.job.checkpoint import generator_states, restore_generators, restore_optimizer
+from cgddi.job.gpu import send
 
 STRIP = 24
 """Rows of a mask that are computed at once: bounds memory at about 40 MB for 256 px and five members."""
@@ -98,7 +99,7 @@ class EnsembleMLP(nn.Module):
         if not (rate and self.training):
             return y
         kept = [torch.rand(len(x), x.shape[2], generator=generator) >= rate for generator in self.generators]
-        return y * (torch.stack(kept, 1).to(y) / (1 - rate))
+        return y * (send(torch.stack(kept, 1), y.device).to(y) / (1 - rate))
 
     @torch.no_grad()
     def fold(self, shift: torch.Tensor, scale: torch.Tensor) -> None:
@@ -126,7 +127,7 @@ class BestStates:
         self.lowest, self.chosen[better] = torch.where(better, losses, self.lowest), step
         if not better.any():
             return
-        chosen = better.to(self.model.last.bias.device)[:, None]
+        chosen = send(better, self.model.last.bias.device)[:, None]
         for name, value in self.model.state_dict().items():
             if value.ndim:  # the batch norms' counter of batches is of no use
                 kept, new = (t.view(self.model.members, -1) for t in (self.states[name], value))

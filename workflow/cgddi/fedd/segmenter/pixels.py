@@ -12,6 +12,7 @@ from cgddi.fedd.features.files import FeatureFiles
 from cgddi.fedd.segmenter import lowres
 from cgddi.fedd.segmenter.ensemble import centred
 from cgddi.fedd.study import Photos
+from cgddi.job.gpu import send
 
 REWEIGHT_RATE = 0.5
 """Variant reweight: step of group DRO's tone weights (Sagawa et al. 2020, algorithm 1)."""
@@ -94,7 +95,7 @@ class PixelSampler:
             image = torch.multinomial(chances, steps * batch, replacement=True, generator=generator)
             drawn.append((image, torch.randint(self.data.size**2, (steps * batch,), generator=generator)))
         device = self.data.truth.device
-        image, place = (torch.stack(part, 1).flatten().to(device) for part in zip(*drawn, strict=True))
+        image, place = (send(torch.stack(part, 1).flatten(), device) for part in zip(*drawn, strict=True))
         x, y = self.data.at(image, place)
         shape = (steps, batch, len(self.generators))
         return x.view(*shape, -1), y.view(shape)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from cgddi.core.archive import read_member, sha256
 from cgddi.core.errors import UserError
+from cgddi.job.gpu import send
 from cgddi.stages.audit.settings import FeatureSettings
 
 THUMBNAIL = 16
@@ -111,7 +112,7 @@ def run_network(model, run: Callable[[Any], Any], pictures: Iterable[np.ndarray]
         if batch:
             with torch.inference_mode():
                 found.append(
-                    run(torch.from_numpy(np.stack(batch)).to(device).permute(0, 3, 1, 2)).float().cpu().numpy()
+                    run(send(torch.from_numpy(np.stack(batch)), device).permute(0, 3, 1, 2)).float().cpu().numpy()
                 )
             batch.clear()
 
