@@ -210,10 +210,20 @@ def test_another_reviewers_csv_fills_what_is_open(healthy, tmp_path, browser):
     write_page(healthy, page, canvases=canvases_of(healthy))
     browser.open(page)
     browser.press("d")
-    text = 'image_id,cohort,verdict,note\r\nc0,c,keep,theirs\r\nc3,c,discard,"a, ""b""\nc"\r\nz,far,keep,\r\n'
-    browser.evaluate(f"merge({json.dumps(text)})")
-    assert browser.evaluate(COUNT).endswith("; 1 added, 1 kept as they are here")
-    assert "\n".join(exported(browser)) == 'c0,c,discard,\nc3,c,discard,"a, ""b""\nc"\nz,far,keep,'
+    browser.press("k")
+    text = (
+        'image_id,cohort,verdict,note\r\nc0,c,keep,theirs\r\nc1,c,,a note\r\nc3,c,discard,"a, ""b""\nc"\r\n'
+        "z,far,keep,\r\nz2,far,keep,\r\n"
+    )
+    for _ in range(2):  # once more adds nothing
+        browser.evaluate(f"merge({json.dumps(text)})")
+    browser.evaluate("merge('image_id,cohort,verdict,note\\nz2,far,discard,no')")
+    assert "\n".join(exported(browser)) == (
+        'c0,c,discard,keep elsewhere: theirs\nc1,c,keep,a note\nc3,c,discard,"a, ""b""\nc"\nz,far,keep,\n'
+        "z2,far,keep,discard elsewhere: no"
+    )
+    browser.evaluate(f"undo(); merge({json.dumps(text)})")
+    assert browser.evaluate(COUNT).endswith("; 3 added to, 1 judged otherwise there: see their notes")
 
 
 def test_the_last_action_is_undone_as_one(healthy, tmp_path, browser):
