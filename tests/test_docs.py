@@ -159,7 +159,7 @@ def test_cgddi_commands_run(command, tree):
             else inception.Inception3(num_classes=1008, aux_logits=False, init_weights=False)
         )
         torch.save(network.state_dict(), tree / name)
-    run(tree, command)
+    assert "leaked" not in run(tree, command).stderr, "what extensions report at exit drowns what was said"
 
 
 @pytest.mark.parametrize("command", [c for c in OURS if c.startswith("snakemake")])

@@ -7,7 +7,7 @@ import pytest
 from cgddi.cli import main
 from cgddi.plan.sheets import load_sheets
 
-from tests.ingest.lab import lab, photo
+from tests.ingest.lab import lab, lesion, photo, save_mask
 from tests.ingest.tables import rows_of, write
 
 
@@ -21,6 +21,20 @@ def test_sheets_as_excel_saves_them(folder):
     photos = load_sheets("images.csv", "diseases.csv").photos
     assert [p.skin_tone for p in photos] == ["light", "light", "medium", "medium", "dark", "unknown"]
     assert {p.disease for p in photos} == {"Nävus"} and {p.concept for p in photos} == {"navus"}
+
+
+def test_paths_in_a_table_start_at_the_photos_or_at_the_table(folder, capsys):
+    """As labs write them: `photos/x.jpg` beside the table, Windows' slashes, bare names of files in the photos' folder."""
+    names = ["photos/IMG_0.jpg", "C:\\study\\IMG_1.jpg", "IMG_2.jpg"]
+    args = lab(folder, 3, file=names, mask=["masks/a.png", "masks\\a.png", ""])
+    save_mask(lesion(), folder / "masks/a.png")
+    assert main(args) == 0, capsys.readouterr().err
+    photos = load_sheets("images.csv", "diseases.csv").photos
+    assert [photo.file for photo in photos] == [f"photos/IMG_{n}.jpg" for n in range(3)]
+    assert [photo.mask for photo in photos] == ["masks/a.png", "masks/a.png", None]
+    args = lab(folder, 3, file=["photos/IMG_0.jpg", "nosuch/IMG_9.jpg", "IMG_2.jpg"])
+    assert main([*args, "--replace"]) == 2
+    assert "row 3, column file: there is no such photo in photos (found 'nosuch/IMG_9.jpg')" in capsys.readouterr().err
 
 
 def test_a_letter_that_looks_latin_is_refused(folder, capsys):

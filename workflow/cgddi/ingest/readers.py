@@ -174,8 +174,17 @@ def _published(source: Table, name: str, columns: Iterable[str]) -> list[Problem
     return [replace(problem, remedy=remedy) for problem in check_columns(source, list(columns), strict=False)]
 
 
-def _no_photo(table: Table, line: int, column: str, name: str, images: str | Path) -> None:
-    remedy = "Download it again, or remove the row from a copy of the table."
+def _place_of(name: str, *folders: str | Path) -> str:
+    """Where a file is that a table names: below the first of these folders that has it, by its path or by its bare name."""
+    name = name.replace("\\", "/")
+    places = [os.path.join(folder, each) for each in (name, os.path.basename(name)) for folder in folders]
+    return next((place for place in places if os.path.isfile(place)), places[0])
+
+
+DOWNLOAD = "Download it again, or remove the row from a copy of the table."
+
+
+def _no_photo(table: Table, line: int, column: str, name: str, images: str | Path, remedy: str = DOWNLOAD) -> None:
     message = f"there is no such photo in {images}"
     table.problems.append(Problem(table.source, message, remedy, row=line, column=column, value=name))
 
@@ -305,9 +314,8 @@ def read_folder(
 
     Args:
         metadata: a delimited table with at least a file, a disease and a skin tone per row.
-        images: folder that the table's file names are relative to.
-        masks: folder of masks named after the photos, or None; a `mask` column of the table is relative to it, or else
-            to `images`.
+        images: folder of the photos. Paths of the table start there or where the table lies.
+        masks: folder of masks named after the photos, or None; paths of a `mask` column start there, else as those of photos.
         cohort: name of the cohort.
         columns: sheet column -> column of the table, where they differ. Without an id column the id is the file's stem;
             without a malignancy column the malignancy is unknown.
@@ -332,26 +340,29 @@ def read_folder(
     if header or not source.columns:
         return incoming
     list_folder(images, "photos")
-    mask_files = MaskFolder(masks if names["mask"] not in source.columns else None)
+    mask_files, beside = MaskFolder(masks if names["mask"] not in source.columns else None), os.path.dirname(metadata)
     for line, cells in source.rows:
         found = {column: cells.get(name, "") for column, name in names.items()}
         name = found["file"]
+        place = shown_path(_place_of(name, images, beside)) if name else ""
         mask = (
-            shown_path(os.path.join(masks or images, found["mask"]))
+            shown_path(_place_of(found["mask"], masks or images, beside))
             if found["mask"]
-            else mask_of(mask_files, os.path.join(images, name), source.source, line)
+            else mask_of(mask_files, place, source.source, line)
         )
         row = {
             **found,
             "image_id": found["image_id"] if names["image_id"] in source.columns else Path(name).stem,
-            "file": shown_path(os.path.join(images, name)) if name else "",
+            "file": place,
             "cohort": cohort,
             "skin_tone": tone_name(found["skin_tone"]),
             "malignant": malignant_name(found["malignant"]),
             "mask": mask,
         }
         table.rows.append((line, row))
-        if name and not os.path.isfile(row["file"]):
-            _no_photo(table, line, names["file"], name, images)
+        if name and not os.path.isfile(place):
+            _no_photo(
+                table, line, names["file"], name, images, "Correct the name, or name the photos' folder in --images."
+            )
     _finish_masks(incoming, mask_files)
     return incoming

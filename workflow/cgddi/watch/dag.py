@@ -6,7 +6,9 @@ config files, default profile and triggers, in this process.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import gc
 import io
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -91,6 +93,7 @@ def ask_snakemake(
     from snakemake.exceptions import WorkflowError
     from snakemake.settings.types import ConfigSettings, DAGSettings, OutputSettings, ResourceSettings
 
+    atexit.register(gc.unfreeze)  # the Snakefile freezes: else extensions report what they hold as leaked
     load_config(*configfiles)  # a mistake in them is told with its file and place
     words = ["--snakefile", str(SNAKEFILE), "--configfile", *map(str, configfiles), "--cores", "1"]
     words += ["--profile", profile] if profile else []
