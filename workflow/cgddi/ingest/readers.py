@@ -352,7 +352,7 @@ def read_folder(
         )
         row = {
             **found,
-            "image_id": found["image_id"] if names["image_id"] in source.columns else Path(name).stem,
+            "image_id": found["image_id"] if names["image_id"] in source.columns else Path(place).stem,
             "file": place,
             "cohort": cohort,
             "skin_tone": tone_name(found["skin_tone"]),
