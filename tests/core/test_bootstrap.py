@@ -72,6 +72,18 @@ def test_an_interval_is_the_percentiles_of_the_replicates(confidence):
     assert (estimate.low, estimate.high) == pytest.approx(tuple(np.percentile(replicates, [tail, 100 - tail])))
 
 
+def test_one_image_a_cell_and_images_that_are_all_right_give_no_interval():
+    """A percentile interval would have no width there: 1.00 (1.00 to 1.00) of two images."""
+    alone = SimpleNamespace(
+        record={"split": "a"}, tones=np.arange(2), labels=np.array([0, 1]), right=np.array([1.0, 0.0])
+    )
+    sure = SimpleNamespace(record={"split": "b"}, tones=np.zeros(9, int), labels=np.arange(9) % 2, right=np.ones(9))
+    bootstrap = Bootstrap(50, 0.95, 3)
+    for one, value in ((alone, 0.5), (sure, 1.0)):
+        estimate = bootstrap.estimate(*bootstrap.replicates(Setting("a", "", "", (one,)), accuracy)["accuracy"])
+        assert estimate.value == value and estimate.defined and np.isnan([estimate.low, estimate.high]).all()
+
+
 def test_undefined_replicates_are_left_out_and_counted_and_an_undefined_run_is_never_imputed():
     bootstrap = Bootstrap(4, 0.5, 0)
     estimate = bootstrap.estimate(np.array([0.5]), np.array([np.nan, 0.2, 0.4, 0.6]))

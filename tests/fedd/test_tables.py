@@ -96,7 +96,7 @@ def test_the_tone_gap_and_what_reweighting_takes_off_it(study):
     assert plain["published"] == pytest.approx(0.18) and np.isnan(even["published"])
     paired = read(study, "paired").set_index(["subset", "second", "metric", "tone"])
     row = paired.loc["20", "fedd reweight", "gap", "light-dark"]
-    assert row["difference"] == pytest.approx(even["gap"] - plain["gap"], abs=1e-6) and row["high"] < 0
+    assert row["difference"] == pytest.approx(even["gap"] - plain["gap"], abs=1e-6) and float(row["high"]) < 0
     assert ("20", "resnet50", "lesion", "all") in paired.index
 
 

@@ -95,7 +95,7 @@ def test_automatic_masks_are_measured_against_human_ones_the_segmenter_did_not_s
         overlap = 10 * (10 - SHIFT[tone])
         row = figures["lesion", tone]
         assert row["images"] == count and row["iou"] == pytest.approx(overlap / (200 - overlap))
-        assert row["low"] == row["high"] == pytest.approx(row["iou"]), "all alike"
+        assert row["low"] is None and row["high"] is None, "all alike: resampling says nothing of others"
     counts = {tone: count for tone, count in (("light", 4), ("medium", 5), ("dark", 4))}
     inter = sum(10 * (10 - SHIFT[tone]) * n for tone, n in counts.items())
     assert figures["lesion", "all"]["iou"] == pytest.approx(inter / (200 * 13 - inter)), "pooled over images"

@@ -134,9 +134,15 @@ class Bootstrap:
         return {key: (np.asarray(point[key]), np.stack(drawn[key])[choice, place].mean(1)) for key in point}
 
     def estimate(self, by_run: np.ndarray, replicates: np.ndarray) -> Estimate:
-        """Mean over runs with its percentile interval over the replicates that are defined."""
+        """Mean over runs with its percentile interval over the replicates that are defined.
+
+        Where all of these are equal, as of one image in each cell, or of images that are all right, resampling says nothing of
+        what other images would show: there is no interval.
+        """
         good = replicates[np.isfinite(replicates)]
         value = float(by_run.mean()) if np.isfinite(by_run).all() else float("nan")
+        if np.isfinite(value) and len(good) and np.ptp(good) <= 1e-12:
+            return Estimate(value, float("nan"), float("nan"), 1 - len(good) / len(replicates))
         if not np.isfinite(value) or not len(good):
             return Estimate(value, float("nan"), float("nan"), 1.0)
         tail = (1 - self.confidence) / 2

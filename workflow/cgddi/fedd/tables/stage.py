@@ -126,7 +126,8 @@ class ReadingTable:
 
 def cell(row: Mapping[str, Any], value: str) -> str:
     """A figure as text: value, interval, and the published figure where there is one."""
-    text = f"{two(row[value])} [{row['low']:.2f}, {row['high']:.2f}]" if np.isfinite(row[value]) else "undefined"
+    interval = f"{row['low']:.2f}, {row['high']:.2f}" if np.isfinite(row["low"]) else "no interval"
+    text = f"{two(row[value])} [{interval}]" if np.isfinite(row[value]) else "undefined"
     published = row.get("published")
     if published is not None and np.isfinite(published):
         text += f" (published {published:.2f}{'' if row['published_same'] is True else OTHER_DATA})"

@@ -226,7 +226,12 @@ def _fedd(folder: Path) -> list[dict[str, Any]]:
     rows = []
     for name, metric, value in (("iou", "IoU, {class}", "iou"), ("classification", "{metric}", "value")):
         rows += [
-            _fedd_row(name, row, metric.format(**row), {"value": row[value], "low": row["low"], "high": row["high"]})
+            _fedd_row(
+                name,
+                row,
+                metric.format(**row),
+                {"value": row[value], **{end: _number(row[end]) for end in ("low", "high")}},
+            )
             for row in published(name)
         ]
     return rows + [

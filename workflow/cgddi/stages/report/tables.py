@@ -222,7 +222,8 @@ def _iou_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         line = lines.setdefault(row["class"], {"IoU": "mean of classes" if row["class"] == "mean" else row["class"]})
         figure = "undefined"
         if row["iou"] is not None:
-            figure = f"{row['iou']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+            interval = "no interval" if row["low"] is None else f"{row['low']:.2f}, {row['high']:.2f}"
+            figure = f"{row['iou']:.2f} [{interval}]"
         line[f"{row['tone']} (n={row['images']})"] = figure
     order = ("lesion", "skin", "marker", "ruler", "background", "mean")
     return pd.DataFrame([lines[name] for name in order])
