@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import yaml
 from cgddi.core.images import encode_png
-from cgddi.plan import intact
 from cgddi.plan.config import Config, load_config
 from cgddi.plan.models import absent, read_lock
 from cgddi.watch import machine, site
@@ -75,50 +74,6 @@ def snakemake(*words, **environment) -> subprocess.CompletedProcess:
     env = {**os.environ, **environment}
     command = [sys.executable, "-m", "snakemake", "-s", str(SNAKEFILE), "--configfile", "config.yaml", "--cores", "1"]
     return subprocess.run([*command, *words], capture_output=True, text=True, env=env)
-
-
-# ---- whole files
-
-
-def test_the_toy_model_is_whole():
-    assert intact.faults(TOY) == []
-
-
-@pytest.mark.parametrize(
-    ("part", "spoil", "words"),
-    [
-        ("text_encoder/model.safetensors", lambda p: p.write_bytes(p.read_bytes()[:-1]), "bytes instead of"),
-        ("unet/diffusion_pytorch_model.safetensors", lambda p: p.write_bytes(b"\x01" * 5), "cut short in its header"),
-        ("scheduler/scheduler_config.json", lambda p: p.write_text("<!DOCTYPE html><html>"), "is a web page"),
-        ("vae/config.json", lambda p: p.write_text('{"a": '), "is no JSON"),
-        ("tokenizer/merges.txt", lambda p: p.write_bytes(b""), "is empty"),
-        ("unet/diffusion_pytorch_model.safetensors", Path.unlink, "its weights are missing"),
-        ("vae", shutil.rmtree, "vae is missing"),
-        ("scheduler/scheduler_config.json", Path.unlink, "scheduler is missing"),
-        ("unet/diffusion_pytorch_model.safetensors", lambda p: p.write_text("version https://git-lfs"), "Git LFS"),
-        (
-            "unet/diffusion_pytorch_model.safetensors",
-            lambda p: p.rename(p.with_name("diffusion_pytorch_model.fp16.safetensors")),
-            "variant fp16 only",
-        ),
-    ],
-)
-def test_each_kind_of_fault_is_named_with_its_file(tmp_path, part, spoil, words):
-    folder = Path(shutil.copytree(TOY, tmp_path / "model"))
-    spoil(folder / part)
-    (found,) = intact.faults(folder)
-    assert words in found and part.split("/")[0] in found
-
-
-def test_a_tokenizer_without_vocabulary_and_a_missing_piece(tmp_path):
-    folder = Path(shutil.copytree(TOY, tmp_path / "model"))
-    for name in ("vocab.json", "tokenizer.json"):
-        (folder / "tokenizer" / name).unlink()
-    weights = folder / "vae/diffusion_pytorch_model.safetensors"
-    weights.rename(weights.with_name("diffusion_pytorch_model-00001-of-00002.safetensors"))
-    found = intact.faults(folder)
-    assert "vae: diffusion_pytorch_model-00002-of-00002.safetensors is missing" in found
-    assert any("vocabulary is missing" in text for text in found) and len(found) == 2
 
 
 # ---- one checker
