@@ -32,6 +32,11 @@ def test_the_toy_model_is_whole():
         ("unet/diffusion_pytorch_model.safetensors", Path.unlink, "its weights are missing"),
         ("vae", shutil.rmtree, "vae is missing"),
         ("scheduler/scheduler_config.json", Path.unlink, "scheduler is missing"),
+        (
+            "scheduler/scheduler_config.json",
+            lambda p: p.rename(p.with_name("old.json")),
+            "scheduler_config.json is missing",
+        ),
         ("unet/diffusion_pytorch_model.safetensors", lambda p: p.write_text("version https://git-lfs"), "Git LFS"),
         (
             "unet/diffusion_pytorch_model.safetensors",
