@@ -21,11 +21,11 @@ from multiprocessing import get_context
 
 import numpy as np
 from cgddi.core import disparity, intervals, inversion
+from cgddi.core.answers import Answers, interval_of
 from cgddi.core.bootstrap import stratified_weights
 from cgddi.core.images import TONES
 from cgddi.core.metrics import area_under_curve, run_metrics
 from cgddi.stages.fairness import estimates
-from cgddi.stages.fairness.estimates import Answers
 from scipy.special import expit, ndtri
 from scipy.stats import beta, chi2
 
@@ -126,7 +126,7 @@ def single(tally: Tally, answers: Answers, truth: dict, number: int, extras: boo
     """Every figure of one regime."""
     values = values_of(answers)
     for metric, group in SMOOTH if extras else []:
-        interval = estimates.interval_of(answers, metric, group, np.array([values[metric, group]]), CONFIDENCE)
+        interval = interval_of(answers, metric, group, np.array([values[metric, group]]), CONFIDENCE)
         tally.add(("", metric, group), *interval, truth[metric, group], values[metric, group])
         if len(answers.predicted) == 1:
             exact_smooth(tally, answers, metric, group, values[metric, group])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from cgddi.core.answers import interval_of
 from cgddi.core.images import TONES
-from cgddi.stages.fairness.estimates import disparities_of, interval_of
+from cgddi.stages.fairness.estimates import disparities_of
 from scipy.stats import binom
 
 from benchmarks import coverage

@@ -179,13 +179,13 @@ def test_a_p_value_of_several_runs_keeps_its_level_where_runs_differ():
 
 def test_smooth_figures_by_what_each_photo_adds():
     """F1's influence against the figure itself with one photo counted a little more; limits stay between 0 and 1."""
-    from cgddi.stages.fairness.estimates import Answers, _f1_influence
+    from cgddi.core.answers import Answers, influence_of_f1
 
     rng = np.random.default_rng(4)
     labels = (rng.random(80) < 0.4).astype(int)
     predicted = np.where(rng.random((1, 80)) < 0.8, labels, 1 - labels).astype(float)
     answers = Answers(labels, np.zeros(80, int), predicted, np.stack([1 - predicted, predicted], -1))
-    influence = _f1_influence(answers, np.ones(80, bool))
+    influence = influence_of_f1(answers, np.ones(80, bool))
     value = f1_score(labels, predicted[0])
     for n in (0, 17, 33):
         weight = np.ones(80)

@@ -14,6 +14,7 @@ from cgddi.core.bootstrap import Bootstrap
 from cgddi.core.errors import InvalidInput, UserError
 from cgddi.fedd.tables.frames import Context, ablation_frame, read_runs
 from PIL import Image
+from scipy.stats import binomtest
 from sklearn.metrics import f1_score, roc_auc_score
 
 from tests.fedd import runs as made
@@ -133,6 +134,21 @@ def test_auc_and_f1_agree_with_scikit_learn(study):
             assert float(table.loc[(name, "20", "f1", tone), "value"]) == pytest.approx(expected, abs=1e-6)
     row = table.loc["fedd", "20", "auc", "all"]
     assert row["block"] == 4 and row["images"] == 12 and row["malignant"] == 6 and row["published"] == 0.91
+
+
+def test_a_share_of_few_photos_has_an_exact_interval(study):
+    """One run: within Clopper and Pearson's and wider than nothing, also where all photos are right."""
+    table = read(study, "classification").set_index(["model", "subset", "metric", "tone"])
+    test = next(
+        run for run in read_runs(study[1]) if run.model == "resnet50" and run.subset == "20" and not run.segments
+    ).results["test"]
+    for tone in ("all", "light", "medium", "dark"):
+        part = np.ones(len(test.labels), bool) if tone == "all" else (test.images["tone"] == tone).to_numpy()
+        right = int((test.predicted == test.labels)[part].sum())
+        exact = binomtest(right, int(part.sum())).proportion_ci(method="exact")
+        row = table.loc["resnet50", "20", "accuracy", tone]
+        assert exact.low - 1e-6 <= float(row["low"]) <= float(row["value"]) <= float(row["high"]) <= exact.high + 1e-6
+        assert float(row["high"]) - float(row["low"]) > 0.8 * (exact.high - exact.low)
 
 
 def test_published_figures_of_other_data_are_marked(study, tmp_path):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from cgddi.core.answers import Answers
 from cgddi.core.inversion import Disparity
 from cgddi.stages.fairness.compare import compare, discordant, holm, paired_table, shown
-from cgddi.stages.fairness.estimates import Answers, correlations, disparity_difference
+from cgddi.stages.fairness.estimates import correlations, disparity_difference
 from cgddi.stages.fairness.predictions import gather, read_run
 from cgddi.stages.fairness.settings import FairnessSettings
 from scipy.stats import t

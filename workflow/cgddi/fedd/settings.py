@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from cgddi.core.settings import Precision, Settings, located, neutral
 
-REVISION = {"features": 2, "segmenter": 1, "probe": 1, "baseline": 2, "tables": 2}
+REVISION = {"features": 3, "segmenter": 2, "probe": 1, "baseline": 3, "tables": 2}
 """By job: features cost hours, tables seconds."""
 
 Variant = Literal["plain", "reweight", "centre"]
@@ -190,7 +190,7 @@ class BaselinesSettings(Settings):
 class TablesSettings(Settings):
     """Tables and pictures of the study."""
 
-    bootstrap: int = Field(1000, ge=10, description="bootstrap replicates behind each interval (project's choice)")
+    bootstrap: int = Field(1000, ge=10, description="bootstrap replicates behind each interval of an IoU (project's choice)")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="coverage of the intervals (project's choice)")
     published: dict[str, str] = Field(
         {"ddi": "ddi"},

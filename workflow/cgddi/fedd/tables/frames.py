@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cgddi.core.bootstrap import Bootstrap, Run, Setting
+from cgddi.core.answers import NONE, Answers, interval_of
+from cgddi.core.bootstrap import Bootstrap, Estimate, Run, Setting
 from cgddi.core.errors import UserError
 from cgddi.core.images import TONES
-from cgddi.core.metrics import Values, area_under_curve, ratio, run_metrics
+from cgddi.core.metrics import run_metrics
 from cgddi.fedd.iou import (
     GROUPS,
     Labels,
@@ -161,7 +162,7 @@ def _classifier_run(path: str, role: str, rows: pd.DataFrame, seed: int, thresho
     return Run(
         path=path,
         record={"split": f"fedd {role}", "classes": ("benign", "malignant"), "run_seed": seed},
-        images=rows[["image_id", "tone"]],
+        images=rows[["image_id", "tone"]].assign(concept=""),
         labels=(rows["malignant"] == "true").to_numpy(int),
         predicted=(chance > threshold).astype(int),
         probability=np.stack([1 - chance, chance], axis=1),
@@ -276,14 +277,17 @@ def paired_frame(groups: Groups, context: Context) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _accuracy(run: Run, weights: np.ndarray) -> dict[str, np.ndarray]:
-    auc = area_under_curve(run.labels == 1, run.probability[:, 1], weights[:1])
-    accuracy = ratio(weights @ (run.predicted == run.labels), weights.sum(1))
-    return {"accuracy": accuracy, "auc": np.broadcast_to(auc, len(weights))}
-
-
-def _metrics(run: Run, weights: np.ndarray) -> Values:
-    return run_metrics(run.labels, run.predicted, run.probability, run.tones, weights)
+def classified(setting: Setting, metrics: Iterable[str], confidence: float) -> dict[tuple[str, str], Estimate]:
+    """(metric, "all" or tone) -> mean over a classifier's seeds, with the interval that the fairness tables give such a figure."""
+    answers, ones = Answers.of(setting), np.ones((1, len(setting.runs[0].labels)))
+    by_run = [run_metrics(r.labels, r.predicted, r.probability, r.tones, ones) for r in setting.runs]
+    found = {}
+    for metric, group in ((metric, group) for metric in metrics for group in GROUPS):
+        values = np.array([run[metric, group][0] for run in by_run])
+        defined = np.isfinite(values).all()
+        low, high = interval_of(answers, metric, group, values, confidence) if defined else NONE
+        found[metric, group] = Estimate(float(values.mean()), low, high, 0.0 if defined else 1.0)
+    return found
 
 
 def ablation_frame(runs: Iterable[StudyRun], context: Context, timestep: int) -> pd.DataFrame:
@@ -305,12 +309,12 @@ def ablation_frame(runs: Iterable[StudyRun], context: Context, timestep: int) ->
         row |= {"timestep": step, "block": block}
         for role in ("validation", "test"):
             setting = setting_of(members, role)
-            values = context.bootstrap.replicates(setting, _accuracy)
-            estimate = context.bootstrap.estimate(*values["accuracy"])
+            figures = classified(setting, ("accuracy", "auc"), context.bootstrap.confidence)
+            estimate = figures["accuracy", "all"]
             labels = setting.runs[0].labels
             row |= {f"{role}_images": len(labels), f"{role}_malignant": int(labels.sum())}
             row |= {role: estimate.value, f"{role}_low": estimate.low, f"{role}_high": estimate.high}
-            row[f"{role}_auc"] = float(values["auc"][0].mean())
+            row[f"{role}_auc"] = figures["auc", "all"].value
         rows.append(row | {"chosen": False})
     frame = pd.DataFrame(rows)
     for _, part in frame.groupby("subset", sort=False) if rows else ():
@@ -336,13 +340,12 @@ def classification_frame(groups: Groups, context: Context) -> pd.DataFrame:
     rows = []
     for (model, subset), members in groups.items():
         setting = setting_of(members)
-        values, first = context.bootstrap.replicates(setting, _metrics), setting.runs[0]
+        figures, first = classified(setting, METRICS, context.bootstrap.confidence), setting.runs[0]
         head = context.head(model, "", subset, len(members))
         head |= {name: getattr(members[0], name) for name in ("block", "timestep", "threshold")}
         for name in METRICS:
             for tone in GROUPS:
-                here = in_group(first.tones, tone)
-                estimate = context.bootstrap.estimate(*values[name, tone])
+                here, estimate = in_group(first.tones, tone), figures[name, tone]
                 row = head | {"metric": name, "tone": tone, "value": estimate.value, **interval(estimate)}
                 row |= {"images": int(here.sum()), "malignant": int(first.labels[here].sum())}
                 rows.append(row | context.published("classification", row, name))
@@ -370,9 +373,9 @@ def further_frame(segmenters: Groups, classifiers: Groups, context: Context) -> 
     for (model, subset), runs in classifiers.items():
         if all(FURTHER in run.results for run in runs):
             setting = setting_of(runs, FURTHER)
-            values = context.bootstrap.replicates(setting, _metrics)
-            for name, tone in ((name, tone) for name in ("accuracy", "auc") for tone in GROUPS):
-                estimate = context.bootstrap.estimate(*values[name, tone])
+            for (name, tone), estimate in classified(
+                setting, ("accuracy", "auc"), context.bootstrap.confidence
+            ).items():
                 about = context.head(model, "", subset, len(runs)) | {"metric": name, "tone": tone}
                 here = {"images": int(in_group(setting.runs[0].tones, tone).sum())}
                 rows.append(

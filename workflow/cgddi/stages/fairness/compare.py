@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cgddi.core.answers import Answers
 from cgddi.core.bootstrap import Run, Setting
 from cgddi.core.images import TONES
 from cgddi.core.seeds import seed_for
-from cgddi.stages.fairness.estimates import Answers, correlations, difference, disparities_of, disparity_difference
+from cgddi.stages.fairness.estimates import correlations, difference, disparities_of, disparity_difference
 from cgddi.stages.fairness.settings import FairnessSettings
 from cgddi.stages.fairness.tables import SUMMARY_METRICS, by_run
 

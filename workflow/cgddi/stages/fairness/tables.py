@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cgddi.core.answers import NONE, Answers, interval_of, photo_keys
 from cgddi.core.bootstrap import Run, Setting
 from cgddi.core.images import TONES
 from cgddi.core.intervals import share_interval
 from cgddi.core.inversion import Disparity
 from cgddi.core.metrics import confusion, equality_of_opportunity, run_metrics
 from cgddi.core.seeds import seed_for
-from cgddi.stages.fairness.estimates import NONE, Answers, disparities_of, interval_of, photo_keys
+from cgddi.stages.fairness.estimates import disparities_of
 from cgddi.stages.fairness.published import columns, published_for
 from cgddi.stages.fairness.settings import FairnessSettings
 

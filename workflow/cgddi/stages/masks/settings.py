@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from cgddi.core.settings import Precision, Settings
 
-REVISION = 2
+REVISION = 3
 
 SOURCE_MODULES = {"fedd": "cgddi.stages.masks.fedd", "sam3": "cgddi.stages.masks.sam3"}
 """Automatic source -> module with its `open_predictor`. By name, so that planning imports none of them."""
