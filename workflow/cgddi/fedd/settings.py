@@ -190,7 +190,9 @@ class BaselinesSettings(Settings):
 class TablesSettings(Settings):
     """Tables and pictures of the study."""
 
-    bootstrap: int = Field(1000, ge=10, description="bootstrap replicates behind each interval of an IoU (project's choice)")
+    bootstrap: int = Field(
+        1000, ge=10, description="bootstrap replicates behind each interval of an IoU (project's choice)"
+    )
     confidence: float = Field(0.95, gt=0.5, lt=1, description="coverage of the intervals (project's choice)")
     published: dict[str, str] = Field(
         {"ddi": "ddi"},
