@@ -41,6 +41,11 @@ def test_networks_and_files_that_a_config_names_and_nobody_has(folder, capsys):
     (folder / "c.yaml").write_text("images: images.csv\ndiseases: d.csv\nreview: nosuch.csv\n")
     assert main(["check", "--configfile", "c.yaml"]) == 2
     assert "c.yaml, line 3, review: no such file (found 'nosuch.csv')" in capsys.readouterr().err
+    (folder / "c.yaml").write_text("results: results/a\nimages: nowhere.csv\ndiseases: gone.csv\n")
+    assert main(["check", "--configfile", "c.yaml"]) == 2
+    said = capsys.readouterr().err
+    assert "c.yaml, line 2, images: no such file (found 'nowhere.csv')" in said
+    assert "c.yaml, line 3, diseases: no such file (found 'gone.csv')" in said and said.count("no such file") == 2
 
 
 def good_mask(shape=(16, 16), dtype=np.int32):

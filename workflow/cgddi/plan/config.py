@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
 from argparse import ArgumentParser
@@ -148,6 +149,16 @@ class Config(Settings):
     def problem(self, key: str, message: str, remedy: str, value: object = None) -> Problem:
         """A problem of a key (`splits.main`), with the file and line that gave it where they are known."""
         return self._given.problem(tuple(key.split(".")), message, remedy, value)
+
+    def absent_sheets(self) -> list[Problem]:
+        """The image or disease sheet that is not there, with the key that names it."""
+        remedy = "Correct the path, or write the sheet with `cgddi ingest` (see README.md)."
+        named = {"images": self.images, "diseases": self.diseases}
+        return [
+            self.problem(key, "no such file", remedy, path)
+            for key, path in named.items()
+            if not path.startswith("builtin:") and not os.path.exists(path)
+        ]
 
     @field_validator("splits", "cohorts", "synthetic")
     @classmethod

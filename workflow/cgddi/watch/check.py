@@ -289,7 +289,10 @@ def main(argv: list[str]) -> int:
         if args.mask_ids is None:
             reading = reading_of(config.masks)
             cohorts = {name: reading_of(config.masks_of(name)) for name in config.cohorts}
-    sheets, problems, warnings = check(images, diseases, reading, mixed or "error", args.threads, cohorts, checked)
+    if config is not None and (images, diseases) == (config.images, config.diseases) and config.absent_sheets():
+        sheets, problems, warnings = None, config.absent_sheets(), []
+    else:
+        sheets, problems, warnings = check(images, diseases, reading, mixed or "error", args.threads, cohorts, checked)
     lines: list[str] = []
     if config is not None:
         checked.contents.save()
