@@ -18,12 +18,14 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 from cgddi.core.archive import file_sha256
+from tqdm import tqdm
 
 Argv = Callable[[Path], list[str]]
 """Folder to write to -> a command's arguments."""
@@ -118,6 +120,12 @@ def fedd_jobs(root: Path) -> dict[str, Argv]:
     return {stage: argv(stage) for stage in specs}
 
 
+def own_tqdm_lock() -> None:
+    """In a forked process that will be killed: tqdm's lock is shared between processes, and one that dies with it in hand keeps
+    all others waiting for ever."""
+    tqdm.set_lock(threading.RLock())
+
+
 def start(argv: list[str], report: Path) -> int:
     """Fork a process that runs a command; what it took up goes to `report` when it ends by itself."""
     child = os.fork()
@@ -125,6 +133,7 @@ def start(argv: list[str], report: Path) -> int:
         return child
     status = 1
     try:
+        own_tqdm_lock()
         quiet = os.open(os.devnull, os.O_WRONLY)
         log = os.open(f"{report}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(quiet, 1)

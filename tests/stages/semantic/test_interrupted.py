@@ -12,6 +12,7 @@ import torch
 from cgddi.stages.semantic import sample, sampler
 
 from tests.diffusion import tiny
+from tests.kill_trials import own_tqdm_lock
 
 
 def job(world, output, cache=None, used=None, **settings):
@@ -105,6 +106,7 @@ def test_a_job_killed_by_force_at_random_moments_ends_with_the_same_archive(worl
         child = os.fork()
         if child == 0:
             try:
+                own_tqdm_lock()
                 job(world, output, cache)
             finally:
                 os._exit(0)
