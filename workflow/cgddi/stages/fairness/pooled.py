@@ -201,6 +201,8 @@ def plot(datasets: pd.DataFrame, table: pd.DataFrame) -> bytes:
         datasets: see `by_dataset`. table: see `pooled`.
     """
     names = list(dict.fromkeys(zip(table["method"], table["regime"], strict=True)))
+    alone = len({method for method, _ in names}) == 1
+    ticks = [regime if alone else f"{method} / {regime}" for method, regime in names]
     figure, axes = plt.subplots(2, 6, figsize=(17, 7), layout="constrained")
     for axis in axes.flat[len(COLUMNS) :]:
         axis.axis("off")
@@ -217,6 +219,6 @@ def plot(datasets: pd.DataFrame, table: pd.DataFrame) -> bytes:
             axis.plot([place, place], [row.low, row.high], c="black", lw=1.5)
             axis.plot(place, row.value, "o", c="black", ms=5)
         axis.set(title=title if metric != "accuracy" else f"accuracy, {title.lower()}", xlim=(-0.5, len(names) - 0.5))
-        axis.set_xticks(range(len(names)), [" / ".join(name) for name in names], fontsize=7, rotation=20, ha="right")
+        axis.set_xticks(range(len(names)), ticks, fontsize=8, rotation=45, ha="right", rotation_mode="anchor")
         axis.grid(axis="y", lw=0.3)
     return png(figure)
