@@ -22,6 +22,7 @@ from cgddi.core.intervals import (
 )
 
 NONE: Interval = (float("nan"), float("nan"))
+"""Of a figure that is undefined or has no interval."""
 
 
 def photo_keys(run: Run) -> list[tuple]:
@@ -137,13 +138,14 @@ def interval_of(answers: Answers, metric: str, group: str, values: np.ndarray, c
 
 
 def influence_of_auc(answers: Answers, here: np.ndarray) -> np.ndarray:
+    """What each photo of a group (bool (N,)) adds to each run's AUC, (runs, n); of more than two classes the mean."""
     classes = [1] if answers.classes == 2 else range(answers.classes)
     score, labels = answers.probability[:, here], answers.labels[here]
     return np.mean([auc_influence(score[..., c], labels == c) for c in classes], axis=0)
 
 
 def influence_of_f1(answers: Answers, here: np.ndarray) -> np.ndarray:
-    """Of F1 = 2 hits / (labelled + called), the mean over classes where there are more than two."""
+    """The same of F1 = 2 hits / (labelled + called)."""
     predicted, labels, found = answers.predicted[:, here], answers.labels[here], []
     for c in [1] if answers.classes == 2 else range(answers.classes):
         called = np.where(np.isnan(predicted), np.nan, predicted == c)

@@ -289,9 +289,9 @@ def main(argv: list[str]) -> int:
         if args.mask_ids is None:
             reading = reading_of(config.masks)
             cohorts = {name: reading_of(config.masks_of(name)) for name in config.cohorts}
-    if config is not None and (images, diseases) == (config.images, config.diseases) and config.absent_sheets():
-        sheets, problems, warnings = None, config.absent_sheets(), []
-    else:
+    own = config is not None and (images, diseases) == (config.images, config.diseases)
+    sheets, problems, warnings = None, config.absent_sheets() if own else [], []
+    if not problems:
         sheets, problems, warnings = check(images, diseases, reading, mixed or "error", args.threads, cohorts, checked)
     lines: list[str] = []
     if config is not None:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from cgddi.core.answers import NONE, Answers, interval_of
-from cgddi.core.bootstrap import Bootstrap, Estimate, Run, Setting
+from cgddi.core.bootstrap import Bootstrap, Run, Setting
 from cgddi.core.errors import UserError
 from cgddi.core.images import TONES
 from cgddi.core.metrics import run_metrics
@@ -25,7 +25,6 @@ from cgddi.fedd.iou import (
     compare_rows,
     gap_row,
     in_group,
-    interval,
     iou_rows,
     joined,
     read_counts,
@@ -277,16 +276,15 @@ def paired_frame(groups: Groups, context: Context) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def classified(setting: Setting, metrics: Iterable[str], confidence: float) -> dict[tuple[str, str], Estimate]:
-    """(metric, "all" or tone) -> mean over a classifier's seeds, with the interval that the fairness tables give such a figure."""
+def classified(setting: Setting, metrics: Iterable[str], confidence: float) -> dict[tuple[str, str], dict[str, float]]:
+    """(metric, "all" or tone) -> value, low, high: the mean over a classifier's seeds with the interval of the fairness tables."""
     answers, ones = Answers.of(setting), np.ones((1, len(setting.runs[0].labels)))
     by_run = [run_metrics(r.labels, r.predicted, r.probability, r.tones, ones) for r in setting.runs]
     found = {}
     for metric, group in ((metric, group) for metric in metrics for group in GROUPS):
         values = np.array([run[metric, group][0] for run in by_run])
-        defined = np.isfinite(values).all()
-        low, high = interval_of(answers, metric, group, values, confidence) if defined else NONE
-        found[metric, group] = Estimate(float(values.mean()), low, high, 0.0 if defined else 1.0)
+        low, high = interval_of(answers, metric, group, values, confidence) if np.isfinite(values).all() else NONE
+        found[metric, group] = {"value": float(values.mean()), "low": low, "high": high}
     return found
 
 
@@ -310,11 +308,11 @@ def ablation_frame(runs: Iterable[StudyRun], context: Context, timestep: int) ->
         for role in ("validation", "test"):
             setting = setting_of(members, role)
             figures = classified(setting, ("accuracy", "auc"), context.bootstrap.confidence)
-            estimate = figures["accuracy", "all"]
+            accuracy = figures["accuracy", "all"]
             labels = setting.runs[0].labels
             row |= {f"{role}_images": len(labels), f"{role}_malignant": int(labels.sum())}
-            row |= {role: estimate.value, f"{role}_low": estimate.low, f"{role}_high": estimate.high}
-            row[f"{role}_auc"] = figures["auc", "all"].value
+            row |= {role: accuracy["value"], f"{role}_low": accuracy["low"], f"{role}_high": accuracy["high"]}
+            row[f"{role}_auc"] = figures["auc", "all"]["value"]
         rows.append(row | {"chosen": False})
     frame = pd.DataFrame(rows)
     for _, part in frame.groupby("subset", sort=False) if rows else ():
@@ -345,8 +343,8 @@ def classification_frame(groups: Groups, context: Context) -> pd.DataFrame:
         head |= {name: getattr(members[0], name) for name in ("block", "timestep", "threshold")}
         for name in METRICS:
             for tone in GROUPS:
-                here, estimate = in_group(first.tones, tone), figures[name, tone]
-                row = head | {"metric": name, "tone": tone, "value": estimate.value, **interval(estimate)}
+                here = in_group(first.tones, tone)
+                row = head | {"metric": name, "tone": tone, **figures[name, tone]}
                 row |= {"images": int(here.sum()), "malignant": int(first.labels[here].sum())}
                 rows.append(row | context.published("classification", row, name))
     return pd.DataFrame(rows)
@@ -373,14 +371,11 @@ def further_frame(segmenters: Groups, classifiers: Groups, context: Context) -> 
     for (model, subset), runs in classifiers.items():
         if all(FURTHER in run.results for run in runs):
             setting = setting_of(runs, FURTHER)
-            for (name, tone), estimate in classified(
-                setting, ("accuracy", "auc"), context.bootstrap.confidence
-            ).items():
+            figures = classified(setting, ("accuracy", "auc"), context.bootstrap.confidence)
+            for (name, tone), figure in figures.items():
                 about = context.head(model, "", subset, len(runs)) | {"metric": name, "tone": tone}
                 here = {"images": int(in_group(setting.runs[0].tones, tone).sum())}
-                rows.append(
-                    about | {"value": estimate.value} | here | {k: getattr(estimate, k) for k in ("low", "high")}
-                )
+                rows.append(about | figure | here)
     frame = pd.DataFrame(rows)
     for place, row in frame.iterrows():
         keys = ["subset", "metric", "tone"]
