@@ -201,6 +201,6 @@ def main(argv: list[str] | None = None) -> int:
         f"{size(total)} {'to fetch' if args.dry_run else 'fetched'}",
         *([] if args.dry_run else [f"; {LOCK} is written"]),
     )
-    for line in failed:
+    for line in dict.fromkeys(failed):  # a model of several uses fails each time in the same words
         print(f"cgddi fetch: {line}", file=sys.stderr)
     return 2 if failed else 0
