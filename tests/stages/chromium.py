@@ -118,9 +118,8 @@ class Chromium:
 
     def open(self, page: Path) -> None:
         """Load a file and wait until it is ready."""
-        self.evaluate(
-            "window.pageBefore = true"
-        )  # the page before it may be the same file, and answers for a moment more
+        # The page before it may be the same file, and answers for a moment more.
+        self.evaluate("window.pageBefore = true")
         self.call("Page.navigate", url=page.as_uri())
         self.wait("!window.pageBefore && document.readyState === 'complete' && location.protocol === 'file:'")
 
