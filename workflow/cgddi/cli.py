@@ -1,7 +1,5 @@
 """The `cgddi` command: one small command per stage, imported only when called."""
 
-from __future__ import annotations
-
 import ast
 import errno
 import importlib

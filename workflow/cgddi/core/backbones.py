@@ -1,7 +1,5 @@
 """Backbones through timm, with weights from the hub or its cache, a local file, or random."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import cache

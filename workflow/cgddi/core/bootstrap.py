@@ -1,7 +1,5 @@
 """Stratified bootstrap: replicates as weights, the same for every setting of a split, so that differences are paired."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

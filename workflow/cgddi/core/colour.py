@@ -1,7 +1,5 @@
 """sRGB and CIELAB (D65, 2 degrees), colour difference and the individual typology angle (ITA)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

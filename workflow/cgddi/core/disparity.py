@@ -2,8 +2,6 @@
 the value it makes of the least and the greatest of them. Their intervals: `cgddi.core.inversion`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Errors a user can fix: every message names the place and the remedy, and none shows a traceback."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What the tables and plots of all stages share: Markdown rows, LaTeX texts, colours of the tones, PNG bytes of a figure."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 

@@ -6,8 +6,6 @@ texture is copied: colour and lighting are those of the plain skin around, and a
 the differences there, Perez et al. 2003, which fades inwards, so that a flush at the edge does not tint the whole).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Photos and five-class masks: class ids and tones, photos read, PNG written, and the way to working size and back."""
 
-from __future__ import annotations
-
 import io
 import struct
 import warnings

@@ -4,8 +4,6 @@ Pictures are brought to one working size first, and every length is a share of i
 the same one of 256 px. Colours are CIELAB, differences CIE76.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache

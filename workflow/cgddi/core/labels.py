@@ -4,8 +4,6 @@ A label comes to a job by its spec (key `labels`) where the job uses it, and nev
 makes those jobs run again that use it, and no others. Labels of test photos go to the tables alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any
 

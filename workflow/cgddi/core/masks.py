@@ -1,7 +1,5 @@
 """Human mask files: `.npy` arrays and pictures, as class ids or as the values that they hold."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

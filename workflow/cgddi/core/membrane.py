@@ -1,7 +1,5 @@
 """The smoothest surface over a region that meets given values at its edge: Laplace's equation on the pixel grid."""
 
-from __future__ import annotations
-
 import numpy as np
 from scipy import ndimage
 

@@ -4,8 +4,6 @@ All count metrics come from one weighted confusion tensor; a value whose denomin
 never imputed.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from cgddi.core.images import CLASSES, TONES

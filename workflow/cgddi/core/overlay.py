@@ -1,7 +1,5 @@
 """Masks and their uncertainty drawn over the photo, for a person to judge."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from cgddi.core.images import BACKGROUND, CLASS_COLOURS

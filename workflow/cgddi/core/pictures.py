@@ -1,7 +1,5 @@
 """Pictures beside a page: WebP files named by their content, so that a page stays small and opens offline."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable
 from dataclasses import dataclass, field

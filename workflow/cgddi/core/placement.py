@@ -9,8 +9,6 @@ A shape of R runs thus costs some 2R shifts and ANDs over H*W/8 bytes, whatever 
 and what lies outside the image is not. That is a second erosion, by a disc of that radius, and erosions compose.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 

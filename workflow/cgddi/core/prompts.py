@@ -1,7 +1,5 @@
 """What may stand in a prompt template: {token} and {tone}, nothing else. Imports nothing heavy: planning reads it."""
 
-from __future__ import annotations
-
 from string import Formatter
 
 

@@ -1,7 +1,5 @@
 """What cgDDI published: every figure of its tables (published.csv), how each was made, and what is known to be wrong with it."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Mapping
 from dataclasses import dataclass

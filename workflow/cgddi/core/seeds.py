@@ -1,7 +1,5 @@
 """Seeds that come from names, never from order: adding work changes no existing image."""
 
-from __future__ import annotations
-
 import hashlib
 
 

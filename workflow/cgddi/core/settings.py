@@ -1,7 +1,5 @@
 """The base of every settings model, and which of its keys change no result. Light: planning reads it."""
 
-from __future__ import annotations
-
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator

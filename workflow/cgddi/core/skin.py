@@ -3,8 +3,6 @@
 Lengths in px are meant for a photo whose longer side is 512 px, and grow and shrink with it (`scale_of`).
 """
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image
 from scipy import ndimage

@@ -1,7 +1,5 @@
 """Where the code that runs lies, and its commit, for what a person reads: no result depends on it."""
 
-from __future__ import annotations
-
 import subprocess
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Lengths in px are meant for a photo whose longer side is 512 px, and grow and shrink with it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 

@@ -1,8 +1,6 @@
 """Names of weight files, as diffusers and transformers write them, and how a single one comes from the hub. Light: planning asks
 too."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """LoRA adapters: new ones by peft, files in diffusers' format (plain `load_lora_weights` gives our pictures), all dialects read."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Latents and text embeddings, computed once for all jobs that share a cache."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Published .pth checkpoints, read without running what a pickle may hold."""
 
-from __future__ import annotations
-
 import pickle
 import zipfile
 from collections.abc import Mapping

@@ -3,8 +3,6 @@
 All randomness comes from counters (seed, step), so a run that goes on from a checkpoint sees what an undisturbed one would have.
 """
 
-from __future__ import annotations
-
 import csv
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence

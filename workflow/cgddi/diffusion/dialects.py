@@ -5,8 +5,6 @@ kohya's sd-scripts and OneTrainer write `lora_unet_down_blocks_0_...lora_down.we
 0.34 keeps it in the file's header.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

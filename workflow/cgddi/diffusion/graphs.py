@@ -5,8 +5,6 @@ thread can name them.
 A replay launches the same kernels on the same addresses, so it changes no number.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

@@ -4,8 +4,6 @@ MKL keeps to AVX2 on processors that are not Intel's; oneDNN asks the processor 
 precision and trained weights keep torch's own kernels.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import nn

@@ -1,7 +1,5 @@
 """Batched sampling: image-to-image and text-to-image with one static batch shape; every image from its own seed."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

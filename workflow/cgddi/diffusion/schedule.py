@@ -1,7 +1,5 @@
 """The noise schedule of a base model: how much noise, what the network is to predict, and which solver samples."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Settings that the training of tokens and of adapters share. Imports nothing heavy: planning reads it."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """New tokens: rows appended beside a frozen token table, so that training touches them and nothing else."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -6,8 +6,6 @@ processes and unscaled before they are clipped. `num_processes` trains on severa
 equal numbers of processes give equal bytes.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

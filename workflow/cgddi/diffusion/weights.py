@@ -3,8 +3,6 @@
 Pickle is never read.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

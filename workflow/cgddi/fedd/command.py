@@ -8,8 +8,6 @@ tables      IoU, AUC and F1 by tone, the tone gap, the ablation, and their pictu
 convert     turn OpenAI's checkpoint of the 256 px ADM into a diffusers folder
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable, Sequence
 from typing import get_args

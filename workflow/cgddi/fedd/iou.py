@@ -5,8 +5,6 @@ that is neither in the truth nor in the prediction has no IoU: it is undefined (
 (ddpm-segmentation counts such a class as 0.)
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Malignancy probes: small networks on pooled block features, all blocks and seeds of one timestep trained at once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

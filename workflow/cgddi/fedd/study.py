@@ -1,7 +1,5 @@
 """What a job of the study reads, photos with their human masks, and what a run leaves: counts, probabilities, pictures."""
 
-from __future__ import annotations
-
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """What a table of generated images calls things: a column map, as a small YAML file (those shipped: `maps/`)."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path

@@ -5,8 +5,6 @@ they are and the new photos make a cohort of their own, so that nothing generate
 Paths are written relative to the working directory when they lie below it: run this where you run snakemake.
 """
 
-from __future__ import annotations
-
 import argparse
 import inspect
 import json

@@ -1,7 +1,5 @@
 """The disease sheet: raw names joined into concepts, each with a slug safe in paths and the token of its embedding."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,8 +1,6 @@
 """Photos that show the same picture: exact copies, and copies that were resized, recompressed, retouched a little, mirrored, turned
 or cropped (`views`)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 cgddi init melanoma-study
 """
 
-from __future__ import annotations
-
 import argparse
 import shlex
 from pathlib import Path

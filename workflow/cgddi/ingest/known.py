@@ -1,7 +1,5 @@
 """Lists of what is known of a set already, as public sets publish them: photos that show the same picture, and wrong labels."""
 
-from __future__ import annotations
-
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence

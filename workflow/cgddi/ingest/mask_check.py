@@ -1,7 +1,5 @@
 """Whether a photo and its mask can be used, as the masks stage itself will read them, and whether they belong together."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Which file of a folder is the mask of a photo: by the names that labs and public sets give them."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections import Counter, defaultdict

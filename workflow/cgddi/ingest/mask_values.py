@@ -4,8 +4,6 @@ Masks of labs hold 0 and 1, 0 and 255, either way round, or a palette. Read as c
 so nothing comes of it; this is where it is found, and where `masks.id_map` is proposed.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Names that come from sheets: what is safe in a path, an archive key and a token, and how a slug is derived."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """Published and local metadata tables as rows of the image sheet: DDI, Fitzpatrick17k and a folder of one's own."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections import Counter, defaultdict

@@ -1,7 +1,5 @@
 """What others released, image by image: folders, csv and parquet tables, WebDataset shards."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple

@@ -4,8 +4,6 @@ The source is a folder of images, a csv or parquet table, or WebDataset shards; 
 names mean. Name the archive under `synthetic:` in the config.
 """
 
-from __future__ import annotations
-
 import argparse
 import io
 import itertools

@@ -4,8 +4,6 @@ Read quietly: comma, semicolon and tab, a line `sep=;`, byte-order marks, CRLF, 
 and rows at the end, and a first column of row numbers without a name.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import os

@@ -1,7 +1,5 @@
 """How a public set's table says what the image sheet asks for: a small YAML file (shipped: `tables/`)."""
 
-from __future__ import annotations
-
 import ast
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """Write an id map that was proposed into the config file, as `cgddi ingest --take-id-map` does. No other character changes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

@@ -6,8 +6,6 @@ of an 8 x 8 thumbnail, with every other photo in its 8 mirrored and turned views
 that takes some 10 s for 656 photos and half an hour for 16,577.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import numpy as np

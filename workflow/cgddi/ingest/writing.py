@@ -1,7 +1,5 @@
 """Write the image sheet and the disease sheet: append without touching earlier rows, name new cohorts, sum up."""
 
-from __future__ import annotations
-
 import itertools
 import os
 from collections import Counter, defaultdict

@@ -3,8 +3,6 @@
 Source: ECMA-376, part 1, sections 18.3 (cells) and 18.4 (shared strings).
 """
 
-from __future__ import annotations
-
 import io
 import re
 import zipfile

@@ -1,7 +1,5 @@
 """What the stage commands share: the `--spec` and `--threads` options."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

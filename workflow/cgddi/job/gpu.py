@@ -1,7 +1,5 @@
 """What can be wrong between a job and its GPU, told before the work starts or where memory ends."""
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

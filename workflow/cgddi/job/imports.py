@@ -1,7 +1,5 @@
 """How a stage imports its libraries. Light."""
 
-from __future__ import annotations
-
 import atexit
 import gc
 import sys

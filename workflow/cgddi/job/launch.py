@@ -1,7 +1,5 @@
 """Start one job as several processes of this node, one per GPU. Light."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -7,8 +7,6 @@ A lease does nothing on a node without a GPU, and in a SLURM job that was given 
 several GPUs (`salloc --gpus=4`) it shares these out among the jobs that run there.
 """
 
-from __future__ import annotations
-
 import argparse
 import fcntl
 import os

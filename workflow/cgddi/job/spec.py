@@ -1,7 +1,5 @@
 """What a stage reads of its job's spec: keys that must be there and settings checked against the stage's model."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -4,8 +4,6 @@ An entry is one file below `<cache>/made/<kind>/`: a line of JSON, then the byte
 and no hard links: a link would share its time with a result of another run, and a change in place would change both. Light.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

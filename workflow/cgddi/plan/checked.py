@@ -1,8 +1,6 @@
 """What `cgddi check` found in photos and masks, remembered by what they hold: planning refuses what was refused there, and reads
 none of them again. Light."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress

@@ -7,8 +7,6 @@ cgddi config --all              everything
 cgddi config --schema           a JSON schema, for editors
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import textwrap

@@ -3,8 +3,6 @@
 Light: read at every parse of the Snakefile. What the keys mean stands in `config.py`.
 """
 
-from __future__ import annotations
-
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """What files hold, remembered by path, size and times: photos, masks and models enter a spec by content, not by name. Light."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

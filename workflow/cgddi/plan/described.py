@@ -1,7 +1,5 @@
 """What stands in a job's spec for settings, photos and models. Light: read at every parse."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Jobs that learn from images and judge them: index, audits, classifiers, tables, report, export. Light: read at every parse."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator
 from functools import cached_property

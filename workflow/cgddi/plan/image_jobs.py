@@ -1,7 +1,5 @@
 """Jobs that make images: masks, healthy skin, canvases, composites, tokens, adapters, samples. Light: read at every parse."""
 
-from __future__ import annotations
-
 from functools import cached_property
 from pathlib import Path
 from typing import Any

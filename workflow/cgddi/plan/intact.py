@@ -3,8 +3,6 @@
 A download that was cut short, a web page in the place of a JSON file, a vocabulary that is missing: found here, not on a GPU node.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

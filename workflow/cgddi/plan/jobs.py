@@ -1,8 +1,6 @@
 """The plan: all jobs, each with what it is made from and which files it reads, from the config and the sheets alone. Light: read at
 every parse."""
 
-from __future__ import annotations
-
 from functools import cached_property
 from typing import Any
 

@@ -2,8 +2,6 @@
 `core.labels`), so that a corrected one makes again what learnt from it and no more. Light: read at every parse.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable
 from functools import cached_property

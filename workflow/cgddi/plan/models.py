@@ -1,8 +1,6 @@
 """The models a config names, and the commit of each that is not on this disk: `models.lock.yaml` in the working folder, written by
 `cgddi fetch`. Specs name commits, so that no weights change under a run. Light: read at every parse of the Snakefile."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Every result's name, once. Light: read at every parse."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from typing import NamedTuple

@@ -4,8 +4,6 @@ Nothing here depends on the order of the sheet's rows: photos stand in the order
 cohorts the largest is first.
 """
 
-from __future__ import annotations
-
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping

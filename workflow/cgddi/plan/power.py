@@ -1,8 +1,6 @@
 """What a test set can tell, before anything is trained: the smallest gap between tones that is more than chance. Light: read at
 every parse."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping
 

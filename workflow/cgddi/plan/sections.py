@@ -1,7 +1,5 @@
 """Sections of the configuration that belong to no stage: where models come from, cohorts, and which classifiers are trained."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Annotated, Literal
 

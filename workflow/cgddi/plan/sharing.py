@@ -1,7 +1,5 @@
 """Whether this user may write all that a run writes: results, cache and Snakemake's notes may be another's. Light."""
 
-from __future__ import annotations
-
 import os
 import pwd
 import stat

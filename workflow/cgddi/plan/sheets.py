@@ -4,8 +4,6 @@ Light (standard library only): read at every parse of the Snakefile. Relative pa
 the working directory, where snakemake runs; a file not found there is looked for beside the sheet.
 """
 
-from __future__ import annotations
-
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator

@@ -7,8 +7,6 @@ variance), and SiLU is undone by silu(x) - silu(-x) = x.  Three latents are the 
 components of 4 x 4 block means; the fourth starts small and random and is learned.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 

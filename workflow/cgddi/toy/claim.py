@@ -6,8 +6,6 @@ OUTPUT/claim.csv, claim_paired.csv, claim_by_seed.csv, claim.md and claim.png. W
 a kill: the same command goes on.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import fcntl

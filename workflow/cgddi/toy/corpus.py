@@ -1,7 +1,5 @@
 """The generic pretraining corpus: captioned photos sampled broadly over lesion space, never from a toy disease's box."""
 
-from __future__ import annotations
-
 import multiprocessing
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The tiny tokenizer, text encoder and U-Net of the base model."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Sequence

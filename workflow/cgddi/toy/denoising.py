@@ -4,8 +4,6 @@ The learning rate stays constant until a last fifth cools it down (Haegele et al
 shorter one began to cool.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Callable

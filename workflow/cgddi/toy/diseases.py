@@ -9,8 +9,6 @@ clutter vary freely.  The boxes were fixed on real photos alone, before any synt
 sees 2,100 fresh photos should be right about nine times in ten, and one that sees the toy set's own 196 clearly less often.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """What a toy base model can do, in figures: obeys tones, removes lesions, keeps structure."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline, StableDiffusionPipeline

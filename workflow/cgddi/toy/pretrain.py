@@ -4,8 +4,6 @@ Generic corpus -> tokenizer -> autoencoder (closed form, fine-tuned) -> latents 
 a diffusers folder of float16 safetensors with a recipe.json beside it.
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 import json

@@ -1,7 +1,5 @@
 """A whole toy photo: skin with texture and light, a lesion, ink markers, a ruler, a cloth, and its mask."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

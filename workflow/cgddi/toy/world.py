@@ -5,8 +5,6 @@ one further disease.  Each holds ddi_metadata.csv, images/000001.png... and mask
 The same preset and seed give the same bytes.
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import sys

@@ -12,8 +12,6 @@ On a cluster, run it on the login node, and once on a GPU node (`srun --gpus=1 c
 Exit status 0: nothing stands against a run (warnings may be printed); 2: problems.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -8,8 +8,6 @@ are fetched as safetensors only. What is there is not fetched again, and a stopp
 `--update` follows the hub again, and makes every job of that model run again.
 """
 
-from __future__ import annotations
-
 import argparse
 import shutil
 import sys

@@ -7,8 +7,6 @@ Refuses while a Snakemake is alive in the folder. Run it on the machine where Sn
 cannot be seen.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import shutil

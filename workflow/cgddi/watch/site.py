@@ -3,8 +3,6 @@
 A job that asks for more than its partition has waits for ever, or is refused, without a word from Snakemake.
 """
 
-from __future__ import annotations
-
 import re
 import subprocess
 from collections import defaultdict

@@ -7,8 +7,6 @@ failed    its last run ended with an error: the last line of its log
 missing   not made yet, or half made when a run died (`cgddi repair`, then start again)
 """
 
-from __future__ import annotations
-
 import argparse
 import base64
 import binascii

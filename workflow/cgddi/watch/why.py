@@ -6,8 +6,6 @@ The old is the spec in the record beside the result, the new is the spec that `s
     cgddi why lora                             all jobs of a rule or stage
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import re

@@ -1,7 +1,5 @@
 """Networks of the baselines: U-Nets of segmentation_models_pytorch, classifiers of timm, and DeepDerm."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """One baseline of the study: train a network on the photos of one subset, keep its best epoch on validation, and test it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -5,8 +5,6 @@ FEDD uses the unconditional 256 px ImageNet model: 256 channels times (1, 1, 2, 
 channels), linear noise schedule of 1000 steps.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path

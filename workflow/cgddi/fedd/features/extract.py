@@ -1,7 +1,5 @@
 """The features of photos at one timestep, from one forward pass each: native maps, pooled vectors and cluster pictures."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections import defaultdict

@@ -5,8 +5,6 @@ Names in the file: `<image_id>/map/<block>` float16 (C, h, w), the block's nativ
 content hash and the hash of the job's spec; the record of the same name (`.json`) holds the spec itself.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Ensembles of small networks, all members in one batched product, and the trained segmenter that votes on masks with one."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping, Sequence

@@ -6,8 +6,6 @@ W up(x) + b = up(W x) + b, and W of joined maps is the sum of W's parts on each.
 joined maps (32 GB for 120 images of 256 px and 1024 channels) never exist.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import torch

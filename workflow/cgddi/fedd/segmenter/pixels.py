@@ -1,7 +1,5 @@
 """The pixels a segmenter learns from: stored maps beside human masks, and how pixels are drawn from them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

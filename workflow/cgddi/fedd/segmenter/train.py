@@ -1,7 +1,5 @@
 """Train the ensemble of pixel networks of one subset on stored features, all members at once, and test it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The study's runs as they lie on disk, and the long tables made of them."""
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Plots of the study: learning curves, the tone gap, the ablation, ROC curves, masks, and K-means of the model's blocks."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from itertools import cycle

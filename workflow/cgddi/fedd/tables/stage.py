@@ -1,7 +1,5 @@
 """From the study's runs to its tables and plots, and to tables for reading: Markdown and LaTeX."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

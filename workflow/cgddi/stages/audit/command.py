@@ -7,8 +7,6 @@ masks are worth; automatic ones against human ones). `cgddi audit convert` turns
 into safetensors, once.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -3,8 +3,6 @@
 Both compare pictures by perceptual hash and by the similarity of their features.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import imagehash

@@ -1,7 +1,5 @@
 """Features by which images are compared: thumbnails, or the pooled output of a timm backbone."""
 
-from __future__ import annotations
-
 import io
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence

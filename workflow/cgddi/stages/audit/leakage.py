@@ -3,8 +3,6 @@
 The gate does not trust the index: it reads lineage again from the archives' manifests and records.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any

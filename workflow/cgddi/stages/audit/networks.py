@@ -4,8 +4,6 @@ Neither is on the hub as its authors gave it: `pt_inception-2015-12-05-6726825d.
 `alexnet-owt-7be5be79.pth` or `vgg16-397923af.pth` are turned into safetensors once (`cgddi audit convert`).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from functools import partial

@@ -3,8 +3,6 @@
 Both write an archive of examples; the record beside it holds the tables.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any

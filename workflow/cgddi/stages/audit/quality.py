@@ -1,7 +1,5 @@
 """Flat and black images, colours, the distance of each kind to held-out real photos (FID, KID, LPIPS), and the tone of the skin."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Settings of the audit stage."""
 
-from __future__ import annotations
-
 import re
 from typing import Literal
 

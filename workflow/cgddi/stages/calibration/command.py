@@ -3,8 +3,6 @@
 Pinned to the first cohort's training photos that have a mask and a canvas, so that new photos, diseases and cohorts move no limit.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from cgddi.job.command import stage_parser

@@ -1,7 +1,5 @@
 """Settings of the calibration stage. Imports nothing heavy: planning reads it."""
 
-from __future__ import annotations
-
 from pydantic import Field
 
 from cgddi.core.settings import Settings

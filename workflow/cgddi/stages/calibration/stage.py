@@ -1,7 +1,5 @@
 """Measure real photos with the judges of samples, and set limits that few of them fail; count how many, by tone and disease."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace

@@ -3,8 +3,6 @@
 The spec holds cohort, and verdicts (image id -> keep or discard) from review.csv, which override the triage.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from cgddi.job.command import stage_parser

@@ -7,8 +7,6 @@ cohort, verdict, note) with every verdict and note of an earlier one. Name that 
 triage, image by image, and only what depends on them runs again.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial

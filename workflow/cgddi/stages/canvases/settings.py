@@ -1,7 +1,5 @@
 """Settings of the canvases stage."""
 
-from __future__ import annotations
-
 from pydantic import Field
 
 from cgddi.core.settings import Settings

@@ -1,7 +1,5 @@
 """Decide which healthy images of a cohort are kept, and pool them into one archive."""
 
-from __future__ import annotations
-
 import re
 import sys
 from collections import Counter

@@ -1,7 +1,5 @@
 """The csv of a review: a person's verdicts on healthy images. Light: planning reads it too."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Iterable, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """FairDisCo's augmentation: views drawn on the CPU; on the device one pass crops, turns, mirrors and normalises a whole batch."""
 
-from __future__ import annotations
-
 import math
 from functools import cache
 

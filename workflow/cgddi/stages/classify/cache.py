@@ -5,8 +5,6 @@ pixels. Both only grow, under a lock that the kernel frees on any death; records
 a killed job left beyond the last whole record is written over, and no pixels are believed that do not have their checksum.
 """
 
-from __future__ import annotations
-
 import fcntl
 import os
 import shutil

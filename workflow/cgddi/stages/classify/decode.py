@@ -1,7 +1,5 @@
 """From bytes in an archive to pixels in a file or in memory: what the decoding processes run. Light: each imports it."""
 
-from __future__ import annotations
-
 import io
 import multiprocessing
 import os

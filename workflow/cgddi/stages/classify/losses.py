@@ -1,7 +1,5 @@
 """Losses of FairDisCo and group weights; each is checked against plain numpy in the tests."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch.nn import functional

@@ -1,7 +1,5 @@
 """The methods by name: each is a module with `forward(images) -> logits` and `losses(...) -> parts that are added up`."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -3,8 +3,6 @@
 A batch of B images with n patches each is aligned with m texts; the mask M (B, n, m) says which patch matters for which text.
 """
 
-from __future__ import annotations
-
 import torch
 from torch.nn import functional
 

@@ -1,7 +1,5 @@
 """PatchAlign (MICCAI 2024): patch features weighted by a learnt mask, aligned with label texts by MGOT."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Which rows of an index a regime trains, selects and tests on, with which labels, and how often each is drawn."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """The training loop: epochs over the drawn pictures, the best epoch chosen on held-out images, and predictions."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

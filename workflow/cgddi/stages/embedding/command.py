@@ -1,7 +1,5 @@
 """Learn a concept's token by textual inversion: `learned_embeds.safetensors` and `record.json` in the output folder."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from cgddi.job.command import stage_parser, state_option

@@ -1,7 +1,5 @@
 """Textual inversion of one concept: only the new rows of the token table are trained."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

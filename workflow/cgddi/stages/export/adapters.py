@@ -1,7 +1,5 @@
 """Adapters as diffusers loads them: weights, token and a model card each."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Sequence

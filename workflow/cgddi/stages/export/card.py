@@ -1,7 +1,5 @@
 """The data set's card: the metadata the hub reads, counts by tone and disease, licences, limits, citation."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field

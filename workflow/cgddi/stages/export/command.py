@@ -1,8 +1,6 @@
 """Write what leaves the lab: a Hugging Face data set (parquet and WebDataset shards by kind), its card, and adapters for
 diffusers."""
 
-from __future__ import annotations
-
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence

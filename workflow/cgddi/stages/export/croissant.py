@@ -1,7 +1,5 @@
 """Croissant: the data set's description for machines (format 1.1), of its parquet files."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

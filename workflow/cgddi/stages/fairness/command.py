@@ -4,8 +4,6 @@ Settings of each run are read from the record.json beside its predictions.csv, t
 label makes the tables again and trains nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The ladder: figures of classifiers against the number of synthetic images per real one, with real photos alone beside them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import pandas as pd

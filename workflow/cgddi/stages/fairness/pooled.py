@@ -6,8 +6,6 @@ the mean over all data sets of what a test set of this size measures: of figures
 than what they are on all photos (see `cgddi.core.inversion`), on both sides of a difference.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 

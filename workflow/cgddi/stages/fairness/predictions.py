@@ -1,7 +1,5 @@
 """Read predictions and the records beside them, and gather runs into settings (split, regime, method)."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence

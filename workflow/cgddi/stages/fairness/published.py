@@ -1,7 +1,5 @@
 """Which published figures belong beside a setting: those of the same method, network, regime, splits and data sets only."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,8 +1,6 @@
 """What a reader sees: the side-by-side table in Markdown and LaTeX (ours with intervals, the published figures beneath, counts and
 caveats), and the plots."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 import numpy as np

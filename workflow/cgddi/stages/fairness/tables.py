@@ -1,8 +1,6 @@
 """The long tables: one row per figure, with its interval, what chance alone gives, the counts it rests on and the published
 value."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ The spec holds cohort, batch, images (ids with a mask), labels (concept, tone an
 is heal, model {source, revision, variant}.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from cgddi.core.errors import UserError

@@ -1,7 +1,5 @@
 """Inpainting by a diffusers pipeline of any family: Kandinsky 2.2, Stable Diffusion (4 or 9 channels) or SDXL."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path

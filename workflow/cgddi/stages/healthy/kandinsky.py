@@ -4,8 +4,6 @@ diffusers' own pipeline (0.42) takes a batch, but restores the known area of its
 the batch (`image[:1]`, `mask_image[:1]`). This is the same loop with each photo's own; for one photo the two agree bit for bit.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What is painted over: lesion and marker, dilated and blurred into a blending weight."""
 
-from __future__ import annotations
-
 import numpy as np
 from scipy import ndimage
 

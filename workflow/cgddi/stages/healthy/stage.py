@@ -1,7 +1,5 @@
 """Paint healthy skin over the lesions and markers of one batch of photos, and score the results."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

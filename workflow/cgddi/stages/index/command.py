@@ -4,8 +4,6 @@ Synthetic images with an ancestor (donor, canvas, or an image its generator lear
 left out and counted in the record. Labels are those of the spec; test photos have none there unless `classify.selection` is `test`.
 """
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Build the index of one split from its role files and the archives' manifests."""
 
-from __future__ import annotations
-
 import csv
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Pasting a cut-out lesion into a canvas: by weight or in the gradient domain, with or without matched lighting."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from cgddi.core.images import LESION, MARKER, SKIN

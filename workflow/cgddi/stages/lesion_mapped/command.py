@@ -4,8 +4,6 @@ The spec holds images (ids of the donors), their concept (in labels), canvas_coh
 five-class mask and its lineage.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from cgddi.job.command import stage_parser

@@ -1,7 +1,5 @@
 """A donor's photo, once per job: where its lesion is, the light on its skin, how far its halo reaches, and what stays behind."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A donor's lesion, cut out and ready to be pasted: its pixels, paste weight and shape."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 

@@ -11,8 +11,6 @@ Here a colour follows the skin as far as it is one of skin:
 - What would leave sRGB all the same loses chroma at its own luminance and hue.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from scipy import ndimage
 

@@ -1,7 +1,5 @@
 """Transplant the lesion of each donor of a batch onto every canvas of a cohort, one donor and one canvas in memory at a time."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path

@@ -9,8 +9,6 @@ The spec holds rows (image_id, file, mask or null), cohort and batch; for sam3 a
 `skin`) SAM 3 looks for skin on the kept healthy images instead, and their masks alone are written.
 """
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Sequence
 

@@ -10,8 +10,6 @@ masks.prefer_human: true to keep automatic masks for the other photos. If the ed
 (the command prints it).
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import io

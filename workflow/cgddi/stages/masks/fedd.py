@@ -1,7 +1,5 @@
 """Masks by the segmenter trained on diffusion features (FEDD): stored features in, votes and disagreement out."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

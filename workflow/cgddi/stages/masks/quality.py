@@ -1,7 +1,5 @@
 """What can be said about a five-class mask: flags, class shares, specks, and whether it belongs to its photo."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Where a cohort's healthy images show skin, by SAM 3: lesions are transplanted there (masks.on_healthy)."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Write one batch of photos and masks at working size."""
 
-from __future__ import annotations
-
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence

@@ -3,8 +3,6 @@
 The same figures stand in published.csv beside the page.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from cgddi.core.archive import record_for, write_atomic, write_record

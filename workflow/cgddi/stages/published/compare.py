@@ -1,7 +1,5 @@
 """Every published figure with the run's own of the same method, regime and data, and how their settings differ."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

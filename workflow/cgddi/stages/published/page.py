@@ -1,7 +1,5 @@
 """The page: a table per published one, a row per setting, and in each cell the published figure, ours and their difference."""
 
-from __future__ import annotations
-
 import base64
 from pathlib import Path
 from typing import Any

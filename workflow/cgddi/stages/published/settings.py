@@ -1,7 +1,5 @@
 """Settings of the page that sets published figures beside ours."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """What the run found, in three sentences: paired differences between regimes with their intervals, and a plot of them by tone."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -4,8 +4,6 @@ Its pictures and tables lie beside the page, in `pictures` and `tables`. Beside 
 judges pictures.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from cgddi.core.archive import record_for, write_record

@@ -1,7 +1,5 @@
 """Curves of trainings, as small drawings in the page: the loss of tokens and adapters, loss and held-out score of classifiers."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

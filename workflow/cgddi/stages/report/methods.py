@@ -1,7 +1,5 @@
 """A methods paragraph and the CLEAR Derm checklist, from the run's records; where nothing says so they say "not recorded"."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any

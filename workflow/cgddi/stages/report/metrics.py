@@ -1,7 +1,5 @@
 """What the figures mean and which direction is better, said where they stand."""
 
-from __future__ import annotations
-
 MEANINGS = {
     "balanced_accuracy": (
         "higher",

@@ -1,7 +1,5 @@
 """The first screen: what was run, and what its audits found, as pass, warn or fail."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence

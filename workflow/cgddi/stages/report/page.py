@@ -1,7 +1,5 @@
 """The report page: shows what the other stages wrote, and computes nothing of its own."""
 
-from __future__ import annotations
-
 import json
 import os
 from argparse import Namespace

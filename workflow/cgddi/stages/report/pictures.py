@@ -1,7 +1,5 @@
 """The sheets of pictures that the page shows: by concept, kind and skin tone."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any

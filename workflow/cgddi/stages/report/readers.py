@@ -1,7 +1,5 @@
 """Real or made? A page on which a person judges pictures one by one, and what such answers come to."""
 
-from __future__ import annotations
-
 import csv
 import json
 from collections import defaultdict

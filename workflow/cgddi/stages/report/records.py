@@ -1,7 +1,5 @@
 """What the run's records say of how it was made: settings and models. What no record says is None, told as "not recorded"."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

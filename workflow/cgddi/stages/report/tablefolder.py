@@ -1,7 +1,5 @@
 """Tables beside a page: each as csv, and on the page to sort, with bars behind shares."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from pathlib import Path

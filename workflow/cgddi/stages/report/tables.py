@@ -1,7 +1,5 @@
 """Tables of the page: the audits, the masks, the counts of a split, what was left out, and what the jobs used."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter
