@@ -9,11 +9,7 @@ from typing import Any
 
 SEEDS = (4242, 123, 0, 52, 64)
 """Seeds of the five random splits (PatchAlign, FairDisCo)."""
-BACKBONES = {
-    "baseline": "resnet18",
-    "fairdisco": "resnet18",
-    "patchalign": "vit_base_patch16_224.augreg_in21k",
-}
+BACKBONES = {"baseline": "resnet18", "fairdisco": "resnet18", "patchalign": "vit_base_patch16_224.augreg_in21k"}
 """Method -> the network behind its published rows."""
 TEST_SHARES = {"ddi": 0.2, "f17k": 0.15}
 """Data set -> share of its photos in the published tests."""

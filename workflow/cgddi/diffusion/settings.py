@@ -32,10 +32,7 @@ class TrainingSettings(Settings):
     image_size: int = Field(512, ge=16, description="side of the training images in px (published)")
     hflip: float = Field(0.5, ge=0, le=1, description="chance of the mirror image")
     tone_exponent: float = Field(
-        1.0,
-        ge=0,
-        le=2,
-        description="tones drawn by frequency ** -x per image: 1 draws tones evenly, 0 images",
+        1.0, ge=0, le=2, description="tones drawn by frequency ** -x per image: 1 draws tones evenly, 0 images"
     )
     suffixes: bool = Field(True, description="add the ruler and marker suffixes where the mask shows one")
     ruler_suffix: str = Field(" with a ruler", description="suffix where it shows a ruler and no marker (published)")

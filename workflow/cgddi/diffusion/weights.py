@@ -63,10 +63,7 @@ def to_bytes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | 
 
 
 def write_tensors(
-    path: str | Path,
-    tensors: Mapping[str, torch.Tensor],
-    metadata: Mapping[str, str] | None = None,
-    alone: bool = True,
+    path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None, alone: bool = True
 ) -> None:
     """Write tensors as a safetensors file that is either absent or whole (see `to_bytes`; alone: see `temporary_beside`)."""
     write_atomic(path, _pieces(tensors, metadata), alone)

@@ -92,10 +92,7 @@ class Plan(EvaluationJobs):
         """All files a job reads, its spec first."""
         job = self.job(rule, **wildcards)
         name = ".".join(str(wildcards[key]) for key in RESULTS[rule].wildcards) or rule
-        return {
-            "spec": self.specs.path(rule, name, job.spec, self.paths.record(rule, **wildcards)),
-            **job.inputs,
-        }
+        return {"spec": self.specs.path(rule, name, job.spec, self.paths.record(rule, **wildcards)), **job.inputs}
 
     def notes(self) -> list[str]:
         """What a person must know of the plan as it is."""

@@ -27,8 +27,7 @@ class Models(Settings):
         description="embedding, lora and semantic (paper: Stable Diffusion 2.1 base; this is its living mirror)",
     )
     inpainting: Model = Field(
-        Model(source="kandinsky-community/kandinsky-2-2-decoder-inpaint"),
-        description="healthy (paper: Kandinsky 2.2)",
+        Model(source="kandinsky-community/kandinsky-2-2-decoder-inpaint"), description="healthy (paper: Kandinsky 2.2)"
     )
     fedd: Model = Field(
         Model(source="./models/adm-256-uncond"),

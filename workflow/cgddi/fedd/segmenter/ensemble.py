@@ -56,12 +56,7 @@ class EnsembleMLP(nn.Module):
     """
 
     def __init__(
-        self,
-        members: int,
-        inputs: int,
-        hidden: tuple[int, int],
-        outputs: int,
-        dropout: tuple[float, float] = (0, 0),
+        self, members: int, inputs: int, hidden: tuple[int, int], outputs: int, dropout: tuple[float, float] = (0, 0)
     ):
         super().__init__()
         self.members, self.dropout = members, dropout

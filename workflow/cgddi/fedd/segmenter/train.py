@@ -15,13 +15,7 @@ from cgddi.core.errors import UserError
 from cgddi.core.images import CLASSES, LESION, TONES
 from cgddi.core.seeds import seed_for
 from cgddi.fedd.segmenter.ensemble import EnsembleMLP, EnsembleTraining, Segmenter, vote
-from cgddi.fedd.segmenter.pixels import (
-    Pixels,
-    PixelSampler,
-    ValidationPixels,
-    load_pixels,
-    validation_pixels,
-)
+from cgddi.fedd.segmenter.pixels import Pixels, PixelSampler, ValidationPixels, load_pixels, validation_pixels
 from cgddi.fedd.settings import SegmenterSettings
 from cgddi.fedd.study import (
     iou_csv,

@@ -84,9 +84,7 @@ def convert_weights(argv: Sequence[str]) -> int:
     alexnet-owt-7be5be79.pth (or vgg16-397923af.pth); which one it is is told by its tensors. Only tensors are read; no code runs.
     """
     parser = argparse.ArgumentParser(
-        "cgddi audit convert",
-        description=convert_weights.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "cgddi audit convert", description=convert_weights.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--checkpoint", required=True, help="the published file (.pth)")
     parser.add_argument("--output", required=True, help="the .safetensors file to write")

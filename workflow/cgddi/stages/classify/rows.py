@@ -274,12 +274,7 @@ def sampling_weights(rows: pd.DataFrame, sampler: str, ratio: float | None = Non
 
 
 def draws(
-    rows: pd.DataFrame,
-    method: str,
-    settings: ClassifySettings,
-    ratio: float | None,
-    seed: int,
-    epochs: Iterable[int],
+    rows: pd.DataFrame, method: str, settings: ClassifySettings, ratio: float | None, seed: int, epochs: Iterable[int]
 ) -> Iterator[np.ndarray]:
     """Places of the rows that each epoch draws, int64 (images per epoch,); they depend on the epoch's number and the seed alone.
 

@@ -139,10 +139,7 @@ def _head(settings: ExportSettings, contents: Contents, total: int) -> dict[str,
         names = [(kind, f"data/{kind}", "parquet") for kind in contents.kinds]
         everything = ("default", "data/*", "parquet")
         head["dataset_info"] = [
-            {
-                "config_name": name,
-                "features": [{"name": column, "dtype": kind} for column, kind in COLUMNS.items()],
-            }
+            {"config_name": name, "features": [{"name": column, "dtype": kind} for column, kind in COLUMNS.items()]}
             for name in ("default", *contents.kinds)
         ]
     head["configs"] = [

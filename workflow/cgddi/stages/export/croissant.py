@@ -111,10 +111,6 @@ def _records(kind: str) -> dict[str, Any]:
         "name": "split",
         "description": "train, validation or test",
         "dataType": "sc:Text",
-        "source": {
-            "fileSet": source,
-            "extract": {"fileProperty": "filename"},
-            "transform": {"regex": "^([a-z]+)-.*$"},
-        },
+        "source": {"fileSet": source, "extract": {"fileProperty": "filename"}, "transform": {"regex": "^([a-z]+)-.*$"}},
     }
     return {"@type": "cr:RecordSet", "@id": kind, "name": kind, "key": {"@id": f"{kind}/id"}, "field": [*fields, split]}

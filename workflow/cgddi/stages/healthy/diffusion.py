@@ -30,12 +30,7 @@ class DiffusionInpainter:
 
     name = "diffusion"
 
-    def __init__(
-        self,
-        model: Mapping[str, Any],
-        settings: HealthySettings,
-        device: torch.device,
-    ):
+    def __init__(self, model: Mapping[str, Any], settings: HealthySettings, device: torch.device):
         self.settings, self.device = settings, device
         self.pipeline = load_pipeline(model, settings, torch_dtype(settings.precision)).to(device)
         for part in ("prior_pipe", "decoder_pipe"):

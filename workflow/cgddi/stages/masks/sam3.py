@@ -118,11 +118,7 @@ class Evidence:
 
 
 def evidence(
-    logits: torch.Tensor,
-    presence: torch.Tensor,
-    masks: torch.Tensor,
-    size: int,
-    confidence: float,
+    logits: torch.Tensor, presence: torch.Tensor, masks: torch.Tensor, size: int, confidence: float
 ) -> Evidence:
     """Evidence of one prompt on one photo. Instances that count are those of `post_process_instance_segmentation`.
 

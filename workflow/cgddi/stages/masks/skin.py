@@ -21,10 +21,7 @@ def of_skin(settings: MasksSettings) -> MasksSettings:
 
 
 def write_skin(
-    spec: Mapping[str, Any],
-    canvases: str | Path,
-    output: str | Path,
-    open_predictor: Callable[[], MaskPredictor],
+    spec: Mapping[str, Any], canvases: str | Path, output: str | Path, open_predictor: Callable[[], MaskPredictor]
 ) -> int:
     """Write a mask of each kept healthy image.
 

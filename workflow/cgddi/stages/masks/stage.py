@@ -13,16 +13,7 @@ from tqdm import tqdm
 
 from cgddi.core.archive import ArchiveWriter
 from cgddi.core.errors import InvalidInput, Problem, UserError
-from cgddi.core.images import (
-    LESION,
-    MARKER,
-    RULER,
-    encode_png,
-    mask_to_size,
-    photo_to_size,
-    read_photo,
-    same_shape,
-)
+from cgddi.core.images import LESION, MARKER, RULER, encode_png, mask_to_size, photo_to_size, read_photo, same_shape
 from cgddi.core.masks import read_mask
 from cgddi.stages.masks.quality import (
     FIT_MARGIN,
