@@ -48,9 +48,6 @@ MISTAKE = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt|Killed|Exit
 def own_message(path: str) -> str | None:
     """What a job said last of why it failed, in a few lines: its `cgddi STAGE: ...`, else a traceback's last line, else its last.
 
-    Args:
-        path: its log.
-
     Returns:
         None where it said nothing.
     """

@@ -113,7 +113,6 @@ def temporary_beside(path: Path, alone: bool = True) -> Path:
     """A hidden name beside a file, unlike that of any other process, thread or node that writes it too.
 
     Args:
-        path: the file.
         alone: nobody else writes it now, so what a killed writer left beside it is removed. False where several may write one
             file at a time, and in folders of many files, where looking for such leftovers costs more than they do.
     """
@@ -127,7 +126,6 @@ def write_atomic(path: str | Path, data: bytes | str | Iterable[bytes], alone: b
     """Write a file so that it is either absent or whole: to a temporary name beside it, flushed, then renamed.
 
     Args:
-        path: the file.
         data: its content; as an iterable of bytes it need never be in memory at once.
         alone: see `temporary_beside`.
     """
@@ -221,7 +219,6 @@ class ArchiveWriter:
     Use as a context manager. Members are stored with fixed times and owners, so equal content gives equal bytes.
 
     Args:
-        path: the `.tar` to write.
         spec: the job's spec, kept in the record.
         inputs: files the job read, hashed into the record.
     """

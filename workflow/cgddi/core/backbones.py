@@ -108,7 +108,6 @@ def load_weights(
 
     Args:
         model: what the weights are for.
-        path: the file.
         what: how the error names the model.
         ignored: prefixes of tensors in the file that the model need not have (a classifier).
         part: where names in the file begin with this, the tensors so named are the model's, and the others are left out.

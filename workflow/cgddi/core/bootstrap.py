@@ -95,11 +95,7 @@ def stratified_weights(tones: np.ndarray, labels: np.ndarray, count: int, seed: 
 
 
 class Bootstrap:
-    """Values and replicates of any metric of a setting; each replicate draws the runs with replacement as well as the images.
-
-    Args:
-        count: replicates. confidence: coverage of the intervals. seed: the project's seed.
-    """
+    """Values and replicates of any metric of a setting; each replicate draws the runs with replacement as well as the images."""
 
     def __init__(self, count: int, confidence: float, seed: int):
         self.count, self.confidence, self.seed = count, confidence, seed

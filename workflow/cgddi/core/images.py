@@ -316,7 +316,6 @@ def decode_png(data: bytes, size: int | None = None) -> np.ndarray:
     """Pixels of PNG bytes: uint8, (H, W, 3) for RGB, (H, W) for a mask; writable.
 
     Args:
-        data: the bytes.
         size: side in px of the square that it is resampled to (Lanczos; one channel: nearest neighbour); None: as it is.
     """
     with Image.open(io.BytesIO(data)) as picture:

@@ -271,11 +271,7 @@ NO_LESION, TONE, ARTEFACTS, COPY = REASONS = ("no lesion", "tone", "artefacts", 
 
 
 def faults(scores: Scores, tone: str, limits: Limits) -> dict[str, str]:
-    """Why a sample fails: reason (of `REASONS`) -> in words; empty: it passes.
-
-    Args:
-        tone: the tone that was asked for.
-    """
+    """Why a sample fails: reason (of `REASONS`) -> in words; empty: it passes."""
     found = {}
     if scores.presence < limits.presence:
         found[NO_LESION] = f"colour difference {scores.presence:.1f}, real lesions have {limits.presence:.1f}"

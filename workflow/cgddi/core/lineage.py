@@ -53,7 +53,6 @@ def is_waived(row: Mapping[str, Any], source: str, waived: Iterable[str]) -> boo
     """Whether the config takes an image of unknown lineage as clean.
 
     Args:
-        row: its manifest row.
         source: the set of given images it is of, or its kind.
         waived: names of such sets, and `adapters.<concept>`.
     """

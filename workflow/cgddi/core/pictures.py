@@ -21,7 +21,6 @@ class Picture:
     Args:
         source: its file, relative to the page.
         width, height: of the file, in px.
-        caption: a few words under it.
         facts: what is known of it by name, shown beside it when it is opened large.
     """
 

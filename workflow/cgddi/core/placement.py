@@ -67,7 +67,6 @@ def erode(bits: int, height: int, width: int, shape: Runs) -> int:
     """Positions of the shape's bounding box (its top left pixel) at which the whole shape lies in the region.
 
     Args:
-        bits: the packed region.
         height, width: of the region, in px.
         shape: the shape's runs.
     """

@@ -150,7 +150,6 @@ def same_splits(splits: Mapping[str, Mapping[str, Any]], figure: Figure) -> bool
 
     Args:
         splits: name -> settings (`method`, `seed`, `test`) of each split that the runs are of.
-        figure: the published one.
     """
     kind, share = TABLES[figure.table].splits, TEST_SHARES[figure.test]
     seeds = {int(split.get("seed", -1)) for split in splits.values()}

@@ -43,9 +43,6 @@ def _kinds(annotation: Any) -> set[Any]:
 def neutral(default: Any, **more: Any) -> Any:
     """A field that changes no result (intervals of checkpoints, logs and previews): it stands in no spec, and its change reruns
     nothing.
-
-    Args:
-        default, more: as pydantic's `Field` takes them.
     """
     return Field(default, json_schema_extra={"neutral": True}, **more)
 
@@ -59,9 +56,6 @@ def is_neutral(model: type[BaseModel], name: str) -> bool:
 def located(default: Any, **more: Any) -> Any:
     """A field that may name a file or folder (weights, a table): in a spec stands what that holds, not where it lies. Other values
     (`hub`, `random`, a hub id) stand there as they are.
-
-    Args:
-        default, more: as pydantic's `Field` takes them.
     """
     return Field(default, json_schema_extra={"located": True}, **more)
 

@@ -18,9 +18,6 @@ def variant_of(file: str) -> tuple[str, str]:
 def from_hub(source: str, file: str, revision: str | None, what: str) -> Path:
     """A file of a hub id, fetched where its cache has it not.
 
-    Args:
-        what: what needs it, for the message.
-
     Raises:
         UserError: the hub does not give it.
     """

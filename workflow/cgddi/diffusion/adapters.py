@@ -32,7 +32,6 @@ class Adapter:
         down: layer name -> (r, in[, kh, kw]).
         up: layer name -> (out, r[, 1, 1]); alpha / r is multiplied in.
         others: tensors for other parts (text encoder) or of other kinds (DoRA), by their name in the file.
-        metadata: the file's header.
         tensors: all tensors as the file names them, one `unet.` stripped where it was doubled.
         source: its file, for messages.
     """
@@ -118,7 +117,6 @@ def read_adapter(path: str | Path, base: str | None = None) -> Adapter:
     those of other programs (see `dialects`).
 
     Args:
-        path: the file.
         base: digest of the base model in use, compared with the one the file names (see `check_base`).
 
     Raises:
@@ -184,7 +182,6 @@ class FusedAdapter:
     a rounding step still moves its share of the numbers to their neighbours, as it would not if it were added to rounded ones.
 
     Args:
-        backbone: the model.
         adapter: a plain adapter that fits (see `check_fits`).
     """
 

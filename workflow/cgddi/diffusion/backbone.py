@@ -104,7 +104,6 @@ class Backbone:
 
     Args:
         folder: the model in diffusers layout.
-        device: where it runs.
         dtype: of the denoiser and autoencoder; text encoders stay float32 (they are small, and tokens are trained through them).
         variant: weights variant.
     """
@@ -366,7 +365,6 @@ def load(model: Mapping[str, Any], device: torch.device | str, precision: str = 
 
     Args:
         model: {"source", "revision", "variant"} (see `weights.resolve`).
-        device: where it will run.
         precision: fp32, bf16 or fp16.
 
     Raises:

@@ -37,7 +37,6 @@ class Photo:
         sha256: of its PNG bytes: what caches key on.
         pixels: (H, W, 3) uint8.
         mask: (H, W) uint8 class ids, or None.
-        row: its manifest row.
     """
 
     id: str
@@ -105,7 +104,6 @@ def read_canvases(archives: Sequence[Path], split: Path | None) -> list[Photo]:
     """Healthy canvases that may be used in training, sorted by id.
 
     Args:
-        archives: where they lie.
         split: csv (image_id, role); only those of role train are given. None gives all.
 
     Raises:
@@ -244,7 +242,6 @@ class ImageStream:
 
     Args:
         seed: of its draws and noise (from names, see `seed_for`).
-        photos: the images.
         captions: per photo, the prompts of which one is drawn.
         tone_exponent: see `tone_probabilities`.
         count: images per step.
@@ -351,7 +348,6 @@ class TrainingData:
 
         Args:
             step: 0-based.
-            share: the parts of this process.
         """
         numbers = self.draw(step)
         fixed = torch.from_numpy(np.stack([numbers[name] for name in ("image", "view", "timesteps", "prompt")]))

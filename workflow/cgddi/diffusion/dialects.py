@@ -37,7 +37,6 @@ def to_diffusers(
 
     Args:
         path: the file, for messages and for what lies beside it.
-        tensors, metadata: its content.
 
     Raises:
         UserError: names that nobody's LoRA has, or peft's without the alpha.

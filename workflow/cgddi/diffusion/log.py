@@ -77,7 +77,6 @@ def header(spec: Mapping[str, Any], data: Sequence[Any], **facts: Any) -> dict[s
     """Text facts for a weights file's header, each as JSON.
 
     Args:
-        spec: the job's spec.
         data: all of the images that the training depended on (see `training_facts`), of which `data_sha256` is.
         facts: what else explains the file.
     """

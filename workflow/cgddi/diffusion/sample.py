@@ -36,7 +36,6 @@ class Sampler:
 
     Args:
         backbone: the model, adapters and tokens in place.
-        settings: how to sample.
         size: side of the images in px.
         batch: images per batch; smaller batches are filled up and cut.
         negative: what guidance leads away from, (1, ...); `draw` may be given one for each image instead.
@@ -109,11 +108,7 @@ class Sampler:
 
 
 class PendingImages:
-    """Images on their way from the device to the CPU; more work can be given to the device before one waits for them.
-
-    Args:
-        images: from `Sampler.draw`.
-    """
+    """Images on their way from the device to the CPU; more work can be given to the device before one waits for them."""
 
     def __init__(self, images: torch.Tensor):
         self._images, self._event = images, None
@@ -156,11 +151,9 @@ def write_grid(
     """Sample a concept from noise as the model stands now, tones as rows, the same noise in each, and write the grid.
 
     Args:
-        path: the PNG to write.
         spec: the job's; its concept's token and its seed are read.
         settings: image_size and what starts with `grid_`. Guidance is rescaled by half where the model's last timestep is pure
             noise: such models overshoot (Lin et al. 2024, section 3.4).
-        prompt: its template.
     """
     how = SampleSettings(
         steps=settings.grid_steps,

@@ -138,10 +138,8 @@ class Trainer:
     Args:
         accelerator: see `new_accelerator`.
         backbone: the frozen model; what is trained is in place.
-        data: the batches.
         encode: prompt numbers (B,) -> encoded prompts, differentiable where a token is trained.
         parameters: what is trained, by name; float32.
-        settings: how.
         learning_rate: in force.
         checkpoint: where the state is kept.
         log: gets every line of metrics.

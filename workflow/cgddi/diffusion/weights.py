@@ -219,7 +219,6 @@ def component_digests(folder: Path, variant: str | None = None) -> dict[str, str
     Hub snapshots link to blobs named by their SHA-256, which is taken as it is; others were read by the plan, or are read now.
 
     Args:
-        folder: the model folder.
         variant: the weights variant in use; other variants' files are left out.
     """
     digests = {}

@@ -25,11 +25,7 @@ LAST_TIMESTEP = 999
 
 
 class FeddPlan:
-    """The FEDD jobs of a plan.
-
-    Args:
-        plan: whose config and photos count.
-    """
+    """The FEDD jobs of a plan."""
 
     def __init__(self, plan: Plan):
         self.plan, self.settings = plan, plan.config.fedd

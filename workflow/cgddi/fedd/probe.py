@@ -60,10 +60,6 @@ def run_probe(
 ) -> None:
     """Train and test the probes of one subset and timestep (see `cgddi fedd probe --help`).
 
-    Args:
-        spec: the job's spec. settings: how to train. features: feature files that hold the study's photos. output: folder.
-        threads: CPU threads. metrics: usage log, or None. state: folder of checkpoints, or None.
-
     Raises:
         UserError: features of another timestep, a training photo that is also tested, training photos of one class only.
         InvalidInput: photos without pooled features, or learnt from without known malignancy.

@@ -125,9 +125,6 @@ def without_covered(photos: Photos) -> tuple[Photos, list[dict[str, str]]]:
 def open_study(features: Sequence[str | Path], spec: Mapping[str, Any]) -> FeatureFiles:
     """The feature files of a job that learns from them, once they are known to go with its photos.
 
-    Args:
-        features: feature files that hold the study's photos. spec: the job's spec.
-
     Raises:
         UserError: features of another size, timestep or crop than the spec's, or a role without photos.
         InvalidInput: photos with two roles, or twice in one.
@@ -223,7 +220,6 @@ def pictures(photos: Photos, predicted: np.ndarray, uncertainty: np.ndarray | No
 
     Args:
         photos: with their masks. predicted: class ids (N, H, W). uncertainty: float (N, H, W) in 0..1, or None.
-        seed: the project's seed.
     """
     ranked = sorted(range(len(photos)), key=lambda place: seed_for(seed, "fedd pictures", photos.images[place]))
     tensors, shown = {}, []

@@ -80,7 +80,6 @@ def draw_study(
     Args:
         photos: the cohort's photos; those of unknown malignancy or tone, and those without a mask are left out.
         roles: split -> image_id -> train, validation or test; a photo that a split lacks is free in it.
-        settings: sizes and balance.
         seed: the project's seed; draws are ranked by hashes of image ids, not by the sheet's order.
 
     Raises:
@@ -123,9 +122,6 @@ def published_study(photos: Sequence[Photo], settings: SubsetsSettings) -> Study
 
     Its training sets (10, 20, 30 and 40 photos a tone) are nested; the validation folders hold 15 photos and the test folders 16,
     where the text has 30 each; `testing/` holds 198 masks, those of the 16 among them.
-
-    Args:
-        photos: the cohort's photos. settings: folder, and which subsets.
 
     Raises:
         InvalidInput: a folder is missing or empty, or a mask is of no photo of the cohort that has a mask in the image sheet.

@@ -61,12 +61,7 @@ class ColumnMap(Settings):
     )
 
     def fields(self, path: str, cells: Mapping[str, str]) -> dict[str, str]:
-        """Fields of one image.
-
-        Args:
-            path: its path below the source, or its key.
-            cells: column -> cell, as text.
-        """
+        """Fields of one image."""
         cells = dict(cells)
         found = {field: cells.get(column, "") for field, column in self.columns.items()}
         for rule in self.rules:
@@ -97,9 +92,6 @@ def read_map(name: str) -> ColumnMap:
 
 def read_yaml_map(model: type[Map], folder: Path, name: str) -> Map:
     """A map of option `--map`.
-
-    Args:
-        model: what is in it. folder: holds the shipped ones. name: of a shipped one, or a YAML file.
 
     Raises:
         UserError: no such map, or no YAML.

@@ -252,9 +252,6 @@ def group_duplicates(
 
     The group is one that a photo of the set has already, or else the id of one of them: see `_groups`.
 
-    Args:
-        existing, fresh: rows of the sheet, and new ones with their lines. found: what `look_into` gave of the new ones.
-
     Returns:
         The rows to add, and lines that say what was found.
 

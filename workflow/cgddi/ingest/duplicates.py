@@ -42,9 +42,6 @@ class Fingerprint:
 def fingerprint(path: str, photo: Image.Image | None = None) -> Fingerprint:
     """Fingerprint of one photo.
 
-    Args:
-        path: the file. photo: what is in it, where that was read already.
-
     Raises:
         UserError: the photo cannot be read.
     """
@@ -77,7 +74,6 @@ def duplicate_sets(
     """Sets of photos that show the same picture.
 
     Args:
-        prints: fingerprints.
         near: bits the perceptual hashes may differ in; negative: exact copies only. Of photos that are one by that, the first is
             compared with others' views.
         known: sets of positions that are one picture whatever their fingerprints.

@@ -35,7 +35,6 @@ def known_duplicates(path: str, names: Names) -> tuple[list[list[Row]], str]:
     Args:
         path: a csv; either with a column `group` (or `cluster`) and one that names a photo, a row a photo; or with two columns that
             name photos, a row a pair.
-        names: the photos.
 
     Returns:
         The sets, and a line that counts them.

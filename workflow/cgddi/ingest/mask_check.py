@@ -68,7 +68,6 @@ def check_photo(
     """Problems and warnings of one photo and its mask.
 
     Args:
-        photo: the row.
         source: the image sheet's name, for messages.
         reading: how masks are read.
         image: the photo, where it was read already.

@@ -84,9 +84,6 @@ class MaskFolder:
     def check(self, photos: Iterable[str]) -> None:
         """Refuse a folder in which no photo has a mask.
 
-        Args:
-            photos: names of photos, for the message.
-
         Raises:
             UserError: with what was looked for and what was found.
         """

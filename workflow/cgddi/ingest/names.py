@@ -30,7 +30,6 @@ def fault(text: str, pattern: re.Pattern[str]) -> str | None:
     """What is wrong with a name, or None.
 
     Args:
-        text: the name.
         pattern: `IMAGE_ID`, `COHORT`, `SLUG` or `TOKEN`.
 
     Returns:

@@ -63,9 +63,6 @@ def shown_path(path: str | Path) -> str:
 class PhotoFolder:
     """The photos below a folder, by name with or without ending; capitals do not matter.
 
-    Args:
-        folder: where photos lie, also in folders below.
-
     Raises:
         UserError: there is no such folder.
     """
@@ -211,11 +208,9 @@ def read_fitzpatrick17k(
     be a donor or a canvas.
 
     Args:
-        metadata: the csv.
         images: folder of the photos, also in folders below; named by `md5hash` in capitals or not, by `url_alphanum`, or as
             Fitzpatrick17k-C renamed them.
         masks: folder of masks named after the photos or their `md5hash`, or None.
-        cohort: name of the cohort.
         labels: keep these conditions only; empty: all.
         qc: keep rows with these values of column `qc` only (e.g. "1 Diagnostic"); empty: all.
 
@@ -314,7 +309,6 @@ def read_folder(
         metadata: a delimited table with at least a file, a disease and a skin tone per row.
         images: folder of the photos. Paths of the table start there or where the table lies.
         masks: folder of masks named after the photos, or None; paths of a `mask` column start there, else as those of photos.
-        cohort: name of the cohort.
         columns: sheet column -> column of the table, where they differ. Without an id column the id is the file's stem;
             without a malignancy column the malignancy is unknown.
 

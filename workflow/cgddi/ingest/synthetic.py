@@ -65,7 +65,6 @@ class Reader:
     """Makes manifest rows of fields.
 
     Args:
-        chosen: the map.
         photos: the image sheet's photos by id.
         concepts: raw name and slug of diseases -> concept.
         prefix: before the release's image ids.

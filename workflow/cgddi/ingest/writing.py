@@ -40,8 +40,6 @@ def split_known(existing: Sequence[Row], incoming: Table, folder: str) -> tuple[
     """Incoming rows that are new.
 
     Args:
-        existing: rows of the sheet.
-        incoming: rows on their way in.
         folder: the sheet's folder, where the paths of its rows may start.
 
     Returns:

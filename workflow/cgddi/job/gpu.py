@@ -120,12 +120,7 @@ def mixed_precision(precision: str, torch: Any, cpu: bool) -> str:
 
 
 def out_of_memory(error: Exception, stage: str) -> UserError:
-    """A GPU's memory did not suffice: what was asked for, what is free, and the key to change.
-
-    Args:
-        error: torch's.
-        stage: as in the job's metrics.
-    """
+    """A GPU's memory did not suffice: what was asked for, what is free, and the key to change."""
     text = " ".join(str(error).split()).removeprefix("CUDA out of memory. ")
     facts = ". ".join(part for part in text.split(". ") if part.startswith(("Tried", "GPU", "Of the allocated")))
     remedy = SMALLER.get(stage, "give the job a GPU with more memory")

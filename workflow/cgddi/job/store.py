@@ -39,7 +39,6 @@ class MadeStore:
 
     Args:
         cache: the cache's folder; None keeps nothing.
-        kind: a folder of the store.
         facts: all that made every item of the job, as JSON values, beside the versions of the libraries.
         device: "cpu" or "cuda", which round differently.
     """

@@ -37,11 +37,7 @@ PLAIN = Reading()
 
 
 class Checked:
-    """What was found in each pair of photo and mask.
-
-    Args:
-        contents: what files hold; the findings lie beside its memory.
-    """
+    """What was found in each pair of photo and mask."""
 
     def __init__(self, contents: Contents):
         self.contents, self.path = contents, contents.memory.with_name("checked.json")
@@ -56,12 +52,7 @@ class Checked:
         return sha256(canonical([VERSION, self.contents.file(photo.file), mask, how]))[:24]
 
     def get(self, photo: Photo, reading: Reading) -> list[Finding] | None:
-        """What was found in a photo and its mask; None where nobody looked.
-
-        Args:
-            photo: the row; its files are there.
-            reading: how it is read.
-        """
+        """What was found in a photo and its mask; None where nobody looked."""
         return self._known.get(self._key(photo, reading))
 
     def put(self, photo: Photo, reading: Reading, found: Iterable[Finding]) -> None:

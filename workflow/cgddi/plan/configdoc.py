@@ -64,7 +64,6 @@ def yaml_of(model: type[BaseModel], value: BaseModel | None, depth: int = 0) -> 
     """Lines of YAML with every key of a section, its default, its meaning and its choices.
 
     Args:
-        model: the section's model.
         value: the section's default; None shows the keys as comments, for an entry whose name the user chooses.
         depth: levels of indentation.
     """

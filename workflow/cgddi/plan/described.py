@@ -19,7 +19,6 @@ class Described(LabelledPhotos):
     """The photos of one configuration, and how a job is told what it is made from.
 
     Args:
-        config: the checked configuration.
         main: whether this process steers the run: it alone writes specs and remembers digests.
     """
 

@@ -208,7 +208,6 @@ def changed(config: Config, contents: Contents, generated: bool, sampled: bool, 
     """What differs from the defaults: dotted key -> [value here, default]; places, and sections that no job reads, left out.
 
     Args:
-        config: the configuration.
         contents: what stands for files in a spec.
         generated, sampled, masked: whether canvases, samples, automatic masks are made.
     """

@@ -20,7 +20,6 @@ class Plan(EvaluationJobs):
     """All jobs of one configuration.
 
     Args:
-        config: the checked configuration.
         main: whether this process steers the run: it alone writes specs and remembers digests.
 
     Raises:

@@ -137,7 +137,6 @@ def locked(config: Config, lock: Mapping[str, str] | None = None) -> Config:
     """The config with the commit of each hub model in the place of its revision, as far as the lock file knows it.
 
     Args:
-        config: the config.
         lock: name -> commit; None reads the lock file.
     """
     lock = read_lock() if lock is None else lock

@@ -99,7 +99,6 @@ class Paths:
     """Paths of a results folder: as patterns, with a rule's wildcards, or of one job.
 
     Args:
-        root: the results folder.
         table: the published table that is made (`published.table`): what is about its runs alone lies in a folder of its own, so
             that several tables share the rest.
     """

@@ -26,9 +26,6 @@ from cgddi.stages.masks.settings import MasksSettings
 class Photos:
     """The photos of one configuration, by cohort, with their concepts, roles and settings.
 
-    Args:
-        config: the checked configuration.
-
     Raises:
         InvalidInput: the sheets or the config's names have problems; all of them at once.
     """

@@ -25,9 +25,6 @@ def least_gaps(counts: Counts) -> dict[str, float] | None:
     """EOM and PQD gaps (1 less the figure) that one of twenty test sets shows by chance where all tones are equal, by figure.
 
     One classifier, right on `RATE` of every tone's photos of either class. None where a tone lacks a class.
-
-    Args:
-        counts: test photos.
     """
     size = np.array([[counts.get((tone, label), 0) for label in (False, True)] for tone in TONES])
     if not size.all():
@@ -40,11 +37,7 @@ def least_gaps(counts: Counts) -> dict[str, float] | None:
 
 
 def power_note(splits: Mapping[str, Counts]) -> str | None:
-    """One line on the split that can tell least; None where no split can be tested.
-
-    Args:
-        splits: name -> its test photos.
-    """
+    """One line on the split that can tell least; None where no split can be tested."""
     gaps = {name: found for name, counts in splits.items() if (found := least_gaps(counts))}
     if not gaps:
         return None

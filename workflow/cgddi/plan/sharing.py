@@ -48,11 +48,7 @@ def without_notes() -> list[Problem]:
 
 
 def unwritable(results: str, cache: str) -> list[Problem]:
-    """Folders in which a run writes and this user may not: one level deep, where a run makes files of its own.
-
-    Args:
-        results: folder of the results. cache: folder of the cache.
-    """
+    """Folders in which a run writes and this user may not: one level deep, where a run makes files of its own."""
     places: list[Path] = []
     for top in (Path(results), Path(cache), Path(".snakemake")):
         if top.is_dir():

@@ -117,7 +117,6 @@ def load_sheets(images: str | Path, diseases: str | Path) -> Sheets:
     """Read and check both sheets.
 
     Args:
-        images: the image sheet.
         diseases: the disease sheet, `builtin:ddi` or `builtin:fitzpatrick17k`.
 
     Raises:

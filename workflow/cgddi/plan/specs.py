@@ -63,7 +63,6 @@ class SpecFiles:
     """The spec files of a results folder.
 
     Args:
-        results: the results folder.
         contents: what files hold; its places are written beside the specs.
         main: whether this process steers the run: it alone writes here.
     """
@@ -85,10 +84,7 @@ class SpecFiles:
         of which Snakemake knows nothing.
 
         Args:
-            rule: the job's rule.
             job: the job's name among those of the rule.
-            spec: the spec.
-            record: the record beside the result.
 
         Raises:
             UserError: it has to be written, and this user may not.
@@ -169,7 +165,6 @@ def rework(plan: Plan, again: Mapping[str, int], hours: float = 0) -> list[str]:
     """Lines to say before finished work of a costly kind is done again.
 
     Args:
-        plan: the plan.
         again: rule -> finished jobs that will run again.
         hours: GPU hours that they are predicted to take.
     """

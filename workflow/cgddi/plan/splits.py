@@ -130,7 +130,6 @@ def assign(
     Args:
         photos: all photos of one cohort.
         cohort_role: "development" or "evaluation" (config key `cohorts.<name>.role`).
-        settings: the split's settings.
         taken: group -> role in earlier cohorts; a stratified split lets a photo of such a group (the same patient, the same
             picture) follow it.
 
@@ -222,9 +221,7 @@ def gaps(
     """What a split's test lacks: classes and, unless the split is by tone, tones without any test photo.
 
     Args:
-        photos: all photos.
         roles: image id -> role.
-        settings: the split's settings.
         class_of: the class that classifiers predict for a photo; None: malignancy.
     """
     test = [photo for photo in photos if roles.get(photo.image_id) == "test"]

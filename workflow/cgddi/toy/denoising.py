@@ -75,9 +75,7 @@ class Pretraining:
 
     Args:
         unet, text_encoder: what is trained.
-        scheduler: the noise schedule.
         examples: what is learnt.
-        settings: how.
         generator: of all draws.
         steady, cooling: where the state is kept until the learning rate begins to fall, and after that. A longer training goes on
             from the first.

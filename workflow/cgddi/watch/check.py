@@ -67,7 +67,6 @@ def check_contents(
     """Problems and warnings of all photos and masks, in the order of the sheet.
 
     Args:
-        sheets: the sheets.
         reading: how photos and masks are read.
         threads: threads that read photos.
         cohorts: the same for cohorts whose masks differ.
@@ -117,7 +116,6 @@ def check(
     """Check the sheets, photos and masks.
 
     Args:
-        images: the image sheet.
         diseases: the disease sheet or a built-in one.
         reading, threads, cohorts, checked: see `check_contents`.
         mixed: policy for concepts with both malignancies: "error" makes them problems, any other one warnings.
@@ -227,11 +225,7 @@ def _parted(config: Config, key: str, error: UserError) -> Problem:
 def check_start(
     config: Config, configfiles: list[str], profile: str | None
 ) -> tuple[list[str], list[Problem], list[Problem]]:
-    """What is said, problems and warnings of the run as Snakemake plans it: room on the disks, and what the cluster gives.
-
-    Args:
-        config: the config. configfiles: its files. profile: as for `snakemake --profile`.
-    """
+    """What is said, problems and warnings of the run as Snakemake plans it: room on the disks, and what the cluster gives."""
 
     def look(dag: Any, plan: Plan) -> tuple[list[Any], Any]:
         return read_jobs(dag, plan), site.asked(dag.jobs, dag.workflow.globals["RETRIES"]) if profile else None

@@ -209,8 +209,6 @@ def save_prediction(plan: Plan, lines: Iterable[Line], device: str | None, launc
     """Append a prediction to `logs/plan.jsonl` of the results, for the report to compare with what the run took.
 
     Args:
-        plan: the plan.
-        lines: the prediction.
         device: the model of device behind the rates.
         launched: whether it was made when a run started, not when a person asked.
     """

@@ -30,11 +30,9 @@ class Job:
     """One job that makes files.
 
     Args:
-        rule: its rule.
         stage: the stage that does it, as in its spec and its metrics (`audit` for rule leakage, `masks` for the three of masks).
         name: its message, e.g. "adapter of nevus (main)".
         wildcards: what its rule's wildcards stand for.
-        outputs: its files.
         spec: what it is planned to be made from.
         made_from: the JSON that holds the spec it was made from: the record beside the result, else the spec file that Snakemake
             remembers; None where there is none.

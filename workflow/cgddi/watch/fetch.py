@@ -55,10 +55,6 @@ def repository(model: HubModel) -> tuple[str, str | None]:
 def chosen_files(model: HubModel, names: Iterable[str]) -> list[str]:
     """The files of a repository that jobs read.
 
-    Args:
-        model: what is fetched.
-        names: all its files.
-
     Returns:
         Settings, vocabularies and safetensors weights of the variant asked for, or the plain ones of a part that has no such.
 
@@ -100,7 +96,6 @@ def fetch(model: HubModel, commit: str | None, dry_run: bool = False) -> tuple[s
     """Download one model.
 
     Args:
-        model: the model.
         commit: its commit, where one is noted.
         dry_run: only look.
 

@@ -88,11 +88,7 @@ def cards() -> tuple[list[tuple[str, str]], str | None]:
 
 
 def gpu_problems(config: Any) -> list[Problem]:
-    """What is wrong with this node's GPUs: torch sees none, was not built for the card, or the card has no bf16 of its own.
-
-    Args:
-        config: tells which stages compute in bf16.
-    """
+    """What is wrong with this node's GPUs: torch sees none, was not built for the card, or the card has no bf16 of its own."""
     listed, newest = cards()
     if not listed:
         return []
@@ -183,9 +179,6 @@ def disk_problems(plan: Plan, jobs: list[Job]) -> tuple[list[str], list[Problem]
     """What is said of the disks, problems and warnings: room for the results against the plan's estimate, and for the cache.
 
     An estimate is no measurement, and a disk that fills up costs no result: only where there is next to no room is that a problem.
-
-    Args:
-        plan: the plan. jobs: its jobs.
     """
     config, needed = plan.config, estimate(plan, jobs)
     place, free = room(config.results)
@@ -204,11 +197,7 @@ def disk_problems(plan: Plan, jobs: list[Job]) -> tuple[list[str], list[Problem]
 
 
 def home_warnings(named: bool, queued: bool) -> list[Problem]:
-    """A warning where jobs on other nodes will not find the models: HF_HOME on a node's own disk.
-
-    Args:
-        named: whether the config names models of the hub. queued: whether the jobs run on other nodes.
-    """
+    """A warning where jobs on other nodes will not find the models: HF_HOME on a node's own disk."""
     home = hub_home()
     own = any(home.is_relative_to(place) for place in ("/tmp", "/var/tmp", "/dev/shm", "/scratch/local", "/local"))
     if not (named and queued and own):

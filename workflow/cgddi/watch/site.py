@@ -123,11 +123,7 @@ def settings() -> dict[str, str]:
 
 
 def problems(wanted: Iterable[Asked], known: Mapping[str, Partition]) -> list[Problem]:
-    """What the cluster will never give, a line for each kind and partition.
-
-    Args:
-        wanted: what jobs ask for. known: the cluster's partitions.
-    """
+    """What the cluster will never give, a line for each kind and partition."""
     groups: dict[tuple[str, str], list[Asked]] = defaultdict(list)
     default = next((partition.name for partition in known.values() if partition.default), None)
     for one in wanted:

@@ -81,11 +81,7 @@ def _lines(path: Path) -> list[str]:
 
 
 class Survey:
-    """What is known of the jobs beside Snakemake's plan: markers of what runs, the cluster's queue, logs.
-
-    Args:
-        folder: the working directory.
-    """
+    """What is known of the jobs beside Snakemake's plan: markers of what runs, the cluster's queue, logs."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -119,7 +115,6 @@ class Survey:
         """State of a job as the cluster tells it; None where it is no cluster job, or is not in the queue.
 
         Args:
-            job: the job.
             marked: those of its files that Snakemake noted as begun, with the number of the cluster job. A job that runs notes
                 them anew on its node, without; one that is killed there takes the note away.
         """

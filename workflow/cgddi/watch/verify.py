@@ -65,10 +65,6 @@ def fault(
 ) -> str | None:
     """What is wrong with one job's result; None where its record vouches for it.
 
-    Args:
-        outputs: its files, all there. inputs: files of other jobs that it reads. spec: the planned one.
-        root: the results folder. hashes: of files.
-
     Raises:
         Silent: nothing tells whether it is right.
     """
@@ -136,11 +132,7 @@ class Verdict:
 
 
 def verify(dag: Any, plan: Plan, deep: bool = False) -> Verdict:
-    """Check all results of a plan, and hand Snakemake its knowledge of those that are right; wrong ones are made again.
-
-    Args:
-        dag: Snakemake's, of a dry-run. plan: the plan. deep: whether every byte is read.
-    """
+    """Check all results of a plan, and hand Snakemake its knowledge of those that are right; wrong ones are made again."""
     from snakemake.settings.types import ExecutionSettings
 
     dag.workflow.execution_settings = (

@@ -66,10 +66,6 @@ def run_baseline(
 ) -> None:
     """Train and test one baseline (see `cgddi fedd baseline --help`).
 
-    Args:
-        spec: the job's spec. settings: how to train. output: folder. threads: CPU threads. metrics: usage log, or None.
-        state: folder of checkpoints, or None.
-
     Raises:
         UserError: see `build` and `train`. InvalidInput: photos or masks that cannot be read.
     """

@@ -147,9 +147,6 @@ def to_diffusers(checkpoint: Mapping[str, torch.Tensor], config: Mapping[str, An
     The original's `qkv` rows are head by head, queries, keys and values of one head together (its `QKVAttentionLegacy`): rows
     (heads, 3, head channels, C).
 
-    Args:
-        checkpoint: the original's tensors. config: from `unet_config`. name: of the file, for messages.
-
     Raises:
         UserError: tensors that are missing, too many or of another shape, or not finite.
     """

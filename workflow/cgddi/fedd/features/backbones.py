@@ -28,11 +28,7 @@ class _LastBlockSeen(Exception):
 
 
 class FeatureBackbone:
-    """What the features stage needs of a model. Subclasses bring the photo into the space of their UNet, and run it.
-
-    Args:
-        unet: with `up_blocks`. digest: content hash of the model. folder: where it lies. device: where it runs.
-    """
+    """What the features stage needs of a model. Subclasses bring the photo into the space of their UNet, and run it."""
 
     def __init__(self, unet: torch.nn.Module, digest: str, folder: Path, device: torch.device):
         self.unet, self.digest, self.folder, self.device = unet, digest, folder, torch.device(device)
@@ -54,9 +50,6 @@ class FeatureBackbone:
     def in_precision(self, precision: str) -> FeatureBackbone:
         """Keep the weights of convolutions and linear layers in the type that autocast would cast them to in every pass: the same
         numbers, half the memory. Such a model no longer runs in another precision.
-
-        Args:
-            precision: see `run`.
         """
         if precision != "fp32":
             for module in self.unet.modules():
@@ -215,7 +208,6 @@ def load(model: Mapping[str, Any], device: torch.device) -> FeatureBackbone:
     Args:
         model: {"source": folder or hub id, "revision", "variant"}: a diffusers folder with a `UNet2DModel` (as `cgddi fedd convert`
             writes) or a Stable Diffusion folder.
-        device: where it will run.
 
     Raises:
         UserError: no such folder, no UNet in it, or a UNet of an unknown kind.

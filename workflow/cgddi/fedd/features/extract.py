@@ -99,9 +99,7 @@ def extract(
     """Features of photos, by image id.
 
     Args:
-        backbone: the model.
         images: ids. pixels: their photos, uint8 (N, 3, size, size), of a size the model takes.
-        seed: the project's seed.
         timestep: 0 to 1000.
         maps: decoder blocks whose native maps are kept. pooled: those whose pooled vectors are kept.
         showcase: image ids that get cluster pictures of all these blocks.

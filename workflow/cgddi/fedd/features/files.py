@@ -49,7 +49,6 @@ def write_features(
     """Write a feature file and its record; equal content gives equal bytes.
 
     Args:
-        path: the `.safetensors` to write.
         features: image id -> its features.
         spec: the job's spec, kept in the record; its hash goes into the header.
         inputs: files read, hashed into the record.
@@ -93,11 +92,7 @@ class FeatureFiles:
                 self._blocks.setdefault((image_id, kind), []).append(int(block))
 
     def require(self, other: str, **facts: Any) -> None:
-        """Refuse to go together with something made for features of another model, size, timestep or crop.
-
-        Args:
-            other: its name in the message. facts: what it was made for.
-        """
+        """Refuse to go together with something made for features of another model, size, timestep or crop."""
         for name, value in facts.items():
             if self.facts.get(name) != value:
                 raise UserError(

@@ -102,11 +102,7 @@ class EnsembleMLP(nn.Module):
 
 
 class BestStates:
-    """The state of each member at its lowest validation loss, of those before `patience` steps without a lower one.
-
-    Args:
-        model: the ensemble in training. patience: steps.
-    """
+    """The state of each member at its lowest validation loss, of those before `patience` steps without a lower one."""
 
     def __init__(self, model: EnsembleMLP, patience: int):
         self.model, self.patience = model, patience
@@ -146,12 +142,7 @@ class BestStates:
 
 
 class EnsembleTraining:
-    """An ensemble in training: its networks, their optimizer, generators and best states, which a killed run goes on from.
-
-    Args:
-        networks: on their device. generators: those of `EnsembleMLP.draw`. optimizer: of the networks' parameters.
-        patience: steps, see `BestStates`.
-    """
+    """An ensemble in training: its networks, their optimizer, generators and best states, which a killed run goes on from."""
 
     def __init__(
         self,

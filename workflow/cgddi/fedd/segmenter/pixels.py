@@ -64,11 +64,7 @@ def load_pixels(
 
 
 class PixelSampler:
-    """Training pixels of each member, uniform over photos and places (DatasetDDPM), from the member's own generator.
-
-    Args:
-        data: training photos. generators: one per member.
-    """
+    """Training pixels of each member, uniform over photos and places (DatasetDDPM), from the member's own generator."""
 
     def __init__(self, data: Pixels, generators: Sequence[torch.Generator]):
         self.data, self.generators, self.tones = data, generators, data.tones.cpu()
@@ -117,9 +113,6 @@ def validation_pixels(data: Pixels, per_image: int, seed: int) -> ValidationPixe
     """From each photo as many pixels of each class it has, weighed so that sums estimate those over all its pixels.
 
     Lesions are 1.6% of the pixels; drawn evenly, too few would be among them to see how a segmenter does.
-
-    Args:
-        per_image: pixels per photo, about. seed: of the draw.
     """
     generator = torch.Generator().manual_seed(seed)
     image, place, weight = [], [], []

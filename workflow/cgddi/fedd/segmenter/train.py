@@ -48,10 +48,6 @@ def run_segmenter(
 ) -> None:
     """Train and test one segmenter (see `cgddi fedd segmenter --help`).
 
-    Args:
-        spec: the job's spec. settings: how to train. features: feature files that hold the study's photos. output: folder.
-        threads: CPU threads. metrics: usage log, or None. state: folder of checkpoints, or None.
-
     Raises:
         UserError: features of other settings than the spec's, a training photo that is also tested, no lesion to learn.
         InvalidInput: photos without features or with a bad mask, all of them.

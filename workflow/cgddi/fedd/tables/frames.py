@@ -292,9 +292,6 @@ def ablation_frame(runs: Iterable[StudyRun], context: Context, timestep: int) ->
     Per subset one block is `chosen`: that of the highest accuracy on VALIDATION at the segmenter's timestep (or, without such
     probes, at the nearest), ties by the higher AUC, then by the deeper block. The test images choose nothing.
 
-    Args:
-        runs: all; only probes count. timestep: of the segmenter.
-
     Returns:
         subset, per_tone, runs, timestep, block, and for validation and test images, malignant, accuracy, low, high, auc; chosen.
     """
@@ -350,9 +347,6 @@ def classification_frame(groups: Groups, context: Context) -> pd.DataFrame:
 
 def further_frame(segmenters: Groups, classifiers: Groups, context: Context) -> pd.DataFrame:
     """The larger tests, on the photos that the study leaves: masks of those and of the small test, malignancy of those.
-
-    Args:
-        segmenters, classifiers: by (model, variant, subset) and (model, subset).
 
     Returns:
         Rows with model, subset, metric (mean or lesion IoU, accuracy, auc), tone, value with its interval, images, and for FEDD

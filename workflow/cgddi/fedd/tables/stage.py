@@ -35,7 +35,6 @@ def run_tables(
         spec: the job's spec: cohort, subsets [{name, per_tone}], timestep and blocks of the segmenter, seed, and `labels`
             (image_id and malignant of what is tested, which the networks were not told).
         settings: bootstrap and published data. runs: run folders, or a file in each. features: feature files with K-means pictures.
-        output: folder.
 
     Raises:
         UserError: runs of different studies.

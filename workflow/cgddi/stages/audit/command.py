@@ -118,8 +118,6 @@ def audit(
         kind: one of `KINDS`.
         index: the split's index, a data frame.
         photos: archives of the photos.
-        settings: of stage audit.
-        seed: of the spec.
         waived: given images and adapters whose unknown lineage is no leak.
         threads: that decode pictures, where a GPU works beside them.
         labels: image id -> tone of the held-out photos, for quality.

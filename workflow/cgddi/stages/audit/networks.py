@@ -75,9 +75,6 @@ class FidInception(inception.Inception3):
 def load_inception(source: str) -> FidInception:
     """FID's network with its weights, ready to use.
 
-    Args:
-        source: see `weights_file`.
-
     Raises:
         UserError: the weights are not there, or another network's.
     """

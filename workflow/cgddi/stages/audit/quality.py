@@ -76,11 +76,7 @@ def kernel_distance(real: np.ndarray, other: np.ndarray, seed: int) -> tuple[flo
 
 
 class PairwiseLpips:
-    """LPIPS of images against held-out photos of their tone, drawn by the image's name.
-
-    Args:
-        source: the weights (see `networks.weights_file`). seed: of the audit.
-    """
+    """LPIPS of images against held-out photos of their tone, drawn by the image's name."""
 
     def __init__(self, source: str, seed: int):
         import torch
@@ -225,7 +221,6 @@ def audit_tone(index: pd.DataFrame, photos: Sequence[str], settings: AuditSettin
     """Measured tone of real, healthy, mapped and semantic training images, by kind and labelled tone.
 
     Args:
-        index: a split's index.
         photos: photo archives; the five-class mask of an image's canvas (or of the photo itself) says where its skin is.
         settings: cuts and how many images per kind and tone are measured.
 

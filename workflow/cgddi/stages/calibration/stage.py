@@ -57,7 +57,6 @@ def calibrate(
         spec: labels (image_id, concept, tone and group of the photos), settings.
         photos: archives of the photos with their masks.
         canvases: archives of their canvases; a photo without one is left out.
-        output: the .json to write.
 
     Returns:
         The record: limits; photos (how many set them; below `LEAST` none does); refused (see there), plain_skin (by tone, pictures

@@ -57,7 +57,6 @@ def write_page(
 
     Args:
         healthy: healthy archives, of any cohorts.
-        output: the HTML file.
         photos: masks archives they were made from: their masks and uncertainties are shown.
         canvases: archives that decided on them: their verdicts are shown.
         review: rows of an earlier review, shown as decided; those of images that the page does not show are exported all the same.

@@ -24,8 +24,6 @@ def pool_canvases(
 
     Args:
         spec: the job's spec: cohort, and verdicts (image id -> keep or discard) from the review, where there is one.
-        settings: thresholds.
-        healthy: the cohort's healthy archives.
         output: the archive to write; samples hold `png` and `mask.png`. Its record counts kept images by tone, lists discarded ones
             with who discarded them and why, and holds every image's verdict (`verdicts`, see `decide`), made here and nowhere else:
             the review page and the report show it.
@@ -83,7 +81,6 @@ def decide(
 
     Args:
         candidates: the photo's pictures by method, with their triage scores (`triage`, see `core.triage.scores_of`).
-        settings: thresholds.
         reviewed: the person's verdict, or None.
 
     Returns:

@@ -49,7 +49,6 @@ def augment(pictures: torch.Tensor, views: torch.Tensor, settings: ClassifySetti
     Args:
         pictures: uint8 (B, 3, S, S).
         views: float32 (B, 6), see `random_views`.
-        settings: sizes.
 
     Returns:
         float32 (B, 3, image_size, image_size), normalised as ImageNet's.

@@ -198,11 +198,7 @@ def unknown_lineage(rows: Rows, init: str | None) -> int:
 def train_steps(
     settings: ClassifySettings, training: Training, images: int, epochs: int, init: str | None
 ) -> dict[str, int]:
-    """Train steps of a run: its own, those of the weights it starts from, and those after which another may start from it.
-
-    Args:
-        settings, training: how it was trained. images: training images. epochs: it took. init: weights it started from.
-    """
+    """Train steps of a run: its own, those of the weights it starts from, and those after which another may start from it."""
     from cgddi.stages.classify.train import epoch_images, turn
 
     per_epoch = -(-epoch_images(settings, training.batch_size, images) // training.batch_size)

@@ -166,9 +166,6 @@ class Decoders:
 
     Processes are spawned, since a fork after CUDA's start is no process to work in, and decode beside the thread that drives the
     GPU, which threads would keep waiting for Python's lock.
-
-    Args:
-        count: of them.
     """
 
     def __init__(self, count: int):

@@ -130,7 +130,6 @@ def train(
         regime: real : synthetic draws; one that starts from another's weights has its own rate and epochs, and stops early where
             these come on top.
         method: decides sampling and loss weights.
-        settings: how.
         seed: of draws and augmentation.
         threads: that decode pictures, or processes where many are to be decoded.
         checkpoint: where the state is kept; None keeps none. Several processes look at the end of an epoch only.

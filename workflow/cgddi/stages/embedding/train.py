@@ -33,7 +33,6 @@ class TokenJob:
     Args:
         spec: concept {slug, name, token}, images (training ids), labels (their tones), model, settings, seed.
         photos: masks archives that hold the images.
-        output: folder to write to.
     """
 
     spec: Mapping[str, Any]
@@ -56,7 +55,6 @@ def train_token(
     Args:
         job: what and where.
         state, cache: folders of checkpoints and of latents.
-        device: where to train.
         backbone: a loaded model of the same source without added tokens, else it is loaded.
         logs: name of the files that show the training (see `TrainingLog`).
         used: gets `steps`, how many were taken now; a resumed run took the others before.

@@ -18,8 +18,6 @@ def export_adapters(
     Args:
         loras: lora/<scope>/<concept>/pytorch_lora_weights.safetensors.
         embeddings: embedding/<scope>/<concept>/learned_embeds.safetensors.
-        folder: where to.
-        settings: licence and privacy.
         base: hub id of the base model; None where it has none.
 
     Returns:

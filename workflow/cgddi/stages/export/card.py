@@ -65,8 +65,6 @@ def card(settings: ExportSettings, contents: Contents, adapters: int, spec: Mapp
     """The data set's README.md.
 
     Args:
-        settings: name, licence, privacy, formats.
-        contents: what was written.
         adapters: number of LoRA adapters beside it.
         spec: the job's spec, for the split's name.
     """

@@ -40,8 +40,6 @@ def croissant(settings: ExportSettings, contents: Contents, folder: Path) -> dic
     """The description as a JSON object.
 
     Args:
-        settings: name, licence.
-        contents: what was written.
         folder: the export, for the hashes of its parquet files.
     """
     files = [

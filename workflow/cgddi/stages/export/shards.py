@@ -32,7 +32,6 @@ def write_parquet(folder: Path, role: str, images: Sequence[ExportedImage], tick
     The columns' types stand in the files, not only on the card, so a shard without a single malignancy reads like the others.
 
     Args:
-        folder: where to.
         role: train, validation or test.
         images: all of that role and kind.
         tick: told how many images were written.

@@ -47,8 +47,6 @@ def tabulate(
 
     Args:
         predictions: csv files, each with its record.json beside it.
-        options: settings of the stage.
-        seed: the project's seed.
         splits: split -> its settings, as the plan knows them; published figures stand beside runs of the published splits only.
         labels: image id -> concept, tone and malignant of the test photos, where the predictions do not tell them.
 

@@ -29,11 +29,7 @@ def per_real(setting: Setting) -> tuple[float, int, int]:
 
 
 def ladder_table(settings: Sequence[Setting], metrics: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the metrics table that a rung's curves are made of, with how many images each learnt from, rungs in order.
-
-    Args:
-        settings: those of the ladder's regimes. metrics: their table (see `cgddi.stages.fairness.tables.metrics_table`).
-    """
+    """The rows of the metrics table that a rung's curves are made of, with how many images each learnt from, rungs in order."""
     rungs = {(s.split, s.regime, s.method): per_real(s) for s in settings}
     keys = list(zip(metrics["metric"], metrics["group"], strict=True))
     table = metrics[[key in FIGURES for key in keys]]

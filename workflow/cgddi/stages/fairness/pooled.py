@@ -54,9 +54,6 @@ def run_values(run: Run, options: FairnessSettings) -> dict[tuple[str, str], tup
 def by_dataset(runs: Mapping[str, Iterable[Run]], options: FairnessSettings) -> pd.DataFrame:
     """One row per data set, method, regime, metric and group: mean over classifier seeds (NaN where a run is undefined).
 
-    Args:
-        runs: name of the data set -> its runs. options: how rarity is counted, as in the fairness stage.
-
     Returns:
         Columns dataset, method, regime, metric, group, value, runs, images, caveats.
     """
@@ -85,11 +82,7 @@ def interval(values: np.ndarray, confidence: float) -> tuple[float, float]:
 
 
 def pooled(table: pd.DataFrame, confidence: float) -> pd.DataFrame:
-    """Mean over data sets with its interval, cut at 0 and 1; `undefined` where the figure does not exist in every data set.
-
-    Args:
-        table: see `by_dataset`. confidence: coverage.
-    """
+    """Mean over data sets with its interval, cut at 0 and 1; `undefined` where the figure does not exist in every data set."""
     rows = []
     for key, part in table.groupby(KEYS, sort=False):
         values = part["value"].to_numpy()
@@ -128,11 +121,7 @@ def sign_flips(differences: np.ndarray) -> float:
 
 
 def differences(table: pd.DataFrame, compare: Sequence[tuple[str, str]], confidence: float) -> pd.DataFrame:
-    """First regime minus second, paired by data set: mean, interval and p of Student's paired test, exact sign-flip p.
-
-    Args:
-        table: see `by_dataset`. compare: pairs of regimes. confidence: coverage.
-    """
+    """First regime minus second, paired by data set: mean, interval and p of Student's paired test, exact sign-flip p."""
     rows = []
     wide = table.pivot(index=["method", "metric", "group", "dataset"], columns="regime", values="value")
     known = set(wide.index.droplevel("dataset"))
@@ -159,11 +148,7 @@ def differences(table: pd.DataFrame, compare: Sequence[tuple[str, str]], confide
 
 
 def markdown(table: pd.DataFrame, tests: pd.DataFrame, confidence: float) -> str:
-    """Two tables: figures with intervals, and paired differences with p; per cent.
-
-    Args:
-        table: see `pooled`. tests: see `differences`. confidence: coverage.
-    """
+    """Two tables: figures with intervals, and paired differences with p; per cent."""
     about = f"{100 * confidence:.0f}% interval over data sets (Student)"
     meaning = "It is about the mean over all data sets that could be drawn, of figures as a test set of this size measures them."
     header = ["Setting", "Data sets", "Runs", *(c[2] for c in COLUMNS)]
@@ -193,11 +178,7 @@ def markdown(table: pd.DataFrame, tests: pd.DataFrame, confidence: float) -> str
 
 
 def plot(datasets: pd.DataFrame, table: pd.DataFrame) -> bytes:
-    """Each figure of each regime with its interval, and in grey every data set, its regimes joined by a line; PNG bytes.
-
-    Args:
-        datasets: see `by_dataset`. table: see `pooled`.
-    """
+    """Each figure of each regime with its interval, and in grey every data set, its regimes joined by a line; PNG bytes."""
     names = list(dict.fromkeys(zip(table["method"], table["regime"], strict=True)))
     alone = len({method for method, _ in names}) == 1
     ticks = [regime if alone else f"{method} / {regime}" for method, regime in names]

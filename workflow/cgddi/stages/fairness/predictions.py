@@ -21,7 +21,6 @@ def read_run(path: str | Path, labels: Mapping[str, Mapping[str, Any]] | None = 
     """One predictions.csv with its record.json.
 
     Args:
-        path: the predictions.
         labels: image id -> concept, tone, malignant of test photos, for predictions that do not tell them.
 
     Raises:

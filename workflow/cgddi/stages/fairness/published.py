@@ -39,11 +39,7 @@ def describe(setting: Setting, datasets: Mapping[str, str]) -> dict[str, Any]:
 
 
 def published_for(setting: Setting, metric: str, group: str, datasets: Mapping[str, str]) -> Figure | None:
-    """The published figure of exactly this setting, or None.
-
-    Args:
-        setting: ours. metric, group: as in metrics.csv. datasets: cohort -> published data set.
-    """
+    """The published figure of exactly this setting, or None."""
     about = describe(setting, datasets)
     if about["task"] != "malignancy" or BACKBONES.get(setting.method) != about["backbone"]:
         return None

@@ -91,11 +91,7 @@ def _published(row) -> str:
 
 
 def rarity_rows(by_rarity: pd.DataFrame) -> list[list[str]]:
-    """Cells of the table of accuracy by rarity of the disease (per cent), published figures beneath ours.
-
-    Args:
-        by_rarity: see `cgddi.stages.fairness.tables.by_rarity_table`.
-    """
+    """Cells of the table of accuracy by rarity of the disease (per cent), published figures beneath ours."""
     overall = by_rarity[by_rarity["group"] == "all"]
     return rows_of(overall.assign(group=overall["rarity"]), RARITY_COLUMNS)[0]
 

@@ -119,11 +119,7 @@ def by_run(runs: Sequence[Run], answers: Answers | None = None) -> dict[tuple[st
 
 
 def metrics_table(settings: Sequence[Setting], options: FairnessSettings, seed: int) -> pd.DataFrame:
-    """Every metric of every setting, overall and by tone, with interval, chance, counts and the published value where there is one.
-
-    Args:
-        seed: the project's seed.
-    """
+    """Every metric of every setting, overall and by tone, with interval, chance, counts and the published value if there is one."""
     rows = []
     for setting in settings:
         answers = Answers.of(setting)

@@ -72,8 +72,6 @@ def inpaint_batch(
 
     Args:
         spec: the job's spec: cohort, batch, images (ids with a mask), their labels (concept, tone, group), seed.
-        settings: the stage's settings.
-        photos: the batch's masks archive.
         output: the archive to write; samples hold `png`, `before.png` (the photo), `region.png` and `mask.png` (of the result), and
             with method `both` `heal.png` too. A row's `candidates` name the member, the scores and the making of each picture.
         open_inpainter: loads the model; called only when there is something for it to inpaint.

@@ -18,7 +18,6 @@ class Blender:
     """Pastes one lesion onto any number of canvases; what depends on the lesion alone is computed once.
 
     Args:
-        lesion: the cut-out.
         blending: "alpha" or "poisson".
         lighting_match: bring the lesion into the light of its new place (see `light`).
     """

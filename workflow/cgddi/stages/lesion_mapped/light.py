@@ -38,7 +38,6 @@ class Light:
     """Brings one lesion into any light; what depends on the lesion alone is computed once.
 
     Args:
-        lesion: the cut-out.
         part: (h, w) bool, the pixels of its window that are pasted.
     """
 

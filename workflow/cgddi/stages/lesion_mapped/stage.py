@@ -61,7 +61,6 @@ class Canvases:
     """A cohort's kept canvases, one in memory at a time.
 
     Args:
-        pool: the archive of the canvases.
         skin: masks of them in the place of their photos'; None: the pool's own.
         settings: the side of a composite, and whether places that do not look like skin are avoided.
     """
@@ -104,7 +103,6 @@ def map_lesions(
         settings: placement and blending. Where the spec knows millimetres per pixel (`mm_per_px`, by image id) of donor and canvas,
             the lesion is brought to the canvas's scale.
         photos: the masks archive that holds the donors.
-        canvases: the cohort's kept canvases.
         output: the archive to write; a sample's key is `<donor>/<canvas>`, its members are `png` and `mask.png`.
         skin: masks of the canvases in the place of their photos'; a canvas without one is skipped.
 

@@ -37,7 +37,6 @@ class Sam3Predictor:
     Args:
         settings: working size, crop and prompts.
         model: SAM 3, in evaluation mode on its device.
-        processor: its processor.
     """
 
     def __init__(self, settings: MasksSettings, model: Sam3Model, processor: Sam3Processor):

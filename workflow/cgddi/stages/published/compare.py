@@ -125,11 +125,7 @@ class Runs:
 
 
 def differences(about: Mapping[str, Any], figure: Figure) -> list[str]:
-    """How a setting of ours differs from that of a published figure of the same data, method and regime.
-
-    Args:
-        about: a setting, as the fairness stage describes it. figure: the published one.
-    """
+    """How a setting of ours differs from that of a published figure of the same data, method and regime."""
     found = []
     if about["backbone"] != BACKBONES[figure.method]:
         found.append(f"another network ({about['backbone']})")

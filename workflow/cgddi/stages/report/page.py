@@ -63,7 +63,6 @@ def write_page(spec: Mapping[str, Any], files: Namespace, output: str) -> str:
     Args:
         spec: the job's spec; its settings are `ReportSettings`.
         files: what the page shows, as the options of `cgddi report` name it.
-        output: the page.
 
     Returns:
         The page "real or made?".
@@ -123,11 +122,7 @@ def write_page(spec: Mapping[str, Any], files: Namespace, output: str) -> str:
 
 
 def environment(shown: TableFolder) -> jinja2.Environment:
-    """Templates of the page; a name that nobody gave is an error.
-
-    Args:
-        shown: where tables are written; templates call it `table`.
-    """
+    """Templates of the page; a name that nobody gave is an error."""
     loader = jinja2.PackageLoader("cgddi.stages.report", "templates")
     undefined = jinja2.StrictUndefined
     made = jinja2.Environment(loader=loader, autoescape=True, undefined=undefined, trim_blocks=True, lstrip_blocks=True)

@@ -55,7 +55,6 @@ def gather(
     """Read a run's records.
 
     Args:
-        spec: the page's spec.
         adapters: sheets of the adapters, beside which their records lie.
         samples: archives of samples.
         classifiers: records of the classifiers.

@@ -17,11 +17,7 @@ NO_BAR = ("p", "p_holm", "low", "high", "kid", "kid_std", "difference", "std_run
 
 
 class TableFolder:
-    """The folder `tables` beside a page, which holds every table of it as csv.
-
-    Args:
-        page: the page's file.
-    """
+    """The folder `tables` beside a page, which holds every table of it as csv."""
 
     def __init__(self, page: str | Path):
         self.folder = Path(page).parent / "tables"
