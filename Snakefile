@@ -79,7 +79,7 @@ wildcard_constraints:
     concept=r"[a-z0-9-]+",
     split=safe_pattern(PLAN.config.splits),
     scope=safe_pattern(PLAN.scopes),
-    regime=safe_pattern(dict.fromkeys((*PLAN.regimes, *LADDER))),
+    regime=safe_pattern(dict.fromkeys((*PLAN.config.trained_regimes, *LADDER))),
     method=safe_pattern(PLAN.config.runs.methods),
     run_seed=r"\d+",
     kind="quality|tone|memorisation",

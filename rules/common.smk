@@ -186,4 +186,4 @@ def minutes(count):
 
 def cohorts_by(source):
     """Wildcard constraint: the cohorts whose masks come from a source."""
-    return safe_pattern(name for name in PLAN.by_cohort if PLAN.masks_settings(name).source == source)
+    return safe_pattern(name for name in PLAN.by_cohort if PLAN.config.masks_of(name).source == source)

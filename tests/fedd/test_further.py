@@ -51,11 +51,11 @@ def test_a_class_in_neither_mask_is_undefined_or_zero(tmp_path):
     truth, predicted = made.lesion_masks(rows, {"light": 1, "medium": 2, "dark": 4})
     (tmp_path / "test.csv").write_text(iou_csv(rows, predicted, truth))
     one = np.ones((1, len(rows)))
-    left, zero = (iou_values(read_counts(tmp_path / "test.csv", absent), one) for absent in ("undefined", "zero"))
+    left, zero = (iou_values(read_counts(tmp_path / "test.csv", {}, absent), one) for absent in ("undefined", "zero"))
     present = [left[name, "all"][0] for name in ("lesion", "skin")]
     assert left["mean", "all"][0] == pytest.approx(np.mean(present)) and np.isnan(left["marker", "all"][0])
     assert zero["mean", "all"][0] == pytest.approx(sum(present) / 5) and zero["marker", "all"][0] == 0
-    nobody = iou_values(read_counts(tmp_path / "test.csv", "zero"), np.zeros((1, len(rows))))
+    nobody = iou_values(read_counts(tmp_path / "test.csv", {}, "zero"), np.zeros((1, len(rows))))
     assert np.isnan(nobody["mean", "all"][0]), "no image, no figure"
 
 

@@ -26,7 +26,7 @@ segment = partial(train, "segmenter")
 
 
 def iou(output) -> dict[tuple[str, str], float]:
-    rows = iou_rows([read_counts(output / "test.csv")], Bootstrap(20, 0.95, 0))
+    rows = iou_rows([read_counts(output / "test.csv", {})], Bootstrap(20, 0.95, 0))
     return {(row["class"], row["tone"]): row["iou"] for row in rows}
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from cgddi.cli import main
+from cgddi.core.archive import file_sha256
 from cgddi.core.bootstrap import Bootstrap
-from cgddi.core.errors import InvalidInput, UserError
+from cgddi.core.errors import UserError
 from cgddi.fedd.tables.frames import Context, ablation_frame, read_runs
 from PIL import Image
 from scipy.stats import binomtest
@@ -209,13 +210,12 @@ def test_what_is_no_run_is_refused(tmp_path, study):
     with pytest.raises(UserError, match="is the record of no segmenter, probe or baseline"):
         read_runs([tmp_path])
     folder = made.write_probe(tmp_path / "p", "5", 100, {4: (0, 0)})
-    lines = (folder / "predictions.csv").read_text().splitlines()
-    lines[1] = lines[1].rsplit(",", 1)[0] + ",nan"
-    lines[2] = lines[2].replace("dark", "pale", 2)
-    (folder / "predictions.csv").write_text("\n".join([*lines, lines[3]]))
-    with pytest.raises(InvalidInput) as caught:
+    record = json.loads((folder / "record.json").read_text())
+    record["outputs"] = {"predictions.csv": {"sha256": file_sha256(folder / "predictions.csv")}}
+    (folder / "record.json").write_text(json.dumps(record))
+    assert len(read_runs([folder])) == 1
+    (folder / "predictions.csv").write_text((folder / "predictions.csv").read_text().replace("0.", "1.", 1))
+    with pytest.raises(UserError, match="its record names another"):
         read_runs([folder])
-    found = {(problem.row, problem.column) for problem in caught.value.problems}
-    assert {(2, "probability"), (3, "tone"), (len(lines) + 1, "image_id")} <= found
     other = made.write_segmenter(tmp_path / "s", "5", dict.fromkeys(("light", "medium", "dark"), 1), made.test_rows(2))
     assert tabulate(tmp_path / "out", [study[1][0], other]) == 2

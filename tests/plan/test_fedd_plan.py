@@ -103,7 +103,7 @@ def test_automatic_masks_count_as_masks_everywhere(folder):
 
 def test_a_cohort_names_only_the_masks_keys_in_which_it_differs(folder):
     plan = make(cohorts=AUTOMATIC, masks={"size": 64, "crop": "square"})
-    own, section = plan.masks_settings("archive"), plan.masks_settings("clinic")
+    own, section = plan.config.masks_of("archive"), plan.config.masks_of("clinic")
     assert (own.source, own.size, own.crop) == ("fedd", 64, "square") and section.source == "human"
 
 

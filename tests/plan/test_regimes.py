@@ -56,7 +56,7 @@ def test_every_built_in_regime_and_the_examples_plan_from_one_line_each(tmp_path
     plan = Plan(
         parse_config({"images": sheet(tmp_path), **own, **example(1), "runs": {"regimes": names, "seeds": [0]}})
     )
-    assert set(plan.regimes) == set(names)
+    assert set(plan.config.trained_regimes) == set(names)
     assert plan.config.classify.label_texts.text_encoder == BASE_MODEL, "kept where the section says nothing of it"
     assert list(plan.config.splits) == list(example(1)["splits"])
     for name in names:

@@ -64,7 +64,7 @@ def run(*configfiles: str, target: str = "published") -> Counter[str]:
         for path in outputs.values():
             Path(path).parent.mkdir(parents=True, exist_ok=True)
         masks = {"sam3": "sam3_masks", "fedd": "fedd_masks"}
-        source = plan.masks_settings(wildcards["cohort"]).source if rule == "masks" else ""
+        source = plan.config.masks_of(wildcards["cohort"]).source if rule == "masks" else ""
         words = shells[masks.get(source, rule)].replace("\\", " ").partition("2>")[0].split()
         values = {
             "{input.spec:q}": inputs[0],

@@ -28,31 +28,27 @@ from cgddi.core.errors import UserError
 
 AGAIN = "Delete the archive and run the workflow again."
 KEY = re.compile(r"[A-Za-z0-9_-]{1,200}(/[A-Za-z0-9_-]{1,200})?")
-DISTRIBUTIONS = (
-    *(
-        "accelerate",
-        "diffusers",
-        "fairlearn",
-        "ImageHash",
-        "numpy",
-        "pandas",
-        "peft",
-        "pillow",
-        "pyarrow",
-        "safetensors",
-    ),
-    *(
-        "scikit-image",
-        "scikit-learn",
-        "scipy",
-        "segmentation_models_pytorch",
-        "timm",
-        "tokenizers",
-        "torch",
-        "torchvision",
-    ),
+DISTRIBUTIONS = [
+    "accelerate",
+    "diffusers",
+    "fairlearn",
+    "ImageHash",
+    "numpy",
+    "pandas",
+    "peft",
+    "pillow",
+    "pyarrow",
+    "safetensors",
+    "scikit-image",
+    "scikit-learn",
+    "scipy",
+    "segmentation_models_pytorch",
+    "timm",
+    "tokenizers",
+    "torch",
+    "torchvision",
     "transformers",
-)
+]
 """Libraries whose installed versions every record names. They are never compared: what makes a job run again is its spec."""
 
 

@@ -12,6 +12,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import get_args
 
+from cgddi.core.arguments import command_parser
 from cgddi.core.errors import UserError
 from cgddi.fedd import settings
 from cgddi.job.command import stage_parser, state_option
@@ -137,9 +138,7 @@ def convert(argv: Sequence[str]) -> None:
     Only tensors are read from the file; no code in it runs. Name the folder in `models.fedd.source`. --channels, --head-channels
     and --size are for a model of the same layout but another width.
     """
-    parser = argparse.ArgumentParser(
-        "cgddi fedd convert", description=convert.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("fedd convert", convert.__doc__)
     parser.add_argument("--checkpoint", required=True, help="the original file (.pt, or .safetensors with its names)")
     parser.add_argument("--output-dir", "--output", dest="output", required=True, help="the folder to write")
     parser.add_argument("--channels", type=int, default=256, help="width of the first level (default: 256)")

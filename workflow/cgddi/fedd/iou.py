@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cgddi.core.archive import file_sha256
 from cgddi.core.bootstrap import Bootstrap, Estimate, Setting
-from cgddi.core.errors import InvalidInput, Problem, UserError
+from cgddi.core.errors import UserError
 from cgddi.core.images import CLASSES, TONES
 from cgddi.core.metrics import PIXEL_COUNTS, ratio
 
@@ -41,13 +42,16 @@ class MaskRun:
     record: Mapping[str, Any] = field(default_factory=lambda: {"split": "fedd"})
 
 
-def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+def read_table(path: Path, columns: Sequence[str], record: Mapping[str, Any]) -> pd.DataFrame:
     """A result table of a run, all cells as text.
 
     Raises:
-        UserError: it cannot be read, or lacks a column or any line.
+        UserError: it cannot be read, lacks a column or any line, or is another than the run's record says.
     """
     try:
+        named = record.get("outputs", {}).get(path.name)
+        if named and file_sha256(path) != named["sha256"]:
+            raise ValueError("its record names another")
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}). Run the job that makes it again.") from error
@@ -55,21 +59,6 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     if lacking or table.empty:
         raise UserError(f"{path}: lacks {', '.join(lacking) or 'any line'}. Run the job that makes it again.")
     return table
-
-
-def refuse(path: Path, table: pd.DataFrame, checks: Sequence[tuple[str, pd.Series, str]]) -> None:
-    """Raise InvalidInput for the lines of a table that cannot be right.
-
-    Args:
-        checks: (column, whether each line is good, what is wrong of the others).
-    """
-    problems = [
-        Problem(str(path), message, "Run the job that makes it again.", int(k) + 2, column, table[column].iloc[k])
-        for column, good, message in checks
-        for k in np.flatnonzero(~good.to_numpy())
-    ]
-    if problems:
-        raise InvalidInput(problems)
 
 
 Labels = Mapping[str, "bool | None"]
@@ -87,26 +76,19 @@ def with_labels(table: pd.DataFrame, labels: Labels | None) -> pd.DataFrame:
     return table.assign(malignant=[told or known.get(image, "") for image, told in cells])
 
 
-def read_counts(path: Path, absent: str = "undefined", labels: Labels | None = None) -> MaskRun:
+def read_counts(
+    path: Path, record: Mapping[str, Any], absent: str = "undefined", labels: Labels | None = None
+) -> MaskRun:
     """A run's test.csv (image_id, tone, malignant, class and `PIXEL_COUNTS`; one line per image and class).
 
     Args:
-        path: the file. absent: IoU of a class in neither mask, `undefined` or `zero`. labels: see `with_labels`.
+        record: the run's. absent: IoU of a class in neither mask, `undefined` or `zero`. labels: see `with_labels`.
 
     Raises:
-        UserError: not such a table. InvalidInput: a line that cannot be right, an image without all classes.
+        UserError: see `read_table`.
     """
-    table = with_labels(read_table(path, ("image_id", "tone", "malignant", "class", *PIXEL_COUNTS)), labels)
-    counts = table[list(PIXEL_COUNTS)].apply(pd.to_numeric, errors="coerce")
-    both, either, ours, real = (counts[name] for name in PIXEL_COUNTS)
-    images = table.groupby("image_id")
-    checks = (
-        ("intersection", both.between(0, np.minimum(ours, real)) & (either == ours + real - both), "cannot be right"),
-        ("tone", table["tone"].isin(TONES) & (images["tone"].transform("nunique") == 1), "cannot be right"),
-        ("class", table["class"].isin(NAMES) & ~table.duplicated(["image_id", "class"]), "unknown, or stands twice"),
-        ("image_id", images["class"].transform("size") >= len(NAMES), "lacks a class"),
-    )
-    refuse(path, table, checks)
+    table = with_labels(read_table(path, ("image_id", "tone", "malignant", "class", *PIXEL_COUNTS), record), labels)
+    counts = table[list(PIXEL_COUNTS)].apply(pd.to_numeric)
     table = table.assign(place=table["class"].map(CLASSES)).sort_values(["image_id", "place"], kind="stable")
     heads = table[table["place"] == 0]
     return MaskRun(

@@ -76,11 +76,11 @@ class FeddPlan:
     @cached_property
     def mask_cohorts(self) -> list[str]:
         """Cohorts whose masks the segmenter makes."""
-        return [name for name in self.plan.by_cohort if self.plan.masks_settings(name).source == "fedd"]
+        return [name for name in self.plan.by_cohort if self.plan.config.masks_of(name).source == "fedd"]
 
     def mask_photos(self, cohort: str, batch: str) -> list[Photo]:
         """Photos of a batch that need a mask from the segmenter."""
-        keep = self.plan.masks_settings(cohort).prefer_human
+        keep = self.plan.config.masks_of(cohort).prefer_human
         return [p for p in self.plan.batches[cohort][batch] if not (keep and p.mask)]
 
     def features_photos(self, cohort: str, batch: str) -> list[Photo]:
@@ -182,7 +182,7 @@ class FeddPlan:
             cohort=cohort,
             batch=batch,
             timestep=int(timestep),
-            crop=self.plan.masks_settings(cohort).crop,
+            crop=self.plan.config.masks_of(cohort).crop,
             rows=[_without_mask(self.plan.photo(p)) for p in self.features_photos(cohort, batch)],
             maps=list(chosen.blocks) if main else [],
             pooled=own,
@@ -202,7 +202,7 @@ class FeddPlan:
         return [{**self.plan.photo(p, p.mask), **{name: getattr(p, name) for name in names}} for p in photos]
 
     def _truth(self) -> dict[str, Any]:
-        masks = self.plan.masks_settings(self.cohort)
+        masks = self.plan.config.masks_of(self.cohort)
         return {"size": self.settings.features.size, "crop": masks.crop, "id_map": masks.id_map}
 
     @property

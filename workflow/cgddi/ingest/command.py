@@ -7,7 +7,6 @@ Paths are written relative to the working directory when they lie below it: run 
 
 import argparse
 import inspect
-import json
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from tqdm import tqdm
 
 from cgddi.core.archive import write_atomic
+from cgddi.core.arguments import command_parser, json_value
 from cgddi.core.errors import InvalidInput, Problem, UserError, grouped
 from cgddi.core.images import read_photo
 from cgddi.ingest import synthetic
@@ -45,34 +45,20 @@ def _about(reader: Callable) -> str:
     return re.split(r"\n\n(?:Args|Raises):", inspect.cleandoc(reader.__doc__ or ""))[0]
 
 
-def _ids(text: str) -> object:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        raise argparse.ArgumentTypeError(f"""{text} is no JSON. Write e.g. '{{"0": 4, "255": 1}}'.""") from None
-
-
 def parser() -> argparse.ArgumentParser:
     """The command line of `cgddi ingest`."""
-    raw = argparse.RawDescriptionHelpFormatter
-    top = argparse.ArgumentParser(prog="cgddi ingest", description=__doc__, formatter_class=raw)
+    top = command_parser("ingest", __doc__)
     sources = top.add_subparsers(dest="source", required=True, metavar="SOURCE")
-    ddi = sources.add_parser(
-        "ddi", help="ddi_metadata.csv and its photos", description=_about(read_ddi), formatter_class=raw
-    )
+    raw = {"formatter_class": argparse.RawDescriptionHelpFormatter}
+    ddi = sources.add_parser("ddi", help="ddi_metadata.csv and its photos", description=_about(read_ddi), **raw)
     ddi.add_argument("--metadata", required=True, help="ddi_metadata.csv")
-    f17k = sources.add_parser(
-        "fitzpatrick17k",
-        help="fitzpatrick17k.csv and its photos",
-        description=_about(read_fitzpatrick17k),
-        formatter_class=raw,
-    )
+    told = {"help": "fitzpatrick17k.csv and its photos", "description": _about(read_fitzpatrick17k)}
+    f17k = sources.add_parser("fitzpatrick17k", **told, **raw)
     f17k.add_argument("--metadata", required=True, help="fitzpatrick17k.csv")
     f17k.add_argument("--labels", nargs="+", default=[], metavar="LABEL", help="keep these conditions only")
     f17k.add_argument("--qc", nargs="+", default=[], metavar="VALUE", help="keep these values of column qc only")
-    folder = sources.add_parser(
-        "folder", help="a table and photos of your own", description=_about(read_folder), formatter_class=raw
-    )
+    told = {"help": "a table and photos of your own", "description": _about(read_folder)}
+    folder = sources.add_parser("folder", **told, **raw)
     folder.add_argument("--table", required=True, dest="metadata", help="a csv with one row per photo")
     folder.add_argument(
         "--column",
@@ -90,7 +76,9 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "--masks", help="folder of masks named after the photos: X.png, X_mask.png, X_lesion.bmp, X.npy ..."
         )
-        sub.add_argument("--mask-ids", type=_ids, metavar="JSON", help="what values in masks mean, where not proposed")
+        sub.add_argument(
+            "--mask-ids", type=json_value, metavar="JSON", help="what values in masks mean, where not proposed"
+        )
         sub.add_argument(
             "--take-id-map",
             nargs="?",

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import imagehash
 import numpy as np
 from PIL import Image
+from scipy import sparse
+from scipy.sparse import csgraph
 from tqdm import tqdm
 
 from cgddi.core.archive import file_sha256
@@ -82,24 +84,9 @@ def duplicate_sets(
         Positions, each set sorted and of two or more, the sets in order of their first photo. Sameness is carried on:
         when a is like b and b like c, all three are one set.
     """
-    parent = list(range(len(prints)))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    def join(i: int, j: int) -> None:
-        a, b = sorted((root(i), root(j)))
-        parent[b] = a
-
-    for members in known:
-        for number in members[1:]:
-            join(members[0], number)
+    joined = [(members[0], number) for members in known for number in members[1:]]
     first: dict[str, int] = {}
-    for i, one in enumerate(prints):
-        join(first.setdefault(one.sha256, i), i)
+    joined += [(first.setdefault(one.sha256, i), i) for i, one in enumerate(prints)]
     if near >= 0 and prints:
         hashes = np.array([one.phash for one in prints], dtype=np.uint64)
         thumbnails = np.stack([one.thumbnail for one in prints])
@@ -108,11 +95,19 @@ def duplicate_sets(
             rows, columns = np.nonzero(differing <= near)
             for i, j in zip((rows + start).tolist(), (columns + start).tolist(), strict=True):
                 if i < j and thumbnails[i] @ thumbnails[j] >= ALIKE:
-                    join(i, j)
-        heads = [i for i in range(len(prints)) if root(i) == i and prints[i].view is not None]
-        for i, j in views.pairs(np.stack([prints[i].view for i in heads])) if heads else ():
-            join(heads[i], heads[j])
+                    joined.append((i, j))
+        heads = [i for i, *_ in _sets(joined, len(prints)) if prints[i].view is not None]
+        if heads:
+            pairs = views.pairs(np.stack([prints[i].view for i in heads]))
+            joined += [(heads[i], heads[j]) for i, j in pairs]
+    return [members for members in _sets(joined, len(prints)) if len(members) > 1]
+
+
+def _sets(joined: Sequence[tuple[int, int]], count: int) -> list[list[int]]:
+    """Positions below `count` that pairs join, each set sorted, the sets in order of their first."""
+    rows, columns = np.array(joined, int).reshape(-1, 2).T
+    graph = sparse.coo_array((np.ones(len(rows)), (rows, columns)), (count, count))
     sets: dict[int, list[int]] = {}
-    for i in range(len(prints)):
-        sets.setdefault(root(i), []).append(i)
-    return [members for members in sets.values() if len(members) > 1]
+    for i, label in enumerate(csgraph.connected_components(graph, directed=False)[1] if count else ()):
+        sets.setdefault(label, []).append(i)
+    return list(sets.values())

@@ -3,11 +3,11 @@
 cgddi init melanoma-study
 """
 
-import argparse
 import shlex
 from pathlib import Path
 
 from cgddi.core.archive import write_atomic
+from cgddi.core.arguments import command_parser
 from cgddi.core.errors import UserError
 from cgddi.core.source import ROOT
 from cgddi.plan.config import DEFAULT_FILE
@@ -67,8 +67,7 @@ def write_folder(folder: Path) -> list[str]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run `cgddi init`."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="cgddi init", description=__doc__, formatter_class=raw)
+    parser = command_parser("init", __doc__)
     parser.add_argument("folder", type=Path, help="the folder to make")
     folder = parser.parse_args(argv).folder
     commands = write_folder(folder)

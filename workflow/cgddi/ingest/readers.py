@@ -128,21 +128,27 @@ def read_ddi(metadata: str | Path, images: str | Path, masks: str | Path | None,
     present, mask_files = list_folder(images, "photos"), MaskFolder(masks)
     for line, cells in source.rows:
         name = cells["DDI_file"]
-        row = {
-            "image_id": Path(name).stem,
-            "file": shown_path(os.path.join(images, name)),
-            "cohort": cohort,
-            "disease": cells["disease"],
-            "skin_tone": tone_name(cells["skin_tone"]),
-            "malignant": malignant_name(cells[label]),
-            "mask": mask_of(mask_files, os.path.join(images, name), source.source, line),
-            "group": "",
-        }
-        table.rows.append((line, row))
+        place = os.path.join(images, name)
+        told = {**cells, "image_id": Path(name).stem, "malignant": cells[label]}
+        table.rows.append((line, _row(told, place, cohort, mask_of(mask_files, place, source.source, line))))
         if name and name not in present:
             _no_photo(table, line, "DDI_file", name, images)
     _finish_masks(incoming, mask_files)
     return incoming
+
+
+def _row(told: Mapping[str, str], photo: str, cohort: str, mask: str) -> dict[str, str]:
+    """A row of the image sheet, from what is told of a photo in the sheet's columns, and where photo and mask lie."""
+    return {
+        "image_id": told["image_id"],
+        "file": shown_path(photo) if photo else "",
+        "cohort": cohort,
+        "disease": told["disease"],
+        "skin_tone": tone_name(told.get("skin_tone", "")),
+        "malignant": malignant_name(told.get("malignant", "")),
+        "mask": mask,
+        "group": told.get("group", ""),
+    }
 
 
 def mask_of(masks: MaskFolder, photo: str, source: str, line: int) -> str:
@@ -234,18 +240,13 @@ def read_fitzpatrick17k(
         elif not (photo := present.first(cells.get(column, "") for column in F17K_NAMES)):
             dropped[f"without a photo in {images}"] += 1
         else:
-            mask = mask_of(mask_files, photo[0], source.source, line)
-            row = {
-                "image_id": cells["md5hash"].lower(),
-                "file": shown_path(photo[0]),
-                "cohort": cohort,
-                "disease": cells["label"],
-                "skin_tone": tone_name(cells[tone]),
-                "malignant": F17K_MALIGNANT.get(cells["three_partition_label"], cells["three_partition_label"] or "?"),
-                "mask": mask or mask_of(mask_files, cells["md5hash"], source.source, line),
-                "group": "",
-            }
-            table.rows.append((line, row))
+            names = (photo[0], cells["md5hash"])
+            mask = next(filter(None, (mask_of(mask_files, name, source.source, line) for name in names)), "")
+            told = {"image_id": cells["md5hash"].lower(), "disease": cells["label"], "skin_tone": cells[tone]}
+            told["malignant"] = F17K_MALIGNANT.get(
+                cells["three_partition_label"], cells["three_partition_label"] or "?"
+            )
+            table.rows.append((line, _row(told, photo[0], cohort, mask)))
     incoming.notes += [f"{count} rows {why} left out" for why, count in dropped.items()]
     _finish_masks(incoming, mask_files)
     return incoming
@@ -280,19 +281,9 @@ def read_mapped(
         for path in dict.fromkeys(photos):
             stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(path).stem)[:64]
             taken[stem] += 1
-            row = {
-                "image_id": told.get("image_id") or stem,
-                "file": shown_path(path),
-                "cohort": cohort,
-                "disease": told["disease"],
-                "skin_tone": tone_name(told.get("skin_tone", "")),
-                "malignant": malignant_name(told.get("malignant", "")),
-                "mask": shown_path(os.path.join(masks or images, told["mask"]))
-                if told.get("mask")
-                else mask_of(mask_files, path, source.source, line),
-                "group": told.get("group", ""),
-            }
-            table.rows.append((line, row))
+            named_mask = told.get("mask") and shown_path(os.path.join(masks or images, told["mask"]))
+            mask = named_mask or mask_of(mask_files, path, source.source, line)
+            table.rows.append((line, _row({**told, "image_id": told.get("image_id") or stem}, path, cohort, mask)))
     incoming.notes += [chosen.about, f"licence: {chosen.licence}"]
     incoming.notes += [f"{count} rows {why} left out" for why, count in dropped.items() if count]
     incoming.notes += [f"{lacking} rows are not in {', '.join(also)}"] if lacking else []
@@ -342,16 +333,9 @@ def read_folder(
             if found["mask"]
             else mask_of(mask_files, place, source.source, line)
         )
-        row = {
-            **found,
-            "image_id": found["image_id"] if names["image_id"] in source.columns else Path(place).stem,
-            "file": place,
-            "cohort": cohort,
-            "skin_tone": tone_name(found["skin_tone"]),
-            "malignant": malignant_name(found["malignant"]),
-            "mask": mask,
-        }
-        table.rows.append((line, row))
+        if names["image_id"] not in source.columns:
+            found["image_id"] = Path(place).stem
+        table.rows.append((line, found | _row(found, place, cohort, mask)))
         if name and not os.path.isfile(place):
             _no_photo(
                 table, line, names["file"], name, images, "Correct the name, or name the photos' folder in --images."

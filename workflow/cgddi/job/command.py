@@ -35,13 +35,10 @@ def stage_parser(name: str, description: str | None, required: bool = True) -> a
     """An argument parser with the options every stage has.
 
     Args:
-        name: the command, as in `cgddi NAME`.
-        description: what it does (usually the module's docstring).
         required: whether it takes no step without a spec; False where files named by hand do as well.
     """
-    parser = StageParser(
-        prog=f"cgddi {name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = StageParser(prog=f"cgddi {name}", description=description, formatter_class=raw)
     parser.add_argument(
         "--spec",
         type=parser.spec,

@@ -229,14 +229,12 @@ def _end(process: subprocess.Popen) -> None:
 
 def main(argv) -> int:
     """`cgddi work`: run jobs of the run in the working directory inside this allocation."""
-    import argparse
 
+    from cgddi.core.arguments import command_parser
     from cgddi.job.lease import pool as devices
     from cgddi.job.lease import runs_per_gpu
 
-    parser = argparse.ArgumentParser(
-        prog="cgddi work", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("work", __doc__)
     parser.add_argument("--runs-per-gpu", type=int, help="jobs that share a GPU (default: CGDDI_RUNS_PER_GPU, else 1)")
     parser.add_argument("--gpus", type=int, help="GPUs (default: those that this allocation shows)")
     parser.add_argument("--cpus", type=int, help="CPUs (default: those of this allocation)")

@@ -7,7 +7,6 @@ cgddi config --all              everything
 cgddi config --schema           a JSON schema, for editors
 """
 
-import argparse
 import json
 import textwrap
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from cgddi.core.arguments import command_parser
 from cgddi.core.errors import UserError
 from cgddi.core.settings import is_neutral
 from cgddi.plan.config import Config
@@ -169,8 +169,7 @@ def _wrapped(text: str) -> list[str]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run `cgddi config`."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="cgddi config", description=__doc__, formatter_class=raw)
+    parser = command_parser("config", __doc__)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("key", nargs="?", help="a section or a key, e.g. lora or lora.rank")
     what.add_argument("--all", action="store_true", help="every key, as YAML with comments")

@@ -106,7 +106,7 @@ class EvaluationJobs(ImageJobs):
         ]
 
     def _fairness(self) -> Job:
-        predictions = self._predictions(self.regimes)
+        predictions = self._predictions(self.config.trained_regimes)
         splits = {name: split.model_dump(mode="json") for name, split in self.config.splits.items()}
         return Job(self.spec("fairness", splits=splits, labels=self.test_labels), {"predictions": predictions})
 
@@ -157,7 +157,7 @@ class EvaluationJobs(ImageJobs):
         found = {}
         for name in self.automatic_cohorts:
             files = {p.image_id: p.mask for p in self.by_cohort[name] if p.mask}
-            chosen = self.masks_settings(name)
+            chosen = self.config.masks_of(name)
             if files:
                 found[name] = {"crop": chosen.crop, "id_map": chosen.id_map, "files": files}
         return found
@@ -171,7 +171,7 @@ class EvaluationJobs(ImageJobs):
             "index": [self.paths.file("index", split=split) for split in splits],
             "samples": [self.paths.file("lora", "samples", scope=s, concept=c) for s, c in generated],
             "semantic": self.all_samples() if "semantic" in self.sources else [],
-            "classify": [f"{Path(path).parent}/record.json" for path in self._predictions(self.regimes)],
+            "classify": [f"{Path(path).parent}/record.json" for path in self._predictions(self.config.trained_regimes)],
             "review": self.paths.file("review") if self.generated else "",
             "published": self.paths.file("published"),
             "ladder": self.paths.file("ladder") if self.config.runs.ladder else "",

@@ -22,7 +22,7 @@ class ImageJobs(Described):
         return Job({"stage": "split", "split": split, "cohort": cohort, "rows": rows})
 
     def _masks(self, cohort: str, batch: str) -> Job:
-        chosen, photos = self.masks_settings(cohort), self.batches[cohort][batch]
+        chosen, photos = self.config.masks_of(cohort), self.batches[cohort][batch]
         facts: dict[str, Any] = {}
         inputs, options = {}, None
         if chosen.source == "fedd":
@@ -65,7 +65,9 @@ class ImageJobs(Described):
         return Job(self.spec("canvases", cohort=cohort, verdicts=verdicts), {"healthy": self.all_healthy([cohort])})
 
     def _skin(self, cohort: str) -> Job:
-        spec = self.spec("masks", self.masks_settings(cohort), cohort=cohort, model=self.model(self.config.models.sam3))
+        spec = self.spec(
+            "masks", self.config.masks_of(cohort), cohort=cohort, model=self.model(self.config.models.sam3)
+        )
         return Job(spec, {"canvases": self.paths.file("canvases", cohort=cohort)})
 
     def _lesion_mapped(self, canvas_cohort: str, cohort: str, batch: str) -> Job:
@@ -77,7 +79,7 @@ class ImageJobs(Described):
         scales = {donor.image_id: donor.mm_per_px for donor in donors if donor.mm_per_px}
         if known and scales:  # one of both alone brings nothing to scale
             spec["mm_per_px"] = known | scales
-        own = self.masks_settings(canvas_cohort).on_healthy
+        own = self.config.masks_of(canvas_cohort).on_healthy
         inputs = {
             "photos": self.paths.file("masks", cohort=cohort, batch=batch),
             "canvases": self.paths.file("canvases", cohort=canvas_cohort),

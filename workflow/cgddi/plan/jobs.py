@@ -43,7 +43,7 @@ class Plan(EvaluationJobs):
         """
         from cgddi.ingest.mask_values import check_values
 
-        settings = {name: self.masks_settings(name) for name in self.by_cohort}
+        settings = {name: self.config.masks_of(name) for name in self.by_cohort}
         readings = {name: Reading(masks.id_map, masks.size, masks.crop) for name, masks in settings.items()}
         human = {
             name: readings[name] for name, masks in settings.items() if masks.source == "human" or masks.prefer_human

@@ -20,7 +20,6 @@ from cgddi.plan.sections import Cohort
 from cgddi.plan.sheets import Concept, Photo, check_files, check_same_file, load_sheets, padded
 from cgddi.plan.splits import SplitSettings, assign, taking_part
 from cgddi.stages.canvases.verdicts import read_review, verdicts_of
-from cgddi.stages.masks.settings import MasksSettings
 
 
 class Photos:
@@ -95,14 +94,10 @@ class Photos:
         """Settings of a cohort."""
         return self.config.cohorts.get(name, Cohort())
 
-    def masks_settings(self, cohort: str) -> MasksSettings:
-        """Masks settings of a cohort: the section's, with the keys it has of its own."""
-        return self.config.masks_of(cohort)
-
     @cached_property
     def automatic_cohorts(self) -> list[str]:
         """Cohorts whose masks are made, not given."""
-        return [name for name in self.by_cohort if self.masks_settings(name).source != "human"]
+        return [name for name in self.by_cohort if self.config.masks_of(name).source != "human"]
 
     @cached_property
     def development(self) -> list[str]:
@@ -208,7 +203,7 @@ class Photos:
 
     def mask_file(self, photo: Photo) -> str | None:
         """The mask file of the sheet that a masks job reads for a photo."""
-        chosen = self.masks_settings(photo.cohort)
+        chosen = self.config.masks_of(photo.cohort)
         return photo.mask if chosen.source == "human" or chosen.prefer_human else None
 
     @cached_property
@@ -300,11 +295,6 @@ class Photos:
         ]
 
     # ---- classifiers -------------------------------------------------------------------------------
-
-    @cached_property
-    def regimes(self) -> list[str]:
-        """Regimes that are trained: those of `runs.regimes`, and those they start from."""
-        return self.config.trained_regimes
 
     @cached_property
     def sources(self) -> set[str]:

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cgddi.core.archive import write_atomic
+from cgddi.core.arguments import command_parser
 from cgddi.core.errors import UserError
 from cgddi.core.labels import labels_of
 
@@ -88,8 +89,7 @@ def pool(folders: dict[str, Path], settings: dict, output: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of `cgddi toy-claim`; run it in the repository's root."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="cgddi toy-claim", description=__doc__, formatter_class=raw)
+    parser = command_parser("toy-claim", __doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5], help="data seeds (default: 1 2 3 4 5)")
     shared = ["config/toy/config.yaml", "config/toy/claim.yaml"]
     parser.add_argument("--configfile", nargs="+", default=shared, help="config files that all data seeds share")

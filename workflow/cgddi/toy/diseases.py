@@ -11,8 +11,10 @@ sees 2,100 fresh photos should be right about nine times in ten, and one that se
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import yaml
 
 BOUNDS: dict[str, tuple[float, float]] = {
     # outline
@@ -94,9 +96,6 @@ def sample_broad(rng: np.random.Generator, excluded: Iterable[Box] = (), margin:
             return lesion
 
 
-Range = tuple[float, float]
-
-
 @dataclass(frozen=True)
 class Disease:
     """One raw disease name of the toy world: the concept it belongs to, its label and its box."""
@@ -112,184 +111,24 @@ class Disease:
         return self.concept.replace(" ", "-")
 
 
-def _colour(
-    lightness: Range, redness: Range, yellowness: Range, blotch: tuple[Range, Range, Range]
-) -> dict[str, Range]:
-    names = ("lightness", "redness", "yellowness", "blotch_lightness", "blotch_redness", "blotch_yellowness")
-    return dict(zip(names, (lightness, redness, yellowness, *blotch), strict=True))
+def _read() -> list[Disease]:
+    """The diseases of diseases.yaml: what an entry says comes over the families it names, and over what all have."""
+    table = yaml.safe_load(Path(__file__).with_name("diseases.yaml").read_text(encoding="utf-8"))
+    found = []
+    for raw, entry in table["diseases"].items():
+        merged: dict[str, list[float]] = {}
+        for family in ("plain", *entry.pop("like")):
+            merged |= table["families"][family]
+        malignant, concept = entry.pop("malignant"), entry.pop("concept", raw.replace("-", " "))
+        box = Box({name: tuple(ends) for name, ends in (merged | entry).items()})
+        found.append(Disease(raw, concept, malignant, box))
+    return found
 
 
-_INK = _colour((-34, -20), (-2, 6), (-8, 3), ((-14, 4), (-4, 4), (-8, 4)))
-_EMBER = _colour((-16, -4), (11, 20), (-3, 6), ((-10, 8), (-2, 7), (-4, 4)))
-_PEARL = _colour((-3, 8), (1, 9), (-8, 0), ((-8, 6), (-2, 6), (-4, 3)))
-_SLATE = _colour((-26, -12), (-5, 2), (-19, -10), ((-10, 8), (-4, 5), (-5, 5)))
-_CRUST = _colour((-20, -7), (2, 9), (4, 13), ((-12, 6), (-3, 5), (-3, 8)))
-
-_REGULAR = {"irregularity": (0.02, 0.09), "jaggedness": (0.0, 0.03), "asymmetry": (0.0, 0.25)}
-_RAGGED = {"irregularity": (0.15, 0.26), "jaggedness": (0.05, 0.12), "asymmetry": (0.35, 0.80)}
-_PLAIN = {
-    "satellites": (0, 0),
-    "scale": (0, 0.2),
-    "vessels": (0, 0.2),
-    "dots": (0, 2),
-    "rim": (-3, 3),
-    "centre": (-4, 4),
-}
-
-
-def _disease(
-    raw: str, malignant: bool, *parts: dict[str, Range], concept: str | None = None, **ranges: Range
-) -> Disease:
-    merged: dict[str, Range] = {}
-    for part in (_PLAIN, *parts, ranges):
-        merged.update(part)
-    return Disease(raw, concept or raw.replace("-", " "), malignant, Box(merged))
-
-
-DISEASES: tuple[Disease, ...] = (
-    # Dark brown: outline and blotches tell them apart.
-    _disease(
-        "inkblot-naevoma",
-        True,
-        _INK,
-        _RAGGED,
-        lightness=(-34, -26),
-        radius=(6, 11),
-        blotches=(0.18, 0.5),
-        satellites=(0, 2.4),
-    ),
-    _disease(
-        "inkblot-naevoma-early",
-        True,
-        _INK,
-        _RAGGED,
-        lightness=(-34, -26),
-        radius=(5, 8),
-        blotches=(0.08, 0.3),
-        concept="inkblot naevoma",
-    ),
-    _disease(
-        "button-naevule", False, _INK, _REGULAR, lightness=(-29, -20), radius=(5, 11), blotches=(0.0, 0.25), dots=(0, 4)
-    ),
-    # Red plaques: a broken centre against an even, scaly one.
-    _disease(
-        "emberplaque-carcova",
-        True,
-        _EMBER,
-        _RAGGED,
-        lightness=(-16, -9),
-        redness=(11, 16),
-        radius=(6, 12),
-        centre=(-16, -4),
-        blotches=(0.1, 0.4),
-        scale=(0.0, 0.5),
-        vessels=(0.1, 0.7),
-    ),
-    _disease(
-        "rosequilt-dermia",
-        False,
-        _EMBER,
-        _REGULAR,
-        lightness=(-11, -4),
-        redness=(14, 20),
-        radius=(6, 12),
-        centre=(-3, 10),
-        blotches=(0.0, 0.3),
-        scale=(0.15, 0.8),
-        vessels=(0.0, 0.35),
-    ),
-    # Pearly papules: a rolled rim and vessels against a plain dome.
-    _disease(
-        "pearlrim-carcova",
-        True,
-        _PEARL,
-        _REGULAR,
-        irregularity=(0.10, 0.17),
-        asymmetry=(0.3, 0.6),
-        lightness=(-3, 4),
-        yellowness=(-8, -3),
-        radius=(5, 10),
-        rim=(5, 14),
-        centre=(-14, -4),
-        vessels=(0.4, 1.0),
-    ),
-    _disease(
-        "pearldrop-papulum",
-        False,
-        _PEARL,
-        _REGULAR,
-        lightness=(1, 8),
-        yellowness=(-5, 0),
-        radius=(5, 10),
-        rim=(-2, 7),
-        centre=(-5, 10),
-        vessels=(0.0, 0.5),
-    ),
-    # Slate blue: veil-like blotches and satellites against one even coin.
-    _disease(
-        "greyveil-melovoma",
-        True,
-        _SLATE,
-        _RAGGED,
-        lightness=(-26, -18),
-        radius=(6, 11),
-        blotches=(0.15, 0.5),
-        satellites=(0, 3.4),
-        softness=(0.8, 2.4),
-    ),
-    _disease(
-        "bluecoin-naevule",
-        False,
-        _SLATE,
-        _REGULAR,
-        lightness=(-21, -12),
-        radius=(5, 10),
-        blotches=(0.0, 0.2),
-        softness=(0.6, 2.0),
-    ),
-    # Yellow-brown crusts: ragged crater against stuck-on wax with pits.
-    _disease(
-        "crustfold-keravoma",
-        True,
-        _CRUST,
-        _RAGGED,
-        lightness=(-20, -13),
-        yellowness=(4, 9),
-        radius=(6, 11),
-        centre=(-16, -3),
-        scale=(0.3, 0.9),
-        dots=(0, 4),
-        dot_lightness=(-20, -6),
-    ),
-    _disease(
-        "waxbutton-keraphyte",
-        False,
-        _CRUST,
-        _REGULAR,
-        lightness=(-15, -7),
-        yellowness=(8, 13),
-        radius=(6, 12),
-        centre=(-5, 6),
-        scale=(0.1, 0.7),
-        dots=(2, 9),
-        dot_lightness=(-22, -8),
-    ),
-)
-"""Eleven raw names, ten concepts, five malignant and five benign."""
-
-EXTRA = _disease(
-    "starfield-exanthum",
-    False,
-    _EMBER,
-    _REGULAR,
-    radius=(5, 8),
-    satellites=(4, 7),
-    satellite_radius=(1.0, 2.0),
-    scale=(0, 0.1),
-    centre=(0, 8),
-)
-"""A disease that is in no training or test set: the "add a disease" example."""
-
+*_TRAINED, EXTRA = _read()
+DISEASES: tuple[Disease, ...] = tuple(_TRAINED)
+"""Eleven raw names, ten concepts, five malignant and five benign; `EXTRA` is in no training or test set: the "add a disease"
+example."""
 ALL_DISEASES = (*DISEASES, EXTRA)
 BY_RAW = {disease.raw: disease for disease in ALL_DISEASES}
 EXCLUDED_BOXES = tuple(disease.box for disease in ALL_DISEASES)

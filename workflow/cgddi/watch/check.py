@@ -12,8 +12,6 @@ On a cluster, run it on the login node, and once on a GPU node (`srun --gpus=1 c
 Exit status 0: nothing stands against a run (warnings may be printed); 2: problems.
 """
 
-import argparse
-import json
 import os
 import sys
 from collections.abc import Mapping
@@ -24,6 +22,7 @@ from typing import Any
 from tqdm import tqdm
 
 from cgddi.core.archive import Archive
+from cgddi.core.arguments import command_parser, json_value
 from cgddi.core.errors import InvalidInput, Problem, UserError, grouped
 from cgddi.ingest.mask_check import check_photo, id_map
 from cgddi.ingest.mask_values import check_values
@@ -187,13 +186,6 @@ def check_backbones(config: Config) -> list[Problem]:
     return list(dict.fromkeys(problems))
 
 
-def _json(text: str) -> object:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise argparse.ArgumentTypeError(f"is no JSON: {error}") from error
-
-
 def check_plan(config: Config) -> list[Problem]:
     """What planning itself refuses: names in the config, the review file, splits, local models that are not there or not whole."""
     try:
@@ -247,8 +239,7 @@ def check_start(
 
 def main(argv: list[str]) -> int:
     """Run `cgddi check`."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="cgddi check", description=__doc__, formatter_class=raw)
+    parser = command_parser("check", __doc__)
     config_option(parser)
     parser.set_defaults(configfile=None)
     parser.add_argument(
@@ -260,7 +251,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument(
         "--mask-ids",
-        type=_json,
+        type=json_value,
         metavar="JSON",
         help='value in a mask file -> class, e.g. \'{"0": "skin", "255": "lesion"}\' (default: files hold ids 0 to 4)',
     )

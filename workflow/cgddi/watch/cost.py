@@ -8,7 +8,6 @@ what the run took.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import datetime
 import glob
@@ -21,6 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from cgddi.core.arguments import command_parser
 from cgddi.core.errors import UserError
 from cgddi.core.source import source_commit
 from cgddi.job.runtime import read_usage
@@ -265,9 +265,7 @@ def _benchmark(path: str) -> list[dict[str, str]]:
 
 def main(argv: list[str]) -> int:
     """Print the predicted cost of a configuration."""
-    parser = argparse.ArgumentParser(
-        prog="cgddi cost", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("cost", __doc__)
     config_option(parser)
     parser.add_argument(
         "--rates", action="append", default=[], metavar="DIR", help="results folder to take rates from too (repeatable)"

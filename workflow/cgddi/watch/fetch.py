@@ -8,7 +8,6 @@ are fetched as safetensors only. What is there is not fetched again, and a stopp
 `--update` follows the hub again, and makes every job of that model run again.
 """
 
-import argparse
 import shutil
 import sys
 from collections.abc import Iterable
@@ -17,6 +16,7 @@ from pathlib import Path
 import yaml
 
 from cgddi.core.archive import write_atomic
+from cgddi.core.arguments import command_parser
 from cgddi.core.errors import UserError
 from cgddi.core.weight_files import variant_of
 from cgddi.plan.config import config_option, load_config
@@ -164,8 +164,7 @@ def write_lock(lock: dict[str, str], path: Path = LOCK) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run `cgddi fetch`."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="cgddi fetch", description=__doc__, formatter_class=raw)
+    parser = command_parser("fetch", __doc__)
     config_option(parser)
     parser.add_argument("--dry-run", "-n", action="store_true", help="fetch nothing, say what is needed")
     parser.add_argument("--update", action="store_true", help="take the newest commits; their jobs run again")

@@ -7,7 +7,6 @@ Refuses while a Snakemake is alive in the folder. Run it on the machine where Sn
 cannot be seen.
 """
 
-import argparse
 import os
 import shutil
 import signal
@@ -19,6 +18,7 @@ from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
+from cgddi.core.arguments import command_parser
 from cgddi.core.errors import UserError
 from cgddi.plan.config import DEFAULT_FILE, config_option
 from cgddi.plan.sharing import owner
@@ -171,9 +171,7 @@ def _signal(pid: int, number: int) -> None:
 
 def main(argv: list[str]) -> int:
     """Repair the working directory."""
-    parser = argparse.ArgumentParser(
-        prog="cgddi repair", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("repair", __doc__)
     config_option(parser)
     parser.set_defaults(configfile=None)
     parser.add_argument("--deep", action="store_true", help="read every byte of the results, large files too")

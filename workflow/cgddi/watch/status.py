@@ -7,7 +7,6 @@ failed    its last run ended with an error: the last line of its log
 missing   not made yet, or half made when a run died (`cgddi repair`, then start again)
 """
 
-import argparse
 import base64
 import binascii
 import json
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from snakemake_logger_plugin_cgddi import own_message
 
+from cgddi.core.arguments import command_parser
 from cgddi.core.errors import UserError
 from cgddi.job import pool
 from cgddi.job.slurm import refused_file
@@ -210,9 +210,7 @@ def reasons(found: Found, shown: int = 3) -> list[str]:
 
 def main(argv: list[str]) -> int:
     """Print the status of a configuration's results in the working directory."""
-    parser = argparse.ArgumentParser(
-        prog="cgddi status", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("status", __doc__)
     config_option(parser)
     parser.add_argument("--concept", action="append", default=[], metavar="SLUG", help="only this concept (repeatable)")
     parser.add_argument("--json", action="store_true", help="one JSON line per job: stage, name, concept, state, why")

@@ -6,13 +6,13 @@ The old is the spec in the record beside the result, the new is the spec that `s
     cgddi why lora                             all jobs of a rule or stage
 """
 
-import argparse
 import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cgddi.core.arguments import command_parser
 from cgddi.core.errors import UserError
 from cgddi.plan.config import config_option
 from cgddi.watch.dag import Job, ask_snakemake
@@ -134,9 +134,7 @@ def chosen(jobs: list[Job], target: str) -> list[Job]:
 
 def main(argv: list[str]) -> int:
     """Print why the jobs of a target would run."""
-    parser = argparse.ArgumentParser(
-        prog="cgddi why", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("why", __doc__)
     parser.add_argument("target", metavar="TARGET", help="a file or a folder of results, a rule or a stage")
     config_option(parser)
     args = parser.parse_args(argv)

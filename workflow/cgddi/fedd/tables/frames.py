@@ -27,7 +27,6 @@ from cgddi.fedd.iou import (
     joined,
     read_counts,
     read_table,
-    refuse,
     with_labels,
 )
 from cgddi.fedd.study import FURTHER, PREDICTION_COLUMNS
@@ -85,8 +84,8 @@ def read_runs(folders: Iterable[str | Path], absent: str = "undefined", labels: 
         folders: of the runs. absent: IoU of a class in neither mask (`TablesSettings.absent_classes`). labels: see `with_labels`.
 
     Raises:
-        UserError: a folder without a record, or with one of no run of the study, or runs with other test images.
-        InvalidInput: a table that cannot be right.
+        UserError: a folder without a record, or with one of no run of the study, a table that its record does not name, or runs
+            with other test images.
     """
     runs: list[StudyRun] = []
     for path in dict.fromkeys(Path(p) if Path(p).is_dir() else Path(p).parent for p in folders):
@@ -94,9 +93,9 @@ def read_runs(folders: Iterable[str | Path], absent: str = "undefined", labels: 
         subset = str(record["subset"])
         if "variant" in record or record.get("task") == "segmentation":
             model = FEDD if "variant" in record else record["network"]
-            test = {"test": read_counts(path / "test.csv", absent, labels)}
+            test = {"test": read_counts(path / "test.csv", record, absent, labels)}
             if FURTHER in record.get("counts", {}):
-                test[FURTHER] = joined(test["test"], read_counts(path / f"{FURTHER}.csv", absent, labels))
+                test[FURTHER] = joined(test["test"], read_counts(path / f"{FURTHER}.csv", record, absent, labels))
             runs.append(StudyRun(model, record.get("variant", ""), subset, int(record["run_seed"]), path, test))
         else:
             runs += _read_predictions(path, record, subset, labels)
@@ -131,15 +130,7 @@ def _record(folder: Path) -> dict[str, Any]:
 
 def _read_predictions(folder: Path, record: Mapping[str, Any], subset: str, labels: Labels | None) -> list[StudyRun]:
     path = folder / "predictions.csv"
-    table = with_labels(read_table(path, PREDICTION_COLUMNS), labels)
-    checks = (
-        ("probability", pd.to_numeric(table["probability"], errors="coerce").between(0, 1), "not a probability"),
-        ("tone", table["tone"].isin(TONES), f"not one of {', '.join(TONES)}"),
-        ("malignant", table["malignant"].isin(("true", "false", "")), "not true or false"),
-        ("role", table["role"].isin(("validation", "test", FURTHER)), "not validation, test or further"),
-        ("image_id", ~table.duplicated(["image_id", "role", "block", "seed"]), "image stands twice"),
-    )
-    refuse(path, table, checks)
+    table = with_labels(read_table(path, PREDICTION_COLUMNS, record), labels)
     table = table[table["malignant"] != ""].sort_values("image_id", kind="stable")
     threshold, timestep = float(record.get("threshold", 0.5)), record.get("timestep")
     runs = []

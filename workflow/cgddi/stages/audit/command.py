@@ -7,7 +7,6 @@ masks are worth; automatic ones against human ones). `cgddi audit convert` turns
 into safetensors, once.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cgddi.core.archive import Archive, record_for, write_record
+from cgddi.core.arguments import command_parser
 from cgddi.core.errors import UserError
 from cgddi.core.labels import labels_of
 from cgddi.job.command import stage_parser
@@ -83,9 +83,7 @@ def convert_weights(argv: Sequence[str]) -> int:
     FID's Inception is pt_inception-2015-12-05-6726825d.pth (pytorch-fid's release `fid_weights`), LPIPS' trunk torchvision's
     alexnet-owt-7be5be79.pth (or vgg16-397923af.pth); which one it is is told by its tensors. Only tensors are read; no code runs.
     """
-    parser = argparse.ArgumentParser(
-        "cgddi audit convert", description=convert_weights.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("audit convert", convert_weights.__doc__)
     parser.add_argument("--checkpoint", required=True, help="the published file (.pth)")
     parser.add_argument("--output", required=True, help="the .safetensors file to write")
     args = parser.parse_args(argv)

@@ -14,45 +14,38 @@ from cgddi.core.images import TONES
 if TYPE_CHECKING:
     import pandas as pd
 
-COLUMNS = {
-    "id": "string",
-    "image": "image",
-    "mask": "image",
-    "kind": "string",
-    "disease": "string",
-    "concept": "string",
-    "tone": "string",
-    "malignant": "bool",
-    "donor": "string",
-    "canvas": "string",
-    "cohort": "string",
-    "generator": "string",
-    "prompt": "string",
-    "seed": "int64",
-    "scores": "string",
-    "sha256": "string",
+FIELDS = {
+    "id": ("string", "unique over all configs"),
+    "image": ("image", "PNG"),
+    "mask": (
+        "image",
+        "PNG of one channel: 0 background, 1 lesion, 2 marker, 3 ruler, 4 skin; null for samples, and photos that have none",
+    ),
+    "kind": (
+        "string",
+        "real, healthy (lesion painted over), lesion_mapped (a donor's lesion on a canvas) or semantic (drawn by an adapter)",
+    ),
+    "disease": ("string", "name of the disease; `healthy` where none is shown"),
+    "concept": ("string", "the disease's name in files: lowercase, joined by hyphens"),
+    "tone": ("string", f"skin tone: {', '.join(TONES)}"),
+    "malignant": ("bool", "true or false; null where it is not known, and for healthy skin"),
+    "donor": ("string", "photo whose lesion was transplanted"),
+    "canvas": ("string", "photo whose healthy skin lies below"),
+    "cohort": ("string", "the set of photos it belongs to, or whose canvas it was made on"),
+    "generator": ("string", "scope and concept of the adapter that drew it"),
+    "prompt": ("string", "text it was drawn by"),
+    "seed": ("int64", "seed of its noise, or of its place on the canvas"),
+    "scores": (
+        "string",
+        "JSON: what checked it (of samples presence, likeness, strangeness and tone angle; of healthy skin the triage; of "
+        "transplants place, scale, rotation and light)",
+    ),
+    "sha256": ("string", "of the PNG"),
 }
-"""Column -> type, in the hub's words; every value but id, image, kind, disease, concept, cohort and sha256 may be null."""
-
-MEANING = {
-    "id": "unique over all configs",
-    "image": "PNG",
-    "mask": "PNG of one channel: 0 background, 1 lesion, 2 marker, 3 ruler, 4 skin; null for samples, and photos that have none",
-    "kind": "real, healthy (lesion painted over), lesion_mapped (a donor's lesion on a canvas) or semantic (drawn by an adapter)",
-    "disease": "name of the disease; `healthy` where none is shown",
-    "concept": "the disease's name in files: lowercase, joined by hyphens",
-    "tone": f"skin tone: {', '.join(TONES)}",
-    "malignant": "true or false; null where it is not known, and for healthy skin",
-    "donor": "photo whose lesion was transplanted",
-    "canvas": "photo whose healthy skin lies below",
-    "cohort": "the set of photos it belongs to, or whose canvas it was made on",
-    "generator": "scope and concept of the adapter that drew it",
-    "prompt": "text it was drawn by",
-    "seed": "seed of its noise, or of its place on the canvas",
-    "scores": "JSON: what checked it (of samples presence, likeness, strangeness and tone angle; of healthy skin the triage; of "
-    "transplants place, scale, rotation and light)",
-    "sha256": "of the PNG",
-}
+"""Column -> type, in the hub's words, and meaning; every value but id, image, kind, disease, concept, cohort and sha256 may be
+null."""
+COLUMNS = {name: kind for name, (kind, _) in FIELDS.items()}
+MEANING = {name: meaning for name, (_, meaning) in FIELDS.items()}
 PLACED = ("place", "scale", "rotation", "light", "lesion_pixels", "avoided", "left_behind", "halo")
 """What the manifest of a composite says of how it was made."""
 IMAGES = [name for name, kind in COLUMNS.items() if kind == "image"]

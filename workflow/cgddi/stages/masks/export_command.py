@@ -10,7 +10,6 @@ masks.prefer_human: true to keep automatic masks for the other photos. If the ed
 (the command prints it).
 """
 
-import argparse
 import csv
 import io
 from collections import Counter
@@ -21,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from cgddi.core.archive import Archive, write_atomic
+from cgddi.core.arguments import command_parser
 from cgddi.core.errors import UserError
 from cgddi.core.images import CLASS_COLOURS, decode_png, to_photo
 from cgddi.job.spec import read_spec
@@ -81,9 +81,7 @@ def palette_png(mask: np.ndarray) -> bytes:
 
 def main(argv: Sequence[str]) -> int:
     """Run `cgddi masks-export`."""
-    parser = argparse.ArgumentParser(
-        prog="cgddi masks-export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("masks-export", __doc__)
     parser.add_argument("--masks", nargs="+", required=True, help="masks archives (.tar) of the results")
     parser.add_argument("--output-dir", required=True, help="folder for the png files and masks.csv")
     parser.add_argument("--only", choices=("all", "used", "rejected"), default="all", help="which masks (default all)")

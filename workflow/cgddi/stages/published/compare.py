@@ -13,17 +13,8 @@ from cgddi.core.errors import UserError
 from cgddi.core.images import TONES
 from cgddi.core.published import BACKBONES, SEEDS, TABLES, Figure, figures, same_splits
 
-COLUMNS = ["table", "train", "test", "method", "regime", "metric", "group", "published", "published_std"] + [
-    "value",
-    "std",
-    "low",
-    "high",
-    "difference",
-    "setting",
-    "runs",
-    "images",
-    "differs",
-]
+COLUMNS = ["table", "train", "test", "method", "regime", "metric", "group", "published", "published_std"]
+COLUMNS += ["value", "std", "low", "high", "difference", "setting", "runs", "images", "differs"]
 """Columns of published.csv. `value` is ours, empty where there is none, `std` its deviation over splits; `differs` says how its
 setting is another one."""
 MEASURED = ("fid", "kid", "lpips")

@@ -164,13 +164,9 @@ def _quality(found: Mapping[str, Any]) -> tuple[Any, ...]:
         parts.append(f"Generators learnt from all {seen} photos that images are compared with (generator_scope: all).")
     if found.get("samples"):
         parts.append("Samples by what came of their check (docs/samples.md); those that failed are not learnt from.")
-        parts.append(pd.DataFrame([_checked(row) for row in found["samples"]]))
+        why = [", ".join(f"{name} {count}" for name, count in row["reasons"].items()) for row in found["samples"]]
+        parts.append(pd.DataFrame(found["samples"]).assign(reasons=why))
     return caption, *parts
-
-
-def _checked(row: Mapping[str, Any]) -> dict[str, Any]:
-    reasons = ", ".join(f"{name} {count}" for name, count in row["reasons"].items())
-    return {**row, "reasons": reasons}
 
 
 def _memorisation(found: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -248,16 +244,8 @@ def usage(logs: Path) -> pd.DataFrame:
         row["device at work, %"] = None if pd.isna(busy) else round(100 * busy)
         rows.append(row)
     units = [name for unit in ("images", "steps") for name in (unit, f"{unit} / s")]
-    names = [
-        "stage",
-        "device",
-        "jobs",
-        "minutes",
-        "longest job, s",
-        *units,
-        "peak device memory, GB",
-        "device at work, %",
-    ]
+    names = ["stage", "device", "jobs", "minutes", "longest job, s", *units]
+    names += ["peak device memory, GB", "device at work, %"]
     table = pd.DataFrame(rows, columns=names)
     return table.assign(**table[names[2:]].apply(pd.to_numeric)).dropna(axis=1, how="all")
 
