@@ -15,7 +15,5 @@ def json_value(text: str) -> Any:
     """The type of an option that is given as JSON."""
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise argparse.ArgumentTypeError(
-            f"""{text} is no JSON ({error}). Write e.g. '{{"0": 4, "255": 1}}'."""
-        ) from None
+    except json.JSONDecodeError:
+        raise argparse.ArgumentTypeError(f"""{text} is no JSON. Write e.g. '{{"0": 4, "255": 1}}'.""") from None
