@@ -172,7 +172,7 @@ def inpainter(source: Path | Callable[[], Any], settings, size: int = 64, count:
     photos = [draw.integers(0, 256, (size, size, 3), dtype=np.uint8) for _ in range(count)]
     region = np.zeros((size, size), np.float32)
     region[size // 4 : size // 2, size // 4 : size // 2] = 1
-    return lambda: inpainter.inpaint(photos, [region] * count, [region == 0] * count, list(range(count)))
+    return lambda: inpainter.inpaint(photos, [region] * count, list(range(count)))
 
 
 def sd2_inpainting(sd21: Path) -> Any:

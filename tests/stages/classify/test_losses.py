@@ -6,8 +6,15 @@ import numpy as np
 import pytest
 import timm
 import torch
-from cgddi.stages.classify.losses import confusion_loss, contrastive_loss, reweighing, weighted_cross_entropy
-from cgddi.stages.classify.methods import Baseline, FairDisCo, build
+from cgddi.stages.classify.methods import (
+    Baseline,
+    FairDisCo,
+    build,
+    confusion_loss,
+    contrastive_loss,
+    reweighing,
+    weighted_cross_entropy,
+)
 from cgddi.stages.classify.mgot import gromov_wasserstein, ipot, mgot, wasserstein
 from cgddi.stages.classify.patchalign import PatchAlign
 from cgddi.stages.classify.settings import ClassifySettings

@@ -7,7 +7,7 @@ import pytest
 import torch
 from cgddi.core.archive import Archive
 from cgddi.core.errors import UserError
-from cgddi.core.images import SKIN, decode_png
+from cgddi.core.images import decode_png
 from cgddi.job.runtime import torch_dtype
 from cgddi.job.store import MadeStore
 from cgddi.stages.healthy.diffusion import DiffusionInpainter, finished, whole_cells
@@ -42,7 +42,7 @@ def models(tmp_path_factory):
 
 def inputs(count: int = 3):
     photos, masks = zip(*(photo(number, 64, lesion=0.03 * (1 + number)) for number in range(count)), strict=True)
-    return photos, [painted_region(mask) for mask in masks], [mask == SKIN for mask in masks], list(range(count))
+    return photos, [painted_region(mask) for mask in masks], list(range(count))
 
 
 @pytest.mark.parametrize("name", ["sd-4", "sd-9", "kandinsky decoder and prior", "kandinsky combined", "sdxl"])
@@ -74,8 +74,8 @@ def test_half_precision_paints_nearly_the_same(models, name, precision):
 def test_a_photo_is_what_the_librarys_pipeline_draws(models, name):
     source, settings = models[name]
     inpainter = DiffusionInpainter({"source": str(source)}, settings, CPU)
-    photos, regions, skins, _ = inputs(1)
-    ours = inpainter.inpaint(photos, regions, skins, [5])[0]
+    photos, regions, _ = inputs(1)
+    ours = inpainter.inpaint(photos, regions, [5])[0]
     cells = (
         regions[0].reshape(64 // inpainter.cell, inpainter.cell, 64 // inpainter.cell, inpainter.cell).max((1, 3)) > 0
     )
@@ -110,8 +110,8 @@ def test_what_is_published_is_the_default():
 def test_the_batched_kandinsky_loop_equals_the_pipeline_for_one_photo(models):
     source, settings = models["kandinsky combined"]
     inpainter = DiffusionInpainter({"source": str(source)}, settings, CPU)
-    photos, regions, skins, _ = inputs(1)
-    ours = inpainter.inpaint(photos, regions, skins, [5])[0]
+    photos, regions, _ = inputs(1)
+    ours = inpainter.inpaint(photos, regions, [5])[0]
     generator = torch.Generator().manual_seed(5)
     prior = inpainter.pipeline.prior_pipe("healthy skin", "lesion", num_inference_steps=2, generator=[generator] * 2)
     theirs = inpainter.decoder(

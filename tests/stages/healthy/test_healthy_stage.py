@@ -88,7 +88,7 @@ class Failing:
     def __init__(self, times: int):
         self.times, self.calls = times, 0
 
-    def inpaint(self, photos, regions, skins, seeds):
+    def inpaint(self, photos, regions, seeds):
         self.calls += 1
         return [None if self.calls <= self.times else np.full_like(photo, 128) for photo in photos]
 
@@ -236,7 +236,7 @@ class Grey:
     def __init__(self):
         self.calls = []
 
-    def inpaint(self, photos, regions, skins, seeds):
+    def inpaint(self, photos, regions, seeds):
         self.calls.append([photo.shape[:2] for photo in photos])
         return [np.full_like(photo, 128) for photo in photos]
 

@@ -90,16 +90,7 @@ def _is_heic(path: str | Path) -> bool:
             head = file.read(12)
     except OSError:
         return False
-    return head[4:8] == b"ftyp" and head[8:12] in (
-        b"heic",
-        b"heix",
-        b"hevc",
-        b"hevx",
-        b"heim",
-        b"heis",
-        b"mif1",
-        b"msf1",
-    )
+    return head[4:8] == b"ftyp" and head[8:12] in b"heic heix hevc hevx heim heis mif1 msf1".split()
 
 
 _TURNS = {

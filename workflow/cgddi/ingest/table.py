@@ -8,12 +8,17 @@ import csv
 import io
 import os
 import re
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
 
 from cgddi.core.errors import Problem
+
+AS_CSV = "Save it as a csv file in UTF-8 (in a spreadsheet: 'CSV UTF-8')."
 
 
 @dataclass
@@ -36,28 +41,22 @@ class Table:
 def read_table(path: str | Path) -> Table:
     """Read a delimited file. What is wrong with it stands in `Table.problems`; nothing is raised."""
     source = os.fspath(path)
+
+    def refused(what: str, remedy: str, **where: Any) -> Table:
+        return Table(source, problems=[Problem(source, what, remedy, **where)])
+
     try:
         data = Path(path).read_bytes()
     except FileNotFoundError:
-        return Table(
-            source,
-            problems=[
-                Problem(
-                    source, "no such file", "Correct the path, or write the sheet with `cgddi ingest` (see README.md)."
-                )
-            ],
-        )
+        return refused("no such file", "Correct the path, or write the sheet with `cgddi ingest` (see README.md).")
     except OSError as error:
-        message = f"cannot be read ({error.strerror})"
-        return Table(source, problems=[Problem(source, message, "Correct its rights or path.")])
-    remedy = "Save it as a csv file in UTF-8 (in a spreadsheet: 'CSV UTF-8')."
+        return refused(f"cannot be read ({error.strerror})", "Correct its rights or path.")
     if data[:4] == b"PK\x03\x04":
         return _workbook(source, data)
     wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
     if b"\0" in data and not wide:
         old = data[:4] == b"\xd0\xcf\x11\xe0"
-        what = "is a spreadsheet of an old kind (.xls)" if old else "is not a text file"
-        return Table(source, problems=[Problem(source, what, remedy)])
+        return refused("is a spreadsheet of an old kind (.xls)" if old else "is not a text file", AS_CSV)
     error: UnicodeDecodeError | None = None
     for encoding in ("utf-16",) if wide else ("utf-8-sig", "cp1252"):
         try:
@@ -66,19 +65,16 @@ def read_table(path: str | Path) -> Table:
             error = error or failed
     row = data.count(b"\n", 0, error.start) + 1
     found = data[max(0, error.start - 15) : error.start + 5].decode("latin-1")
-    return Table(source, problems=[Problem(source, "is not UTF-8 text", remedy, row=row, value=found)])
+    return refused("is not UTF-8 text", AS_CSV, row=row, value=found)
 
 
 def _workbook(source: str, data: bytes) -> Table:
     """The first sheet of an Excel workbook."""
-    from cgddi.ingest.xlsx import rows_of
-
     table = Table(source)
     try:
         rows = rows_of(data)
     except ValueError as error:
-        remedy = "Save it as a csv file in UTF-8 (in a spreadsheet: 'CSV UTF-8')."
-        table.problems.append(Problem(source, f"is a spreadsheet that cannot be read ({error})", remedy))
+        table.problems.append(Problem(source, f"is a spreadsheet that cannot be read ({error})", AS_CSV))
         return table
     for line, cells in enumerate(rows, start=1):
         cells = [cell.strip(" \t\xa0") for cell in cells]
@@ -168,3 +164,70 @@ def check_columns(
             message = f"unknown column {name!r}" if name else "a column without a name"
             problems.append(Problem(table.source, message, remedy, row=1, column=name or None))
     return problems
+
+
+MAIN = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
+LARGEST = 256 << 20
+"""Bytes of a part, unpacked: more is no sheet of photos."""
+
+
+def rows_of(data: bytes) -> list[list[str]]:
+    """Cells of the first sheet of an Excel workbook by row, as Excel itself would save it as csv (ECMA-376, part 1, 18.3 and 18.4);
+    empty rows and cells included, so that row k of the list is row k + 1 of the sheet.
+
+    Raises:
+        ValueError: no workbook that can be read.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as book:
+            names = [name for name in book.namelist() if re.fullmatch(r"xl/worksheets/sheet\d+\.xml", name)]
+            if not names:
+                raise ValueError("it holds no sheet")
+            first = min(names, key=lambda name: int(re.sub(r"\D", "", name)))
+            shared = _shared(book) if "xl/sharedStrings.xml" in book.namelist() else []
+            sheet = ElementTree.fromstring(_part(book, first))
+    except (zipfile.BadZipFile, ElementTree.ParseError, KeyError, EOFError) as error:
+        raise ValueError(f"it cannot be unpacked: {error}") from error
+    rows: list[list[str]] = []
+    for row in sheet.iter(f"{MAIN}row"):
+        number = int(row.get("r") or len(rows) + 1)
+        rows += [[] for _ in range(min(number, 1 << 20) - len(rows) - 1)]
+        cells: list[str] = []
+        for cell in row.iter(f"{MAIN}c"):
+            column = _column(cell.get("r", "")) or len(cells) + 1
+            cells += [""] * (min(column, 1 << 14) - len(cells) - 1)
+            cells.append(_text(cell, shared))
+        rows.append(cells)
+    return rows
+
+
+def _part(book: zipfile.ZipFile, name: str) -> bytes:
+    if book.getinfo(name).file_size > LARGEST:
+        raise ValueError(f"{name} is too large")
+    return book.read(name)
+
+
+def _shared(book: zipfile.ZipFile) -> list[str]:
+    root = ElementTree.fromstring(_part(book, "xl/sharedStrings.xml"))
+    return ["".join(text.text or "" for text in item.iter(f"{MAIN}t")) for item in root.iter(f"{MAIN}si")]
+
+
+def _column(place: str) -> int:
+    """1 for A5, 27 for AA5."""
+    number = 0
+    for letter in re.match(r"[A-Z]*", place)[0]:
+        number = number * 26 + ord(letter) - 64
+    return number
+
+
+def _text(cell: ElementTree.Element, shared: list[str]) -> str:
+    kind, value = cell.get("t", "n"), cell.findtext(f"{MAIN}v") or ""
+    if kind == "inlineStr":
+        return "".join(text.text or "" for text in cell.iter(f"{MAIN}t"))
+    if kind == "s":
+        return shared[int(value)] if value.isdigit() and int(value) < len(shared) else ""
+    if kind == "b":
+        return {"1": "True", "0": "False"}.get(value, "")
+    if kind == "e":  # #N/A and the like
+        return ""
+    return re.sub(r"\.0+$", "", value) if kind == "n" else value

@@ -75,12 +75,12 @@ def read(paths: Sequence[str | Path]) -> Values:
     for path in map(str, paths):
         found.files.append(path)
         try:
-            mapping = _mapping(path, problems)
+            values, lines = _mapping(path, problems)
         except InvalidInput as error:
             problems += error.problems
         else:
-            found.places |= {key: (path, line) for key, line in mapping.lines.items()}
-            merge(found.values, mapping.values)
+            found.places |= {key: (path, line) for key, line in lines.items()}
+            merge(found.values, values)
     if problems:
         raise InvalidInput(problems)
     return found
@@ -123,13 +123,7 @@ def merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
 # ---- one file --------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class _File:
-    values: dict[str, Any]
-    lines: dict[Key, int]
-
-
-def _mapping(path: str, problems: list[Problem]) -> _File:
+def _mapping(path: str, problems: list[Problem]) -> tuple[dict[str, Any], dict[Key, int]]:
     """Values of one file and the line of each key; keys that stand twice are added to `problems`."""
 
     def refuse(message: str, remedy: str, line: int | None = None) -> InvalidInput:
@@ -166,7 +160,7 @@ def _mapping(path: str, problems: list[Problem]) -> _File:
             message, remedy = f"this key stands in line {before} too", "Keep one of them: YAML would drop the first."
             problems.append(Problem(path, message, remedy, line=line, key=".".join(key)))
         lines[key] = line
-    return _File(values, lines)
+    return values, lines
 
 
 def _keys(node: yaml.Node, above: Key) -> Iterator[tuple[Key, int, int | None]]:

@@ -11,7 +11,7 @@ import contextlib
 import gc
 import io
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,7 +71,6 @@ class Job:
 
 def ask_snakemake(
     configfiles: Sequence[str],
-    targets: Iterable[str] = (),
     look: Callable[[Any, Plan], Any] | None = None,
     profile: str | None = None,
 ) -> tuple[Plan, Any]:
@@ -79,7 +78,6 @@ def ask_snakemake(
 
     Args:
         configfiles: as for `snakemake --configfile`.
-        targets: as for snakemake; none: the whole workflow.
         look: what to do with Snakemake's DAG and the plan; by default `read_jobs`.
         profile: as for `snakemake --profile`: what it says of config keys and of the resources that jobs ask for.
 
@@ -114,7 +112,6 @@ def ask_snakemake(
             )
             workflow_api.dag(
                 DAGSettings(
-                    targets=set(targets),
                     force_incomplete=args.rerun_incomplete,
                     rerun_triggers=args.rerun_triggers,
                     max_checksum_file_size=args.max_checksum_file_size,

@@ -11,7 +11,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -211,9 +210,3 @@ def check_results(configfiles: Sequence[str], deep: bool = False) -> list[str]:
     if found.behind:
         lines.append(f"{found.behind} descend from these or from what is missing, and are left as they are")
     return lines
-
-
-if __name__ == "__main__":
-    from cgddi import cli
-
-    sys.exit(cli.main(["repair", *sys.argv[1:]]))

@@ -17,7 +17,7 @@ from cgddi.core.images import LESION, SKIN, TONES, UNKNOWN, decode_png, encode_p
 from cgddi.core.labels import labelled, labels_of
 from cgddi.core.masks import read_mask
 from cgddi.core.metrics import class_counts
-from cgddi.core.overlay import heat, overlay
+from cgddi.core.pictures import heat, overlay
 from cgddi.core.seeds import seed_for
 from cgddi.core.triage import scores_of
 from cgddi.fedd.iou import MaskRun, iou_rows

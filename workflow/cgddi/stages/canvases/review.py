@@ -20,8 +20,7 @@ from tqdm import tqdm
 
 from cgddi.core.archive import Archive, record_for, sha256, write_atomic, write_record
 from cgddi.core.images import BACKGROUND, CLASS_COLOURS, CLASSES, decode_png
-from cgddi.core.overlay import heat, overlay
-from cgddi.core.pictures import PictureFolder
+from cgddi.core.pictures import PictureFolder, heat, overlay
 from cgddi.core.triage import judge
 from cgddi.job.command import stage_parser
 from cgddi.stages.canvases.settings import TriageSettings

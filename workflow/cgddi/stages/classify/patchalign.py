@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from cgddi.core.archive import file_sha256
 from cgddi.core.errors import UserError
-from cgddi.stages.classify.losses import confusion_loss, weighted_cross_entropy
+from cgddi.stages.classify.methods import confusion_loss, weighted_cross_entropy
 from cgddi.stages.classify.mgot import mgot
 from cgddi.stages.classify.settings import LabelTexts
 

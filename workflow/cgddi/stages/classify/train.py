@@ -18,7 +18,7 @@ from cgddi.diffusion.graphs import GraphedStep
 from cgddi.job.checkpoint import Checkpoint, random_state, restore_optimizer, restore_random
 from cgddi.stages.classify.augment import augment, normalise, random_views
 from cgddi.stages.classify.data import Pictures
-from cgddi.stages.classify.losses import reweighing
+from cgddi.stages.classify.methods import reweighing
 from cgddi.stages.classify.rows import Rows, draws
 from cgddi.stages.classify.settings import ClassifySettings, Regime, training_of
 

@@ -13,8 +13,7 @@ from cgddi.core.labels import labels_of, with_labels
 from cgddi.job.command import stage_parser
 from cgddi.job.spec import settings_of
 from cgddi.stages.export.adapters import export_adapters
-from cgddi.stages.export.card import Contents, card
-from cgddi.stages.export.croissant import croissant
+from cgddi.stages.export.card import Contents, card, croissant
 from cgddi.stages.export.rows import counted, exported
 from cgddi.stages.export.settings import ExportSettings
 from cgddi.stages.export.shards import write_parquet, write_tars

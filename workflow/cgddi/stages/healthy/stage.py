@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -20,32 +20,11 @@ from cgddi.job.store import MadeStore
 from cgddi.stages.healthy.region import halo, healthy_mask, painted_region, why_unpaintable
 from cgddi.stages.healthy.settings import HealthySettings
 
+if TYPE_CHECKING:
+    from cgddi.stages.healthy.diffusion import DiffusionInpainter
+
 RETRIES = 3
 """New seeds to try after a NaN or black result, before the photo is skipped."""
-
-
-class Inpainter(Protocol):
-    """A model that inpaints: see `DiffusionInpainter`."""
-
-    def inpaint(
-        self,
-        photos: Sequence[np.ndarray],
-        regions: Sequence[np.ndarray],
-        skins: Sequence[np.ndarray],
-        seeds: Sequence[int],
-    ) -> list[np.ndarray | None]:
-        """Inpaint each photo; photos of one call have one size.
-
-        Args:
-            photos: (H, W, 3) uint8.
-            regions: (H, W) uint8 weights; where above 0 the photo is unknown.
-            skins: (H, W) bool, where there is skin.
-            seeds: one per photo; a result depends on its own photo and seed alone.
-
-        Returns:
-            (H, W, 3) uint8 per photo, or None where the model gave NaN or black.
-        """
-        ...
 
 
 @dataclass
@@ -65,7 +44,7 @@ def inpaint_batch(
     settings: HealthySettings,
     photos: str | Path,
     output: str | Path,
-    open_inpainter: Callable[[], Inpainter],
+    open_inpainter: Callable[[], "DiffusionInpainter"],
     kept: MadeStore | None = None,
 ) -> int:
     """Write the healthy images of one batch.
@@ -90,7 +69,7 @@ def inpaint_batch(
         raise UserError(
             f"{photos}: lacks image(s) {', '.join(absent[:10])}. Run the workflow again; it makes what is missing."
         )
-    inpainter: Inpainter | None = None
+    inpainter: DiffusionInpainter | None = None
     kept = kept or MadeStore(None, "healthy", None)
     with ArchiveWriter(output, spec, [source.path, source.manifest_path]) as archive:
         jobs = _paintable(source, [rows[image] for image in spec["images"]], archive, settings)
@@ -149,7 +128,7 @@ def _take(job: Job, size: int, kept: MadeStore) -> bool:
     return made is not None
 
 
-def _inpaint_group(group: Sequence[Job], inpainter: Inpainter, project_seed: int, kept: MadeStore) -> None:
+def _inpaint_group(group: Sequence[Job], inpainter: "DiffusionInpainter", project_seed: int, kept: MadeStore) -> None:
     """Inpaint those of a group that have no result; a NaN or black one is tried again with a new, recorded seed.
 
     The group is filled up with the same photos, so that a result is the same to the bit whether or not others were there before.
@@ -160,9 +139,7 @@ def _inpaint_group(group: Sequence[Job], inpainter: Inpainter, project_seed: int
             return
         fill = [jobs[i % len(jobs)] for i in range(len(group) if attempt == 0 else len(jobs))]
         seeds = [seed_for(project_seed, "healthy", job.row["key"], attempt) for job in fill]
-        pictures = inpainter.inpaint(
-            [job.photo for job in fill], [job.region for job in fill], [job.mask == SKIN for job in fill], seeds
-        )
+        pictures = inpainter.inpaint([job.photo for job in fill], [job.region for job in fill], seeds)
         for job, picture, seed in zip(jobs, pictures, seeds, strict=False):
             if picture is None:
                 job.failed_seeds.append(seed)

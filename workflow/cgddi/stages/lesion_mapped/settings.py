@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from cgddi.core.settings import Settings
 
@@ -57,16 +57,10 @@ class LesionMappedSettings(Settings):
         "cloth) are avoided (published: no)",
     )
 
-    @field_validator("scale")
+    @field_validator("scale", "rotation")
     @classmethod
-    def _scale(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not 0.1 <= value[0] <= value[1] <= 10:
-            raise ValueError("scale is a range (low, high) with 0.1 <= low <= high <= 10")
-        return value
-
-    @field_validator("rotation")
-    @classmethod
-    def _rotation(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not -360 <= value[0] <= value[1] <= 360:
-            raise ValueError("rotation is a range (low, high) in degrees with -360 <= low <= high <= 360")
+    def _range(cls, value: tuple[float, float], info: ValidationInfo) -> tuple[float, float]:
+        least, most = {"scale": (0.1, 10), "rotation": (-360, 360)}[info.field_name]
+        if not least <= value[0] <= value[1] <= most:
+            raise ValueError(f"{info.field_name} is a range (low, high) with {least} <= low <= high <= {most}")
         return value

@@ -9,13 +9,21 @@ The spec holds rows (image_id, file, mask or null), cohort and batch; for sam3 a
 `skin`) SAM 3 looks for skin on the kept healthy images instead, and their masks alone are written.
 """
 
-import importlib
-from collections.abc import Sequence
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from cgddi.core.errors import UserError
 from cgddi.job.command import stage_parser
 from cgddi.job.imports import without_gc
-from cgddi.stages.masks.settings import SOURCE_MODULES, MasksSettings
+from cgddi.stages.masks.settings import MasksSettings
+
+if TYPE_CHECKING:
+    from cgddi.stages.masks.stage import MaskPredictor
 
 
 def main(argv: Sequence[str]) -> int:
@@ -41,27 +49,33 @@ def main(argv: Sequence[str]) -> int:
     from cgddi.job.runtime import start, usage_log
 
     device = start(options.threads)
-    with without_gc():
-        source = importlib.import_module(SOURCE_MODULES[settings.source])
     if options.canvases:
         from cgddi.stages.masks.skin import of_skin, write_skin
 
         with usage_log(options.metrics, stage="masks", cohort=spec["cohort"]) as usage:
-            usage["images"] = write_skin(
-                spec,
-                options.canvases,
-                options.output,
-                lambda: source.open_predictor(spec, of_skin(settings), device, [], None),
-            )
+            open_predictor = partial(_open_predictor, spec, of_skin(settings), device, options)
+            usage["images"] = write_skin(spec, options.canvases, options.output, open_predictor)
         return 0
     with usage_log(options.metrics, stage="masks", cohort=spec["cohort"], batch=spec["batch"]) as usage:
-        inputs = source.inputs(options.features, options.segmenter)
-        usage["masked"] = write_batch(
-            spec,
-            settings,
-            options.output,
-            lambda: source.open_predictor(spec, settings, device, options.features, options.segmenter),
-            inputs,
-        )
+        records = [Path(file).with_suffix(".json") for file in options.features]
+        records += [Path(options.segmenter) / "record.json"] if options.segmenter else []
+        open_predictor = partial(_open_predictor, spec, settings, device, options)
+        there = [path for path in records if path.is_file()]
+        usage["masked"] = write_batch(spec, settings, options.output, open_predictor, there)
         usage["images"] = len(spec["rows"])
     return 0
+
+
+def _open_predictor(spec: Mapping[str, Any], settings: MasksSettings, device: Any, options: Namespace) -> MaskPredictor:
+    """The automatic source of a job."""
+    with without_gc():
+        if settings.source == "sam3":
+            from cgddi.job.runtime import torch_dtype
+            from cgddi.stages.masks.sam3 import Sam3Predictor, load_sam3
+
+            return Sam3Predictor(settings, *load_sam3(spec["model"], torch_dtype(settings.sam3.precision), device))
+        from cgddi.fedd.features.files import FeatureFiles
+        from cgddi.stages.masks.fedd import FeddPredictor
+    if not (options.features and options.segmenter):
+        raise UserError("masks.source fedd needs --features and --segmenter. Give the files the workflow made.")
+    return FeddPredictor(settings, FeatureFiles(options.features), options.segmenter, device)

@@ -1,6 +1,6 @@
 """Masks by the segmenter trained on diffusion features (FEDD): stored features in, votes and disagreement out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cgddi.core.errors import UserError
 from cgddi.fedd.features.files import FeatureFiles
 from cgddi.fedd.segmenter.ensemble import load
 from cgddi.stages.masks.settings import MasksSettings
@@ -53,27 +52,3 @@ class FeddPredictor:
     def _sized(self, array: np.ndarray) -> np.ndarray:
         picture = Image.fromarray(np.asarray(array, np.uint8))
         return np.asarray(picture.resize((self.size, self.size), Image.Resampling.NEAREST))
-
-
-def inputs(features: Sequence[str], segmenter: str | None) -> list[Path]:
-    """Files whose hashes go into the archive's record: the records of features and segmenter, which are small."""
-    records = [Path(file).with_suffix(".json") for file in features]
-    records += [Path(segmenter) / "record.json"] if segmenter else []
-    return [path for path in records if path.is_file()]
-
-
-def open_predictor(
-    spec: Mapping[str, Any],
-    settings: MasksSettings,
-    device: torch.device,
-    features: Sequence[str],
-    segmenter: str | None,
-) -> FeddPredictor:
-    """The predictor of a job.
-
-    Raises:
-        UserError: a photo needs a mask, and features or segmenter are not named.
-    """
-    if not (features and segmenter):
-        raise UserError("masks.source fedd needs --features and --segmenter. Give the files the workflow made.")
-    return FeddPredictor(settings, FeatureFiles(features), segmenter, device)

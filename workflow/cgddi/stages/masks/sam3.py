@@ -17,7 +17,6 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from cgddi.core.errors import UserError
 from cgddi.core.images import BACKGROUND, CLASSES, cropped
-from cgddi.job.runtime import torch_dtype
 from cgddi.stages.masks.settings import MasksSettings
 from cgddi.stages.masks.stage import PredictedMask, as_bytes
 
@@ -238,19 +237,3 @@ def _remedy(source: str, revision: str | None, error: Exception) -> str:
         f"models.sam3: the hub did not give {source} (revision {revision}): {short}. Without internet, download it elsewhere "
         "(`hf download facebook/sam3 --local-dir FOLDER`) and name the folder in models.sam3.source; else check id and revision."
     )
-
-
-def open_predictor(
-    spec: Mapping[str, Any],
-    settings: MasksSettings,
-    device: torch.device,
-    features: Sequence[str],
-    segmenter: str | None,
-) -> Sam3Predictor:
-    """The predictor of a job: the spec's model in the settings' precision."""
-    return Sam3Predictor(settings, *load_sam3(spec["model"], torch_dtype(settings.sam3.precision), device))
-
-
-def inputs(features: Sequence[str], segmenter: str | None) -> list[Path]:
-    """Files whose hashes go into the archive's record: none, the model stands in the spec."""
-    return []

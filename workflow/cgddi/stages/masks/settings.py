@@ -10,9 +10,6 @@ from cgddi.core.settings import Precision, Settings
 
 REVISION = 3
 
-SOURCE_MODULES = {"fedd": "cgddi.stages.masks.fedd", "sam3": "cgddi.stages.masks.sam3"}
-"""Automatic source -> module with its `open_predictor`. By name, so that planning imports none of them."""
-
 
 class Sam3Settings(Settings):
     """Masks by SAM 3's text prompts (cgDDI: "rash" and "skin" at confidence 0.35)."""

@@ -17,12 +17,11 @@ from cgddi.core.labels import labels_of, with_labels
 from cgddi.core.pictures import Picture, PictureFolder
 from cgddi.job.spec import settings_of
 from cgddi.stages.report import answer, curves, methods, overview, tables
-from cgddi.stages.report.metrics import MEANINGS, heading
 from cgddi.stages.report.pictures import sheet_data, sheets
 from cgddi.stages.report.readers import discernment, read_answers, write_quiz
 from cgddi.stages.report.records import gather
 from cgddi.stages.report.settings import ReportSettings
-from cgddi.stages.report.tablefolder import TableFolder
+from cgddi.stages.report.tablefolder import MEANINGS, TableFolder, heading
 
 FAIRNESS_TABLES = {
     "metrics": "All classifiers",
