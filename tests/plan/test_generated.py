@@ -129,7 +129,7 @@ def rules_environments() -> set[tuple[str, str]]:
     return found
 
 
-LAZY = {"masks": {"torch", "transformers", "safetensors", "torchvision", "diffusers"}}
+LAZY = {"masks": {"torch", "transformers", "safetensors", "torchvision", "diffusers", "huggingface_hub"}}
 """What a command needs in jobs of other rules only, which name another environment (masks by SAM 3 or FEDD)."""
 
 
