@@ -8,10 +8,11 @@ correlated (`TOGETHER`) between the regimes. Every rate and AUC of a run is then
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import ndtr, ndtri
+from scipy.stats import rankdata
 
 SHARED, TOGETHER = 0.6, 0.7
 """Share of a score's variance that is the photo's, and the correlation of that part between two regimes."""
@@ -22,11 +23,23 @@ noise."""
 
 @dataclass(frozen=True, eq=False)
 class Population:
-    """Recall by tone (rows) and class (benign, malignant), and how many test photos there are of each."""
+    """Recall by tone (rows) and class (benign, malignant), and how many test photos there are of each.
+
+    Attributes:
+        effects: how many times `RUN` and `RUN_TONE` its runs differ by. second: the regime compared with it, where that is another
+            one of the same photos.
+    """
 
     name: str
     counts: np.ndarray
     recall: np.ndarray
+    effects: float = 1.0
+    second: Population | None = None
+
+    @property
+    def regimes(self) -> tuple[Population, Population]:
+        """The two that are compared."""
+        return self, self.second or self
 
     @property
     def means(self) -> np.ndarray:
@@ -36,7 +49,11 @@ class Population:
     def draw_runs(self, runs: int, rng: np.random.Generator) -> np.ndarray:
         """Mean scores by run, tone and class, (runs, 3, 2)."""
         effect = RUN * rng.normal(size=(runs, 1, 2)) + RUN_TONE * rng.normal(size=(runs, 3, 2))
-        return self.means + effect
+        return self.means + self.effects * effect
+
+    def moved(self, by: float) -> Population:
+        """The same, its scores further on the right side by so many standard deviations of their noise."""
+        return replace(self, recall=ndtr(ndtri(self.recall) + by))
 
     def layout(self) -> tuple[np.ndarray, np.ndarray]:
         """Tones and labels of the test photos, (N,) each."""
@@ -46,13 +63,32 @@ class Population:
 
 
 def draw_scores(means: list[np.ndarray], tones, labels, rng: np.random.Generator) -> list[np.ndarray]:
-    """Scores (runs, N) of regimes whose runs have the given mean scores (runs, 3, 2); their photos are the same."""
-    common = rng.normal(size=len(tones))
+    """Scores (..., runs, N) of regimes whose runs have the given mean scores (..., runs, 3, 2); their photos are the same."""
+    photos = (*means[0].shape[:-3], 1, len(tones))
+    common = rng.normal(size=photos)
     found = []
     for mean in means:
-        own = np.sqrt(TOGETHER) * common + np.sqrt(1 - TOGETHER) * rng.normal(size=len(tones))
-        noise = rng.normal(size=(len(mean), len(tones)))
-        found.append(mean[:, tones, labels] + np.sqrt(SHARED) * own + np.sqrt(1 - SHARED) * noise)
+        own = np.sqrt(TOGETHER) * common + np.sqrt(1 - TOGETHER) * rng.normal(size=photos)
+        noise = rng.normal(size=(*mean.shape[:-2], len(tones)))
+        found.append(mean[..., tones, labels] + np.sqrt(SHARED) * own + np.sqrt(1 - SHARED) * noise)
+    return found
+
+
+def measured(scores: np.ndarray, tones: np.ndarray, labels: np.ndarray) -> dict[tuple[str, str], np.ndarray]:
+    """The figures that compare no tones, as a test measures them: of scores (..., N) by figure (...)."""
+    right, found = (scores > 0) == labels, {}
+    for group, here in (
+        ("all", tones >= 0),
+        *((name, tones == g) for g, name in enumerate(("light", "medium", "dark"))),
+    ):
+        found["accuracy", group] = right[..., here].mean(-1)
+        classes = [here & (labels == c) for c in range(2)]
+        recall = [right[..., part].mean(-1) for part in classes]
+        found["specificity", group], found["sensitivity", group] = recall
+        found["balanced_accuracy", group] = sum(recall) / 2
+        benign, malignant = (part.sum() for part in classes)
+        ranks = rankdata(scores[..., here], axis=-1)[..., labels[here] == 1].sum(-1)
+        found["auc", group] = (ranks - malignant * (malignant + 1) / 2) / (malignant * benign)
     return found
 
 
@@ -104,5 +140,7 @@ POPULATIONS = [
     Population("450 photos, unequal tones", BALANCED, UNEQUAL),
     Population("132 photos, dark best", PAPER, REVERSED),
     Population("247 photos, few dark, hard", SKEWED, HARD),
+    Population("132 photos, two unlike regimes", PAPER, EQUAL, second=Population("", PAPER, UNEQUAL, effects=2)),
 ]
-"""The last two are no part of what the intervals were made with: they came afterwards."""
+"""The last three are no part of what the intervals were made with: they came afterwards. In the last a fair regime is compared with
+an unfair one whose runs differ twice as much."""

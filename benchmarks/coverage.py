@@ -2,11 +2,9 @@
 bootstrap.
 
 Coverage is the share of simulations whose interval holds the true value (of one run: of its two or one classifiers; of five: of
-the mean over all runs). Widths are medians, beside those of an exact test turned into an interval: Clopper and Pearson's for
-shares, McNemar's for paired differences of shares, the exact distribution of binormal scores for AUCs, and for figures that
-compare tones the largest p-value over the least and the greatest rate within a 99.9 % region (Berger and Boos 1994). Where there
-is no exact test (several runs, other differences) the reference is the range that holds 95 % of the estimates' errors, which
-nobody knows outside a simulation.
+the mean over all runs). Widths are medians, beside those of an exact test turned into an interval (`_references.py`). Of one run's
+balanced accuracy and differences in it and in AUC there is none: the reference is the range that holds 95 % of the estimates'
+errors, which nobody knows outside a simulation.
 """
 
 from __future__ import annotations
@@ -20,24 +18,35 @@ from functools import cache
 from multiprocessing import get_context
 
 import numpy as np
-from cgddi.core import disparity, intervals, inversion
 from cgddi.core.answers import Answers, interval_of
 from cgddi.core.bootstrap import stratified_weights
 from cgddi.core.images import TONES
 from cgddi.core.metrics import area_under_curve, run_metrics
 from cgddi.stages.fairness import estimates
 from scipy.special import expit, ndtri
-from scipy.stats import beta, chi2
 
-from benchmarks._population import POPULATIONS, Population, draw_scores, run_truth
+from benchmarks._population import POPULATIONS, Population, draw_scores, measured, run_truth
+from benchmarks._references import (
+    CONFIDENCE,
+    DRAWS,
+    Curves,
+    between,
+    clopper_pearson,
+    exact_auc,
+    exact_disparity,
+    exact_disparity_difference,
+    exact_paired,
+    told,
+)
 
-CONFIDENCE, RUNS = 0.95, (1, 5)
-DRAWS, RESAMPLES, SEEDS = 200, 400, 4
-"""Test sets per tested value, replicates of the plain bootstrap, and different sets of draws."""
+RUNS = (1, 5)
+RESAMPLES, SEEDS = 400, 4
+"""Replicates of the plain bootstrap, and different sets of draws."""
 PART = 100
 """Simulations of one process at a time."""
-EVERY, EXACT = 4, 12
-"""Bootstrap and differences of figures that compare tones: in every fourth simulation; exact tests of these: in so many."""
+EVERY, EXACT = 4, 40
+"""Bootstrap and differences of figures that compare tones: in every fourth simulation; exact tests of these and of paired
+shares: in the first so many of all."""
 SHARES = [("accuracy", "all"), ("accuracy", "dark")] + [
     (metric, group) for metric in ("sensitivity", "specificity") for group in ("light", "dark")
 ]
@@ -99,16 +108,18 @@ def simulate(population: Population, runs: int, simulations: int, first: int = 0
     """
     rng = np.random.default_rng([first, runs, *population.counts.ravel()])
     tones, labels = population.layout()
-    mean = {key: value.mean() for key, value in run_truth(population.draw_runs(40000, rng), population.counts).items()}
-    tally = Tally()
+    many = [run_truth(side.draw_runs(40000, rng), side.counts) for side in population.regimes]
+    truths = [{key: value.mean() for key, value in found.items()} for found in many]
+    tally, known = Tally(), told(population, runs) if extras and runs > 1 else {}
     for number in range(first, first + simulations):
-        means = [population.draw_runs(runs, rng) for _ in range(2)]
-        one = [{key: value[0] for key, value in run_truth(m, population.counts).items()} for m in means]
-        truths = one if runs == 1 else [mean, mean]
-        both = [answers_of(scores, tones, labels) for scores in draw_scores(means, tones, labels, rng)]
-        single(tally, both[0], truths[0], number, extras)
+        means = [side.draw_runs(runs, rng) for side in population.regimes]
+        if runs == 1:
+            truths = [{key: value[0] for key, value in run_truth(m, population.counts).items()} for m in means]
+        scores = draw_scores(means, tones, labels, rng)
+        both = [answers_of(part, tones, labels) for part in scores]
+        single(tally, both[0], truths[0], number, extras, known)
         if extras:
-            paired(tally, both, truths, number)
+            paired(tally, both, [measured(part, tones, labels) for part in scores], truths, number, known)
     return tally
 
 
@@ -122,14 +133,14 @@ def values_of(answers: Answers) -> dict[tuple[str, str], float]:
     return {key: float(np.mean([run[key][0] for run in by_run])) for key in by_run[0]}
 
 
-def single(tally: Tally, answers: Answers, truth: dict, number: int, extras: bool) -> None:
-    """Every figure of one regime."""
+def single(tally: Tally, answers: Answers, truth: dict, number: int, extras: bool, known: dict[Cell, Curves]) -> None:
+    """Every figure of one regime; known: see `told`."""
     values = values_of(answers)
     for metric, group in SMOOTH if extras else []:
         interval = interval_of(answers, metric, group, np.array([values[metric, group]]), CONFIDENCE)
-        tally.add(("", metric, group), *interval, truth[metric, group], values[metric, group])
-        if len(answers.predicted) == 1:
-            exact_smooth(tally, answers, metric, group, values[metric, group])
+        cell, value = ("", metric, group), values[metric, group]
+        tally.add(cell, *interval, truth[metric, group], value)
+        tally.add_exact(cell, between(known[cell], value) if known else exact_smooth(answers, metric, group, value))
     found = estimates.disparities_of(answers, CONFIDENCE, DRAWS, number % SEEDS)
     for metric, figure in found.items():
         if figure is None:
@@ -137,45 +148,46 @@ def single(tally: Tally, answers: Answers, truth: dict, number: int, extras: boo
         cell = ("", metric, "all")
         tally.add(cell, figure.low, figure.high, truth[metric, "all"], values[metric, "all"])
         if extras and number < EXACT:
-            low, high = exact_disparity(answers, metric)
-            tally.add_exact(cell, high - low)
+            tally.add_exact(cell, exact_disparity(answers, metric))
     if extras and number % EVERY == 0:
         for key, drawn in plain_bootstrap(answers, number).items():
             _plain(tally, ("", *key), drawn, truth[key])
 
 
-def paired(tally: Tally, both: list[Answers], truths: list[dict], number: int) -> None:
-    """Differences between two regimes."""
+def paired(
+    tally: Tally, both: list[Answers], values: list[dict], truths: list[dict], number: int, known: dict[Cell, Curves]
+) -> None:
+    """Differences between two regimes; values: by figure and run, see `measured`."""
     for metric, group in PAIRED:
-        sides = [values_of_auc(a) if metric == "auc" else np.zeros(len(a.predicted)) for a in both]
-        found = estimates.difference(*both, metric, group, sides[0] - sides[1], CONFIDENCE)
-        truth = truths[0][metric, group] - truths[1][metric, group]
-        cell = ("difference", metric, group)
-        tally.add(cell, found.low, found.high, truth, (found.low + found.high) / 2)
-        if len(both[0].predicted) == 1 and metric in ("accuracy", "sensitivity"):
+        cell, sides = ("difference", metric, group), np.stack([side[metric, group] for side in values])
+        found = estimates.difference(*both, metric, group, sides, CONFIDENCE)
+        value = float(sides[0].mean() - sides[1].mean())
+        tally.add(cell, found.low, found.high, truths[0][metric, group] - truths[1][metric, group], value)
+        if known:
+            tally.add_exact(cell, between(known[cell], value))
+        elif metric in ("accuracy", "sensitivity") and number < EXACT:
             here = both[0].group(group) & ((both[0].labels == 1) | (metric == "accuracy"))
-            tally.add_exact(cell, _mcnemar_width(*(answers.right[0, here] for answers in both)))
+            apart = (both[0].right - both[1].right)[0, here]
+            tally.add_exact(
+                cell, float(np.ptp(exact_paired(int((apart > 0).sum()), int((apart < 0).sum()), len(apart))))
+            )
     if number % EVERY:
         return
     alike = estimates.correlations(*both)
-    sides = [estimates.disparities_of(answers, CONFIDENCE, DRAWS, number % SEEDS) for answers in both]
+    sides = estimates.disparities_of_both(*both, CONFIDENCE, DRAWS, number % SEEDS)
     for metric in estimates.PAIRED:
         first, second = (side[metric] for side in sides)
         if first is None or second is None:
             continue
         low, value, high = estimates.disparity_difference(first, second, alike[metric])
-        truth = truths[0][metric, "all"] - truths[1][metric, "all"]
-        tally.add(("difference", metric, "all"), low, high, truth, value)
+        cell = ("difference", metric, "all")
+        tally.add(cell, low, high, truths[0][metric, "all"] - truths[1][metric, "all"], value)
+        if number < EXACT:
+            tally.add_exact(cell, exact_disparity_difference(both, metric, alike[metric]))
     drawn = [plain_bootstrap(answers, number) for answers in both]
     keys = [*PAIRED, *((metric, "all") for metric in estimates.PAIRED)]
     for key in keys:
         _plain(tally, ("difference", *key), drawn[0][key] - drawn[1][key], truths[0][key] - truths[1][key])
-
-
-def values_of_auc(answers: Answers) -> np.ndarray:
-    """AUC by run, (runs,)."""
-    positive = answers.labels == 1
-    return np.nanmean(intervals.placements(answers.probability[..., 1], positive)[0], axis=1)
 
 
 # ---- references
@@ -221,76 +233,18 @@ def _plain(tally: Tally, cell: Cell, drawn: np.ndarray, truth: float) -> None:
     tally.plain_width[cell].append(high - low)
 
 
-def exact_smooth(tally: Tally, answers: Answers, metric: str, group: str, value: float) -> None:
-    """Width of the exact test of a share or an AUC."""
+def exact_smooth(answers: Answers, metric: str, group: str, value: float) -> float:
+    """Width of the exact test of one run's share or AUC; NaN where there is none."""
     here = answers.group(group)
-    if metric in ("sensitivity", "specificity"):
-        here = here & (answers.labels == (metric == "sensitivity"))
-    n = int(here.sum())
     if metric == "auc":
-        m = int((answers.labels[here] == 1).sum())
-        low, high = exact_auc(m, n - m)
-        tally.add_exact(("", metric, group), float(np.interp(value, *high) - np.interp(value, *low)))
-    elif metric != "balanced_accuracy":
-        low, high = _clopper_pearson(round(value * n), n)
-        tally.add_exact(("", metric, group), high - low)
-
-
-def _clopper_pearson(right: int, images: int) -> tuple[float, float]:
-    tail = (1 - CONFIDENCE) / 2
-    low = 0.0 if right == 0 else beta.ppf(tail, right, images - right + 1)
-    return float(low), 1.0 if right == images else float(beta.ppf(1 - tail, right + 1, images - right))
-
-
-def _mcnemar_width(first: np.ndarray, second: np.ndarray) -> float:
-    """Of the exact conditional interval of the difference of two shares of the same photos."""
-    only, both = int(((first == 1) & (second == 0)).sum()), int((first != second).sum())
-    if not both:
+        malignant = int((answers.labels[here] == 1).sum())
+        return between(exact_auc(malignant, int(here.sum()) - malignant), value)
+    if metric == "balanced_accuracy":
         return float("nan")
-    low, high = _clopper_pearson(only, both)
-    return 2 * (high - low) * both / len(first)
-
-
-@cache
-def exact_auc(m: int, n: int) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """(measured AUCs, limit) for the lower and the upper limit, from the distribution of the AUC of binormal scores."""
-    rng = np.random.default_rng(0)
-    up, down = rng.normal(size=(1500, m)), rng.normal(size=(1500, n))
-    true = np.linspace(0.4, 0.999, 60)
-    ends = []
-    for area in true:
-        scores = np.concatenate([up + np.sqrt(2) * ndtri(area), down], 1)
-        rank = scores.argsort(1).argsort(1)[:, :m].sum(1) + m
-        drawn = (rank - m * (m + 1) / 2) / (m * n)
-        ends.append(np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]))
-    least, greatest = np.array(ends).T
-    return (np.append(greatest, 1.001), np.append(true, 1.0)), (np.append(least, 1.0), np.append(true, 1.0))
-
-
-def exact_disparity(answers: Answers, metric: str) -> tuple[float, float]:
-    """Interval of the values for which the largest p-value over all rates that have them is not below the level."""
-    figure = disparity.figures_for(2)[metric]
-    families = [answers.families[name] for name in figure.families]
-    value = disparity.VALUE[figure.value]
-    grids = [inversion.rate_grid(family) for family in families]
-    if len(grids) == 1:
-        rates, deviance, tested = grids[0].rates, grids[0].deviance, value(grids[0].low, grids[0].high)
-    else:
-        profiles = [inversion.family_profile(grid, value, 30) for grid in grids]
-        i, j = (part.ravel() for part in np.indices([len(p.value) for p in profiles]))
-        rates = np.concatenate([profiles[0].rates[i], profiles[1].rates[j]], 1)
-        deviance = profiles[0].deviance[i] + profiles[1].deviance[j]
-        tested = disparity.value_of(figure, rates.transpose(1, 2, 0))
-    region = deviance <= chi2.ppf(0.999, 3 * len(grids)) + deviance.min()
-    rates, tested = rates[region], tested[region]
-    drawn = disparity.value_of(figure, inversion.draw(families, rates, DRAWS, 0)[1]).mean(1)
-    measured = disparity.measured_value(figure, families)
-    tail = (1 - CONFIDENCE) / 2 - 0.0005
-    kept = ((drawn >= measured - 1e-9).mean(1) > tail) & ((drawn <= measured + 1e-9).mean(1) > tail)
-    equal = disparity.EQUAL.get(figure.value)
-    fair = (drawn >= measured - 1e-9) if equal == 0 else (drawn <= measured + 1e-9)
-    kept |= (tested == equal) & (fair.mean(1) > tail) if equal is not None else False
-    return (float(tested[kept].min()), float(tested[kept].max())) if kept.any() else (measured, measured)
+    if metric != "accuracy":
+        here = here & (answers.labels == (metric == "sensitivity"))
+    low, high = clopper_pearson(round(value * here.sum()), int(here.sum()))
+    return high - low
 
 
 # ---- rows
@@ -302,7 +256,7 @@ def rows_of(population: Population, runs: int, tally: Tally) -> Iterator[dict]:
         kind, metric, group = cell
         figure = f"{kind} in {metric}, {group}" if kind else f"{metric}, {group}"
         width = float(np.median(tally.width[cell]))
-        if tally.exact[cell]:
+        if np.isfinite(tally.exact[cell]).any():
             reference, exact = "exact test", float(np.nanmedian(tally.exact[cell]))
             ratio = float(np.median(tally.ours_then[cell])) / exact
         else:

@@ -19,7 +19,7 @@ from cgddi.core.intervals import (
     strata_interval,
     within_bounds,
 )
-from scipy.stats import beta, binom, binomtest, norm, t
+from scipy.stats import beta, binom, binomtest, norm, t, ttest_ind
 from sklearn.metrics import f1_score, roc_auc_score
 
 
@@ -112,6 +112,34 @@ def test_spread_of_a_mean_and_its_degrees_of_freedom_by_hand():
     assert splits.variance == pytest.approx(0.002 + 0.02 / 2), "two splits of means 0.75 and 0.95"
     lent = spread_of(np.array([0.7, 0.8, 0.9]), 0.002, 0.004, prior=0.03)
     assert lent.variance == pytest.approx(0.002 + ((4 * 0.034 + 2 * 0.01) / 6 - 0.004) / 3)
+
+
+def test_settings_whose_runs_were_trained_apart_vary_as_in_welchs_test():
+    """Photos that tell nothing: scipy's interval of the difference of two samples of unlike variance."""
+    first, second = np.array([0.71, 0.74, 0.80, 0.69, 0.77]), np.array([0.60, 0.75, 0.48, 0.81, 0.66])
+    known = ttest_ind(first, second, equal_var=False).confidence_interval(0.95)
+    spread = spread_of(np.stack([first, second]), 0.0, 0.0)
+    half = spread.quantile(0.95) * np.sqrt(spread.variance)
+    centre = first.mean() - second.mean()
+    assert (centre - half, centre + half) == pytest.approx((known.low, known.high))
+    found = smooth_interval(np.stack([first, second]), np.zeros((5, 30)), 0.95)
+    assert (found.low, found.high) == pytest.approx((known.low, known.high))
+
+
+def test_the_photos_put_at_either_end_are_as_near_as_means_of_runs_are():
+    """Four runs, of 10 photos two that half of the runs get right: the mean of four answers that correlate by a quarter has
+    (1 + 3 / 4) / 4 of one answer's variance."""
+    answers = np.zeros((4, 10))
+    answers[:2, :2] = 1
+    found = strata_interval([answers], [1], (0, 1), 0.95, alike=0.25)
+    mean = (0.1 * 10 + 1) / 12
+    reach = np.sqrt((1 + 3 * 0.25) / 4) / 2
+    photos = np.var([0.5, 0.5, *[0] * 8, 0.5 - reach, 0.5 + reach], ddof=1) / 12
+    within = 2 * (2 * 0.5 * 0.5 * 4 / 3) / 20
+    values = np.array([0.2, 0.2, 0, 0])
+    spread = spread_of(values, photos, within / 10)
+    half = t.ppf(0.975, min(spread.df, 11)) * np.sqrt(spread.variance)
+    assert found.high == pytest.approx(mean + half) and found.low == max(mean - half, 0)
 
 
 def scores(seed: int, runs: int = 2, n: int = 60):

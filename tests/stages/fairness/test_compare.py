@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from cgddi.core.answers import Answers
+from cgddi.core.images import TONES
 from cgddi.core.inversion import Disparity
 from cgddi.stages.fairness.compare import compare, discordant, holm, paired_table, shown
 from cgddi.stages.fairness.estimates import correlations, disparity_difference
@@ -81,11 +82,17 @@ def test_differences_are_of_the_same_photos_and_the_same_runs(tmp_path):
     apart = right[0] - right[1]
     row = rows["accuracy", "all"]
     assert row["difference"] == pytest.approx(apart.mean()) and row["runs"] == 2
-    # Student's interval by hand: photos with one more at either end, and runs.
-    padded = np.append(apart.mean(0), [-1, 1])
-    raw, noise = apart.mean(1).var(ddof=1), apart.var(0, ddof=1).mean() / 120
+    # Student's interval by hand: photos with one more at either end, as near as means of two runs are, and runs trained apart.
+    photos = sides[0][0]
+    cells = [np.flatnonzero((photos["tone"] == g) & (photos["malignant"] == c)) for g in TONES for c in (True, False)]
+    within = sum(apart[:, cell].var(0, ddof=1).sum() for cell in cells)
+    total = sum(apart[:, cell].var() * len(cell) ** 2 / (len(cell) - 1) for cell in cells)
+    reach = np.sqrt((1 + max(1 - within / total, 0)) / 2)
+    padded = np.append(apart.mean(0), [-reach, reach])
+    raws = [side.mean(1).var(ddof=1) for side in right]
+    raw, noise = sum(raws), apart.var(0, ddof=1).mean() / 120
     variance = padded.var(ddof=1) / 122 + max(raw - noise, raw / 2) / 2
-    df = min((variance / (raw / 2)) ** 2, 121)
+    df = min(raw**2 / sum(part**2 for part in raws) * (variance / (raw / 2)) ** 2, 121)
     centre = apart.sum() / 2 / 122
     half = t.ppf(0.975, df) * np.sqrt(variance)
     assert (row["low"], row["high"]) == pytest.approx((max(centre - half, -1), min(centre + half, 1)))

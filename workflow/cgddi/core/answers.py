@@ -125,7 +125,8 @@ def interval_of(answers: Answers, metric: str, group: str, values: np.ndarray, c
         return share_interval(right[:, chosen], confidence, answers.alike, units, between)
     if metric == "balanced_accuracy":
         strata = [right[:, labels == c] for c in range(answers.classes)]
-        found = strata_interval(strata, [1 / answers.classes] * answers.classes, (0, 1), confidence, units)
+        weights = [1 / answers.classes] * answers.classes
+        found = strata_interval(strata, weights, (0, 1), confidence, units, alike=answers.alike)
         return found.low, found.high
     if metric == "auc" and answers.classes == 2:
         return auc_interval(answers.probability[:, here, 1], labels == 1, confidence, units)

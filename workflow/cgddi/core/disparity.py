@@ -3,7 +3,7 @@ the value it makes of the least and the greatest of them. Their intervals: `cgdd
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -31,6 +31,7 @@ class Family:
             differ, since the mean of two rates varies less than one rate of that mean. alike: correlation of two runs on one photo.
         common, own: variance between runs of the rates' logits that tones share, and each tone's own. doubt: the latter as the
             mean over runs may have it: not below half of what runs differ by, whatever photos explain.
+        settings: how many settings' runs these variances were measured on.
     """
 
     rate: np.ndarray
@@ -39,6 +40,7 @@ class Family:
     common: float = 0.0
     own: float = 0.0
     doubt: float = 0.0
+    settings: int = 1
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,18 @@ def families_of(
         if (counts[..., c] > 0).all():
             found[f"recall {c}"] = _family(called[..., c, c], counts[..., c].mean(0), alike)
     return found
+
+
+def pooled(first: dict[str, Family], second: dict[str, Family]) -> tuple[dict[str, Family], dict[str, Family]]:
+    """Families of two settings, each with the mean of both settings' variances between runs, as Student's test of two samples
+    has it: of a difference only their sum counts, and it is known with twice the degrees of freedom."""
+    sides: tuple[dict[str, Family], dict[str, Family]] = ({}, {})
+    for name in first.keys() & second.keys():
+        both = (first[name], second[name])
+        shared = {part: sum(getattr(family, part) for family in both) / 2 for part in ("common", "own", "doubt")}
+        for side, family in zip(sides, both, strict=True):
+            side[name] = replace(family, **shared, settings=2)
+    return sides
 
 
 def _mixed(rates: np.ndarray, counts: np.ndarray, alike: float) -> Family:

@@ -92,8 +92,8 @@ def likeness(cells: Sequence[np.ndarray]) -> float:
         if cell.shape[1] < 2:
             continue
         within += np.nanvar(cell, axis=0, ddof=1).sum()
-        share, photos = np.nanmean(cell), cell.shape[1]
-        total += share * (1 - share) * photos * photos / (photos - 1)
+        photos = cell.shape[1]
+        total += np.nanvar(cell) * photos * photos / (photos - 1)
     return float(np.clip(1 - within / total, 0, 1)) if total > 0 else 1.0
 
 
@@ -127,21 +127,25 @@ def spread_of(
     """Variance of the mean of runs' values over photos and runs, with Hillis' degrees of freedom (Hillis 2007).
 
     Args:
-        values: by run. photos: variance of the mean from drawing photos alone. noise: what drawing photos alone makes units
-            differ by.
+        values: by run, (runs,); of a difference between settings whose runs were trained apart those of each, (2, runs): their
+            variances add, and are better known than that of the differences (Welch 1947).
+        photos: variance of the mean from drawing photos alone. noise: what drawing photos alone makes units differ by.
         prior: variance between runs as other groups have it; None to ask this group alone.
     """
-    means = unit_means(values, units)
-    if len(means) < 2:
+    means = [unit_means(side, units) for side in np.atleast_2d(values)]
+    if len(means[0]) < 2:
         return Spread(photos, np.inf)
-    raw, known = means.var(ddof=1), len(means) - 1.0
+    raws = np.array([side.var(ddof=1) for side in means])
+    raw, known, count = raws.sum(), len(means[0]) - 1.0, len(means[0])
+    if raw > 0:
+        known *= raw**2 / (raws**2).sum()
     if prior is not None:
         raw = (BORROWED * (noise + prior) + known * raw) / (BORROWED + known)
         known += BORROWED
     # The difference of two estimates of which one rests on a few runs: half of what runs differ by is kept, whatever photos
     # explain.
-    variance = photos + max(raw - noise, raw / 2) / len(means)
-    df = known * (variance / (raw / len(means))) ** 2 if raw > 0 else np.inf
+    variance = photos + max(raw - noise, raw / 2) / count
+    df = known * (variance / (raw / count)) ** 2 if raw > 0 else np.inf
     return Spread(variance, df)
 
 
@@ -271,27 +275,33 @@ def strata_interval(
     bounds: tuple[float, float],
     confidence: float,
     units: Sequence | None = None,
+    values: np.ndarray | None = None,
+    alike: float = 1.0,
 ) -> Estimated:
     """Interval of a weighted sum of strata's means.
 
     Each stratum gets one more photo at either bound: Agresti and Caffo's (2000) interval for shares, Bonett and Price's (2012)
-    for paired differences of shares; so it has a width also where all answers are the same.
+    for paired differences of shares; so it has a width also where all answers are the same. The mean of several runs' answers
+    to one photo is as much nearer as runs are unlike.
 
     Args:
-        strata: answers (runs, N) within bounds. weights: one per stratum. bounds: of one answer.
+        strata: answers (runs, N) within bounds. weights: one per stratum. bounds: of one answer. values: see `spread_of`; by
+            default the sum's own. alike: correlation of two runs on one photo.
     """
     centre = photos = noise = 0.0
     by_run = np.zeros(len(strata[0]))
     for answers, weight in zip(strata, weights, strict=True):
         asked = ~np.isnan(answers)
         n, tested = asked.sum(1).mean(), int(asked.any(0).sum())
-        padded = np.append(np.nanmean(answers[:, asked.any(0)], axis=0), bounds)
+        reach = np.sqrt(sharing(asked, alike, units)[0] * tested) * np.array([-0.5, 0.5]) * np.ptp(bounds)
+        padded = np.append(np.nanmean(answers[:, asked.any(0)], axis=0), np.mean(bounds) + reach)
         centre += weight * (np.nanmean(answers) * n + sum(bounds)) / (n + 2)
         by_run += weight * np.nanmean(answers, axis=1)
         photos += weight**2 * padded.var(ddof=1) / (tested + 2)
         noise += weight**2 * _apart(answers) / n
     limit = min(answers.shape[1] for answers in strata) + 1
-    found = _estimated(centre, spread_of(by_run, photos, noise, units), limit, confidence)
+    spread = spread_of(by_run if values is None else values, photos, noise, units)
+    found = _estimated(centre, spread, limit, confidence)
     ends = sorted(sum(weights) * bound for bound in bounds)
     return Estimated(*np.clip([found.low, found.high], *ends).tolist(), found.p)
 
@@ -315,7 +325,8 @@ def smooth_interval(
     """Interval of any smooth figure by what each photo adds to it (infinitesimal jackknife).
 
     Args:
-        values: by run. influence: (runs, N), mean zero: a run's figure is to first order the mean of these above its true value.
+        values: by run, or of two settings (2, runs) of which the second is taken from the first, see `spread_of`.
+        influence: (runs, N), mean zero: a run's figure is to first order the mean of these above its true value.
         df: upper limit of the degrees of freedom; by default photos less one.
     """
     asked = ~np.isnan(influence)
@@ -324,7 +335,8 @@ def smooth_interval(
     if len(photo) < 2:  # one photo has no variance
         return Estimated(np.nan, np.nan, np.nan)
     spread = spread_of(values, photo.var(ddof=1) / tested.sum(), _apart(influence) / n, units)
-    return _estimated(float(values.mean()), spread, n - 1 if df is None else df, confidence)
+    centre = values.mean() if values.ndim == 1 else values[0].mean() - values[1].mean()
+    return _estimated(float(centre), spread, n - 1 if df is None else df, confidence)
 
 
 def within_bounds(interval: Estimated, value: float, photos: int, confidence: float) -> Interval:

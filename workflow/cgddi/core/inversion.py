@@ -137,7 +137,7 @@ def joint_profile(profiles: Sequence[Profile], join: str, bins: int) -> Profile:
 
 
 @lru_cache(maxsize=16)
-def latents(count: int, runs: int, families: int, groups: int, seed: int) -> tuple[np.ndarray, ...]:
+def latents(count: int, runs: int, settings: int, families: int, groups: int, seed: int) -> tuple[np.ndarray, ...]:
     """Normal draws that all cases share, so that cases differ by their rates alone: what a photo gives all runs (F, G, 1,
     count), what it gives each run (F, G, runs, count), a run's common (F, 1, runs, count) and own effects, and factors (count,)
     by which the mean of a few runs' effects may be further out than their measured variance says (Student's t)."""
@@ -151,7 +151,8 @@ def latents(count: int, runs: int, families: int, groups: int, seed: int) -> tup
         return np.sqrt(df / rng.permutation(chi2.ppf(even, df))) if df else np.ones(count)
 
     shapes = ((families, groups, 1), (families, groups, runs), (families, 1, runs), (families, groups, runs))
-    return *(spread(*shape) for shape in shapes), doubt(runs - 1), doubt((runs - 1) * (groups - 1))
+    known = settings * (runs - 1)
+    return *(spread(*shape) for shape in shapes), doubt(known), doubt(known * (groups - 1))
 
 
 def draw(families: Sequence[Family], rates: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -162,7 +163,7 @@ def draw(families: Sequence[Family], rates: np.ndarray, count: int, seed: int) -
     """
     runs = len(families[0].rate)
     size = np.maximum(np.round([family.size for family in families]), 1).astype(int)
-    photo, answer, common, own, common_doubt, own_doubt = latents(count, runs, *size.shape, seed)
+    photo, answer, common, own, common_doubt, own_doubt = latents(count, runs, families[0].settings, *size.shape, seed)
     if runs > 1:
         alike = np.array([family.alike for family in families])[:, None, None, None]
         photo = np.sqrt(alike) * photo + np.sqrt(1 - alike) * answer

@@ -13,7 +13,7 @@ from cgddi.core.answers import Answers
 from cgddi.core.bootstrap import Run, Setting
 from cgddi.core.images import TONES
 from cgddi.core.seeds import seed_for
-from cgddi.stages.fairness.estimates import correlations, difference, disparities_of, disparity_difference
+from cgddi.stages.fairness.estimates import correlations, difference, disparities_of_both, disparity_difference
 from cgddi.stages.fairness.settings import FairnessSettings
 from cgddi.stages.fairness.tables import SUMMARY_METRICS, by_run
 
@@ -56,7 +56,7 @@ def compare(first: Setting, second: Setting, options: FairnessSettings, seed: in
     answers = [Answers.of(Setting(first.split, "", "", part)) for part in runs]
     values = [by_run(part) for part in runs]
     draws = seed_for(seed, "test sets")
-    compared = [disparities_of(one, options.confidence, options.test_sets, draws) for one in answers]
+    compared = disparities_of_both(*answers, options.confidence, options.test_sets, draws)
     alike = correlations(*answers)
     only_first, only_second = discordant(*runs)
     several = len(set(answers[0].units or range(len(common)))) > 1
@@ -66,14 +66,14 @@ def compare(first: Setting, second: Setting, options: FairnessSettings, seed: in
             continue
         row = {"split": first.split, "method": first.method, "first": first.regime, "second": second.regime}
         row |= {"metric": metric, "group": group}
-        apart = values[0][metric, group] - values[1][metric, group]
+        sides = np.stack([side[metric, group] for side in values])
         ends = dict.fromkeys(("difference", "low", "high"), float("nan"))
         if metric in compared[0] and None not in (compared[0][metric], compared[1][metric]):
             low, value, high = disparity_difference(compared[0][metric], compared[1][metric], alike[metric])
             ends = {"difference": value, "low": low, "high": high}
-        elif metric not in compared[0] and np.isfinite(apart).all():
-            found = difference(*answers, metric, group, apart, options.confidence)
-            ends = {"difference": float(apart.mean()), "low": found.low, "high": found.high}
+        elif metric not in compared[0] and np.isfinite(sides).all():
+            found = difference(*answers, metric, group, sides, options.confidence)
+            ends = {"difference": float((sides[0] - sides[1]).mean()), "low": found.low, "high": found.high}
             if several and (metric, group) == TESTED:
                 row["p"] = found.p
         row |= ends

@@ -9,7 +9,8 @@ import numpy as np
 
 from cgddi.core.answers import Answers, influence_of_auc
 from cgddi.core.bootstrap import stratified_weights
-from cgddi.core.intervals import Estimated, smooth_interval, strata_interval
+from cgddi.core.disparity import pooled
+from cgddi.core.intervals import Estimated, likeness, smooth_interval, strata_interval
 from cgddi.core.inversion import Disparity, disparities
 from cgddi.core.metrics import confusion, demographic_disparity, equality_of_opportunity, predictive_quality_disparity
 
@@ -27,16 +28,29 @@ def disparities_of(answers: Answers, confidence: float, count: int, seed: int) -
 # ---- two settings on the same photos
 
 
+def disparities_of_both(
+    first: Answers, second: Answers, confidence: float, count: int, seed: int
+) -> tuple[dict[str, Disparity | None], dict[str, Disparity | None]]:
+    """Every figure that compares tones, of both, for `disparity_difference`: with the variance between runs that both have."""
+    sides = pooled(first.families, second.families)
+    return tuple(disparities(side, first.classes, confidence, count, seed) for side in sides)
+
+
 def difference(
     first: Answers, second: Answers, metric: str, group: str, values: np.ndarray, confidence: float
 ) -> Estimated:
-    """Interval of first minus second of a figure that compares no tones; runs are paired in their order.
+    """Interval of first minus second of a figure that compares no tones.
+
+    Runs of several splits are paired in their order, since a split is easy or hard for both settings; runs of one split were
+    trained apart, and vary each for itself.
 
     Args:
-        values: differences by run, all of them defined.
+        values: of both settings by run, (2, runs), all of them defined.
     """
     here, units = first.group(group), first.units
-    labels, apart = first.labels[here], (first.right - second.right)[:, here]
+    values = values if units is None else values[0] - values[1]
+    right = first.right - second.right
+    labels, apart = first.labels[here], right[:, here]
     strata = {
         "accuracy": [np.ones(len(labels), bool)],
         "sensitivity": [labels == 1],
@@ -45,7 +59,8 @@ def difference(
     }
     if metric in strata:
         chosen = [apart[:, cell] for cell in strata[metric]]
-        return strata_interval(chosen, [1 / len(chosen)] * len(chosen), (-1, 1), confidence, units)
+        alike = likeness([right[:, cell] for cell in first.cells]) if len(right) > 1 else 1.0
+        return strata_interval(chosen, [1 / len(chosen)] * len(chosen), (-1, 1), confidence, units, values, alike)
     influence = influence_of_auc(first, here) - influence_of_auc(second, here)
     rarest = np.bincount(labels, minlength=first.classes).min()
     return smooth_interval(values, influence, confidence, units, df=max(rarest - 1, 1))

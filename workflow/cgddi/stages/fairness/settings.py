@@ -6,7 +6,7 @@ from pydantic import Field
 
 from cgddi.core.settings import Settings
 
-REVISION = 2
+REVISION = 3
 
 
 class FairnessSettings(Settings):
