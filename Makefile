@@ -11,24 +11,29 @@ DEMO := --profile profiles/local-cpu --configfile config/toy/config.yaml
 
 .PHONY: demo demo-fedd dry-run claim test test-all lint bench pictures profiles toy-model env dev clean-demo
 
-## What a run needs (docs/install.md: its size, and TORCH_INDEX=URL for a torch from another index, as one without CUDA).
-env: $(READY)
-
-$(READY): requirements.txt requirements.lock pyproject.toml
+# Byte code is made by what imports it, which is a fraction of what is installed.
+define install
 	@echo "Making the environment in $(VENV) (a few minutes the first time)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --index-url $(TORCH_INDEX) $(shell grep -E '^torch(vision)?==' requirements.txt))
-	$(BIN)/python -m pip install --requirement requirements.txt --constraint requirements.lock
+	$(BIN)/python -m pip install --no-compile --requirement $(1) --constraint requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
+endef
+
+## What a run needs (docs/install.md: its size, and TORCH_INDEX=URL for a torch from another index, as one without CUDA).
+env: $(READY)
+
+$(READY): requirements.txt requirements.lock pyproject.toml
+	$(call install,requirements.txt)
 	touch $@
 
-## What tests, linters and benchmarks need beside it.
+## That, and what tests, linters and benchmarks need beside it.
 dev: $(DEV)
 
-$(DEV): $(READY) requirements-dev.txt
-	$(BIN)/python -m pip install --requirement requirements-dev.txt --constraint requirements.lock
-	touch $@
+$(DEV): requirements-dev.txt requirements.txt requirements.lock pyproject.toml
+	$(call install,requirements-dev.txt)
+	touch $(READY) $@
 
 ## The toy world from photos to the fairness table, on CPU; ends with a report.
 demo: $(READY) data/toy/images.csv
