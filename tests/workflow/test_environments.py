@@ -26,7 +26,7 @@ elif words[:2] == ["env", "create"]:
                     for name in ("--file", "--prefix"))
     pins = next(part["pip"] for part in yaml.safe_load(open(file))["dependencies"] if isinstance(part, dict))
     subprocess.run([sys.executable, "-m", "venv", prefix], check=True)
-    subprocess.run([f"{{prefix}}/bin/python", "-m", "pip", "install", "--quiet", *pins], check=True)
+    subprocess.run([f"{{prefix}}/bin/python", "-m", "pip", "install", "--quiet", "--no-compile", *pins], check=True)
 elif words[:1] != ["clean"]:
     sys.exit(f"conda {{' '.join(words)}}: not known to this stand-in")
 """
