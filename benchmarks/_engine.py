@@ -66,7 +66,7 @@ def toy_model(folder: Path) -> Path:
     if (shipped / "model_index.json").is_file():
         return shipped
     from cgddi.toy.autoencoder import new_autoencoder
-    from cgddi.toy.denoiser import build_tokenizer, new_scheduler, new_text_encoder, new_unet
+    from cgddi.toy.denoising import build_tokenizer, new_scheduler, new_text_encoder, new_unet
 
     torch.manual_seed(0)
     tokenizer = build_tokenizer(WORDS, folder / "tokenizer")
@@ -81,7 +81,7 @@ def toy_model(folder: Path) -> Path:
 
 def sd21_model(folder: Path, weights: bool = True) -> Path:
     """Stable Diffusion 2.1 base's architecture (its published configs) with random weights, or none, in diffusers layout."""
-    from cgddi.toy.denoiser import build_tokenizer
+    from cgddi.toy.denoising import build_tokenizer
     from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 

@@ -12,7 +12,7 @@ from cgddi.core.images import LESION, MARKER, RULER, SKIN, TONES, encode_png
 from cgddi.diffusion.weights import write_tensors
 from cgddi.stages.embedding.train import TokenJob, train_token
 from cgddi.stages.lora.train import LoraJob, train_lora
-from cgddi.toy.denoiser import MAX_TOKENS, build_tokenizer
+from cgddi.toy.denoising import MAX_TOKENS, build_tokenizer
 
 WORDS = [
     "an",

@@ -7,7 +7,7 @@ import pytest
 import torch
 from cgddi.cli import main
 from cgddi.core.errors import UserError
-from cgddi.diffusion.checkpoints import read_checkpoint
+from cgddi.diffusion.weights import read_checkpoint
 from cgddi.fedd.features import adm
 from cgddi.fedd.features.adm import to_diffusers
 from cgddi.fedd.features.backbones import decoder_blocks, load

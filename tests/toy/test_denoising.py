@@ -7,8 +7,7 @@ import pytest
 import torch
 from cgddi.core.errors import UserError
 from cgddi.job.checkpoint import Checkpoint, Terminated
-from cgddi.toy.denoiser import new_scheduler
-from cgddi.toy.denoising import Examples, Pretraining, Settings, learning_rate_at
+from cgddi.toy.denoising import Examples, Pretraining, Settings, learning_rate_at, new_scheduler
 from diffusers import UNet2DConditionModel
 
 

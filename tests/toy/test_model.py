@@ -9,7 +9,7 @@ import pytest
 import torch
 from cgddi.core.archive import file_sha256
 from cgddi.toy.corpus import HEALTHY_PROMPT, NEGATIVE_PROMPT, ON_SKIN, ON_TONED, WITH_MARKER, WITH_RULER, vocabulary
-from cgddi.toy.denoiser import learn_merges
+from cgddi.toy.denoising import learn_merges
 from cgddi.toy.measure import held_out, lesion_contrast, lesion_removal, structure_kept, tone_accuracy
 from cgddi.toy.pretrain import main
 from diffusers import (

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cgddi.core.errors import UserError
 from cgddi.toy.diseases import ALL_DISEASES, BY_RAW, EXTRA
 from cgddi.toy.world import DEMO, PRESETS, SMALL, main, training_items
 from cgddi.toy.world import test_items as balanced_items
@@ -92,13 +93,13 @@ def test_training_and_test_photos_differ(small):
     assert len(digests) == len(set(digests))
 
 
-def test_stale_files_are_refused_and_kept(small, capsys):
+def test_stale_files_are_refused_and_kept(small):
     before = _digest(small)
     assert main(["--output", str(small), "--preset", "small", "--seed", "3"]) == 0, (
         "the same world may be written again"
     )
-    assert main(["--output", str(small), "--preset", "small", "--seed", "9"]) == 1
-    assert "another world" in capsys.readouterr().err
+    with pytest.raises(UserError, match="another world"):
+        main(["--output", str(small), "--preset", "small", "--seed", "9"])
     assert _digest(small) == before
 
 

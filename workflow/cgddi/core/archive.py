@@ -172,7 +172,6 @@ def write_record(path: str | Path, record: Mapping[str, Any], beside: Iterable[s
     """Write a record as readable JSON with sorted keys, last of all that a job writes.
 
     Args:
-        path: of the record.
         record: see `record_for`.
         beside: the files that it explains, in its own folder; their sizes and hashes go into it as `outputs`.
     """

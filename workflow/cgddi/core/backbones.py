@@ -53,7 +53,7 @@ def create_backbone(name: str, weights: str, image_size: int) -> tuple[torch.nn.
     """
     known(name)
     options: dict[str, Any] = {"num_classes": 0}
-    if _fixed_grid(name):
+    if timm.model_entrypoint(name).__module__.endswith(FIXED_GRIDS):
         options["img_size"] = image_size
     source, _, commit = weights.partition("@")
     if commit and source == "hub":
@@ -90,10 +90,8 @@ PART = "backbone."
 """What the names of a classifier's backbone tensors begin with, before timm's own names."""
 
 
-def _fixed_grid(name: str) -> bool:
-    return timm.is_model(name) and timm.model_entrypoint(name).__module__.endswith(
-        ("vision_transformer", "deit", "beit", "eva")
-    )
+FIXED_GRIDS = ("vision_transformer", "deit", "beit", "eva")
+"""timm's modules of networks that are made for one size of pictures."""
 
 
 def _classifier(model: torch.nn.Module) -> tuple[str, ...]:
@@ -107,8 +105,6 @@ def load_weights(
     """Load a .safetensors file into a model, wholly or not at all.
 
     Args:
-        model: what the weights are for.
-        what: how the error names the model.
         ignored: prefixes of tensors in the file that the model need not have (a classifier).
         part: where names in the file begin with this, the tensors so named are the model's, and the others are left out.
 

@@ -1,7 +1,7 @@
 """Errors a user can fix: every message names the place and the remedy, and none shows a traceback."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 ONE_LINE = 4
@@ -21,8 +21,6 @@ class Problem:
         row: line in a sheet, the header being line 1; None when the finding is not about one row.
         column: column of a sheet; None when it is about the whole row.
         value: what was found there.
-        message: what is wrong.
-        remedy: what to do about it.
         line: line in a config file.
         key: key of a config file or of a job's settings, with its sections: `lora.rank`.
     """
@@ -102,3 +100,9 @@ class InvalidInput(UserError):
         if len(found) > shown:
             lines.append(f"  - ... and {len(found) - shown} more")
         super().__init__("\n".join(lines))
+
+
+def refuse(problems: Iterable[Problem]) -> None:
+    """Raise InvalidInput where there are problems."""
+    if found := list(problems):
+        raise InvalidInput(found)

@@ -253,9 +253,7 @@ class Scores:
     """What was measured of a picture.
 
     Args:
-        presence: see `presence`.
         angle: median individual typology angle, degrees.
-        traits: see `traits`.
         likeness: similarity to the nearest photo learnt from.
         nearest: id of that photo; None: there is none.
     """

@@ -55,7 +55,6 @@ class PictureFolder:
 
         Args:
             data: an image file's bytes, or its path; or a function that draws it, called only if it does not lie there.
-            caption, facts: see `Picture`.
             side: longer side in px that it is shrunk to; None: drawn pictures (plots), which are kept without loss.
             square: resampled to side x side, also where it is smaller.
             key: what a drawn picture is made from, in the place of its bytes.

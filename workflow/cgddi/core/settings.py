@@ -40,11 +40,16 @@ def _kinds(annotation: Any) -> set[Any]:
     return set().union(*map(_kinds, get_args(annotation)))
 
 
-def neutral(default: Any, **more: Any) -> Any:
+def setting(default: Any, description: str, **more: Any) -> Any:
+    """A key of a section: its default, what it is, and its limits as pydantic names them."""
+    return Field(default, description=description, **more)
+
+
+def neutral(default: Any, description: str, **more: Any) -> Any:
     """A field that changes no result (intervals of checkpoints, logs and previews): it stands in no spec, and its change reruns
     nothing.
     """
-    return Field(default, json_schema_extra={"neutral": True}, **more)
+    return setting(default, description, json_schema_extra={"neutral": True}, **more)
 
 
 def is_neutral(model: type[BaseModel], name: str) -> bool:
@@ -53,11 +58,11 @@ def is_neutral(model: type[BaseModel], name: str) -> bool:
     return isinstance(extra, dict) and bool(extra.get("neutral"))
 
 
-def located(default: Any, **more: Any) -> Any:
+def located(default: Any, description: str, **more: Any) -> Any:
     """A field that may name a file or folder (weights, a table): in a spec stands what that holds, not where it lies. Other values
     (`hub`, `random`, a hub id) stand there as they are.
     """
-    return Field(default, json_schema_extra={"located": True}, **more)
+    return setting(default, description, json_schema_extra={"located": True}, **more)
 
 
 def is_located(model: type[BaseModel], name: str) -> bool:

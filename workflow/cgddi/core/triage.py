@@ -63,7 +63,9 @@ def scores_of(before: np.ndarray, after: np.ndarray, region: np.ndarray, mask: n
         seam: how much the colours averaged on either side of the edge differ more than in the skin around (95% quantiles).
     """
     scale = scale_of(region.shape)
-    window = around(region > 0, 2 * reach_of(scale)) if enough_near(region, mask, scale) else np.s_[:, :]
+    window = (
+        around(region > 0, 2 * reach_of(scale)) if near_skin(region, mask, scale).sum() >= LEAST_RING else np.s_[:, :]
+    )
     before, after, region, mask = (each[window] for each in (before, after, region, mask))
     lab_before, lab_after = rgb_to_lab(before), rgb_to_lab(after)
     ring, inside = reference_skin(region, mask, scale), region >= 128
@@ -139,11 +141,6 @@ def reach_of(scale: float) -> float:
 def near_skin(region: np.ndarray, mask: np.ndarray, scale: float) -> np.ndarray:
     """Untouched skin (H, W) bool within `reach_of` the region."""
     return (mask == SKIN) & (region == 0) & grown(region > 0, reach_of(scale))
-
-
-def enough_near(region: np.ndarray, mask: np.ndarray, scale: float) -> bool:
-    """Whether the skin near the region is a reference."""
-    return int(near_skin(region, mask, scale).sum()) >= LEAST_RING
 
 
 def reference_skin(region: np.ndarray, mask: np.ndarray, scale: float) -> np.ndarray:

@@ -61,7 +61,6 @@ def add_lora(
     Args:
         denoiser: a diffusers model, frozen; changed in place (see `remove_lora`).
         targets: ends of the names of the layers to adapt.
-        rank, alpha: see `LoraSettings`.
         slug, seed: A starts from N(0, 1 / rank) of these names, B at zero.
 
     Returns:

@@ -105,7 +105,6 @@ class Backbone:
     Args:
         folder: the model in diffusers layout.
         dtype: of the denoiser and autoencoder; text encoders stay float32 (they are small, and tokens are trained through them).
-        variant: weights variant.
     """
 
     family = "sd"
@@ -365,7 +364,6 @@ def load(model: Mapping[str, Any], device: torch.device | str, precision: str = 
 
     Args:
         model: {"source", "revision", "variant"} (see `weights.resolve`).
-        precision: fp32, bf16 or fp16.
 
     Raises:
         UserError: no such model, a family without a backbone here, or a precision that the device has no fast kernels for.

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from cgddi.core.archive import Archive, sha256
-from cgddi.core.errors import InvalidInput, Problem, UserError
+from cgddi.core.errors import Problem, UserError, refuse
 from cgddi.core.images import CLASSES, LESION, MARKER, RULER, TONES, UNKNOWN, decode_png
 from cgddi.core.labels import labelled
 from cgddi.core.seeds import seed_for
@@ -85,8 +85,7 @@ def read_photos(
             problems.append(
                 Problem("--photos", f"image {name} is in no archive", "Give the masks archive that holds it.")
             )
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
     return [found[name] for name in (wanted if wanted is not None else found)]
 
 
@@ -153,7 +152,6 @@ def fit_square(pixels: np.ndarray, size: int, mask: bool = False) -> np.ndarray:
 
     Args:
         pixels: (H, W, 3) or, for a mask, (H, W); uint8.
-        size: side in px.
     """
     height, width = pixels.shape[:2]
     side = min(height, width)
@@ -176,7 +174,6 @@ def latents_of(
     Each photo is encoded by itself, so that its latents do not depend on which others were cached already.
 
     Args:
-        size: side of the images in px.
         mirrored: also of the mirror image, as a second view.
 
     Returns:
@@ -200,10 +197,6 @@ def loss_weights(photos: Sequence[Photo], size: int, cells: int, settings: Train
 
     A cell that holds several classes gets their mean by area. Each photo is scaled to mean 1 so that the learning rate keeps its
     meaning; one that would be ignored entirely keeps weight 1 everywhere.
-
-    Args:
-        size: side of the image in px.
-        cells: side of the latents.
 
     Returns:
         (photos, 2, 1, cells, cells) float32: as it is, and mirrored.
@@ -290,7 +283,6 @@ class TrainingData:
 
     Args:
         backbone: encodes the images, where the cache does not hold them; its tokens are in place.
-        store: that cache.
         streams: the kinds of images, in the order in which they stand in a batch.
         settings: image size, mirroring, loss weights.
         parts: into how many equal parts a step is cut (accumulation x processes).

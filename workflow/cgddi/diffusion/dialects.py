@@ -117,7 +117,6 @@ def _scaled(tensors: Mapping[str, torch.Tensor], configs: Mapping[str, Mapping[s
     """Up matrices times the scale of peft's LoraConfig: alpha / r, or alpha / sqrt(r) with `use_rslora` (Kalajdzievski 2023).
 
     Args:
-        tensors: by name.
         configs: beginning of a name -> the config of the layers so named.
     """
     from peft.utils.other import get_pattern_key

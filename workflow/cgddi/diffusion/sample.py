@@ -36,7 +36,6 @@ class Sampler:
 
     Args:
         backbone: the model, adapters and tokens in place.
-        size: side of the images in px.
         batch: images per batch; smaller batches are filled up and cut.
         negative: what guidance leads away from, (1, ...); `draw` may be given one for each image instead.
     """
@@ -65,7 +64,6 @@ class Sampler:
         solver counts with stays on the CPU, and copies go through pinned memory.
 
         Args:
-            prompts: n encoded prompts.
             seeds: one per image; the posterior's noise is drawn first, then the start noise.
             mean, std: (n, C, h, w) latents of the canvases in the denoiser's units; None for text-to-image.
             negatives: n encoded prompts that guidance leads away from; None: the sampler's own for all.

@@ -17,7 +17,6 @@ class NoiseSchedule:
 
     Args:
         config: the scheduler's config (`scheduler_config.json`).
-        device: where the coefficients live.
     """
 
     def __init__(self, config: Mapping[str, Any], device: torch.device | str = "cpu"):
@@ -65,8 +64,6 @@ class NoiseSchedule:
         699); other solvers take no timesteps of one's own, and drop the noisiest share of a full run, as diffusers does.
 
         Args:
-            name: see `solver`.
-            steps: steps of a full run.
             strength: share of the noise schedule that is run on an image; None starts from noise alone.
         """
         scheduler = solver(name, self.config)

@@ -43,7 +43,6 @@ def new_accelerator(settings: TrainingSettings, device: torch.device | str, logs
     """accelerate, set up for one training.
 
     Args:
-        settings: precision and accumulation.
         device: "cpu" keeps to the CPU where there is a GPU.
         logs: folder and name of the run's logs (see `TrainingLog`).
     """
@@ -136,14 +135,9 @@ class Trainer:
     """One training run.
 
     Args:
-        accelerator: see `new_accelerator`.
         backbone: the frozen model; what is trained is in place.
         encode: prompt numbers (B,) -> encoded prompts, differentiable where a token is trained.
         parameters: what is trained, by name; float32.
-        learning_rate: in force.
-        checkpoint: where the state is kept.
-        log: gets every line of metrics.
-        label: for the progress bar and messages.
         preview: draws what there is now, after a number of steps.
     """
 

@@ -1,13 +1,15 @@
 """Weights on disk: safetensors only, written deterministically and atomically; where a base model lies, and what its content is.
 
-Pickle is never read.
+Of a pickle plain tensors alone are read (`read_checkpoint`).
 """
 
 import hashlib
 import json
 import os
+import pickle
 import re
 import struct
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,8 +101,6 @@ def stored_tensors(folder: Path, names: Sequence[str], variant: str | None = Non
 
     Args:
         folder: the part's, in diffusers layout.
-        names: tensors wanted.
-        variant: of the weights, e.g. fp16.
     """
     wanted, found = set(names), {}
     for path in sorted(folder.glob("*.safetensors")):
@@ -245,7 +245,6 @@ def check_base(path: str | Path, metadata: Mapping[str, str], digest: str | None
     """Compare the base model that a token or adapter file names in its header with the one in use.
 
     Args:
-        path: the file, for the message.
         metadata: its header; a file of others names no base, and is taken as it is.
         digest: `Backbone.digest` of the model in use; None compares nothing.
 
@@ -268,3 +267,29 @@ def model_digest(model: Mapping[str, Any]) -> str:
 def combined(digests: Mapping[str, str]) -> str:
     """One hash for a whole model from its components' hashes."""
     return hashlib.sha256(canonical(dict(digests)).encode()).hexdigest()
+
+
+def read_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
+    """The tensors of a `.pt` or `.safetensors` checkpoint; a `.pt` is read by torch's loader of plain tensors, which runs no code.
+
+    Raises:
+        UserError: no such file, damaged, or holding anything but a flat set of named tensors.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        return read_tensors(path)[0]
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file. Download it and give its path.") from error
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path}: not a plain set of tensors, so it was not loaded ({str(error).splitlines()[0]}). "
+            "Give the published file itself, or a .safetensors file; files that would run code when opened are refused."
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path}: damaged ({reason}). Download it again.") from error
+    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise UserError(f"{path}: not a flat set of named tensors. Save the network's state dict alone and name that.")
+    return dict(state)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from cgddi.core.errors import InvalidInput, Problem, UserError
+from cgddi.core.errors import InvalidInput, Problem, UserError, refuse
 from cgddi.core.seeds import seed_for
 from cgddi.fedd.settings import NETWORKS, FeaturesSettings
 from cgddi.fedd.subsets import Study, draw_study, published_study
@@ -183,7 +183,10 @@ class FeddPlan:
             batch=batch,
             timestep=int(timestep),
             crop=self.plan.config.masks_of(cohort).crop,
-            rows=[_without_mask(self.plan.photo(p)) for p in self.features_photos(cohort, batch)],
+            rows=[
+                {k: v for k, v in self.plan.photo(p).items() if k != "mask"}
+                for p in self.features_photos(cohort, batch)
+            ],
             maps=list(chosen.blocks) if main else [],
             pooled=own,
             showcase=self.showcase if main and own else [],
@@ -257,8 +260,7 @@ class FeddPlan:
 
     def check(self) -> None:
         """Raise InvalidInput when the study cannot be made: where its tables are asked for."""
-        if problems := self.why_impossible(study=True):
-            raise InvalidInput(problems)
+        refuse(self.why_impossible(study=True))
 
     def why_impossible(self, study: bool = False) -> list[Problem]:
         """What keeps the study or automatic masks from being made; looked at only where they are asked for.
@@ -297,10 +299,6 @@ class FeddPlan:
 
 def _problem(key: str, message: str, remedy: str, value: object = None) -> Problem:
     return Problem("config", message, remedy, value=value, key=f"fedd.{key}")
-
-
-def _without_mask(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in row.items() if key != "mask"}
 
 
 def _one_sided(study: Study) -> list[Problem]:

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from cgddi.core.archive import record_for, write_atomic, write_record
-from cgddi.core.errors import InvalidInput, Problem, UserError
+from cgddi.core.errors import Problem, UserError, refuse
 from cgddi.core.seeds import seed_for
 from cgddi.fedd.features.files import FeatureFiles
 from cgddi.fedd.segmenter.ensemble import EnsembleMLP, EnsembleTraining
@@ -117,8 +117,7 @@ def load_pooled(
         for row in spec[role]
         if row["malignant"] is None
     ]
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
     files.check_images([row["image_id"] for row in rows], blocks, "pooled")
     check_both_kinds(spec["train"], spec["subset"])
     data = {}

@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from cgddi.core.archive import DISTRIBUTIONS, canonical, csv_text, file_sha256, installed_versions
-from cgddi.core.errors import InvalidInput, Problem, UserError
+from cgddi.core.errors import Problem, UserError, refuse
 from cgddi.core.images import CLASSES, LESION, TONES, mask_to_size, photo_to_size, read_photo
 from cgddi.core.masks import read_mask
 from cgddi.core.metrics import PIXEL_COUNTS, class_counts
@@ -93,8 +93,7 @@ def read_photos(
             problems.append(
                 Problem(f"image {row['image_id']}", message or str(error), remedy or "Fix the image sheet.")
             )
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
     return Photos(tuple(rows), pixels, truth)
 
 
@@ -156,8 +155,7 @@ def check_roles(spec: Mapping[str, Any]) -> None:
                 message = f"is listed for {role} and also for {seen[row['image_id']]}"
                 problems.append(Problem(f"image {row['image_id']}", message, "A photo has one role; remove the other."))
             seen[row["image_id"]] = role
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
 
 
 def check_both_kinds(rows: Sequence[Row], subset: str) -> None:

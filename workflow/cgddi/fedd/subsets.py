@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cgddi.core.errors import InvalidInput, Problem
+from cgddi.core.errors import Problem, refuse
 from cgddi.core.seeds import seed_for
 from cgddi.fedd.settings import SubsetsSettings
 from cgddi.plan.sheets import TONES, Photo
@@ -107,8 +107,7 @@ def draw_study(
             if len(chosen) < quota[cell[1]]:
                 counts = quota[cell[1]], len(chosen), len({p for tier in tiers for p in tier if _belongs(p, cell)})
                 problems.append(_too_few(photos, cell, role, *counts, f"fedd.subsets.{key}", bool(roles)))
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
     train = {}
     for name, size in sizes.items():
         quota = class_quota(size, settings.balance)
@@ -144,8 +143,7 @@ def published_study(photos: Sequence[Photo], settings: SubsetsSettings) -> Study
     train = {name: listed("training", f"{name}%", "train") for name in sizes}
     validation, test = (listed("training", f"{sizes[-1]}%", part) for part in ("val", "test"))
     masked = listed("testing") if settings.further else ()
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
     study = Study(train, validation, test)
     return study.with_further(photos, masked) if settings.further else study
 

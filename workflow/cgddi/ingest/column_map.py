@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import yaml
-from pydantic import Field, ValidationError, field_validator
+from pydantic import ValidationError, field_validator
 
 from cgddi.core.errors import InvalidInput, Problem, UserError
-from cgddi.core.settings import Settings
+from cgddi.core.settings import Settings, setting
 
 Map = TypeVar("Map", bound=Settings)
 
@@ -25,14 +25,11 @@ Field_ = Literal["kind", "disease", "skin_tone", "malignant", "donor", "canvas",
 class Rule(Settings):
     """A special case: where all it asks for is true, it sets cells. Later rules come over earlier ones."""
 
-    path: str | None = Field(
-        None,
-        description="regular expression, found in the image's path (or its key in a shard); named groups become columns",
+    path: str | None = setting(
+        None, "regular expression, found in the image's path (or its key in a shard); named groups become columns"
     )
-    when: dict[str, str] = Field({}, description="column -> regular expression of its whole cell")
-    set: dict[Field_, str] = Field(
-        {}, description="field -> its value, in which {column} stands for that column's cell"
-    )
+    when: dict[str, str] = setting({}, "column -> regular expression of its whole cell")
+    set: dict[Field_, str] = setting({}, "field -> its value, in which {column} stands for that column's cell")
 
     @field_validator("path")
     @classmethod
@@ -47,17 +44,16 @@ class Rule(Settings):
 class ColumnMap(Settings):
     """How a release says what its images show and descend from."""
 
-    about: str = Field("", description="what it is for")
-    image: str | None = Field(None, description="column with the image or its file; none for a folder or shards")
-    columns: dict[Field_, str] = Field({}, description="field -> column")
-    rules: tuple[Rule, ...] = Field((), description="special cases, in order")
-    values: dict[Field_, dict[str, str]] = Field({}, description="field -> cell -> what it means")
-    tone_of: Literal["canvas", "donor"] | None = Field(
-        None, description="where no skin tone is told: an image has that of this photo, by the image sheet"
+    about: str = setting("", "what it is for")
+    image: str | None = setting(None, "column with the image or its file; none for a folder or shards")
+    columns: dict[Field_, str] = setting({}, "field -> column")
+    rules: tuple[Rule, ...] = setting((), "special cases, in order")
+    values: dict[Field_, dict[str, str]] = setting({}, "field -> cell -> what it means")
+    tone_of: Literal["canvas", "donor"] | None = setting(
+        None, "where no skin tone is told: an image has that of this photo, by the image sheet"
     )
-    learnt_from: dict[str, str] = Field(
-        {},
-        description="generator (or `*`) -> what it was trained on: none, unknown, cohort:NAME, or a file of image ids",
+    learnt_from: dict[str, str] = setting(
+        {}, "generator (or `*`) -> what it was trained on: none, unknown, cohort:NAME, or a file of image ids"
     )
 
     def fields(self, path: str, cells: Mapping[str, str]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from cgddi.core.archive import write_atomic
 from cgddi.core.arguments import command_parser, json_value
-from cgddi.core.errors import InvalidInput, Problem, UserError, grouped
+from cgddi.core.errors import InvalidInput, Problem, UserError, grouped, refuse
 from cgddi.core.images import read_photo
 from cgddi.ingest import synthetic
 from cgddi.ingest.diseases import Concept, check_diseases, read_diseases
@@ -142,8 +142,7 @@ def read_incoming(args: argparse.Namespace, cohort: str) -> Incoming:
     for _, row in incoming.table.rows:
         row["image_id"] = args.prefix + row["image_id"] if row["image_id"] else ""
     if not incoming.table.rows:
-        if incoming.table.problems:
-            raise InvalidInput(incoming.table.problems)
+        refuse(incoming.table.problems)
         raise UserError("\n".join([f"{args.metadata}: no row is left to write.", *incoming.notes]))
     return incoming
 
@@ -165,8 +164,7 @@ def known_diseases(args: argparse.Namespace, names: Sequence[str]) -> tuple[dict
     known: dict[str, Concept] = {}
     if args.diseases:
         known, problems = read_diseases(args.diseases)
-        if problems:
-            raise InvalidInput(problems)
+        refuse(problems)
     elif not args.write_diseases:
         raise UserError("Give --diseases, or --write-diseases FILE to make a disease sheet of the table's own names.")
     if not args.write_diseases:
@@ -317,8 +315,7 @@ def main(argv: list[str] | None = None) -> int:
         incoming.table.rows, lines = label_errors(path, incoming.table.rows, args.prefix)
         incoming.notes += lines
     known, disease_text = known_diseases(args, [row["disease"] for _, row in incoming.table.rows if row["disease"]])
-    if problems := incoming.problems(known, args.write_diseases or args.diseases):
-        raise InvalidInput(problems)
+    refuse(incoming.problems(known, args.write_diseases or args.diseases))
     fresh, already = split_known(existing, incoming.table, os.path.dirname(args.output))
     found = look_into(fresh, incoming.table.source, cohort, args)
     rows, said = group_duplicates(existing, fresh, found, incoming.table.source, args)

@@ -29,7 +29,6 @@ class Fingerprint:
     """What tells one picture from another.
 
     Args:
-        sha256: hash of the file's bytes.
         phash: 64-bit perceptual hash (DCT signs of the upright grey picture).
         thumbnail: (256,) grey values of mean 0 and norm 1; all 0 for a plain picture.
         view: the picture as `views` compares it; None: it is not compared so.

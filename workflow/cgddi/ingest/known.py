@@ -4,7 +4,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from cgddi.core.errors import InvalidInput, Problem
+from cgddi.core.errors import InvalidInput, Problem, refuse
 from cgddi.ingest.names import tone_of
 from cgddi.ingest.table import read_table
 
@@ -43,8 +43,7 @@ def known_duplicates(path: str, names: Names) -> tuple[list[list[Row]], str]:
         InvalidInput: it cannot be read, or no column of it names photos.
     """
     table = read_table(path)
-    if table.problems:
-        raise InvalidInput(table.problems)
+    refuse(table.problems)
     counts = {c: sum(names.get(row[c]) is not None for _, row in table.rows) for c in table.columns}
     naming = [column for column in table.columns if counts[column]]
     group = next((c for c in table.columns if c.casefold() in ("group", "cluster", "component_id", "cluster_id")), None)
@@ -75,8 +74,6 @@ def label_errors(
     Args:
         path: a csv with image_id (an id or a file) and, where the right label is known, disease, skin_tone or malignant; a photo
             for which all are empty is left out.
-        rows: (line, row) of the table.
-        prefix: of the image ids.
 
     Raises:
         InvalidInput: it cannot be read, or lacks the column image_id.

@@ -69,7 +69,6 @@ def check_photo(
 
     Args:
         source: the image sheet's name, for messages.
-        reading: how masks are read.
         image: the photo, where it was read already.
 
     Returns:

@@ -35,7 +35,6 @@ class Values:
     Args:
         whole: value -> pixels. Values are numbers, or `#rrggbb` for colours.
         border: value -> pixels at the pictures' edges, each mask counting once.
-        masks: how many were looked into.
         colours: whether some are colour pictures.
         palette: palette index -> its colour, where files have one.
     """

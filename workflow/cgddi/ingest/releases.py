@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cgddi.core.errors import InvalidInput, Problem, UserError
+from cgddi.core.errors import InvalidInput, Problem, UserError, refuse
 from cgddi.ingest.column_map import ColumnMap
 from cgddi.ingest.table import check_columns, read_table
 
@@ -66,8 +66,7 @@ def _need(chosen: ColumnMap, columns: Sequence[str], source: object) -> None:
 
 def _csv(path: Path, chosen: ColumnMap) -> Iterator[Item]:
     table = read_table(path)
-    if table.problems:
-        raise InvalidInput(table.problems)
+    refuse(table.problems)
     image = chosen.image or next((c for c in ("image", "file", "file_name", "path") if c in table.columns), "image")
     if absent := check_columns(table, [image], strict=False):
         raise InvalidInput(absent)

@@ -19,7 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from cgddi.core.archive import ArchiveWriter, file_sha256, sha256
-from cgddi.core.errors import InvalidInput, Problem, UserError
+from cgddi.core.errors import Problem, UserError, refuse
 from cgddi.ingest.column_map import NONE, ColumnMap, read_map
 from cgddi.ingest.diseases import Concept, read_diseases
 from cgddi.ingest.names import COHORT, UNKNOWN, fault, malignant_of, slugify, tone_of
@@ -65,10 +65,8 @@ class Reader:
     """Makes manifest rows of fields.
 
     Args:
-        photos: the image sheet's photos by id.
         concepts: raw name and slug of diseases -> concept.
         prefix: before the release's image ids.
-        name: of the set.
     """
 
     def __init__(
@@ -156,8 +154,7 @@ class Reader:
         Raises:
             InvalidInput: cells that mean nothing.
         """
-        if self.problems:
-            raise InvalidInput(list(self.problems.values()))
+        refuse(self.problems.values())
 
 
 def lineage_of(generators: Sequence[str], said: Mapping[str, str], reader: Reader) -> dict[str, list[str] | None]:
@@ -216,8 +213,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--output {args.output}: name a .tar; its name {wrong or 'is that of the set'}.")
     photos = {photo.image_id: photo for photo in load_sheets(args.sheet, args.diseases).photos}
     concepts, problems = read_diseases(args.diseases)
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
     named = {slugify(raw): c for raw, c in concepts.items()} | {c.slug: c for c in concepts.values()} | concepts
     named |= {concept.name: concept for concept in concepts.values()}
     if bad := [pair for pair in args.learnt_from if "=" not in pair]:

@@ -144,9 +144,6 @@ def check_columns(
     """Problems with a table's header.
 
     Args:
-        table: the table as read.
-        required: columns it must have.
-        optional: columns it may have.
         strict: report any other column.
     """
     known, problems = [*required, *optional], []

@@ -10,8 +10,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from cgddi.core.errors import InvalidInput, Problem, UserError
-from cgddi.core.settings import Settings
+from cgddi.core.errors import Problem, UserError, refuse
+from cgddi.core.settings import Settings, setting
 from cgddi.ingest.column_map import read_yaml_map
 from cgddi.ingest.table import Table, check_columns, read_table
 
@@ -29,21 +29,19 @@ class TableMap(Settings):
 
     about: str = Field(description="the set")
     licence: str = Field(description="what its authors allow, and where that stands")
-    source: str = Field("", description="where it is to be had")
-    join: str | None = Field(None, description="column by which a second table (`--also`) is joined to the first")
+    source: str = setting("", "where it is to be had")
+    join: str | None = setting(None, "column by which a second table (`--also`) is joined to the first")
     photos: tuple[str | tuple[str, ...], ...] = Field(
         description="a template a photo of the row, or several of which the first is taken that is there; names with or without "
         "folders and ending; `*` stands for anything, and gives a photo each"
     )
     columns: dict[SheetColumn, str] = Field(description="column of the sheet -> template")
-    values: dict[SheetColumn, dict[str, str]] = Field({}, description="column of the sheet -> cell -> what it means")
-    one_hot: tuple[str, ...] = Field((), description="columns of which one holds 1")
-    heaviest: str | None = Field(
-        None, description="column with weights by name as Python or JSON writes them, or with a list of names"
+    values: dict[SheetColumn, dict[str, str]] = setting({}, "column of the sheet -> cell -> what it means")
+    one_hot: tuple[str, ...] = setting((), "columns of which one holds 1")
+    heaviest: str | None = setting(
+        None, "column with weights by name as Python or JSON writes them, or with a list of names"
     )
-    keep: dict[str, str] = Field(
-        {}, description="column -> regular expression of the whole cell; other rows are left out"
-    )
+    keep: dict[str, str] = setting({}, "column -> regular expression of the whole cell; other rows are left out")
 
     def needed(self) -> set[str]:
         """Columns that the tables must have; of `{a|b}` one is enough."""
@@ -137,8 +135,7 @@ def joined(metadata: str, also: list[str], chosen: TableMap) -> tuple[Table, int
                 "Give this table by --table.",
             )
             problems.append(Problem(other.source, message, remedy, column=chosen.join, value=repeated))
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
     lacking = 0
     for other in others:
         by_key = {row[chosen.join]: row for _, row in other.rows}

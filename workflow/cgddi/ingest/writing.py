@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from cgddi.core.archive import csv_text
-from cgddi.core.errors import InvalidInput, Problem
+from cgddi.core.errors import Problem, refuse
 from cgddi.ingest.diseases import DISEASE_COLUMNS, Concept, check_diseases
 from cgddi.ingest.names import UNKNOWN, slugify
 from cgddi.ingest.readers import malignant_name, tone_name
@@ -24,8 +24,7 @@ def read_existing(path: str | Path) -> list[Row]:
         InvalidInput: it is not a readable image sheet.
     """
     table = read_table(path)
-    if problems := table.problems + check_columns(table, REQUIRED, (*OPTIONAL, *MEASURED)):
-        raise InvalidInput(problems)
+    refuse(table.problems + check_columns(table, REQUIRED, (*OPTIONAL, *MEASURED)))
     return [{**dict.fromkeys(COLUMNS, ""), **cells} for _, cells in table.rows]
 
 
@@ -64,8 +63,7 @@ def split_known(existing: Sequence[Row], incoming: Table, folder: str) -> tuple[
             )
         else:
             known += 1
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
     return fresh, known
 
 
@@ -90,8 +88,7 @@ def checked(source: str, rows: Sequence[Row], known: Mapping[str, Concept]) -> t
     others = {row["disease"] for row in rows} - set(known)
     concepts = dict(known) | {raw: Concept(slugify(raw), raw, f"<{slugify(raw)}>") for raw in others}
     sheets, problems = check_images(parse_table(source, text), concepts, "the disease sheet")
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
     return text, sheets
 
 
@@ -105,8 +102,7 @@ def merged_diseases(path: str | Path, known: Mapping[str, Concept], names: Itera
     if Path(path).exists():
         table = read_table(path)
         concepts, problems = check_diseases(table)
-        if problems:
-            raise InvalidInput(problems)
+        refuse(problems)
         rows = [_disease_row(raw, concept) for raw, concept in concepts.items()]
     have = {row["raw"] for row in rows}
     for name in dict.fromkeys(names):
@@ -115,8 +111,7 @@ def merged_diseases(path: str | Path, known: Mapping[str, Concept], names: Itera
             rows.append(_disease_row(name, known.get(name) or Concept(slug, name, f"<{slug}>")))
     text = csv_text(DISEASE_COLUMNS, rows)
     _, problems = check_diseases(parse_table(os.fspath(path), text))
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
     return text
 
 

@@ -23,12 +23,7 @@ SMALLER = {
 
 
 def send(tensor: Any, device: Any) -> Any:
-    """A tensor on a device; to a GPU from pinned memory, since a copy from any other waits for the work that the GPU has already.
-
-    Args:
-        tensor: anywhere.
-        device: torch's.
-    """
+    """A tensor on a device; to a GPU from pinned memory: a copy from any other waits for all that the GPU has to do."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)

@@ -178,7 +178,8 @@ def states(run: str) -> dict:
     if done.returncode:
         return {number: facts["state"] for number, facts in known.items()}
     told = dict(line.strip().split("|", 1) for line in done.stdout.splitlines() if "|" in line)
-    writable = all(os.access(folder, os.W_OK) for folder in _folders())
+    folders = (os.getcwd(), *filter(os.path.isdir, os.environ.get(FOLDERS, "").split(":")))
+    writable = all(os.access(folder, os.W_OK) for folder in folders)
     changed = {}
     for number, state in told.items():
         facts = known.get(number, {})
@@ -202,10 +203,6 @@ def states(run: str) -> dict:
     if changed:
         jobs.update(**changed)
     return told
-
-
-def _folders():
-    return [folder for folder in (os.getcwd(), *os.environ.get(FOLDERS, "").split(":")) if os.path.isdir(folder)]
 
 
 def _queued_again(number: str, state: str) -> str:

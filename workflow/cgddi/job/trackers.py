@@ -64,7 +64,6 @@ def reporting(metrics: str | Path | None, precision: str = "fp32") -> Accelerato
 
     Args:
         metrics: None reports to nobody.
-        precision: fp32, bf16 or fp16.
 
     Raises:
         UserError: as `trackers`, `start_trackers` and `gpu.mixed_precision`.

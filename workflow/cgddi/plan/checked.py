@@ -24,7 +24,6 @@ class Reading(NamedTuple):
     Args:
         ids: value in a mask file -> class id; None: the files hold class ids.
         size: working size in px; None: not known.
-        crop: see `masks.crop`.
     """
 
     ids: Mapping[str, int] | None = None
@@ -69,7 +68,6 @@ class Checked:
 
         Args:
             photos: each with how it is read.
-            source: the image sheet, for messages.
         """
         if not self._known:
             return []

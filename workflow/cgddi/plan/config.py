@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import PrivateAttr, field_validator, model_validator
 
 from cgddi.core.errors import Problem
 from cgddi.core.lineage import KINDS
-from cgddi.core.settings import Settings, neutral
+from cgddi.core.settings import Settings, neutral, setting
 from cgddi.fedd.settings import FeddSettings
 from cgddi.plan.configfile import Mistakes, Values, check, merge, read, unknown
 from cgddi.plan.given import GivenAdapter, GivenImages, source_names
@@ -45,87 +45,82 @@ SAFE_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 class Config(Settings):
     """The whole configuration."""
 
-    results: str = Field("results/ddi", description="folder of all outputs, relative to the working directory")
-    cache: str = Field(
+    results: str = setting("results/ddi", "folder of all outputs, relative to the working directory")
+    cache: str = setting(
         ".cache/cgddi",
-        description="folder of cached latents and text embeddings, and of what a GPU made, by the content of all that made it; may "
+        "folder of cached latents and text embeddings, and of what a GPU made, by the content of all that made it; may "
         "be deleted any time",
     )
     cache_gb: float = neutral(
         100.0,
-        ge=0,
-        description="GB of inpainted photos, tokens, adapters and samples that are still kept there when a run starts, those used "
+        "GB of inpainted photos, tokens, adapters and samples that are still kept there when a run starts, those used "
         "last: a corrected photo or mask, or another try, then costs only what it touches",
+        ge=0,
     )
-    container: str | None = Field(
+    container: str | None = setting(
         None,
-        pattern=r"[^\s'\"]+",
-        description="image that the jobs run in with `--software-deployment-method apptainer`: a .sif file or docker://...; a "
+        "image that the jobs run in with `--software-deployment-method apptainer`: a .sif file or docker://...; a "
         "site names its own in its profile",
+        pattern=r"[^\s'\"]+",
     )
     max_runtime: int | None = neutral(
-        None,
-        ge=1,
-        description="minutes that no job asks for more of, a later attempt neither; a site names its own in its profile",
+        None, "minutes that no job asks for more of, a later attempt neither; a site names its own in its profile", ge=1
     )
     max_mem: int | None = neutral(
-        None, ge=1024, description="MB of memory that no job asks for more of; a site names its own in its profile"
+        None, "MB of memory that no job asks for more of; a site names its own in its profile", ge=1024
     )
     allocations: bool = neutral(
-        False, description="run cluster jobs inside allocations that `cgddi work` holds; profiles/allocations sets it"
+        False, "run cluster jobs inside allocations that `cgddi work` holds; profiles/allocations sets it"
     )
     wandb: str | None = neutral(
         None,
-        pattern=r"^[A-Za-z0-9._-]+$",
-        description="project of Weights & Biases that trainings report to beside TensorBoard; needs `pip install -e '.[wandb]'` "
+        "project of Weights & Biases that trainings report to beside TensorBoard; needs `pip install -e '.[wandb]'` "
         "and `wandb login`, or WANDB_MODE=offline",
+        pattern=r"^[A-Za-z0-9._-]+$",
     )
-    seed: int = Field(2026, ge=0, description="the project's seed; every draw derives from it and from its own name")
-    images: str = Field("config/images.csv", description="image sheet, written by `cgddi ingest`")
-    diseases: str = Field("builtin:ddi", description="disease sheet, or builtin:ddi, builtin:fitzpatrick17k")
-    review: str | None = Field(None, description="review.csv exported from the review page; null: triage decides")
-    models: Models = Field(Models(), description="the diffusion models")
-    cohorts: dict[str, Cohort] = Field({}, description="per-cohort settings, by cohort name")
-    images_per_job: int = Field(
-        64, ge=1, le=256, description="photos of one (cohort, concept) per job; 1: one job a photo"
-    )
-    canvas_cohorts: Literal["own_and_first", "all"] = Field(
+    seed: int = setting(2026, "the project's seed; every draw derives from it and from its own name", ge=0)
+    images: str = setting("config/images.csv", "image sheet, written by `cgddi ingest`")
+    diseases: str = setting("builtin:ddi", "disease sheet, or builtin:ddi, builtin:fitzpatrick17k")
+    review: str | None = setting(None, "review.csv exported from the review page; null: triage decides")
+    models: Models = setting(Models(), "the diffusion models")
+    cohorts: dict[str, Cohort] = setting({}, "per-cohort settings, by cohort name")
+    images_per_job: int = setting(64, "photos of one (cohort, concept) per job; 1: one job a photo", ge=1, le=256)
+    canvas_cohorts: Literal["own_and_first", "all"] = setting(
         "own_and_first",
-        description="canvases a lesion or concept meets: those of its own cohort and of the first one (so a new cohort adds "
+        "canvases a lesion or concept meets: those of its own cohort and of the first one (so a new cohort adds "
         "no job to old concepts), or those of every cohort",
     )
-    first_cohort: str | None = Field(
+    first_cohort: str | None = setting(
         None,
-        description="development cohort whose canvases every lesion and concept meets and every adapter's prior images come from; "
+        "development cohort whose canvases every lesion and concept meets and every adapter's prior images come from; "
         "null: the one with the most photos, which a larger one that is added would displace",
     )
-    only_concepts: tuple[str, ...] = Field((), description="slugs to generate for, e.g. for a smoke test; empty: all")
-    drop_concepts: tuple[str, ...] = Field(
+    only_concepts: tuple[str, ...] = setting((), "slugs to generate for, e.g. for a smoke test; empty: all")
+    drop_concepts: tuple[str, ...] = setting(
         (),
-        description="slugs taken out of the pooled results (index, classifiers, tables), with all images that show them or were "
+        "slugs taken out of the pooled results (index, classifiers, tables), with all images that show them or were "
         "made with them; what other concepts generated stays as it is, which removing the rows from the sheet would make again",
     )
-    mixed_malignancy: Literal["error", "unlabelled", "split"] = Field(
+    mixed_malignancy: Literal["error", "unlabelled", "split"] = setting(
         "unlabelled",
-        description="a concept with malignant and benign photos: error; unlabelled (its samples carry no malignancy and stay "
+        "a concept with malignant and benign photos: error; unlabelled (its samples carry no malignancy and stay "
         "out of malignancy training); split (one concept for each malignancy)",
     )
-    generator_scope: Literal["split", "all"] = Field(
-        "split",
-        description="photos a generator trains on: the split's training photos, or all (paper; leaks into the test)",
+    generator_scope: Literal["split", "all"] = setting(
+        "split", "photos a generator trains on: the split's training photos, or all (paper; leaks into the test)"
     )
-    sample_min_images: int = Field(
-        2, ge=1, description="concepts with fewer training photos get an adapter but no samples (paper: 2)"
+    sample_min_images: int = setting(
+        2, "concepts with fewer training photos get an adapter but no samples (paper: 2)", ge=1
     )
-    synthetic: dict[str, GivenImages] = Field(
+    synthetic: dict[str, GivenImages] = setting(
         {},
-        description="sets of images that others generated, by name, written by `cgddi ingest synthetic`; each name is a source of "
+        "sets of images that others generated, by name, written by `cgddi ingest synthetic`; each name is a source of "
         "regimes, and the regimes `NAME` and `NAME_real` (then fine-tuned on real photos) are there",
     )
-    adapters: dict[str, GivenAdapter] = Field(
-        {}, description="concept slug -> a ready adapter and token, in the place of training"
+    adapters: dict[str, GivenAdapter] = setting(
+        {}, "concept slug -> a ready adapter and token, in the place of training"
     )
-    splits: dict[str, SplitSettings] = Field({"main": SplitSettings()}, min_length=1, description="named splits")
+    splits: dict[str, SplitSettings] = setting({"main": SplitSettings()}, "named splits", min_length=1)
     masks: MasksSettings = MasksSettings()
     healthy: HealthySettings = HealthySettings()
     canvases: CanvasesSettings = CanvasesSettings()
@@ -137,7 +132,7 @@ class Config(Settings):
     index: IndexSettings = IndexSettings()
     audit: AuditSettings = AuditSettings()
     runs: Runs = Runs()
-    regimes: dict[str, Regime] = Field({}, description="regimes of your own, by name, beside the built-in ones")
+    regimes: dict[str, Regime] = setting({}, "regimes of your own, by name, beside the built-in ones")
     classify: ClassifySettings = ClassifySettings(label_texts=LabelTexts(text_encoder=BASE_MODEL))
     fairness: FairnessSettings = FairnessSettings()
     published: PublishedSettings = PublishedSettings()
@@ -340,7 +335,6 @@ def snakemake_config(workflow: Any, config: Mapping[str, Any]) -> Config:
     uses this one as a module. Nothing is laid beneath it; only where it was given no file, `config/config.yaml` is read.
 
     Args:
-        workflow: Snakemake's workflow object.
         config: Snakemake's `config`, its files merged by Snakemake itself. They are read again, for what it is silent on
             (a key that stands twice) and for the lines of mistakes; values of `--config` have no line.
     """

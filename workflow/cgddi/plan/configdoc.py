@@ -65,7 +65,6 @@ def yaml_of(model: type[BaseModel], value: BaseModel | None, depth: int = 0) -> 
 
     Args:
         value: the section's default; None shows the keys as comments, for an entry whose name the user chooses.
-        depth: levels of indentation.
     """
     pad, lines = "  " * depth, []
     for name, info in model.model_fields.items():

@@ -14,7 +14,7 @@ from typing import Any, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from cgddi.core.errors import InvalidInput, Problem
+from cgddi.core.errors import InvalidInput, Problem, refuse
 
 Key = tuple[str, ...]
 """Where a value stands: names of sections and keys from the top; entries of a list by number."""
@@ -47,7 +47,6 @@ class Values:
     Args:
         values: the merged mapping; a later file changes keys of those before it.
         places: key -> (file, line) that gave it last.
-        files: the files, in order.
     """
 
     values: dict[str, Any] = field(default_factory=dict, compare=False)
@@ -81,8 +80,7 @@ def read(paths: Sequence[str | Path]) -> Values:
         else:
             found.places |= {key: (path, line) for key, line in lines.items()}
             merge(found.values, values)
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
     return found
 
 
@@ -126,20 +124,20 @@ def merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
 def _mapping(path: str, problems: list[Problem]) -> tuple[dict[str, Any], dict[Key, int]]:
     """Values of one file and the line of each key; keys that stand twice are added to `problems`."""
 
-    def refuse(message: str, remedy: str, line: int | None = None) -> InvalidInput:
+    def fault(message: str, remedy: str, line: int | None = None) -> InvalidInput:
         return InvalidInput([Problem(path, message, remedy, line=line)])
 
     try:
         data = Path(path).read_bytes()
     except FileNotFoundError:
-        raise refuse("no such file", "Give --configfile a path that exists; `cgddi init FOLDER` writes one.") from None
+        raise fault("no such file", "Give --configfile a path that exists; `cgddi init FOLDER` writes one.") from None
     except OSError as error:
-        raise refuse(f"cannot be read ({error.strerror})", "Give --configfile a file you may read.") from None
+        raise fault(f"cannot be read ({error.strerror})", "Give --configfile a file you may read.") from None
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise refuse("not UTF-8", "Save the file with encoding UTF-8.", line) from None
+        raise fault("not UTF-8", "Save the file with encoding UTF-8.", line) from None
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         values = yaml.load(text, Loader=yaml.SafeLoader)
@@ -148,12 +146,12 @@ def _mapping(path: str, problems: list[Problem]) -> tuple[dict[str, Any], dict[K
         what, remedy = error.problem or str(error.context), "Correct this line or the one before it."
         if "'\\t'" in what:
             what, remedy = "a tab, which YAML does not take before a key", "Indent with spaces."
-        raise refuse(f"not YAML: {what}", remedy, mark.line + 1 if mark else None) from None
+        raise fault(f"not YAML: {what}", remedy, mark.line + 1 if mark else None) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         line = text[: getattr(error, "position", 0)].count("\n") + 1 if hasattr(error, "position") else None
-        raise refuse(f"not YAML: {' '.join(str(error).split())}", "Correct this line.", line) from None
+        raise fault(f"not YAML: {' '.join(str(error).split())}", "Correct this line.", line) from None
     if not isinstance(values, dict):
-        raise refuse("holds no keys", "Write `key: value` lines; `cgddi config` lists the keys.", 1)
+        raise fault("holds no keys", "Write `key: value` lines; `cgddi config` lists the keys.", 1)
     lines: dict[Key, int] = {}
     for key, line, before in _keys(node, ()):
         if before is not None:

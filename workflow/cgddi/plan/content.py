@@ -114,7 +114,6 @@ class Contents:
         Args:
             source: a folder, or a hub id.
             revision: of a hub id: a commit, a branch or a tag.
-            variant: of the weights, e.g. fp16.
 
         Raises:
             UserError: the source is a path, but no folder, or its files are not whole.

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cgddi.core.errors import InvalidInput
+from cgddi.core.errors import InvalidInput, refuse
 from cgddi.plan.config import Config
 from cgddi.plan.content import Contents
 from cgddi.plan.described import page_hash
@@ -57,8 +57,7 @@ class EvaluationJobs(ImageJobs):
             for key in ("inception", "lpips")
             if (source := getattr(self.config.audit, key)) and not hub_file(source) and not Path(source).is_file()
         ]
-        if problems:
-            raise InvalidInput(problems)
+        refuse(problems)
 
     def _leakage(self, split: str) -> Job:
         return self._audit(split, "leakage")

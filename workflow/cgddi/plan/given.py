@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from cgddi.core.errors import Problem, UserError
-from cgddi.core.settings import Settings
+from cgddi.core.settings import Settings, setting
 from cgddi.ingest.diseases import read_diseases
 from cgddi.ingest.table import read_table
 from cgddi.stages.classify.settings import SYNTHETIC
@@ -33,28 +33,28 @@ class GivenImages(Settings):
     """Images that others generated. The set's name is a source of regimes: all its images, or `name/semantic` and the like."""
 
     archive: str = Field(description="the .tar that `cgddi ingest synthetic` wrote")
-    unknown_lineage: UnknownLineage = Field("leak", description=WAIVER)
+    unknown_lineage: UnknownLineage = setting("leak", WAIVER)
 
 
 class GivenAdapter(Settings):
     """A ready LoRA adapter and token of a concept, used instead of training them."""
 
     source: str = Field(description="a .safetensors file, a folder, or a hub id owner/name")
-    revision: str | None = Field(None, description="hub commit or tag; `cgddi fetch` notes the commit")
-    weights: str = Field("pytorch_lora_weights.safetensors", description="the adapter's file in that folder or hub id")
-    embedding: str | None = Field(
+    revision: str | None = setting(None, "hub commit or tag; `cgddi fetch` notes the commit")
+    weights: str = setting("pytorch_lora_weights.safetensors", "the adapter's file in that folder or hub id")
+    embedding: str | None = setting(
         "learned_embeds.safetensors",
-        description="the token's file: its name in the folder or hub id, or a path; null: the adapter has no learnt token",
+        "the token's file: its name in the folder or hub id, or a path; null: the adapter has no learnt token",
     )
-    words: str | None = Field(
-        None, description="with no learnt token: the words of prompts that the adapter was trained on, e.g. `melanoma`"
+    words: str | None = setting(
+        None, "with no learnt token: the words of prompts that the adapter was trained on, e.g. `melanoma`"
     )
-    learnt_from: Literal["unknown"] | tuple[str, ...] = Field(
+    learnt_from: Literal["unknown"] | tuple[str, ...] = setting(
         "unknown",
-        description="the photos it was trained on: a list of `cohort:NAME` (all photos of a cohort), `split:NAME` (its training "
+        "the photos it was trained on: a list of `cohort:NAME` (all photos of a cohort), `split:NAME` (its training "
         "photos) and files of image ids; [] where it saw none of these; `unknown`",
     )
-    unknown_lineage: UnknownLineage = Field("leak", description=WAIVER)
+    unknown_lineage: UnknownLineage = setting("leak", WAIVER)
 
     @model_validator(mode="after")
     def _prompted(self) -> GivenAdapter:

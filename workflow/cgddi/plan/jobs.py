@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import Any
 
 from cgddi.core.archive import canonical, sha256
-from cgddi.core.errors import InvalidInput
+from cgddi.core.errors import refuse
 from cgddi.ingest.names import UNKNOWN
 from cgddi.plan import given
 from cgddi.plan.checked import Checked, Reading
@@ -28,8 +28,7 @@ class Plan(EvaluationJobs):
 
     def __init__(self, config: Config, main: bool = False):
         super().__init__(config, main)
-        if problems := self.fedd.why_impossible():
-            raise InvalidInput(problems)
+        refuse(self.fedd.why_impossible())
         _ = self.verdicts  # a mistake in it is told now
         if main:
             self._look_into_photos()
@@ -55,8 +54,7 @@ class Plan(EvaluationJobs):
             self._read_photos()
             problems += checked.problems(read, self.config.images)
             self._unseen = checked.unseen(read)
-        if problems:
-            raise InvalidInput(problems)
+        refuse(problems)
 
     @cached_property
     def digest(self) -> str:

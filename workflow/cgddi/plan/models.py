@@ -41,7 +41,6 @@ class HubModel:
         key: the config key that names it.
         name: hub id, `id@revision` where the config names one, or `timm:backbone`: its key in the lock file.
         kind: which of its files are read.
-        variant: weights variant, e.g. fp16.
         files: of kind "files" (a given adapter, weights in one file), those that are read.
     """
 

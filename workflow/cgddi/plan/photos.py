@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
 
-from cgddi.core.errors import InvalidInput, Problem
+from cgddi.core.errors import InvalidInput, Problem, refuse
 from cgddi.ingest.names import UNKNOWN
 from cgddi.plan import given
 from cgddi.plan.config import Config
@@ -56,12 +56,10 @@ class Photos:
             for key, name in named
             if name is not None and name not in self.by_cohort
         ]
-        if problems:
-            raise InvalidInput(problems)
+        refuse(problems)
         self.paths = Paths(config.results, config.published.table)
         self.roles = {name: self._roles(split) for name, split in config.splits.items()}
-        if problems := given.problems(self):
-            raise InvalidInput(problems)
+        refuse(given.problems(self))
 
     def _resolve_mixed(
         self, photos: Iterable[Photo], concepts: Mapping[str, Concept]
@@ -324,8 +322,7 @@ class Photos:
             if cohort_of.get(rows[-1]["image_id"]) != row["cohort"]:
                 message = "no such photo in the image sheet"
                 problems.append(Problem(self.config.review, message, "Remove the row.", line, "image_id", image))
-        if problems:
-            raise InvalidInput(problems)
+        refuse(problems)
         return sorted(rows, key=lambda row: (row["cohort"], row["image_id"]))
 
     @cached_property

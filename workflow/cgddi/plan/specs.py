@@ -119,7 +119,6 @@ class SpecFiles:
 
         Args:
             plan: digest of the plan.
-            real: whether jobs will run.
         """
         self.contents.save()
         if real:

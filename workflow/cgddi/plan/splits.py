@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from cgddi.core.errors import InvalidInput, Problem
+from cgddi.core.errors import InvalidInput, Problem, refuse
 from cgddi.core.seeds import seed_for
-from cgddi.core.settings import Settings
+from cgddi.core.settings import Settings, setting
 from cgddi.ingest.names import UNKNOWN
 from cgddi.ingest.table import check_columns, read_table
 from cgddi.plan.sheets import Photo
@@ -27,32 +27,30 @@ ROLES = ("train", "validation", "test")
 class SplitSettings(Settings):
     """How one named split assigns photos."""
 
-    method: Literal["published", "stratified", "holdout", "cohorts", "out_of_tone", "file"] = Field(
+    method: Literal["published", "stratified", "holdout", "cohorts", "out_of_tone", "file"] = setting(
         "stratified",
-        description="published: scikit-learn's train_test_split over photos in the order of their numbers (FairDisCo, PatchAlign); "
+        "published: scikit-learn's train_test_split over photos in the order of their numbers (FairDisCo, PatchAlign); "
         "stratified: by tone and malignancy, groups together, every concept keeps a training image; holdout: cohorts with "
         "role `evaluation` are the test; cohorts: test_cohorts are the test; out_of_tone: photos of test_tones are the test; file: "
         "as `file` says",
     )
-    file: str | None = Field(
+    file: str | None = setting(
         None,
-        description="method file: csv with image_id and role (train, validation, test; empty: takes no part), a row for each "
+        "method file: csv with image_id and role (train, validation, test; empty: takes no part), a row for each "
         "photo, for instance a copy of a run's `splits/<split>/<cohort>.csv`: so a corrected label moves no photo",
     )
-    seed: int = Field(12140420, description="seed of the assignment (published single split: 12140420)")
-    test: float = Field(0.2, gt=0, lt=1, description="share of a cohort's photos in the test (published: 0.2)")
-    validation: float = Field(0.1, ge=0, lt=1, description="share of the remaining photos for model selection")
-    test_cohorts: tuple[str, ...] = Field(
+    seed: int = setting(12140420, "seed of the assignment (published single split: 12140420)")
+    test: float = setting(0.2, "share of a cohort's photos in the test (published: 0.2)", gt=0, lt=1)
+    validation: float = setting(0.1, "share of the remaining photos for model selection", ge=0, lt=1)
+    test_cohorts: tuple[str, ...] = setting(
         (),
-        description="method cohorts: these are the test; all others train. published, stratified: only these cohorts' test photos "
+        "method cohorts: these are the test; all others train. published, stratified: only these cohorts' test photos "
         "are tested",
     )
-    train_cohorts: tuple[str, ...] = Field(
-        (), description="published, stratified: only these cohorts' training photos are learnt from; empty: all"
+    train_cohorts: tuple[str, ...] = setting(
+        (), "published, stratified: only these cohorts' training photos are learnt from; empty: all"
     )
-    test_tones: tuple[str, ...] = Field(
-        (), description="method out_of_tone: these tones are the test; the others train"
-    )
+    test_tones: tuple[str, ...] = setting((), "method out_of_tone: these tones are the test; the others train")
 
     @model_validator(mode="after")
     def _a_file_for_its_method(self) -> SplitSettings:
@@ -76,8 +74,7 @@ def read_roles(path: str) -> dict[str, str]:
             for line, row in table.rows
             if row["role"] not in (*ROLES, "")
         ]
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
     return {row["image_id"]: row["role"] for _, row in table.rows}
 
 
@@ -128,7 +125,6 @@ def assign(
     """Roles of one cohort's photos.
 
     Args:
-        photos: all photos of one cohort.
         cohort_role: "development" or "evaluation" (config key `cohorts.<name>.role`).
         taken: group -> role in earlier cohorts; a stratified split lets a photo of such a group (the same patient, the same
             picture) follow it.

@@ -52,7 +52,7 @@ OTHER_WORDS = (
 def vocabulary() -> list[str]:
     """Every lower-case word and sign that captions and the project's prompts use, each once, sorted."""
     signs = {",", ".", "-"}
-    words: set[str] = set(COLOUR_WORDS) | set(SHAPE_WORDS) | set(STRUCTURE_WORDS)
+    words = {*COLOUR_WORDS, *SHAPE_WORDS, *STRUCTURE_WORDS}
     for text in (HEALTHY_PROMPT, NEGATIVE_PROMPT, WITH_RULER, WITH_MARKER, WITH_CLOTH, ON_SKIN, ON_TONED, OTHER_WORDS):
         for sign in ",.-(){}":
             text = text.replace(sign, " ")

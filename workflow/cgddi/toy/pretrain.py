@@ -1,4 +1,7 @@
-"""Rebuild the toy base model: ``cgddi toy-model --output config/toy/model``; stopped at any moment, it goes on where it was.
+"""Rebuild the toy base model: ``cgddi toy-model --output config/toy/model`` (an hour on two idle cores).
+
+Stopped and started again with the same options it goes on and gives the same bytes; with more --steps it goes on from where the
+shorter training began to lower its learning rate.
 
 Generic corpus -> tokenizer -> autoencoder (closed form, fine-tuned) -> latents -> U-Net and text encoder ->
 a diffusers folder of float16 safetensors with a recipe.json beside it.
@@ -19,11 +22,10 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 
 from cgddi.core.archive import file_sha256
+from cgddi.core.arguments import command_parser
 from cgddi.job.checkpoint import Checkpoint
-from cgddi.toy import autoencoder, denoiser
+from cgddi.toy import autoencoder, denoising
 from cgddi.toy.corpus import build_corpus, vocabulary
-from cgddi.toy.denoiser import build_tokenizer
-from cgddi.toy.denoising import Examples, Pretraining, Settings
 from cgddi.toy.measure import HELD_OUT_SEED, measure
 
 CORPUS_SEED_OFFSET = 1_000_003
@@ -50,12 +52,7 @@ def save_half(pipeline: StableDiffusionPipeline, folder: Path) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="cgddi toy-model",
-        description="Pretrain the toy base model on a generic procedural corpus (an hour on two idle cores). Stopped and "
-        "started again with the same options it goes on and gives the same bytes; with more --steps it goes on from where the "
-        "shorter training began to lower its learning rate.",
-    )
+    parser = command_parser("toy-model", __doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder to write (ordinary diffusers layout)")
     parser.add_argument(
         "--state", type=Path, default=Path(".cache/toy-model"), help="folder of states (default: .cache/toy-model)"
@@ -126,15 +123,15 @@ def build(args: argparse.Namespace) -> dict:
     psnr = autoencoder.reconstruction_psnr(vae, held_out)
     log(f"autoencoder: {psnr:.2f} dB on held-out photos")
     with tempfile.TemporaryDirectory() as folder:
-        tokenizer = build_tokenizer(vocabulary(), Path(folder))
+        tokenizer = denoising.build_tokenizer(vocabulary(), Path(folder))
     torch.manual_seed(args.seed)
-    text_encoder, unet = denoiser.new_text_encoder(tokenizer).to(args.device), denoiser.new_unet().to(args.device)
-    settings = Settings(steps=args.steps, batch_size=args.batch_size, warmup=min(100, args.steps))
+    text_encoder, unet = denoising.new_text_encoder(tokenizer).to(args.device), denoising.new_unet().to(args.device)
+    settings = denoising.Settings(steps=args.steps, batch_size=args.batch_size, warmup=min(100, args.steps))
     same = [_facts(args), settings.shared(), _versions()]
-    Pretraining(
+    denoising.Pretraining(
         unet,
         text_encoder,
-        denoiser.new_scheduler(),
+        denoising.new_scheduler(),
         _examples(args, vae, tokenizer, log),
         settings,
         torch.Generator().manual_seed(args.seed + 2),
@@ -144,21 +141,21 @@ def build(args: argparse.Namespace) -> dict:
     ).run(lambda step, loss: log(f"pretraining {step}/{args.steps}: loss {loss:.4f}"))
     parts = {"vae": vae, "text_encoder": text_encoder, "tokenizer": tokenizer, "unet": unet}
     none = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    save_half(StableDiffusionPipeline(**parts, scheduler=denoiser.new_scheduler(), **none), args.output)
+    save_half(StableDiffusionPipeline(**parts, scheduler=denoising.new_scheduler(), **none), args.output)
     facts = {"command": _command(args), **_facts(args), "pretraining": asdict(settings)}
     recipe = finish(args.output, facts, psnr, args.figures, args.device)
     log(f"figures: {json.dumps(recipe['figures'])}")
     return recipe
 
 
-def _examples(args: argparse.Namespace, vae: AutoencoderKL, tokenizer, log: Log) -> Examples:
+def _examples(args: argparse.Namespace, vae: AutoencoderKL, tokenizer, log: Log) -> denoising.Examples:
     """The corpus as the denoiser sees it; made anew in every run, since it takes two minutes and is the same each time."""
     corpus = build_corpus(args.corpus, args.seed + CORPUS_SEED_OFFSET, args.threads)
     log(f"corpus of {len(corpus)} photos")
     latents = autoencoder.encode_all(vae, torch.from_numpy(corpus.images))
     log("latents ready")
-    tokens, empty = denoiser.tokenise(tokenizer, corpus.captions), denoiser.tokenise(tokenizer, [""])[0]
-    return Examples(latents, tokens, empty)
+    tokens, empty = denoising.tokenise(tokenizer, corpus.captions), denoising.tokenise(tokenizer, [""])[0]
+    return denoising.Examples(latents, tokens, empty)
 
 
 def _command(args: argparse.Namespace) -> str:
@@ -180,7 +177,9 @@ def finish(folder: Path, facts: dict, psnr: float, samples: int, device: str = "
 
     ``facts`` are the settings it was made with and ``psnr`` its autoencoder's, in dB.
     """
-    build_tokenizer(vocabulary(), folder / "tokenizer")  # vocab.json and merges.txt too, for tools that read those
+    denoising.build_tokenizer(
+        vocabulary(), folder / "tokenizer"
+    )  # vocab.json and merges.txt too, for tools that read those
     figures: dict[str, object] = {"autoencoder_psnr_db": round(psnr, 2)}
     if samples:
         pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32).to(device)

@@ -5,9 +5,7 @@ one further disease.  Each holds ddi_metadata.csv, images/000001.png... and mask
 The same preset and seed give the same bytes.
 """
 
-import argparse
 import csv
-import sys
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from cgddi.core.arguments import command_parser
+from cgddi.core.errors import UserError
 from cgddi.core.images import TONE_CODES, TONES
 from cgddi.toy.diseases import BY_RAW, DISEASES, EXTRA
 from cgddi.toy.scene import Photo, render_photo
@@ -26,15 +26,11 @@ CLUTTER = {"marker": 0.12, "ruler": 0.2, "cloth": 0.15}
 COLUMNS = ("", "DDI_ID", "DDI_file", "skin_tone", "malignant", "disease")
 
 
-Counts = dict[str, tuple[int, int, int]]
-"""Raw disease name -> number of light, medium and dark photos."""
-
-
 @dataclass(frozen=True)
 class Preset:
-    """Photos of the training-side set by disease and tone, per-cell size of the test set, photos of the extra disease."""
+    """Photos of the training set by raw disease name (light, medium, dark), of a cell of the test set, of the extra disease."""
 
-    counts: Counts
+    counts: dict[str, tuple[int, int, int]]
     test_per_cell: int
     extra: tuple[int, int, int] = (2, 2, 2)
 
@@ -148,8 +144,8 @@ def _refuse_stale(base: Path, items: Sequence[Item], seed: int) -> None:
     expected |= {base / "masks" / f"{row + 1:06d}.npy" for row, position in enumerate(order) if masked[position]}
     stale = sorted(path for path in base.glob("*/*") if path not in expected)
     if stale:
-        raise FileExistsError(
-            f"{len(stale)} file(s) of another world are in the way, first {stale[0]}: choose another --output or remove {base}"
+        raise UserError(
+            f"{len(stale)} file(s) of another world are in the way, first {stale[0]}. Choose another --output, or remove {base}."
         )
 
 
@@ -177,7 +173,7 @@ def write_set(root: Path, folder: str, items: Sequence[Item], seed: int) -> None
 def write_world(root: Path, preset: Preset, seed: int) -> None:
     """Write the three sets of a preset under ``root``.
 
-    Raises FileExistsError, before anything is written, when a set's folder holds a photo or mask that this
+    Raises UserError, before anything is written, when a set's folder holds a photo or mask that this
     preset and seed would not write, so that no stale file stays among new ones.
     """
     sets = (("ddi", training_items(preset)), ("test", test_items(preset)), ("extra", extra_items(preset)))
@@ -189,15 +185,8 @@ def write_world(root: Path, preset: Preset, seed: int) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of ``cgddi toy-world``; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="cgddi toy-world", description="Write a procedural toy data set in DDI's format."
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        required=True,
-        help="folder to write: ddi/, test/ and extra/ (another world's files there are refused)",
-    )
+    parser = command_parser("toy-world", __doc__)
+    parser.add_argument("--output", type=Path, required=True, help="folder to write (another world's is refused)")
     parser.add_argument(
         "--preset", choices=sorted(PRESETS), default="demo", help="demo: 196 photos of 10 diseases; small: 28 of 4"
     )
@@ -205,9 +194,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.seed < 0:
         parser.error("--seed must not be negative")
-    try:
-        write_world(args.output, PRESETS[args.preset], args.seed)
-    except FileExistsError as error:
-        print(f"cgddi toy-world: {error}", file=sys.stderr)
-        return 1
+    write_world(args.output, PRESETS[args.preset], args.seed)
     return 0

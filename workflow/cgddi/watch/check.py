@@ -66,8 +66,6 @@ def check_contents(
     """Problems and warnings of all photos and masks, in the order of the sheet.
 
     Args:
-        reading: how photos and masks are read.
-        threads: threads that read photos.
         cohorts: the same for cohorts whose masks differ.
         checked: what was found before and is found now, by content; None remembers nothing.
     """
@@ -116,7 +114,6 @@ def check(
 
     Args:
         diseases: the disease sheet or a built-in one.
-        reading, threads, cohorts, checked: see `check_contents`.
         mixed: policy for concepts with both malignancies: "error" makes them problems, any other one warnings.
 
     Returns:

@@ -173,9 +173,7 @@ def predict(plan: Plan, jobs: Iterable[Job], used: Iterable[Used], device: str |
     """Cost by stage, in the order of the work.
 
     Args:
-        plan: the plan, for the default rates.
         jobs: its jobs, upstream first; those that take no GPU are passed over.
-        used: what finished jobs used.
         device: the model of device whose rates count.
     """
     rates: dict[tuple[str, str | None], list[float]] = defaultdict(list)

@@ -77,7 +77,6 @@ def ask_snakemake(
     """The plan of a configuration in the working directory and all its jobs, upstream before downstream.
 
     Args:
-        configfiles: as for `snakemake --configfile`.
         look: what to do with Snakemake's DAG and the plan; by default `read_jobs`.
         profile: as for `snakemake --profile`: what it says of config keys and of the resources that jobs ask for.
 

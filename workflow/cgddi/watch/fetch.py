@@ -97,7 +97,6 @@ def fetch(model: HubModel, commit: str | None, dry_run: bool = False) -> tuple[s
 
     Args:
         commit: its commit, where one is noted.
-        dry_run: only look.
 
     Returns:
         Its commit, the size of its files in bytes, and how many bytes had to be fetched.

@@ -32,7 +32,6 @@ class Hashes:
 
     Args:
         deep: whether large files are read too.
-        bar: shows the bytes read.
     """
 
     def __init__(self, deep: bool, bar: tqdm):

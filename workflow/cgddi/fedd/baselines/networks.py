@@ -12,7 +12,7 @@ from cgddi.core.archive import file_sha256
 from cgddi.core.backbones import create_backbone, load_weights
 from cgddi.core.errors import UserError
 from cgddi.core.images import CLASSES
-from cgddi.diffusion.checkpoints import read_checkpoint
+from cgddi.diffusion.weights import read_checkpoint
 from cgddi.fedd.settings import NETWORKS, BaselinesSettings
 
 DEEPDERM_SIZE = 299

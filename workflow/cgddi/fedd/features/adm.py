@@ -14,7 +14,7 @@ import torch
 
 from cgddi.core.archive import file_sha256, temporary_beside, write_record
 from cgddi.core.errors import UserError
-from cgddi.diffusion.checkpoints import read_checkpoint
+from cgddi.diffusion.weights import read_checkpoint
 
 CHANNELS, HEAD_CHANNELS, SIZE = 256, 64, 256
 MULTIPLIERS = (1, 1, 2, 2, 4, 4)
@@ -194,7 +194,6 @@ def convert(checkpoint: str | Path, output: str | Path, config: Mapping[str, Any
 
     Args:
         checkpoint: `.pt` or `.safetensors`, in the original's names. output: folder to write; must not exist.
-        config: from `unet_config`.
 
     Raises:
         UserError: the folder exists, or the checkpoint is not what it should be.

@@ -88,10 +88,7 @@ class FeatureBackbone:
         Args:
             pixels: (B, 3, H, W) uint8.
             noise: (B, C, h, w) standard normal, of `input_shape`.
-            timestep: see `clip`.
-            blocks: decoder blocks to show.
             visit: called with (block, activations (B, C, h, w) on the device) in the order of the forward pass.
-            precision: fp32, bf16 or fp16 (autocast).
         """
         self.check_blocks(blocks)
         wanted = sorted(set(blocks))

@@ -105,7 +105,6 @@ def extract(
         showcase: image ids that get cluster pictures of all these blocks.
         batch: photos per forward pass on a GPU. A CPU takes them one by one: as fast there, and no bit of a photo's
             features then depends on its neighbours.
-        precision: fp32, bf16 or fp16.
         shared_noise: whether all photos get the same noise.
 
     Raises:

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from cgddi.core.archive import canonical, record_for, sha256, write_record
-from cgddi.core.errors import InvalidInput, Problem, UserError
+from cgddi.core.errors import Problem, UserError, refuse
 from cgddi.diffusion.weights import write_tensors
 
 
@@ -49,7 +49,6 @@ def write_features(
     """Write a feature file and its record; equal content gives equal bytes.
 
     Args:
-        features: image id -> its features.
         spec: the job's spec, kept in the record; its hash goes into the header.
         inputs: files read, hashed into the record.
         facts: into the header and the record: model (content hash), size, timestep, crop, blocks (how many the model has), ...
@@ -112,8 +111,7 @@ class FeatureFiles:
                 message = f"no {kind} features of block {', '.join(map(str, lacking))}"
                 remedy = "Run `cgddi fedd features` for this photo and these blocks."
                 problems.append(Problem(f"image {image}", message, remedy))
-        if problems:
-            raise InvalidInput(problems)
+        refuse(problems)
 
     @property
     def images(self) -> list[str]:

@@ -58,7 +58,6 @@ def curves(
     Args:
         panels: title -> rows with model, variant, subset, the value, low, high, published and published_same. value: its column.
         per_tone: subset -> training photos per tone, by size. label: of the value. columns: panels in a row.
-        segments: whether the models make masks.
     """
     rows = -(-len(panels) // columns)
     size = (3.4 * columns + 0.8, 3.4 * rows + 0.8) if len(panels) > 1 else (7.5, 4.6)

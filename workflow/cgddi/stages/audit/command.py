@@ -113,9 +113,6 @@ def audit(
     """Findings of one audit.
 
     Args:
-        kind: one of `KINDS`.
-        index: the split's index, a data frame.
-        photos: archives of the photos.
         waived: given images and adapters whose unknown lineage is no leak.
         threads: that decode pictures, where a GPU works beside them.
         labels: image id -> tone of the held-out photos, for quality.

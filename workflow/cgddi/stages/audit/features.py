@@ -60,8 +60,6 @@ def extract(pictures: Iterable[Image.Image], settings: FeatureSettings, seed: in
     """Features of pictures.
 
     Args:
-        pictures: RGB images of any size.
-        settings: which features.
         seed: of the random weights, where those are asked for.
         threads: that resample pictures.
 

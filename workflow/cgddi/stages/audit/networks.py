@@ -17,8 +17,7 @@ from torchvision.models import inception
 from cgddi.core.backbones import differences
 from cgddi.core.errors import UserError
 from cgddi.core.weight_files import from_hub
-from cgddi.diffusion.checkpoints import read_checkpoint
-from cgddi.diffusion.weights import read_tensors, write_tensors
+from cgddi.diffusion.weights import read_checkpoint, read_tensors, write_tensors
 from cgddi.stages.audit.settings import hub_file
 
 INCEPTION_SIZE, LPIPS_SIZE = 299, 256
@@ -158,7 +157,6 @@ def convert(checkpoint: str, output: str) -> str:
 
     Args:
         checkpoint: the published file; tensors only are read from it.
-        output: .safetensors file to write.
 
     Returns:
         What it was: "inception", "alex" or "vgg".

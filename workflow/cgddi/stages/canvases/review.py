@@ -55,7 +55,6 @@ def write_page(
     """Write the page for some healthy archives, and its pictures beside it.
 
     Args:
-        healthy: healthy archives, of any cohorts.
         photos: masks archives they were made from: their masks and uncertainties are shown.
         canvases: archives that decided on them: their verdicts are shown.
         review: rows of an earlier review, shown as decided; those of images that the page does not show are exported all the same.

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from cgddi.core.settings import Settings
+from cgddi.core.settings import Settings, setting
 
 REVISION = 2
 
@@ -13,46 +13,40 @@ class TriageSettings(Settings):
     The healthy stage writes scores; the canvases stage compares them with these, so that another threshold costs no GPU time.
     """
 
-    lesion_contrast: float = Field(
-        6.0, ge=0, description="discard above this CIELAB difference between the former lesion and the skin around it"
+    lesion_contrast: float = setting(
+        6.0, "discard above this CIELAB difference between the former lesion and the skin around it", ge=0
     )
-    lesion_left: float = Field(
+    lesion_left: float = setting(
         0.4,
+        "discard when the place is still this near the lesion's colour (0 skin, 1 lesion) and visibly so",
         ge=0,
         le=1,
-        description="discard when the place is still this near the lesion's colour (0 skin, 1 lesion) and visibly so",
     )
-    stain: float = Field(
-        3.0,
-        ge=0,
-        description="discard when local colours lie this much further from the skin's than those of the skin around",
+    stain: float = setting(
+        3.0, "discard when local colours lie this much further from the skin's than those of the skin around", ge=0
     )
-    texture: tuple[float, float] = Field(
+    texture: tuple[float, float] = setting(
         (0.6, 1.5),
-        description="discard when the spread of the texture of 1, 2, 4 or 8 px (at 512 px) over that of the skin around is outside "
+        "discard when the spread of the texture of 1, 2, 4 or 8 px (at 512 px) over that of the skin around is outside "
         "this range",
     )
-    grain: float = Field(
-        1.4,
-        ge=1,
-        description="discard when the finest texture has kept this many times more of its contrast than a coarser one",
+    grain: float = setting(
+        1.4, "discard when the finest texture has kept this many times more of its contrast than a coarser one", ge=1
     )
-    ita_change: float = Field(
-        12.0, ge=0, description="discard above this change of ITA in degrees against the surrounding skin"
+    ita_change: float = setting(12.0, "discard above this change of ITA in degrees against the surrounding skin", ge=0)
+    artefacts: float = setting(
+        0.05, "discard above this share of pixels in no colour of the surrounding skin", ge=0, le=1
     )
-    artefacts: float = Field(
-        0.05, ge=0, le=1, description="discard above this share of pixels in no colour of the surrounding skin"
+    bitten: float = setting(
+        0.01, "discard when more of ruler or cloth was painted over, as a share of the region", ge=0, le=1
     )
-    bitten: float = Field(
-        0.01, ge=0, le=1, description="discard when more of ruler or cloth was painted over, as a share of the region"
+    border_step: float = setting(
+        3.0, "discard above this CIELAB step at the border, beyond that between skin pixels", ge=0
     )
-    border_step: float = Field(
-        3.0, ge=0, description="discard above this CIELAB step at the border, beyond that between skin pixels"
-    )
-    seam: float = Field(
+    seam: float = setting(
         3.0,
+        "discard when colours on either side of the border differ by more than in the skin around, by this much",
         ge=0,
-        description="discard when colours on either side of the border differ by more than in the skin around, by this much",
     )
 
 

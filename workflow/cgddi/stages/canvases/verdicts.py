@@ -4,7 +4,7 @@ import csv
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from cgddi.core.errors import InvalidInput, Problem
+from cgddi.core.errors import InvalidInput, Problem, refuse
 
 COLUMNS = ("image_id", "cohort", "verdict", "note")
 VERDICTS = ("keep", "discard")
@@ -48,8 +48,7 @@ def read_review(path: str | Path) -> list[dict[str, str]]:
                 Problem(source, "image judged twice", "Keep one of its rows.", number, "image_id", image[1])
             )
         seen.add(image)
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
     return rows
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from cgddi.core.archive import canonical, installed_versions, sha256
-from cgddi.core.errors import InvalidInput, Problem, UserError
+from cgddi.core.errors import Problem, UserError, refuse
 from cgddi.stages.classify.decode import Decoders, Source, View
 
 RECORD = np.dtype([("digest", "V32"), ("checksum", "<u4")])
@@ -34,7 +34,6 @@ class DecodedCache:
 
     Args:
         folder: shared by all runs of the node; made if need be.
-        view: what is kept of each picture.
     """
 
     def __init__(self, folder: str | Path, view: View):
@@ -118,8 +117,7 @@ class DecodedCache:
                 slots.flush()
                 os.fsync(slots.fileno())
                 end += len(part)
-        if problems:
-            raise InvalidInput(problems)
+        refuse(problems)
 
     def _say(self, wanted: int, missing: int) -> None:
         """Say the size before it is made, and refuse what the disk does not hold."""

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from cgddi.core.archive import read_member
-from cgddi.core.errors import InvalidInput, Problem, UserError
+from cgddi.core.errors import InvalidInput, Problem, UserError, refuse
 from cgddi.stages.classify.augment import side_to_keep
 from cgddi.stages.classify.cache import DecodedCache
 from cgddi.stages.classify.decode import CHUNK, Decoders, Source, View, checksum, decode
@@ -53,7 +53,6 @@ class Pictures:
 
     Args:
         rows: index rows with columns id, archive, start, size, sha256.
-        settings: sizes, and the decoded cache.
         fixed: the test view (shorter side to `resize_to`, centre crop to `image_size`), which is never in the decoded cache; else a
             square from which the smallest crop that `random_views` draws still has `resize_to` pixels, unless the archives' own
             pictures are smaller.
@@ -100,8 +99,7 @@ class Pictures:
             return self
         work = enumerate(map(self._source, missing), self.used)
         results = list(self.decoders.run(self.slots.path, self.view, work) if missing else [])
-        if problems := [found for found in results if isinstance(found, Problem)]:
-            raise InvalidInput(problems)
+        refuse([found for found in results if isinstance(found, Problem)])
         self.place[missing] = np.arange(self.used, self.used + len(missing))
         self.used += len(missing)
         return self
@@ -159,8 +157,7 @@ class Pictures:
     ) -> torch.Tensor:
         """The pictures of a batch, once they are decoded."""
         results = [found for path, work, task in asked for found in self.decoders.result(task, path, self.view, work)]
-        if problems := [found for found in results if isinstance(found, Problem)]:
-            raise InvalidInput(problems)
+        refuse([found for found in results if isinstance(found, Problem)])
         shape = (len(batch), 3, self.side, self.side)
         pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=self.pinned)
         if not elsewhere:

@@ -121,7 +121,6 @@ def decode_into(path: str, view: View, work: Sequence[tuple[int, Source]]) -> li
 
     Args:
         path: the file, which may be memory that another process holds (`/proc/PID/fd/N`).
-        view: what is kept of each.
         work: slots of `view.bytes` in the file, and pictures.
 
     Returns:

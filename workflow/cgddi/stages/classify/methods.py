@@ -39,7 +39,6 @@ def contrastive_loss(
     Args:
         features: (B, D), any scale.
         labels: (B,).
-        temperature: above zero.
         epsilon: what FairDisCo's code adds (1e-5) to each e_ij, once its row's greatest is divided out, to each denominator and to
             the number of pairs; 0 is the formula.
     """
@@ -100,9 +99,7 @@ class FairDisCo(nn.Module):
 
     Args:
         backbone: features (B, num_features).
-        classes: number of classes C.
         tones: outputs of the tone head.
-        epsilon: see `contrastive_loss`.
     """
 
     CONFUSION, CONTRASTIVE = 1.0, 0.8
@@ -139,8 +136,6 @@ def build(
 
     Args:
         method: a name of `cgddi.stages.classify.settings.METHODS`.
-        settings: how it is trained.
-        classes: number of classes.
         concepts: slugs that label texts must cover (PatchAlign).
         pretrained: False leaves backbone weights random, since others are loaded over them.
 

@@ -77,7 +77,6 @@ def label_embeddings(settings: LabelTexts, concepts: list[str]) -> tuple[torch.T
     """Embeddings E of the label texts.
 
     Args:
-        settings: the file or the encoder.
         concepts: slugs of the concepts in the training images; a file must hold each (it may hold more).
 
     Returns:
@@ -124,7 +123,6 @@ def encode(folder: str, texts: list[str]) -> torch.Tensor:
     Args:
         folder: a transformers model with its tokenizer, or a diffusers model with subfolders text_encoder and tokenizer; or the
             hub id of such a diffusers model, or `id@revision`.
-        texts: m texts.
     """
     from transformers import AutoModel, AutoTokenizer
 

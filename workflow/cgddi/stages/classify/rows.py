@@ -46,7 +46,6 @@ def choose_rows(
 
     Args:
         index: a split's index; test photos may stand in it without labels, which then are the tables' business.
-        settings: task, cut-off, selection.
         seed: the project's seed: it orders the nested subsets of the learning curves.
         out_of_tone: whether no tone is both learnt and tested, where the index does not tell.
 

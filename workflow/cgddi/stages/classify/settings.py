@@ -8,7 +8,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from cgddi.core.errors import UserError
 from cgddi.core.lineage import KINDS
-from cgddi.core.settings import Precision, Settings, located, neutral
+from cgddi.core.settings import Precision, Settings, located, neutral, setting
 
 REVISION = 3
 
@@ -24,37 +24,30 @@ class Regime(Settings):
         description="what is trained on: real, healthy, lesion_mapped, semantic; or a set of given images, by its name under "
         "`synthetic:` (NAME, or one kind of it: NAME/semantic)",
     )
-    init: str | None = Field(None, description="regime whose weights (same split, method, seed) training starts from")
-    ratio: float | None = Field(
-        None,
-        gt=0,
-        description="real : synthetic draws, e.g. 1.0 for as many real as synthetic; None follows the sampler",
+    init: str | None = setting(None, "regime whose weights (same split, method, seed) training starts from")
+    ratio: float | None = setting(
+        None, "real : synthetic draws, e.g. 1.0 for as many real as synthetic; None follows the sampler", gt=0
     )
-    min_concept_images: int | None = Field(
-        None,
-        ge=1,
-        description="semantic images only of concepts with this many real training images; None takes the stage's",
+    min_concept_images: int | None = setting(
+        None, "semantic images only of concepts with this many real training images; None takes the stage's", ge=1
     )
-    real_fraction: float | None = Field(
-        None,
-        gt=0,
-        le=1,
-        description="share of the real training images used (learning curve); smaller shares are nested in larger",
+    real_fraction: float | None = setting(
+        None, "share of the real training images used (learning curve); smaller shares are nested in larger", gt=0, le=1
     )
-    real_per_tone: int | None = Field(
-        None, ge=2, description="real training images per tone, half of them malignant (FEDD: 10, 20, 30, 40), nested"
+    real_per_tone: int | None = setting(
+        None, "real training images per tone, half of them malignant (FEDD: 10, 20, 30, 40), nested", ge=2
     )
-    synthetic_per_real: float | None = Field(
-        None, gt=0, description="synthetic images used per real training image (learning curve), nested"
+    synthetic_per_real: float | None = setting(
+        None, "synthetic images used per real training image (learning curve), nested", gt=0
     )
-    generators: Literal["any", "inside"] = Field(
+    generators: Literal["any", "inside"] = setting(
         "any",
-        description="learning curves: semantic images of generators that saw real images outside the subset are used, and every "
+        "learning curves: semantic images of generators that saw real images outside the subset are used, and every "
         "table is marked (any), or left out (inside); donors and canvases are always inside",
     )
-    labels: Literal["own", "shuffled", "canvas"] = Field(
+    labels: Literal["own", "shuffled", "canvas"] = setting(
         "own",
-        description="negative controls: synthetic images with lesions change labels among those of their tone and kind (shuffled), "
+        "negative controls: synthetic images with lesions change labels among those of their tone and kind (shuffled), "
         "or every synthetic image has the label of the photo that its canvas was made of (canvas; with `sources: [healthy]` "
         "healthy skin is called diseased)",
     )
@@ -126,122 +119,110 @@ def regime_of(spec: dict[str, Any]) -> Regime:
 class Training(Settings):
     """Backbone and optimisation; a field left None takes the method's published value (see `DEFAULTS`)."""
 
-    backbone: str | None = Field(None, description="timm backbone (ResNet-18; PatchAlign: ViT-B/16)")
+    backbone: str | None = setting(None, "timm backbone (ResNet-18; PatchAlign: ViT-B/16)")
     weights: str | None = located(
         None,
-        description="`hub` (timm's pretrained weights, from the hub or its cache), `random`, a .safetensors file (timm's, or a "
+        "`hub` (timm's pretrained weights, from the hub or its cache), `random`, a .safetensors file (timm's, or a "
         "classifier's of ours), or a folder or hub id with a model.safetensors",
     )
-    epochs: int | None = Field(None, ge=1, description="epochs (15; PatchAlign 20)")
-    batch_size: int | None = Field(
-        None, ge=2, description="images per step, of all processes together (64; PatchAlign 32)"
-    )
-    learning_rate: float | None = Field(None, gt=0, description="Adam's learning rate (1e-4)")
-    lr_step: int | None = Field(None, ge=0, description="epochs between decays (2); 0 keeps the rate (PatchAlign)")
-    lr_gamma: float | None = Field(None, gt=0, le=1, description="factor of each decay (0.9)")
-    clip_norm: float | None = Field(
-        None, ge=0, description="gradient norm is clipped to this; 0 does not clip (PatchAlign 1.0)"
-    )
-    frozen_tensors: int | None = Field(None, ge=0, description="first parameter tensors kept fixed (0; PatchAlign 50)")
+    epochs: int | None = setting(None, "epochs (15; PatchAlign 20)", ge=1)
+    batch_size: int | None = setting(None, "images per step, of all processes together (64; PatchAlign 32)", ge=2)
+    learning_rate: float | None = setting(None, "Adam's learning rate (1e-4)", gt=0)
+    lr_step: int | None = setting(None, "epochs between decays (2); 0 keeps the rate (PatchAlign)", ge=0)
+    lr_gamma: float | None = setting(None, "factor of each decay (0.9)", gt=0, le=1)
+    clip_norm: float | None = setting(None, "gradient norm is clipped to this; 0 does not clip (PatchAlign 1.0)", ge=0)
+    frozen_tensors: int | None = setting(None, "first parameter tensors kept fixed (0; PatchAlign 50)", ge=0)
 
 
 class LabelTexts(Settings):
     """Embeddings of the label texts that PatchAlign aligns image patches with: the concepts' names."""
 
     file: str | None = located(
-        None,
-        description=".safetensors file with tensor `embeddings` (m, d) and metadata `labels`, a JSON list of m concept slugs",
+        None, ".safetensors file with tensor `embeddings` (m, d) and metadata `labels`, a JSON list of m concept slugs"
     )
     text_encoder: str | None = located(
         None,
-        description="text encoder that embeds the texts: its local folder, or the folder or hub id of a diffusers model with one",
+        "text encoder that embeds the texts: its local folder, or the folder or hub id of a diffusers model with one",
     )
 
 
 class ClassifySettings(Settings):
     """How a classifier is trained; defaults as in method.md, Classifiers, for DDI."""
 
-    task: Literal["malignancy", "concept", "partition"] = Field(
+    task: Literal["malignancy", "concept", "partition"] = setting(
         "malignancy",
-        description="what is predicted: malignant or not, the disease, or the class that `partition` gives it; healthy images "
+        "what is predicted: malignant or not, the disease, or the class that `partition` gives it; healthy images "
         "are benign, and left out of task `concept`",
     )
-    partition: dict[str, str] = Field(
-        {},
-        description="concept slug -> class, for task `partition` (Fitzpatrick17k's benign, malignant, non-neoplastic)",
+    partition: dict[str, str] = setting(
+        {}, "concept slug -> class, for task `partition` (Fitzpatrick17k's benign, malignant, non-neoplastic)"
     )
-    training: Training = Field(Training(), description="for all methods")
-    methods: dict[Literal["baseline", "fairdisco", "patchalign", "reweighting", "resampling"], Training] = Field(
-        {}, description="for one method, over `training`"
+    training: Training = setting(Training(), "for all methods")
+    methods: dict[Literal["baseline", "fairdisco", "patchalign", "reweighting", "resampling"], Training] = setting(
+        {}, "for one method, over `training`"
     )
-    losses: Literal["formula", "code"] = Field(
+    losses: Literal["formula", "code"] = setting(
         "formula",
-        description="formula: FairDisCo's and PatchAlign's losses as the papers write them; code: as the published code computes "
+        "formula: FairDisCo's and PatchAlign's losses as the papers write them; code: as the published code computes "
         "them, with tone heads of six outputs (three are ever taught, and confusion is over all) and FairDisCo's 1e-5 in the "
         "contrastive terms",
     )
-    image_size: int = Field(224, ge=16, description="side of the picture the network sees (FairDisCo: 224)")
-    resize: int | None = Field(
-        None, ge=16, description="side before the centre crop; None takes 8/7 of image_size (256 for 224)"
-    )
-    selection: Literal["validation", "test", "last"] = Field(
+    image_size: int = setting(224, "side of the picture the network sees (FairDisCo: 224)", ge=16)
+    resize: int | None = setting(None, "side before the centre crop; None takes 8/7 of image_size (256 for 224)", ge=16)
+    selection: Literal["validation", "test", "last"] = setting(
         "validation",
-        description="images on which the best epoch is chosen; `test` is the published practice and marks every table it "
+        "images on which the best epoch is chosen; `test` is the published practice and marks every table it "
         "touches; `last` chooses none",
     )
-    selection_metric: Literal["balanced_accuracy", "accuracy"] = Field(
-        "balanced_accuracy", description="chosen by this, ties by the lower loss (published: accuracy)"
+    selection_metric: Literal["balanced_accuracy", "accuracy"] = setting(
+        "balanced_accuracy", "chosen by this, ties by the lower loss (published: accuracy)"
     )
-    finetune_learning_rate: float = Field(
-        1e-5, gt=0, description="when starting from another regime's weights (thesis)"
-    )
-    finetune_epochs: int = Field(
+    finetune_learning_rate: float = setting(1e-5, "when starting from another regime's weights (thesis)", gt=0)
+    finetune_epochs: int = setting(
         5,
-        ge=1,
-        description="epochs then, taken out of the method's epochs: training goes on from the best weights that the other regime "
+        "epochs then, taken out of the method's epochs: training goes on from the best weights that the other regime "
         "had before its last so many epochs; with images_per_epoch: null they come on top (thesis: 20)",
-    )
-    patience: int = Field(
-        5,
         ge=1,
-        description="fine-tuning stops after this many epochs without a better one; only with images_per_epoch: null, as else "
-        "regimes would differ in steps",
     )
-    sampler: Literal["class", "tone_class", "tone_class_concept", "none"] = Field(
+    patience: int = setting(
+        5,
+        "fine-tuning stops after this many epochs without a better one; only with images_per_epoch: null, as else "
+        "regimes would differ in steps",
+        ge=1,
+    )
+    sampler: Literal["class", "tone_class", "tone_class_concept", "none"] = setting(
         "class",
-        description="draw with replacement, every group of this name equally often (FairDisCo: class); tone_class_concept: every "
+        "draw with replacement, every group of this name equally often (FairDisCo: class); tone_class_concept: every "
         "tone and class equally often, and every disease within them; none: every image",
     )
-    images_per_epoch: int | None = Field(
+    images_per_epoch: int | None = setting(
         4096,
-        ge=1,
-        description="images drawn per epoch, whatever their number: an epoch is so many draws, not one pass over the images, and "
+        "images drawn per epoch, whatever their number: an epoch is so many draws, not one pass over the images, and "
         "every regime takes the same number of train steps. null: as many as there are (published: some 500 of real photos, "
         "266,000 of synthetic images, so that regimes differ in training time)",
-    )
-    min_concept_images: int = Field(
-        11,
         ge=1,
-        description="semantic images only of concepts with this many real training images (paper: more than 10)",
     )
-    label_texts: LabelTexts = Field(LabelTexts(), description="label texts of PatchAlign")
-    allow_absent_tones: bool = Field(
-        False, description="train or test although a tone has no image there (out-of-tone splits need not set it)"
+    min_concept_images: int = setting(
+        11, "semantic images only of concepts with this many real training images (paper: more than 10)", ge=1
     )
-    precision: Precision = Field(
-        "bf16", description="autocast of the network, on any device; the loss and the optimiser's weights are float32"
+    label_texts: LabelTexts = setting(LabelTexts(), "label texts of PatchAlign")
+    allow_absent_tones: bool = setting(
+        False, "train or test although a tone has no image there (out-of-tone splits need not set it)"
     )
-    num_processes: int = Field(
-        1, ge=1, description="GPUs of one node that train a classifier together, each on its share of every batch"
+    precision: Precision = setting(
+        "bf16", "autocast of the network, on any device; the loss and the optimiser's weights are float32"
+    )
+    num_processes: int = setting(
+        1, "GPUs of one node that train a classifier together, each on its share of every batch", ge=1
     )
     cuda_graphs: bool = neutral(
         False,
-        description="whether a GPU is given a step as one recorded graph: the same kernels, so the same numbers, launched at once. "
+        "whether a GPU is given a step as one recorded graph: the same kernels, so the same numbers, launched at once. "
         "PatchAlign's alignment alone is 4,300 kernels a step",
     )
     decoded_cache: str | None = neutral(
         None,
-        description="folder on each node's own disk for training images as pixels, each decoded once for all runs of the node: "
+        "folder on each node's own disk for training images as pixels, each decoded once for all runs of the node: "
         "52 GB for the paper's 266,136 at 256 px; may be deleted when no job runs",
     )
 

@@ -68,7 +68,6 @@ def card(settings: ExportSettings, contents: Contents, adapters: int, spec: Mapp
     """The data set's README.md.
 
     Args:
-        adapters: number of LoRA adapters beside it.
         spec: the job's spec, for the split's name.
     """
     import yaml

@@ -44,9 +44,6 @@ def export(
 
     Args:
         spec: the job's spec; its settings are `ExportSettings`, `names` joins concepts with the names of their diseases.
-        index: index/<split>.parquet.
-        loras: adapter files.
-        embeddings: token files.
         folder: where to write; what an earlier export left there is replaced.
 
     Raises:

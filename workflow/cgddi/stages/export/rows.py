@@ -78,7 +78,6 @@ def exported(index: pd.DataFrame, names: Mapping[str, str]) -> Iterator[tuple[st
     """Kind, role and images, in an order that ids draw: shards then hold all diseases, and equal indexes give equal shards.
 
     Args:
-        index: its rows, with labels.
         names: concept -> name of the disease.
     """
     manifest = lru_cache(maxsize=None)(_manifest)

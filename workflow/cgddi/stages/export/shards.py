@@ -33,7 +33,6 @@ def write_parquet(folder: Path, role: str, images: Sequence[ExportedImage], tick
 
     Args:
         role: train, validation or test.
-        images: all of that role and kind.
         tick: told how many images were written.
     """
     import pyarrow as pa
@@ -86,7 +85,6 @@ def write_tars(folder: Path, role: str, images: Sequence[ExportedImage], tick: C
     Args:
         folder: where to; its name is the images' kind.
         role: train, validation or test.
-        images: all of that role and kind.
         tick: told how many images were written.
     """
     import webdataset

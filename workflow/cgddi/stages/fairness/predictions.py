@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from cgddi.core.bootstrap import Run, Setting
-from cgddi.core.errors import InvalidInput, Problem, UserError
+from cgddi.core.errors import InvalidInput, Problem, UserError, refuse
 from cgddi.core.images import TONES
 
 COLUMNS = ("image_id", "cohort", "concept", "tone", "malignant", "probability", "predicted")
@@ -47,8 +47,7 @@ def read_run(path: str | Path, labels: Mapping[str, Mapping[str, Any]] | None = 
     if binary:
         table = table.assign(malignant=table["malignant"].str.lower(), predicted=table["predicted"].str.lower())
     places = {name: place for place, name in enumerate(["false", "true"] if binary else record["classes"])}
-    if problems := _problems(str(path), table, places, label, {*chances, "probability"}):
-        raise InvalidInput(problems)
+    refuse(_problems(str(path), table, places, label, {*chances, "probability"}))
     probability = table[chances].astype(float).to_numpy()
     return Run(
         path=str(path),

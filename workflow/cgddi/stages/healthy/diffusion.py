@@ -25,7 +25,6 @@ class DiffusionInpainter:
     Args:
         model: {"source": folder or hub id, "revision": commit or None, "variant": e.g. "fp16" or None}.
         settings: prompts, steps, guidance, sizes and precision.
-        device: where to run.
     """
 
     name = "diffusion"
@@ -196,7 +195,6 @@ def inpaint_batch(
         masks: grey, 255 where the model paints.
         prompts: prompt and negative prompt.
         steps, prior_steps: denoising steps of decoder and prior.
-        guidance: guidance scale.
         generators: one per photo; each photo draws from its own stream only.
 
     Returns:

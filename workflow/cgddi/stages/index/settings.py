@@ -2,9 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
-
-from cgddi.core.settings import Settings
+from cgddi.core.settings import Settings, setting
 
 REVISION = 3
 
@@ -12,9 +10,9 @@ REVISION = 3
 class IndexSettings(Settings):
     """What may stand in a split's index."""
 
-    drop_touching: tuple[Literal["donor", "canvas", "own_canvas", "generator", "segmenter"], ...] = Field(
+    drop_touching: tuple[Literal["donor", "canvas", "own_canvas", "generator", "segmenter"], ...] = setting(
         ("donor", "canvas", "generator", "segmenter"),
-        description="Leave a synthetic image out when this ancestor of it is not a training image of the split; segmenter: an "
+        "Leave a synthetic image out when this ancestor of it is not a training image of the split; segmenter: an "
         "image that taught the segmenter behind a mask it was made with; own_canvas: a held-out canvas of a sample, where its "
         "photo has the sample's disease (the published rule is `[donor, own_canvas]`). Leaving `generator` away keeps images of "
         "generators that saw test images, as the published code did; the leakage gate then fails unless `audit.leakage_gate` is "

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from cgddi.core.archive import Archive
-from cgddi.core.errors import InvalidInput, Problem, UserError
+from cgddi.core.errors import Problem, UserError, refuse
 from cgddi.core.images import TONES, UNKNOWN
 from cgddi.core.labels import hidden, labelled
 from cgddi.core.lineage import is_waived, lineage, segmenter_images, unknown_ways
@@ -67,8 +67,7 @@ def read_roles(paths: Iterable[str | Path]) -> dict[str, str]:
                             str(path), f"image already has role {roles[image]}", "Give it one role.", line, "role", role
                         )
                     )
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
     return roles
 
 

@@ -46,11 +46,6 @@ class Lesion:
         return runs_of(self.shape)
 
 
-def margin_for(settings: LesionMappedSettings) -> int:
-    """How far the paste weight reaches beyond a lesion without a halo, in px: the dilations and four sigma of blur."""
-    return settings.dilate + int(4 * settings.blur + 0.5)
-
-
 def cut_out(
     photo: np.ndarray, mask: np.ndarray, settings: LesionMappedSettings, scale: float = 1.0, rotation: float = 0.0
 ) -> Lesion:
@@ -63,14 +58,13 @@ def cut(donor: Donor, settings: LesionMappedSettings, scale: float = 1.0, rotati
 
     Args:
         donor: from `study`.
-        scale: factor of size.
         rotation: degrees, counter-clockwise.
 
     Raises:
         NoLesion: nothing of it is left at this scale.
     """
     halo = donor.halo * scale
-    margin = max(margin_for(settings), int(np.ceil(halo)))
+    margin = max(settings.dilate + int(4 * settings.blur + 0.5), int(np.ceil(halo)))
     if scale != 1 or rotation != 0:
         donor = _turned(donor, scale, rotation, margin)
         if not donor.lesion.any():

@@ -30,7 +30,6 @@ def export(archives: Iterable[str | Path], folder: str | Path, only: str = "all"
     """Write the masks of some masks archives.
 
     Args:
-        archives: masks archives.
         folder: where the png files and masks.csv go.
         only: "all", "used" or "rejected" masks.
 

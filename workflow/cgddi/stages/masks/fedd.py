@@ -18,8 +18,6 @@ class FeddPredictor:
     """Applies a trained segmenter to stored features.
 
     Args:
-        settings: working size and crop.
-        features: feature files, as opened.
         segmenter: the folder `cgddi fedd segmenter` wrote.
 
     Raises:

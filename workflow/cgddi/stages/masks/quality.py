@@ -117,8 +117,6 @@ def swapped(photos: Sequence[np.ndarray], masks: Sequence[np.ndarray], margin: f
     that photo's own mask seldom fits the other photo better too.
 
     Args:
-        photos: `thumbnails`.
-        masks: `thumbnails`, in the same order.
         margin: share of colour variance, 0 to 1.
     """
     if len(photos) < 2:

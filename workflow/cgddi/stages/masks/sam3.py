@@ -34,7 +34,6 @@ class Sam3Predictor:
     """Predicts the classes by their prompts.
 
     Args:
-        settings: working size, crop and prompts.
         model: SAM 3, in evaluation mode on its device.
     """
 
@@ -165,8 +164,6 @@ def load_sam3(model: Mapping[str, Any], dtype: torch.dtype, device: torch.device
 
     Args:
         model: {"source": folder or hub id, "revision": commit or tag or None, "variant": weights variant or None}.
-        dtype: precision of the weights.
-        device: where to run.
 
     Raises:
         UserError: the hub did not give it (gated, offline, no such id), it is another model, or its weights are not whole.

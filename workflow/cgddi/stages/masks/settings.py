@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
-from cgddi.core.settings import Precision, Settings
+from cgddi.core.settings import Precision, Settings, setting
 
 REVISION = 3
 
@@ -14,17 +14,13 @@ REVISION = 3
 class Sam3Settings(Settings):
     """Masks by SAM 3's text prompts (cgDDI: "rash" and "skin" at confidence 0.35)."""
 
-    lesion: tuple[str, ...] = Field(
-        ("skin lesion", "rash"), min_length=1, description="prompts whose instances are lesion"
-    )
-    skin: tuple[str, ...] = Field(("skin",), min_length=1, description="prompts whose instances are skin")
-    ruler: tuple[str, ...] = Field(
-        (), description='prompts whose instances are ruler, e.g. ["ruler"]; none: not looked for'
-    )
-    marker: tuple[str, ...] = Field((), description='prompts whose instances are marker, e.g. ["pen marking"]')
-    confidence: float = Field(0.35, gt=0, lt=1, description="instances of a lower score are left out (cgDDI)")
-    batch_size: int = Field(4, ge=1, le=64, description="photos encoded together")
-    precision: Precision = Field("bf16", description="of the model")
+    lesion: tuple[str, ...] = setting(("skin lesion", "rash"), "prompts whose instances are lesion", min_length=1)
+    skin: tuple[str, ...] = setting(("skin",), "prompts whose instances are skin", min_length=1)
+    ruler: tuple[str, ...] = setting((), 'prompts whose instances are ruler, e.g. ["ruler"]; none: not looked for')
+    marker: tuple[str, ...] = setting((), 'prompts whose instances are marker, e.g. ["pen marking"]')
+    confidence: float = setting(0.35, "instances of a lower score are left out (cgDDI)", gt=0, lt=1)
+    batch_size: int = setting(4, "photos encoded together", ge=1, le=64)
+    precision: Precision = setting("bf16", "of the model")
 
     @field_validator("lesion", "skin", "ruler", "marker")
     @classmethod
@@ -37,29 +33,28 @@ class Sam3Settings(Settings):
 class MasksSettings(Settings):
     """How photos and masks are read and brought to working size."""
 
-    source: Literal["human", "fedd", "sam3"] = Field(
+    source: Literal["human", "fedd", "sam3"] = setting(
         "human",
-        description="where masks come from: the mask files of the image sheet; the segmenter trained on some of them (config "
+        "where masks come from: the mask files of the image sheet; the segmenter trained on some of them (config "
         "key `fedd`); or SAM 3 (config key `models.sam3`)",
     )
-    prefer_human: bool = Field(
-        False,
-        description="automatic sources: a photo with a mask file keeps that mask, and only the others get an automatic one",
+    prefer_human: bool = setting(
+        False, "automatic sources: a photo with a mask file keeps that mask, and only the others get an automatic one"
     )
-    size: int = Field(512, ge=16, le=4096, description="working size: photos and masks become this many px square")
-    crop: Literal["resize", "square"] = Field(
+    size: int = setting(512, "working size: photos and masks become this many px square", ge=16, le=4096)
+    crop: Literal["resize", "square"] = setting(
         "resize",
-        description="how the masks were made from the photos: the whole photo resized to a square (as FEDD's code does), "
+        "how the masks were made from the photos: the whole photo resized to a square (as FEDD's code does), "
         "or its central square cut out (as its text says)",
     )
-    id_map: dict[str, int] | None = Field(
+    id_map: dict[str, int] | None = setting(
         None,
-        description="value in a mask file -> class id (0 background, 1 lesion, 2 marker, 3 ruler, 4 skin): numbers, palette "
+        "value in a mask file -> class id (0 background, 1 lesion, 2 marker, 3 ruler, 4 skin): numbers, palette "
         'indices or "#rrggbb" colours, e.g. {"0": 4, "255": 1} for a one-class lesion png; null: the file holds class ids',
     )
-    on_healthy: bool = Field(
+    on_healthy: bool = setting(
         False,
-        description="source sam3: skin is looked for on the kept healthy images too, and lesions are transplanted to where it was "
+        "source sam3: skin is looked for on the kept healthy images too, and lesions are transplanted to where it was "
         "found (cgDDI on Fitzpatrick17k). false: a canvas keeps its photo's mask",
     )
     sam3: Sam3Settings = Sam3Settings()

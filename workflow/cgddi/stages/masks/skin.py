@@ -29,7 +29,6 @@ def write_skin(
         spec: the job's spec: cohort, model. canvases: archive of the kept healthy images.
         output: the archive to write; a sample's key is its canvas, its member `mask.png`. An image without skin is
             skipped, with the reason: nothing is transplanted onto it.
-        open_predictor: loads SAM 3.
 
     Returns:
         How many images have a mask.

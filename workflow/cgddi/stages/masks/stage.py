@@ -12,7 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from cgddi.core.archive import ArchiveWriter
-from cgddi.core.errors import InvalidInput, Problem, UserError
+from cgddi.core.errors import Problem, UserError, refuse
 from cgddi.core.images import LESION, MARKER, RULER, encode_png, mask_to_size, photo_to_size, read_photo, same_shape
 from cgddi.core.masks import read_mask
 from cgddi.stages.masks.quality import (
@@ -133,8 +133,7 @@ def write_batch(
             samples += opened
             progress.update(len(chunk))
         progress.close()
-        if problems:
-            raise InvalidInput(problems)
+        refuse(problems)
         _flag_swapped(samples)
         for sample in samples:
             archive.add(sample.key, sample.members, _manifest_row(sample, spec["cohort"]))

@@ -2,9 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
-
-from cgddi.core.settings import Settings
+from cgddi.core.settings import Settings, setting
 
 REVISION = 1
 
@@ -12,8 +10,8 @@ REVISION = 1
 class PublishedSettings(Settings):
     """Published figures beside ours (`config/paper/`)."""
 
-    table: Literal["ddi", "sources", "rarity", "quality", "f17k", "cross", "fedd"] | None = Field(
+    table: Literal["ddi", "sources", "rarity", "quality", "f17k", "cross", "fedd"] | None = setting(
         None,
-        description="published table that the target `tables` makes: its page, tables and report then lie in `tables/<name>/`, so "
+        "published table that the target `tables` makes: its page, tables and report then lie in `tables/<name>/`, so "
         "that several share the images and classifiers of one results folder; null: every table that this run has figures of",
     )

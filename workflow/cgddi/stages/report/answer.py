@@ -31,8 +31,6 @@ class Comparison:
         title: what is compared.
         rows: lines of the plot: name, difference, low and high in points, and their places on the axis in per cent of its width.
         reach: half of the axis, in points.
-        runs: runs of each.
-        caveats: what is doubtful about it.
     """
 
     title: str

@@ -30,8 +30,6 @@ def paragraph(records: Records, indices: Mapping[str, pd.DataFrame], about: str)
     """Sentences for a methods section.
 
     Args:
-        records: see `records.gather`.
-        indices: split -> its images, with labels.
         about: what an interval is about, as the fairness stage says it.
     """
     lines, made = [_photos(split, index) for split, index in indices.items()], learnt_from(indices)
@@ -124,7 +122,6 @@ def checklist(
     """The 25 items in their four parts, each with what the records say.
 
     Args:
-        records, indices: as of `paragraph`.
         leakage: split -> what the leakage gate found, in words.
         figures: whether there are fairness tables.
     """

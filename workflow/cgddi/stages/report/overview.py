@@ -27,7 +27,6 @@ def what_was_run(
     """Facts of the run by name.
 
     Args:
-        records: see `records.gather`.
         indices: split -> its images, with labels.
         logs: folder of the jobs' logs, with the run's starts (`plan.jsonl`).
         usage: what each attempt of a job used: stage, device, seconds.

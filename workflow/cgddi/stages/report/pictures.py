@@ -34,9 +34,7 @@ def sheets(
     """Concept -> kind -> tone -> pictures of a split's training images.
 
     Args:
-        index: the split's index, with labels.
         samples: archives of samples, which hold what failed too.
-        folder: where the pictures are written.
     """
     learnt = index[index["role"] == "train"]
     concept_of = dict(index.loc[index["kind"] == "real", ["image_id", "concept"]].itertuples(index=False))

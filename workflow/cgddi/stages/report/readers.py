@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from cgddi.core.archive import read_member, sha256, write_atomic
-from cgddi.core.errors import InvalidInput, Problem
+from cgddi.core.errors import Problem, refuse
 from cgddi.core.images import TONES
 from cgddi.core.pictures import PictureFolder
 from cgddi.stages.report.pictures import chosen
@@ -76,8 +76,7 @@ def read_answers(paths: Sequence[str | Path]) -> list[dict[str, str]]:
                 problems.append(Problem(path, "is no answer of the page", remedy, line, value=cells))
             else:
                 rows.append({**row, "reader": row["reader"] or path})
-    if problems:
-        raise InvalidInput(problems)
+    refuse(problems)
     return rows
 
 

@@ -56,9 +56,6 @@ def gather(
 
     Args:
         adapters: sheets of the adapters, beside which their records lie.
-        samples: archives of samples.
-        classifiers: records of the classifiers.
-        indices: tables of the splits' images.
     """
     adapter = read(Path(adapters[0]).with_name("record.json")) if adapters else {}
     results = Path(adapters[0]).parents[3] if adapters else None

@@ -1,8 +1,6 @@
 """Settings of the report."""
 
-from pydantic import Field
-
-from cgddi.core.settings import Settings, located
+from cgddi.core.settings import Settings, located, setting
 
 REVISION = 2
 
@@ -10,8 +8,7 @@ REVISION = 2
 class ReportSettings(Settings):
     """The HTML report."""
 
-    title: str = Field("cgDDI report", description="title of the page")
+    title: str = setting("cgDDI report", "title of the page")
     answers: list[str] = located(
-        [],
-        description="csv files exported from the page `real or made?`; the report says how well its readers told them apart",
+        [], "csv files exported from the page `real or made?`; the report says how well its readers told them apart"
     )

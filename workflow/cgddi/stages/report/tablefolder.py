@@ -83,7 +83,6 @@ class TableFolder:
 
         Args:
             frame: its rows; of a long one the first `MOST` are shown.
-            name: of the csv.
             number: format of fractions.
             words: whether its cells are text.
         """
