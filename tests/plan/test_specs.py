@@ -25,7 +25,7 @@ def test_a_key_that_changes_no_result_reaches_the_job_beside_its_spec(world):
     """P9."""
 
     class Settings(LoraSettings):
-        checkpoint_every: int = neutral(7)
+        checkpoint_every: int = neutral(7, "steps")
 
     plan = Plan(load_config("config.yaml"), main=True)
     one, other = (plan.spec("lora", Settings(checkpoint_every=n)) for n in (7, 8))

@@ -112,20 +112,11 @@ def parser() -> argparse.ArgumentParser:
             action="store_true",
             help="leave out photos that the sheet has already under another id",
         )
-        sub.add_argument(
-            "--known-duplicates",
-            nargs="+",
-            default=[],
-            metavar="CSV",
-            help="lists of photos that show one picture: two columns of names, or names and a column group",
-        )
-        sub.add_argument(
-            "--label-errors",
-            nargs="+",
-            default=[],
-            metavar="CSV",
-            help="lists of wrong labels: image_id and the right disease, skin_tone or malignant; none: the photo is left out",
-        )
+        lists = {"nargs": "+", "default": [], "metavar": "CSV"}
+        text = "lists of photos that show one picture: two columns of names, or names and a column group"
+        sub.add_argument("--known-duplicates", **lists, help=text)
+        text = "lists of wrong labels: image_id and the right disease, skin_tone or malignant (none: it is left out)"
+        sub.add_argument("--label-errors", **lists, help=text)
         sub.add_argument(
             "--leave-out",
             action="store_true",

@@ -68,8 +68,7 @@ def _csv(path: Path, chosen: ColumnMap) -> Iterator[Item]:
     table = read_table(path)
     refuse(table.problems)
     image = chosen.image or next((c for c in ("image", "file", "file_name", "path") if c in table.columns), "image")
-    if absent := check_columns(table, [image], strict=False):
-        raise InvalidInput(absent)
+    refuse(check_columns(table, [image], strict=False))
     _need(chosen, table.columns, path)
     yield from (Item(cells[image], cells, path.parent / cells[image]) for _, cells in table.rows)
 

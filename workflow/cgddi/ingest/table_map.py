@@ -45,13 +45,9 @@ class TableMap(Settings):
 
     def needed(self) -> set[str]:
         """Columns that the tables must have; of `{a|b}` one is enough."""
-        named = {
-            *self.one_hot,
-            *self.keep,
-            *([self.join] if self.join else []),
-            *([self.heaviest] if self.heaviest else []),
-        }
-        templates = [*self.columns.values(), *(one for photo in self.photos for one in _several(photo))]
+        named = {*self.one_hot, *self.keep, *filter(None, (self.join, self.heaviest))}
+        several = ((photo,) if isinstance(photo, str) else photo for photo in self.photos)
+        templates = [*self.columns.values(), *(one for photos in several for one in photos)]
         single = {name for text in templates for name in re.findall(r"\{([^{}|]+)\}", text)}
         return (named | single) - {"one_hot", "heaviest"}
 
@@ -67,10 +63,6 @@ class TableMap(Settings):
     def _hot(self, row: Mapping[str, str]) -> str:
         hot = [name for name in self.one_hot if row.get(name, "").strip() in ("1", "1.0", "True", "true")]
         return hot[0] if len(hot) == 1 else ""
-
-
-def _several(photo: str | tuple[str, ...]) -> tuple[str, ...]:
-    return (photo,) if isinstance(photo, str) else photo
 
 
 def filled(template: str, row: Mapping[str, str]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cgddi.core.errors import InvalidInput, Problem
+from cgddi.core.errors import Problem, refuse
 from cgddi.plan.config import Config
 from cgddi.plan.configfile import read
 from cgddi.plan.intact import faults, hub_home, snapshot
@@ -127,8 +127,7 @@ def read_lock(path: Path = LOCK) -> dict[str, str]:
         for name, commit in given.values.items()
         if not COMMIT.fullmatch(str(commit))
     ]
-    if wrong:
-        raise InvalidInput(wrong)
+    refuse(wrong)
     return given.values
 
 

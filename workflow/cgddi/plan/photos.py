@@ -34,8 +34,7 @@ class Photos:
         if config.runs.splits:
             config = config.model_copy(update={"splits": {name: config.splits[name] for name in config.runs.splits}})
         self.config = config
-        if gone := config.absent_sheets():
-            raise InvalidInput(gone)
+        refuse(config.absent_sheets())
         sheets = load_sheets(config.images, config.diseases)
         self.photos, self.concepts = self._resolve_mixed(sheets.photos, sheets.concepts)
         cohorts: dict[str, list[Photo]] = defaultdict(list)

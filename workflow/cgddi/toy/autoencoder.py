@@ -15,6 +15,9 @@ from diffusers import AutoencoderKL
 
 CONSTANT = 6.0
 """K: value of the constant channels, large beside signals in [-1, 1]."""
+BATCH, RATE, NOISE, ANCHOR = 16, 4e-4, 0.05, 0.01
+"""Of the fine-tuning: photos a step, learning rate, noise (in latent deviations) added before decoding, so that small errors of
+sampling decode well, and weight of how far latents stray from where they started."""
 
 
 def new_autoencoder() -> AutoencoderKL:
@@ -197,37 +200,29 @@ def finetune(
     lesions: torch.Tensor,
     steps: int,
     generator: torch.Generator,
-    *,
-    batch_size: int = 16,
-    learning_rate: float = 4e-4,
-    noise: float = 0.05,
-    anchor: float = 0.01,
-    report: Callable[[int, float], None] | None = None,
+    report: Callable[[int, float], None],
 ) -> None:
     """Fine-tune encoder and decoder together on uint8 (N, 64, 64, 3) images, lesion pixels weighted three-fold.
 
-    ``noise`` (in latent deviations) is added before decoding, so that small sampling errors decode well;
-    ``anchor`` weighs how far the latents may stray from where they started.
     ``report(step, psnr)`` is called every 100 steps with the running PSNR in dB.
     """
     device = next(model.parameters()).device
     parameters = [p for name, p in model.named_parameters() if not name.startswith(("quant_conv", "post_quant_conv"))]
     reference = copy.deepcopy(model.encoder).requires_grad_(False)
-    optimizer = torch.optim.AdamW(parameters, learning_rate, weight_decay=0.0, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, learning_rate, total_steps=steps + 1, pct_start=min(0.2, 100 / (steps + 1))
-    )
+    optimizer = torch.optim.AdamW(parameters, RATE, weight_decay=0.0, betas=(0.9, 0.99))
+    warm = min(0.2, 100 / (steps + 1))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps + 1, pct_start=warm)
     running, handles = None, _hold_constants(model)
     for step in range(1, steps + 1):
-        pick = torch.randint(len(images), (batch_size,), generator=generator)
+        pick = torch.randint(len(images), (BATCH,), generator=generator)
         x = to_signal(images[pick]).to(device)
         weight = 1.0 + 2.0 * lesions[pick].to(device)[:, None].float()
         latent = model.encode(x).latent_dist.mean
         jitter = torch.randn(latent.shape, generator=generator).to(device)
-        decoded = model.decode(latent + noise * latent.detach().std((0, 2, 3), keepdim=True) * jitter).sample
+        decoded = model.decode(latent + NOISE * latent.detach().std((0, 2, 3), keepdim=True) * jitter).sample
         error = (decoded - x) ** 2
         stray = latent[:, :3] - reference(x)[:, :3]
-        loss = anchor * stray.square().mean() + (weight * (error + 1e-5).sqrt()).mean() + 10.0 * (weight * error).mean()
+        loss = ANCHOR * stray.square().mean() + (weight * (error + 1e-5).sqrt()).mean() + 10.0 * (weight * error).mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -235,7 +230,7 @@ def finetune(
         schedule.step()
         value = float(error.mean().detach())
         running = value if running is None else 0.95 * running + 0.05 * value
-        if report and step % 100 == 0:
+        if step % 100 == 0:
             report(step, -10.0 * torch.log10(torch.tensor(running / 4.0)).item())
     for handle in handles:
         handle.remove()

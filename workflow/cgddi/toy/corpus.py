@@ -101,13 +101,8 @@ def structure_words(lesion: Mapping[str, float]) -> list[str]:
     if lesion["satellites"] >= 1.5:
         found.append("satellites")
     if lesion["blotches"] > 0.15 and abs(lesion["blotch_lightness"]) + abs(lesion["blotch_redness"]) > 8.0:
-        found.append(
-            "pale blotches"
-            if lesion["blotch_lightness"] > 4.0
-            else "dark blotches"
-            if lesion["blotch_lightness"] < -4.0
-            else "blotches"
-        )
+        shade = "pale " if lesion["blotch_lightness"] > 4.0 else "dark " if lesion["blotch_lightness"] < -4.0 else ""
+        found.append(f"{shade}blotches")
     if abs(lesion["rim"]) > 4.0:
         found.append("a pale rim" if lesion["rim"] > 0 else "a dark rim")
     if abs(lesion["centre"]) > 5.0:

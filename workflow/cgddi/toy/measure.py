@@ -99,15 +99,9 @@ def structure_kept(pipeline: StableDiffusionImg2ImgPipeline, count: int, strengt
         guidance_scale=2.5,
         generator=torch.Generator().manual_seed(seed),
     ).images
-    pairs = zip(examples, _arrays(images), strict=True)
-    return float(
-        np.mean(
-            [
-                np.corrcoef(rgb_to_lab(p.image)[..., 0].ravel(), rgb_to_lab(i)[..., 0].ravel())[0, 1]
-                for (p, _, _), i in pairs
-            ]
-        )
-    )
+    pictures = ([photo.image for photo, _, _ in examples], _arrays(images))
+    before, after = ([rgb_to_lab(picture)[..., 0].ravel() for picture in part] for part in pictures)
+    return float(np.mean([np.corrcoef(one, other)[0, 1] for one, other in zip(before, after, strict=True)]))
 
 
 def measure(pipeline: StableDiffusionPipeline, count: int) -> dict[str, object]:

@@ -92,14 +92,10 @@ def run_segmenter(
                 shown = pictures(photos["test"], predicted, uncertainty, int(spec["seed"]))
     write_atomic(out / "pictures.safetensors", shown)
     segmenter.save(out / "weights.safetensors")
+    seen = {row[key] for role in roles_of(spec) for row in spec[role] for key in ("file", "mask")}
     record = record_for(
         spec,
-        sorted(
-            {
-                *map(str, features),
-                *(row[key] for role in roles_of(spec) for row in spec[role] for key in ("file", "mask")),
-            }
-        ),
+        sorted({*map(str, features), *seen}),
         **known,
         counts={role: tone_counts(photos[role].rows) for role in roles_of(spec)},
         left_out=left_out,

@@ -51,14 +51,8 @@ def run_tables(
     classifiers = frames.classifiers_in_order(study, ablation, context)
     classification = frames.classification_frame(classifiers, context)
     further = frames.further_frame(segmenters, classifiers, context)
-    tables = {
-        "further": further,
-        "iou": iou,
-        "gap": gap,
-        "paired": paired,
-        "ablation": ablation,
-        "classification": classification,
-    }
+    tables = {"further": further, "iou": iou, "gap": gap, "paired": paired, "ablation": ablation}
+    tables["classification"] = classification
     files: dict[str, bytes | str | None] = {
         f"{name}.csv": to_csv(frame) for name, frame in tables.items() if len(frame)
     }

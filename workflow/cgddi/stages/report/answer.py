@@ -77,14 +77,8 @@ def comparison(rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> Comparison:
             for end, value in (("at", row["difference"]), ("low", low), ("high", high))
         }
         told = f"{points(row['difference'])} ({points(low)} to {points(high)})"
-        lines.append(
-            {
-                "name": name,
-                "told": told,
-                "sure": low > 0 or high < 0,
-                **{key: round(value, 1) for key, value in place.items()},
-            }
-        )
+        place = {key: round(value, 1) for key, value in place.items()}
+        lines.append({"name": name, "told": told, "sure": low > 0 or high < 0, **place})
     row = next(iter(rows.values()))
     title = f"{row['first']} minus {row['second']} ({row['method']}, split {row['split']})"
     return Comparison(title, lines, 100 * reach, int(row["runs"]), row.get("caveats", ""))

@@ -38,14 +38,7 @@ def main(argv: list[str]) -> int:
         from cgddi.stages.report.page import write_page
 
     quiz = write_page(args.spec, args, args.output)
-    inputs = [
-        args.summary,
-        *args.audits,
-        *args.index,
-        *args.samples,
-        *args.semantic,
-        *args.classify,
-        *filter(None, (args.review, args.published, args.ladder, args.healthy, args.masks, args.fedd)),
-    ]
+    inputs = [args.summary, *args.audits, *args.index, *args.samples, *args.semantic, *args.classify]
+    inputs += filter(None, (args.review, args.published, args.ladder, args.healthy, args.masks, args.fedd))
     write_record(Path(args.output).with_name("record.json"), record_for(args.spec, inputs), [args.output, quiz])
     return 0

@@ -118,13 +118,8 @@ def verdicts(
         wanted, short = (sum(row[key] for row in record.get("samples", [])) for key in ("wanted", "short"))
         if wanted:
             verdict = "pass" if not short else "warn" if short <= SHORT * wanted else "fail"
-            found.append(
-                {
-                    "verdict": verdict,
-                    "name": f"Samples, split {split}",
-                    "text": f"{wanted - short:,} of {wanted:,} wanted samples passed their check",
-                }
-            )
+            text = f"{wanted - short:,} of {wanted:,} wanted samples passed their check"
+            found.append({"verdict": verdict, "name": f"Samples, split {split}", "text": text})
     if caveats:
         told = "; ".join(dict.fromkeys(caveat for each in caveats.values() for caveat in each))
         found.append({"verdict": "warn", "name": "Caveats", "text": f"{len(caveats)} setting(s): {told}"})

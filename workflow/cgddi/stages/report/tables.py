@@ -13,15 +13,8 @@ from cgddi.core.images import TONES
 from cgddi.job.runtime import read_usage
 from cgddi.stages.report.records import Records
 
-OVERVIEW = [
-    ("balanced_accuracy", "all"),
-    ("accuracy", "all"),
-    *(("accuracy", tone) for tone in TONES),
-    ("auc", "all"),
-    ("pqd", "all"),
-    ("dpm", "all"),
-    ("eom", "all"),
-]
+OVERVIEW = [("balanced_accuracy", "all"), *(("accuracy", group) for group in ("all", *TONES))]
+OVERVIEW += [(metric, "all") for metric in ("auc", "pqd", "dpm", "eom")]
 """Figures of a setting in the first table."""
 
 DEFAULT_RATE = "default rate (no job had finished)"
