@@ -152,6 +152,7 @@ def fit_square(pixels: np.ndarray, size: int, mask: bool = False) -> np.ndarray:
 
     Args:
         pixels: (H, W, 3) or, for a mask, (H, W); uint8.
+        size: side in px.
     """
     height, width = pixels.shape[:2]
     side = min(height, width)
@@ -174,6 +175,7 @@ def latents_of(
     Each photo is encoded by itself, so that its latents do not depend on which others were cached already.
 
     Args:
+        size: side of the images in px.
         mirrored: also of the mirror image, as a second view.
 
     Returns:
@@ -197,6 +199,10 @@ def loss_weights(photos: Sequence[Photo], size: int, cells: int, settings: Train
 
     A cell that holds several classes gets their mean by area. Each photo is scaled to mean 1 so that the learning rate keeps its
     meaning; one that would be ignored entirely keeps weight 1 everywhere.
+
+    Args:
+        size: side of the image in px.
+        cells: side of the latents.
 
     Returns:
         (photos, 2, 1, cells, cells) float32: as it is, and mirrored.

@@ -36,6 +36,7 @@ class Sampler:
 
     Args:
         backbone: the model, adapters and tokens in place.
+        size: side of the images in px.
         batch: images per batch; smaller batches are filled up and cut.
         negative: what guidance leads away from, (1, ...); `draw` may be given one for each image instead.
     """

@@ -60,6 +60,7 @@ def extract(pictures: Iterable[Image.Image], settings: FeatureSettings, seed: in
     """Features of pictures.
 
     Args:
+        pictures: RGB images of any size.
         seed: of the random weights, where those are asked for.
         threads: that resample pictures.
 
