@@ -122,6 +122,8 @@ class Chromium:
         self.evaluate("window.pageBefore = true")
         self.call("Page.navigate", url=page.as_uri())
         self.wait("!window.pageBefore && document.readyState === 'complete' && location.protocol === 'file:'")
+        frame = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        self.call("Runtime.evaluate", expression=frame, awaitPromise=True)
 
     def resize(self, width: int, height: int, dark: bool = False) -> None:
         """Lay the page out in a window of so many CSS px; dark: for a person who prefers dark colours."""

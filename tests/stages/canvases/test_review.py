@@ -205,6 +205,20 @@ def test_what_was_decided_stays_when_a_cohort_comes_and_is_exported_with_the_ear
     assert verdicts_of(read_review(csv)) == {"c": {"c0": "discard", "c2": "keep"}, "older": {"gone": "discard"}}
 
 
+def test_what_another_tab_decided_meanwhile_stays(healthy, tmp_path, browser):
+    page = tmp_path / "review.html"
+    write_page(healthy[:1], page, canvases=canvases_of(healthy)[:1])
+    browser.open(page)
+    browser.evaluate("""localStorage.setItem("cgddi-review", '{"theirs": {"verdict": "keep", "note": ""}}')""")
+    browser.press("d")
+    kept = json.loads(browser.evaluate("localStorage.getItem('cgddi-review')"))
+    assert (
+        len(kept) == 2
+        and kept.pop("theirs")["verdict"] == "keep"
+        and [v["verdict"] for v in kept.values()] == ["discard"]
+    )
+
+
 def test_another_reviewers_csv_fills_what_is_open(healthy, tmp_path, browser):
     page = tmp_path / "review.html"
     write_page(healthy, page, canvases=canvases_of(healthy))
